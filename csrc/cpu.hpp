@@ -1,0 +1,50 @@
+// The ops of the C++ backend on raw pointers that ops.py has checked.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+namespace drs {
+
+struct Rows {  // the rows' numbers: ids[i] if given, else first + i
+    uint64_t seed, first;
+    const int64_t* ids;
+};
+
+struct Logits {  // float32 or float64
+    const void* data;
+    bool wide;
+};
+
+struct Threshold {  // log_m and c1 = exp(gamma): one number, or one a row
+    const double *log_m, *c1;
+    bool log_m_per_row, c1_per_row;
+    double s;
+};
+
+struct RowTensor {
+    const char* source;
+    char* target;
+    int64_t row_bytes, source_stride;
+    bool streamed = false;  // written past the caches
+};
+
+struct Counts {
+    int64_t count = 0, invalid = 0, above = 0;
+};
+
+const char* instruction_set();
+
+void uniform(Rows rows, uint32_t stream, uint32_t draw, int64_t n, int threads, double* out);
+void words(Rows rows, uint32_t stream, uint32_t draw, int64_t n, int64_t d, int threads, int64_t* out);
+void normal(Rows rows, uint32_t stream, uint32_t draw, int64_t n, int64_t d, int threads, float* out);
+void probability(Logits logits, Threshold threshold, int64_t n, int threads, double* out);
+void accept(Logits logits, Rows rows, Threshold threshold, int64_t n, int threads, uint8_t* keep);
+Counts accept_compact(Logits logits, Rows rows, Threshold threshold, int64_t n, int threads,
+                      const std::vector<RowTensor>& tensors, int64_t* ids, int64_t capacity);
+// The max(1, ceil(q n / 100))-th smallest of the n valid logits; NaN if there is none.
+double order_statistic(Logits logits, double q, int64_t n);
+// Copies the rows at these indices; the part of accept_compact that memory bounds.
+void gather(RowTensor tensor, const int64_t* indices, int64_t n, int threads);
+
+}  // namespace drs

@@ -1,0 +1,352 @@
+// The arithmetic of backends/reference.py on vectors of rows. cpu.cpp includes this file once per
+// instruction set, inside a namespace; the bits are the same in each (-ffp-contract=off).
+
+constexpr int LANES = DRS_ISA / 64;
+constexpr int VECTORS = PACK / LANES;
+
+typedef uint64_t Lanes __attribute__((vector_size(8 * LANES)));
+typedef uint32_t Halves __attribute__((vector_size(4 * LANES)));
+typedef int32_t HalfMask __attribute__((vector_size(4 * LANES)));
+typedef int64_t Mask __attribute__((vector_size(8 * LANES)));
+typedef double Doubles __attribute__((vector_size(8 * LANES)));
+
+inline Lanes iota(uint64_t first) {
+    Lanes lanes;
+    for (int lane = 0; lane < LANES; ++lane) lanes[lane] = first + lane;
+    return lanes;
+}
+
+inline Lanes multiply(Lanes x, uint32_t factor) {
+#if DRS_ISA == 512
+    return (Lanes)_mm512_mul_epu32((__m512i)x, _mm512_set1_epi64(factor));
+#elif DRS_ISA == 256
+    return (Lanes)_mm256_mul_epu32((__m256i)x, _mm256_set1_epi64x(factor));
+#elif defined(__SSE2__)
+    return (Lanes)_mm_mul_epu32((__m128i)x, _mm_set1_epi64x(factor));
+#else
+    return (x & 0xffffffffu) * factor;
+#endif
+}
+
+inline int append(int64_t* kept, int count, Lanes index, Mask keep) {
+#if DRS_ISA == 512
+    const __mmask8 mask = _mm512_movepi64_mask((__m512i)keep);
+    _mm512_storeu_si512(kept + count, _mm512_maskz_compress_epi64(mask, (__m512i)index));
+    return count + __builtin_popcount(mask);
+#else
+    for (int lane = 0; lane < LANES; ++lane) {
+        kept[count] = (int64_t)index[lane];
+        count += keep[lane] != 0;
+    }
+    return count;
+#endif
+}
+
+inline void stream(char* target, const char* source) {
+#if DRS_ISA == 512
+    _mm512_stream_si512((__m512i*)target, _mm512_loadu_si512(source));
+#elif defined(__SSE2__)
+    for (int b = 0; b < LINE; b += 16)
+        _mm_stream_si128((__m128i*)(target + b), _mm_loadu_si128((const __m128i*)(source + b)));
+#else
+    std::memcpy(target, source, LINE);
+#endif
+}
+
+// Several vectors advance together below: one alone would wait for its own latencies.
+// Philox4x32-10 of the counters (row low, row high, stream, draw); the words lie in the low halves.
+template <int V>
+inline void philox(Key key, const Lanes (&row)[V], uint32_t stream, const Lanes (&draw)[V], Lanes (&c)[4][V]) {
+    for (int v = 0; v < V; ++v)
+        c[0][v] = row[v], c[1][v] = row[v] >> 32, c[2][v] = Lanes{} + stream, c[3][v] = draw[v];
+    uint64_t k0 = key.low, k1 = key.high;
+    // What the high halves hold is garbage until the end: multiply does not read it.
+    for (int round = 0; round < 10; ++round) {
+        for (int v = 0; v < V; ++v) {
+            const Lanes p0 = multiply(c[0][v], 0xD2511F53u), p1 = multiply(c[2][v], 0xCD9E8D57u);
+            c[0][v] = (p1 >> 32) ^ c[1][v] ^ k0;
+            c[1][v] = p1;
+            c[2][v] = (p0 >> 32) ^ c[3][v] ^ k1;
+            c[3][v] = p0;
+        }
+        k0 = (uint32_t)(k0 + 0x9E3779B9u);
+        k1 = (uint32_t)(k1 + 0xBB67AE85u);
+    }
+}
+
+// The words of n counters, n padded to whole packs.
+void words(Key key, const uint64_t* row, uint32_t stream, const uint64_t* draw, int n, Words& out) {
+    for (int i = 0; i < n; i += PACK) {
+        Lanes rows[VECTORS], draws[VECTORS], c[4][VECTORS];
+        for (int v = 0; v < VECTORS; ++v) {
+            rows[v] = load<Lanes>(row + i + v * LANES);
+            draws[v] = load<Lanes>(draw + i + v * LANES);
+        }
+        philox(key, rows, stream, draws, c);
+        for (int w = 0; w < 4; ++w)
+            for (int v = 0; v < VECTORS; ++v)
+                store(&out.w[w][i + v * LANES], __builtin_convertvector(c[w][v], Halves));
+    }
+}
+
+// An integer below 2^32 as a double, exactly.
+inline Doubles real(Lanes word) {
+    return bits<Doubles>(word | 0x4330000000000000u) - 4503599627370496.0;
+}
+
+// The words of the rows from the i-th.
+inline void row_words(const Rows& rows, uint32_t stream, uint32_t draw, int64_t i, Lanes (&c)[4][VECTORS]) {
+    Lanes row[VECTORS], draws[VECTORS];
+    for (int v = 0; v < VECTORS; ++v) {
+        const int64_t at = i + v * LANES;
+        row[v] = rows.ids ? load<Lanes>(rows.ids + at) : iota(rows.first + (uint64_t)at);
+        draws[v] = Lanes{} + draw;
+    }
+    philox(key_of(rows), row, stream, draws, c);
+}
+
+inline Doubles uniform_of(Lanes w0, Lanes w1) {
+    return real(w0 & 0xffffffffu) * 0x1p-32 + real((w1 & 0xffffffffu) >> 11) * 0x1p-53;
+}
+
+// n, here and below, counts whole packs.
+void uniform(const Rows& rows, uint32_t stream, uint32_t draw, int64_t n, double* out) {
+    for (int64_t i = 0; i < n; i += PACK) {
+        Lanes c[4][VECTORS];
+        row_words(rows, stream, draw, i, c);
+        for (int v = 0; v < VECTORS; ++v) store(out + i + v * LANES, uniform_of(c[0][v], c[1][v]));
+    }
+}
+
+// p / (1 - p) as numerator and denominator for the logits from the i-th: E and c1 (s + (1 - s) (-q))
+// with E = exp(d), q = expm1(d), d = logit - log_m.
+struct Odds {
+    Doubles logit[VECTORS], log_m[VECTORS], accept[VECTORS], reject[VECTORS];
+};
+
+template <class Real>
+inline void odds(const Real* logit, const Threshold& t, int64_t i, Odds& o) {
+    typedef Real Reals __attribute__((vector_size(sizeof(Real) * LANES)));
+    Doubles r[VECTORS], h[VECTORS], scale[VECTORS];
+    for (int v = 0; v < VECTORS; ++v) {
+        const int64_t at = i + v * LANES;
+        o.logit[v] = __builtin_convertvector(load<Reals>(logit + at), Doubles);
+        o.log_m[v] = t.log_m_per_row ? load<Doubles>(t.log_m + at) : Doubles{} + *t.log_m;
+        Doubles x = o.logit[v] - o.log_m[v];
+        x = x < -700.0 ? Doubles{} - 700.0 : x;
+        x = x > 700.0 ? Doubles{} + 700.0 : x;
+        const Doubles shifted = x * 1.4426950408889634 + 6755399441055744.0;
+        const Doubles whole = shifted - 6755399441055744.0;
+        const Lanes power = bits<Lanes>(shifted) - 0x4338000000000000u;
+        r[v] = (x - whole * 0.6931471805598903) - whole * 5.497923018708371e-14;
+        scale[v] = bits<Doubles>((power + 1023) << 52);
+        h[v] = Doubles{} + FACTORIALS[0];
+    }
+    for (int j = 1; j < 14; ++j)
+        for (int v = 0; v < VECTORS; ++v) h[v] = h[v] * r[v] + FACTORIALS[j];
+    for (int v = 0; v < VECTORS; ++v) {
+        const Doubles c1 = t.c1_per_row ? load<Doubles>(t.c1 + i + v * LANES) : Doubles{} + *t.c1;
+        const Doubles y = (h[v] * (r[v] * r[v]) + r[v]) * scale[v];
+        const Doubles q = y + (scale[v] - 1.0);
+        o.accept[v] = y + scale[v];
+        o.reject[v] = c1 * (t.s + (1.0 - t.s) * (-q));
+    }
+}
+
+template <class Real>
+void probability(const Real* logit, const Threshold& threshold, int64_t n, double* p) {
+    for (int64_t i = 0; i < n; i += PACK) {
+        Odds o;
+        odds(logit, threshold, i, o);
+        for (int v = 0; v < VECTORS; ++v) {
+            const Doubles rest = o.reject[v] > 0.0 ? o.reject[v] : Doubles{};
+            const Doubles chance = o.accept[v] / (o.accept[v] + rest);
+            store(p + i + v * LANES, o.logit[v] - o.logit[v] == 0.0 ? chance : Doubles{});
+        }
+    }
+}
+
+typedef float Floats __attribute__((vector_size(8 * LANES)));
+typedef uint32_t Words32 __attribute__((vector_size(8 * LANES)));
+typedef int32_t Mask32 __attribute__((vector_size(8 * LANES)));
+constexpr int WIDE = 2 * LANES;
+
+// The decision in float32 where rounding cannot change it: `sure` says where. With |d| <= 60 and
+// u, 1 - u >= 2^-12 either side of the inequality is off by less than 2e-5 of itself.
+inline Mask32 decide_quickly(Floats logit, Words32 w0, const Quick& t, Mask32& sure) {
+    const Floats d = (logit - t.log_m_high) - t.log_m_low;
+    const Floats x = d < -60.0f ? Floats{} - 60.0f : d;
+    const Floats shifted = x * 1.442695f + 12582912.0f;
+    const Floats whole = shifted - 12582912.0f;
+    const Floats r = (x - whole * 0.693145752f) - whole * 1.42860677e-6f;
+    const Floats scale = bits<Floats>((bits<Words32>(shifted) - (0x4B400000u - 127u)) << 23);
+    Floats h = Floats{} + 1.0f / 5040;
+    h = h * r + 1.0f / 720;
+    h = h * r + 1.0f / 120;
+    h = h * r + 1.0f / 24;
+    h = h * r + 1.0f / 6;
+    h = h * r + 0.5f;
+    const Floats y = (h * (r * r) + r) * scale;
+    const Floats u = (__builtin_convertvector(w0, Floats) + 0.5f) * 0x1p-32f;
+    const Floats rest_of_u = (__builtin_convertvector(~w0, Floats) + 0.5f) * 0x1p-32f;
+    const Floats accept = (y + scale) * rest_of_u;
+    const Floats reject = u * (t.c1 * (t.s - (1.0f - t.s) * (y + (scale - 1.0f))));
+    const Floats gap = accept - reject;
+    sure = ((gap < 0.0f ? -gap : gap) > 6e-5f * (accept + reject)) & (d < 0.0f) & (u > 0x1p-12f) &
+           (rest_of_u > 0x1p-12f);
+    return gap > 0.0f;
+}
+
+inline bool every(Mask32 mask) {
+#if DRS_ISA == 512
+    return _mm512_movepi32_mask((__m512i)mask) == 0xffff;
+#else
+    int32_t all = -1;
+    for (int lane = 0; lane < WIDE; ++lane) all &= mask[lane];
+    return all;
+#endif
+}
+
+// Whether all rows of a pack are sure; appends the accepted ones if so.
+inline bool append_quickly(const float* logit, const Lanes (&w0)[VECTORS], const Quick& t,
+                           int64_t index, int64_t* kept, int& count) {
+    uint32_t words[PACK];
+    for (int v = 0; v < VECTORS; ++v) store(words + v * LANES, __builtin_convertvector(w0[v], Halves));
+    Mask32 keep[PACK / WIDE], all = Mask32{} - 1;
+    for (int v = 0; v < PACK / WIDE; ++v) {
+        Mask32 sure;
+        keep[v] = decide_quickly(load<Floats>(logit + v * WIDE), load<Words32>(words + v * WIDE), t, sure);
+        all &= sure;
+    }
+    if (!every(all)) return false;
+    for (int v = 0; v < PACK / WIDE; ++v) {
+        int32_t lanes[WIDE];
+        store(lanes, keep[v]);
+        for (int half = 0; half < 2; ++half)
+            count = append(kept, count, iota((uint64_t)(index + v * WIDE + half * LANES)),
+                           __builtin_convertvector(load<HalfMask>(lanes + half * LANES), Mask));
+    }
+    return true;
+}
+
+inline bool append_quickly(const double*, const Lanes (&)[VECTORS], const Quick&, int64_t, int64_t*, int&) {
+    return false;
+}
+
+// Appends the accepted ones of n rows to `kept`, numbered from `index`, and returns how many.
+// `between` runs after each pack, so that memory works while the arithmetic does.
+template <class Real, class Between>
+inline int decide(const Real* logit, const Rows& rows, const Threshold& threshold, int64_t index,
+                  int n, int64_t* kept, Counts& counts, const Between& between) {
+    const Quick quick(threshold);
+    int count = 0;
+    Mask invalid = {}, above = {};
+    for (int i = 0; i < n; i += PACK, between(i)) {
+        Lanes c[4][VECTORS];
+        row_words(rows, ACCEPT, 0, i, c);
+        if (quick.possible && append_quickly(logit + i, c[0], quick, index + i, kept, count)) continue;
+        Odds o;
+        odds(logit, threshold, i, o);
+        for (int v = 0; v < VECTORS; ++v) {
+            const Doubles l = o.logit[v], u = uniform_of(c[0][v], c[1][v]);
+            const Mask valid = l < INFINITY;
+            count = append(kept, count, iota((uint64_t)(index + i + v * LANES)),
+                           (l - l == 0.0) & (o.accept[v] * (1.0 - u) > u * o.reject[v]));
+            invalid += ~valid;
+            above += valid & (l > o.log_m[v]);
+        }
+    }
+    for (int lane = 0; lane < LANES; ++lane) {
+        counts.invalid -= invalid[lane];
+        counts.above -= above[lane];
+    }
+    return count;
+}
+
+inline void copy_row(const RowTensor& t, int64_t source, int64_t target) {
+    const char* from = t.source + source * t.source_stride;
+    char* to = t.target + target * t.row_bytes;
+    if (t.streamed)
+        for (int64_t b = 0; b < t.row_bytes; b += LINE) stream(to + b, from + b);
+    else
+        std::memcpy(to, from, t.row_bytes);
+}
+
+inline void prefetch_row(const RowTensor& t, int64_t source) {
+    const char* from = t.source + source * t.source_stride;
+    const int64_t bytes = t.row_bytes < PREFETCHED_BYTES ? t.row_bytes : PREFETCHED_BYTES;
+    for (int64_t b = 0; b < bytes; b += LINE) __builtin_prefetch(from + b);
+}
+
+// Copies the accepted rows of a tile up to the end-th, and fetches those soon to be copied.
+inline void copy_until(const std::vector<RowTensor>& tensors, Tile& tile, int64_t end) {
+    for (; tile.copied < end; ++tile.copied)
+        for (const RowTensor& tensor : tensors) {
+            if (tile.copied + AHEAD < tile.count) prefetch_row(tensor, tile.indices[tile.copied + AHEAD]);
+            copy_row(tensor, tile.indices[tile.copied], tile.first + tile.copied);
+        }
+}
+
+void copy_rest(const std::vector<RowTensor>& tensors, Tile& tile) {
+    copy_until(tensors, tile, tile.count);
+}
+
+// Decides n rows of a tile while the accepted rows of the tile before are copied.
+template <class Real>
+int decide_tile(const Real* logit, const Rows& rows, const Threshold& threshold, int64_t index, int n,
+                int64_t* kept, Counts& counts, const std::vector<RowTensor>& tensors, Tile& copied) {
+    const auto between = [&](int64_t done) { copy_until(tensors, copied, copied.count * done / TILE); };
+    return decide(logit, rows, threshold, index, n, kept, counts, between);
+}
+
+template <int BYTES>
+void gather_fixed(const RowTensor& t, const int64_t* indices, int64_t n, int64_t first) {
+    for (int64_t j = 0; j < n; ++j)
+        std::memcpy(t.target + (first + j) * BYTES, t.source + indices[j] * t.source_stride, BYTES);
+}
+
+// target[first + j] = source[indices[j]]
+void gather(const RowTensor& t, const int64_t* indices, int64_t n, int64_t first) {
+    switch (t.row_bytes) {
+        case 1: return gather_fixed<1>(t, indices, n, first);
+        case 2: return gather_fixed<2>(t, indices, n, first);
+        case 4: return gather_fixed<4>(t, indices, n, first);
+        case 8: return gather_fixed<8>(t, indices, n, first);
+        case 16: return gather_fixed<16>(t, indices, n, first);
+    }
+    for (int64_t j = 0; j < n; ++j) {
+        if (j + AHEAD < n) prefetch_row(t, indices[j + AHEAD]);
+        copy_row(t, indices[j], first + j);
+    }
+}
+
+template <int N>
+inline float horner(const float (&coefficients)[N], float x) {
+    float total = coefficients[0];
+    for (int j = 1; j < N; ++j) total = total * x + coefficients[j];
+    return total;
+}
+
+// Box-Muller on the words (radius, angle) of n counters.
+void box_muller(const uint32_t* radius, const uint32_t* angle, int n, float* cosines, float* sines) {
+    for (int i = 0; i < n; ++i) {
+        const int32_t mantissa = bits<int32_t>((float)radius[i] + 0.5f) - 0x3F2AAAAB;
+        const int32_t exponent = mantissa >> 23;
+        const float top = -(((float)~radius[i] + 0.5f) * 0x1p-32f);
+        const float near = bits<float>((mantissa & 0x7FFFFF) + 0x3F2AAAAB) - 1.0f;
+        const float f = exponent == 32 ? top : near;
+        const float series = f + (f * f) * (horner(LOG, f) * f - 0.5f);
+        const float r = std::sqrt(((float)(exponent - 32) * 0.6931472f + series) * -2.0f);
+
+        const uint32_t shifted = angle[i] + 0x20000000u;
+        const uint32_t quadrant = shifted >> 30;
+        const float a = (float)((int32_t)(shifted & 0x3FFFFFFFu) - 0x20000000) * 1.4629181e-09f;
+        const float square = a * a;
+        const float sine = a + (a * square) * horner(SINE, square);
+        const float cosine = (square * square) * horner(COSINE, square) + (1.0f - square * 0.5f);
+        const bool swap = quadrant & 1u;
+        const float first = swap ? sine : cosine, second = swap ? cosine : sine;
+        cosines[i] = r * ((quadrant == 1u) | (quadrant == 2u) ? -first : first);
+        sines[i] = r * (quadrant >= 2u ? -second : second);
+    }
+}

@@ -1,0 +1,69 @@
+// Python bindings: addresses and sizes in, nothing that knows a tensor library.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <tuple>
+
+#include "cpu.hpp"
+
+namespace py = pybind11;
+
+namespace {
+
+using Address = uintptr_t;
+using RowsArgs = std::tuple<uint64_t, uint64_t, Address>;                    // seed, first, ids
+using LogitArgs = std::tuple<Address, bool>;                                 // data, float64
+using ThresholdArgs = std::tuple<Address, bool, Address, bool, double>;      // log_m, c1, s
+using TensorArgs = std::tuple<Address, Address, int64_t, int64_t>;  // source, target, bytes, stride
+
+drs::Rows rows_of(const RowsArgs& a) {
+    return {std::get<0>(a), std::get<1>(a), (const int64_t*)std::get<2>(a)};
+}
+
+drs::Logits logits_of(const LogitArgs& a) { return {(const void*)std::get<0>(a), std::get<1>(a)}; }
+
+drs::Threshold threshold_of(const ThresholdArgs& a) {
+    const auto& [log_m, log_m_per_row, c1, c1_per_row, s] = a;
+    return {(const double*)log_m, (const double*)c1, log_m_per_row, c1_per_row, s};
+}
+
+drs::RowTensor tensor_of(const TensorArgs& a) {
+    const auto& [source, target, row_bytes, stride] = a;
+    return {(const char*)source, (char*)target, row_bytes, stride};
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_C, m) {
+    const py::call_guard<py::gil_scoped_release> without_gil;
+    m.def("instruction_set", &drs::instruction_set);
+    m.def("uniform", [](RowsArgs rows, uint32_t stream, uint32_t draw, int64_t n, int threads, Address out) {
+        drs::uniform(rows_of(rows), stream, draw, n, threads, (double*)out);
+    }, without_gil);
+    m.def("words", [](RowsArgs rows, uint32_t stream, uint32_t draw, int64_t n, int64_t d, int threads, Address out) {
+        drs::words(rows_of(rows), stream, draw, n, d, threads, (int64_t*)out);
+    }, without_gil);
+    m.def("normal", [](RowsArgs rows, uint32_t stream, uint32_t draw, int64_t n, int64_t d, int threads, Address out) {
+        drs::normal(rows_of(rows), stream, draw, n, d, threads, (float*)out);
+    }, without_gil);
+    m.def("probability", [](LogitArgs logits, ThresholdArgs threshold, int64_t n, int threads, Address out) {
+        drs::probability(logits_of(logits), threshold_of(threshold), n, threads, (double*)out);
+    }, without_gil);
+    m.def("accept", [](LogitArgs logits, RowsArgs rows, ThresholdArgs threshold, int64_t n, int threads, Address keep) {
+        drs::accept(logits_of(logits), rows_of(rows), threshold_of(threshold), n, threads, (uint8_t*)keep);
+    }, without_gil);
+    m.def("accept_compact", [](LogitArgs logits, RowsArgs rows, ThresholdArgs threshold, int64_t n, int threads,
+                               const std::vector<TensorArgs>& tensors, Address ids, int64_t capacity) {
+        std::vector<drs::RowTensor> list;
+        for (const TensorArgs& tensor : tensors) list.push_back(tensor_of(tensor));
+        const drs::Counts c = drs::accept_compact(logits_of(logits), rows_of(rows), threshold_of(threshold), n,
+                                                  threads, list, (int64_t*)ids, capacity);
+        return std::make_tuple(c.count, c.invalid, c.above);
+    }, without_gil);
+    m.def("order_statistic", [](LogitArgs logits, double q, int64_t n) {
+        return drs::order_statistic(logits_of(logits), q, n);
+    }, without_gil);
+    m.def("gather", [](TensorArgs tensor, Address indices, int64_t n, int threads) {
+        drs::gather(tensor_of(tensor), (const int64_t*)indices, n, threads);
+    }, without_gil);
+}

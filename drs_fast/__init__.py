@@ -1,0 +1,1 @@
+"""Samples of a trained GAN that its discriminator believes in."""

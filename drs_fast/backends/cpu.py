@@ -1,0 +1,147 @@
+"""The ops in C++ (csrc/): hands addresses of checked tensors to the compiled extension."""
+
+from dataclasses import replace
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from drs_fast.core import Compacted, Rng
+
+_C: ModuleType | None
+try:
+    from drs_fast import _C
+except ImportError as error:
+    _C = None
+    _reason = f"extension not built ({error}); reinstall where a C++17 compiler is on PATH"
+
+
+def refuses(device: torch.device) -> str | None:
+    """Why this backend cannot run on the device; None if it can."""
+    if device.type != "cpu":
+        return f"needs CPU tensors, these are on {device.type}"
+    return _reason if _C is None else None
+
+
+def uniform(
+    rng: Rng, ids: Tensor | None, n: int, *, stream: int, draw: int, device: torch.device
+) -> Tensor:
+    out = torch.empty(n, dtype=torch.float64)
+    _extension().uniform(_rows(rng, ids), stream, draw, n, _threads(), out.data_ptr())
+    return out
+
+
+def words(
+    rng: Rng, ids: Tensor | None, n: int, d: int, *, stream: int, draw: int, device: torch.device
+) -> Tensor:
+    out = torch.empty((n, d), dtype=torch.int64)
+    _extension().words(_rows(rng, ids), stream, draw, n, d, _threads(), out.data_ptr())
+    return out
+
+
+def normal(
+    rng: Rng, ids: Tensor | None, n: int, d: int, *, stream: int, draw: int, device: torch.device
+) -> Tensor:
+    out = torch.empty((n, d), dtype=torch.float32)
+    _extension().normal(_rows(rng, ids), stream, draw, n, d, _threads(), out.data_ptr())
+    return out
+
+
+def probability(logit: Tensor, log_m: Tensor, c1: Tensor, s: Tensor) -> Tensor:
+    wide, out = _wide(logit), torch.empty(len(logit), dtype=torch.float64)
+    threshold = _threshold(log_m, c1, s)
+    _extension().probability(_logits(wide), threshold, len(wide), _threads(), out.data_ptr())
+    return out
+
+
+def accept(
+    logit: Tensor, rng: Rng, ids: Tensor | None, log_m: Tensor, c1: Tensor, s: Tensor
+) -> Tensor:
+    wide, keep = _wide(logit), torch.empty(len(logit), dtype=torch.bool)
+    _extension().accept(
+        _logits(wide), _rows(rng, ids), _threshold(log_m, c1, s), len(wide), _threads(),
+        keep.data_ptr(),
+    )  # fmt: skip
+    return keep
+
+
+def accept_compact(
+    logit: Tensor,
+    rows: tuple[Tensor, ...],
+    rng: Rng,
+    ids: Tensor | None,
+    log_m: Tensor,
+    c1: Tensor,
+    s: Tensor,
+    out: Compacted,
+) -> Compacted:
+    wide = _wide(logit)
+    tensors = [
+        _tensor(source, target)
+        for source, target in ((logit, out.logit), *zip(rows, out.rows, strict=True))
+    ]
+    counts = _extension().accept_compact(
+        _logits(wide), _rows(rng, ids), _threshold(log_m, c1, s), len(wide), _threads(),
+        tensors, out.ids.data_ptr(), len(out.ids),
+    )  # fmt: skip
+    for scalar, value in zip((out.count, out.invalid, out.above), counts, strict=True):
+        scalar.fill_(value)
+    return out
+
+
+def accept_latents(
+    logit: Tensor,
+    rng: Rng,
+    ids: Tensor | None,
+    log_m: Tensor,
+    c1: Tensor,
+    s: Tensor,
+    out: Compacted,
+) -> Compacted:
+    (z,) = out.rows
+    accept_compact(logit, (), rng, ids, log_m, c1, s, replace(out, rows=()))
+    n, d = int(out.count), z.shape[1]
+    _extension().normal(_rows(rng, out.ids), 0, 0, n, d, _threads(), z.data_ptr())
+    return out
+
+
+def order_statistic(logit: Tensor, q: float) -> Tensor:
+    wide = _wide(logit)
+    return torch.tensor(_extension().order_statistic(_logits(wide), q, len(wide)), dtype=logit.dtype)
+
+
+def gather(rows: Tensor, indices: Tensor, out: Tensor) -> Tensor:
+    """out[j] = rows[indices[j]]: the limit that memory sets to accept_compact, for benchmarks."""
+    _extension().gather(_tensor(rows, out), indices.data_ptr(), len(indices), _threads())
+    return out
+
+
+def _extension() -> Any:
+    return _C
+
+
+def _threads() -> int:
+    return torch.get_num_threads()
+
+
+def _wide(logit: Tensor) -> Tensor:
+    return logit if logit.dtype in (torch.float32, torch.float64) else logit.float()
+
+
+def _logits(wide: Tensor) -> tuple[int, bool]:
+    return wide.data_ptr(), wide.dtype == torch.float64
+
+
+def _rows(rng: Rng, ids: Tensor | None) -> tuple[int, int, int]:
+    return rng.seed, rng.row, 0 if ids is None else ids.data_ptr()
+
+
+def _threshold(log_m: Tensor, c1: Tensor, s: Tensor) -> tuple[int, bool, int, bool, float]:
+    return log_m.data_ptr(), log_m.ndim > 0, c1.data_ptr(), c1.ndim > 0, s.item()
+
+
+def _tensor(source: Tensor, target: Tensor) -> tuple[int, int, int, int]:
+    size = source.element_size()
+    row = size * source[:1].numel() if len(source) else 0
+    return source.data_ptr(), target.data_ptr(), row, size * source.stride(0)

@@ -1,0 +1,146 @@
+"""What every op checks before a backend sees its arguments."""
+
+import functools
+import math
+
+import torch
+from torch import Tensor
+
+from drs_fast.backends import reference
+from drs_fast.core import Compacted, Rng, describe
+
+MAX_GAMMA = 600.0
+
+
+def logit(logit: Tensor) -> Tensor:
+    if not isinstance(logit, Tensor) or not logit.is_floating_point():
+        raise ValueError(f"logit must be a floating-point tensor (N,), got {describe(logit)}")
+    if logit.ndim != 1:
+        fix = (
+            "; squeeze the discriminator output"
+            if logit.numel() == logit.shape[0:1].numel()
+            else ""
+        )
+        raise ValueError(f"logit must be (N,), got {tuple(logit.shape)}{fix}")
+    return logit.detach().contiguous()
+
+
+def rows(
+    rng: Rng, n: int, ids: Tensor | None, device: torch.device | str
+) -> tuple[Tensor | None, torch.device]:
+    if not isinstance(rng, Rng):
+        raise ValueError(f"rng must be drs.Rng(seed, row), got {describe(rng)}")
+    size("n", n)
+    where = torch.device(device)
+    if ids is None:
+        if rng.row + n > 2**63:
+            raise ValueError(f"rows {rng.row} to {rng.row + n} pass 2^63; start at a smaller row")
+        return None, where
+    if not isinstance(ids, Tensor) or ids.shape != (n,) or ids.dtype != torch.int64:
+        raise ValueError(f"ids must be ({n},) int64, got {describe(ids)}")
+    if ids.device.type != where.type:
+        raise ValueError(f"ids must be on {where}, got {ids.device}")
+    if ids.device.type == "cpu" and n and int(ids.min()) < 0:
+        raise ValueError(f"ids must be row numbers >= 0, got {int(ids.min())}")
+    return ids.contiguous(), where
+
+
+def counter(stream: int, draw: int) -> None:
+    for name, value in (("stream", stream), ("draw", draw)):
+        if not isinstance(value, int) or not 0 <= value < 2**32:
+            raise ValueError(f"{name} must be an integer in [0, 2^32), got {value!r}")
+
+
+def size(name: str, value: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise ValueError(f"{name} must be an integer >= 0, got {value!r}")
+
+
+def threshold(
+    logit: Tensor, log_m: float | Tensor, gamma: float | Tensor, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(log_m, c1 = exp(gamma), s = -expm1(-eps)), float64, each () or (n,)."""
+    if not isinstance(eps, (int, float)) or not 0.0 <= eps <= 1.0:
+        raise ValueError(f"eps must be a number in [0, 1], got {eps!r}")
+    top = _parameter("log_m", log_m, logit, math.inf)
+    c1 = _exponential_of(_parameter("gamma", gamma, logit, MAX_GAMMA))
+    return top, c1, _stabiliser(float(eps), str(logit.device))
+
+
+def _parameter(name: str, value: float | Tensor, logit: Tensor, limit: float) -> Tensor:
+    if isinstance(value, Tensor):
+        if value.ndim and value.shape != logit.shape:
+            raise ValueError(
+                f"{name} must be a number, () or ({len(logit)},), got {describe(value)}"
+            )
+        if value.device.type != logit.device.type and (value.ndim or value.device.type != "cpu"):
+            raise ValueError(f"{name} must be on {logit.device}, got {value.device}")
+        if value.device.type == "cpu" and not bool(
+            (torch.isfinite(value) & (value.abs() <= limit)).all()
+        ):
+            raise ValueError(f"{name} must be finite{_bound(limit)}, got {value}")
+        return value.detach().to(logit.device, torch.float64).contiguous()
+    if not isinstance(value, (int, float)) or not math.isfinite(value) or abs(value) > limit:
+        raise ValueError(f"{name} must be a finite number{_bound(limit)}, got {value!r}")
+    return torch.tensor(float(value), dtype=torch.float64, device=logit.device)
+
+
+def _bound(limit: float) -> str:
+    return "" if math.isinf(limit) else f" within [-{limit:g}, {limit:g}]"
+
+
+def _exponential_of(gamma: Tensor) -> Tensor:
+    return reference.exponential(gamma)[0].contiguous()
+
+
+@functools.cache
+def _stabiliser(eps: float, device: str) -> Tensor:
+    return -reference.exponential(torch.tensor(-eps, dtype=torch.float64))[1].to(device)
+
+
+def row_major(rows: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    # Any stride between rows is fine; only what lies within a row must be contiguous.
+    return tuple(
+        row.detach() if len(row) == 0 or row[0].is_contiguous() else row.detach().contiguous()
+        for row in rows
+    )
+
+
+def empty(logit: Tensor, rows: tuple[Tensor, ...]) -> Compacted:
+    scalar = functools.partial(torch.zeros, (), dtype=torch.int64, device=logit.device)
+    return Compacted(
+        tuple(torch.empty(row.shape, dtype=row.dtype, device=row.device) for row in rows),
+        torch.empty(len(logit), dtype=torch.int64, device=logit.device),
+        torch.empty_like(logit),
+        scalar(),
+        scalar(),
+        scalar(),
+    )
+
+
+def check_out(out: Compacted, logit: Tensor, rows: list[tuple[torch.Size, torch.dtype]]) -> None:
+    if not isinstance(out, Compacted) or len(out.rows) != len(rows):
+        raise ValueError(
+            f"out must be a Compacted with {len(rows)} row tensors, got {describe(out)}"
+        )
+    capacity = len(out.ids)
+    wanted = [
+        *((f"out.rows[{i}]", out.rows[i], (capacity, *shape), dtype)
+          for i, (shape, dtype) in enumerate(rows)),
+        ("out.ids", out.ids, (capacity,), torch.int64),
+        ("out.logit", out.logit, (capacity,), logit.dtype),
+        ("out.count", out.count, (), torch.int64),
+        ("out.invalid", out.invalid, (), torch.int64),
+        ("out.above", out.above, (), torch.int64),
+    ]  # fmt: skip
+    for name, tensor, shape, dtype in wanted:
+        if (
+            tuple(tensor.shape) != tuple(shape)
+            or tensor.dtype != dtype
+            or tensor.device != logit.device
+            or not tensor.is_contiguous()
+        ):
+            raise ValueError(
+                f"{name} must be contiguous {tuple(shape)} {dtype} on {logit.device}, "
+                f"got {describe(tensor)}"
+            )

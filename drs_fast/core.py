@@ -1,0 +1,263 @@
+"""The shared types: named random numbers, a GAN, a batch of samples, and what a sampler is."""
+
+import copy
+import operator
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol, cast
+
+import torch
+from torch import Tensor
+
+RNG_VERSION = 1
+LATENT, ACCEPT, SELECT, CHAIN, NOISE, LABEL, AUDIT, FITTING = range(8)
+BURN_IN_ROW = 2**62
+
+PRIORS = ("normal", "uniform", "truncated normal")
+BLOCK_MULTIPLE = 256
+
+
+@dataclass(frozen=True)
+class Rng:
+    """Names random numbers: the row's words are a pure function of (seed, row, stream, draw).
+
+    Nothing is consumed: using the same Rng twice gives the same numbers.
+    0 <= seed < 2^64; 0 <= row < 2^63 is the number of the first proposal.
+    """
+
+    seed: int
+    row: int = 0
+
+    def __post_init__(self) -> None:
+        for name, bits in (("seed", 64), ("row", 63)):
+            given = getattr(self, name)
+            try:
+                value = operator.index(given)
+            except TypeError:
+                raise ValueError(f"Rng {name} must be an integer, got {given!r}") from None
+            if isinstance(given, bool) or not 0 <= value < 2**bits:
+                raise ValueError(f"Rng {name} must be in [0, 2^{bits}), got {given!r}")
+            object.__setattr__(self, name, value)
+
+    def at(self, row: int) -> "Rng":
+        """The same seed, another first row."""
+        return Rng(self.seed, row)
+
+
+@dataclass(frozen=True)
+class Compacted:
+    """Accepted rows, in row order. Only [0, count) of rows, ids and logit is defined."""
+
+    rows: tuple[Tensor, ...]  # each (capacity, ...)
+    ids: Tensor  # (capacity,) int64
+    logit: Tensor  # (capacity,)
+    count: Tensor  # () int64, rows written
+    invalid: Tensor  # () int64, logits that are NaN or +inf
+    above: Tensor  # () int64, valid logits greater than log_m
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Samples: rows [0, count) of every tensor."""
+
+    x: Tensor  # (N, ...)
+    z: Tensor  # (N, d)
+    y: Tensor | None  # (N,) int64 with labels
+    logit: Tensor  # (N,) float32
+    ids: Tensor  # (N,) int64
+    count: Tensor  # () int64
+    stats: dict[str, Tensor]  # 0-d tensors
+
+
+class Sampler(Protocol):
+    """A frozen dataclass, all fields with defaults; tensors live in the state."""
+
+    State: ClassVar[Any]  # a named tuple of tensors
+
+    @property
+    def group(self) -> int:
+        """Rows that belong together: 1 for rejection, K where K candidates compete."""
+        ...
+
+    @property
+    def sequential(self) -> bool:
+        """Whether the state changes from step to step, so that rows must be taken in order."""
+        ...
+
+    @property
+    def law(self) -> str:
+        """ "data" if the output follows p_data when the logit is exact, else what it follows."""
+        ...
+
+    def init(self, gan: "GAN", rng: Rng) -> Any:
+        """Burn-in: everything that changes the law is found here and frozen."""
+        ...
+
+    def step(
+        self, gan: "GAN", state: Any, z: Tensor, y: Tensor | None, rng: Rng
+    ) -> tuple[Any, Batch]:
+        """N latents in (rows rng.row, rng.row + 1, ...), at most N finished rows out."""
+        ...
+
+
+class GAN:
+    """A generator, its discriminator, and how to read them.
+
+    generator: z (n, latent_dim) float32 [, y (n,) int64] -> x (n, ...).
+    discriminator: x [, y] -> a number per sample: (n,), (n, 1), or a tuple that starts with it.
+    prior: "normal", "uniform" on [-1, 1), "truncated normal" on [-2, 2], or a callable that maps
+        (n, latent_dim) normals row by row.
+    link: what the discriminator returns: "logit", "probability", or a callable to a log ratio.
+    labels: number of classes of a conditional GAN. real: real samples, or a callable n -> samples.
+    block: rows in one call of G and D, rounded up to a multiple of 256.
+    Modules are put in eval mode.
+    """
+
+    def __init__(
+        self,
+        generator: Callable[..., Any],
+        discriminator: Callable[..., Any],
+        latent_dim: int,
+        *,
+        prior: str | Callable[[Tensor], Tensor] = "normal",
+        link: str | Callable[[Tensor], Tensor] = "logit",
+        labels: int | None = None,
+        real: Tensor | Callable[[int], Tensor] | None = None,
+        block: int = 4096,
+        name: str = "custom",
+    ) -> None:
+        for role, function in (("generator", generator), ("discriminator", discriminator)):
+            if not callable(function):
+                raise ValueError(f"{role} must be callable, got {type(function).__name__}")
+            if isinstance(function, torch.nn.Module):
+                function.eval()
+        if not isinstance(latent_dim, int) or latent_dim < 1:
+            raise ValueError(f"latent_dim must be a positive integer, got {latent_dim!r}")
+        if not callable(prior) and prior not in PRIORS:
+            raise ValueError(f"prior must be one of {PRIORS} or a callable, got {prior!r}")
+        if not callable(link) and link not in LINKS:
+            raise ValueError(f"link must be one of {tuple(LINKS)} or a callable, got {link!r}")
+        if labels is not None and (not isinstance(labels, int) or labels < 1):
+            raise ValueError(f"labels must be a positive integer or None, got {labels!r}")
+        self.generator = generator
+        self.discriminator = discriminator
+        self.latent_dim = latent_dim
+        self.prior = prior
+        self.link = link
+        self.labels = labels
+        self.real = real
+        self.name = name
+        self.block = block_rows(block)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the generator's weights are; the CPU if it has none."""
+        if isinstance(self.generator, torch.nn.Module):
+            for parameter in self.generator.parameters():
+                return parameter.device
+        return torch.device("cpu")
+
+    def on(self, device: torch.device | str | None = None, block: int | None = None) -> "GAN":
+        """This GAN on a device, with blocks of that many rows; modules are moved, not copied."""
+        gan = copy.copy(self)
+        if block is not None:
+            gan.block = block_rows(block)
+        if device is not None:
+            for function in (gan.generator, gan.discriminator):
+                if isinstance(function, torch.nn.Module):
+                    function.to(device)
+        return gan
+
+    def logits(self, z: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """x = G(z) and its logit, in zero-padded blocks of one shape.
+
+        z (n, latent_dim), y (n,) int64 if and only if the GAN has labels.
+        Returns x (n, ...) and logit (n,) float32: log p_data/p_model + const, in nats.
+        """
+        self._check(z, y)
+        n = len(z)
+        x = logit = None
+        for start in range(0, max(n, 1), self.block):
+            rows = slice(start, min(start + self.block, n))
+            size = rows.stop - rows.start
+            with torch.inference_mode():
+                label = () if y is None else (_pad(y[rows], self.block),)
+                made = self.generator(_pad(z[rows], self.block), *label)
+                if not isinstance(made, Tensor) or made.shape[:1] != (self.block,):
+                    raise ValueError(
+                        f"generator must return a tensor of {self.block} samples for "
+                        f"{self.block} latents, got {describe(made)}"
+                    )
+                score = _one_per_sample(self.discriminator(made, *label), self.block)
+                score = LINKS[self.link](score) if isinstance(self.link, str) else self.link(score)
+            if x is None or logit is None:
+                x = torch.empty((n, *made.shape[1:]), dtype=made.dtype, device=made.device)
+                logit = torch.empty(n, dtype=torch.float32, device=score.device)
+            x[rows] = made[:size]
+            logit[rows] = score[:size]
+        return cast(Tensor, x), cast(Tensor, logit)
+
+    def _check(self, z: Tensor, y: Tensor | None) -> None:
+        if z.ndim != 2 or z.shape[1] != self.latent_dim:
+            raise ValueError(f"z must be (n, {self.latent_dim}), got {tuple(z.shape)}")
+        if (y is None) != (self.labels is None):
+            raise ValueError(
+                "y was given, but this GAN has no labels; drop it or build GAN(..., labels=K)"
+                if y is not None
+                else f"this GAN has {self.labels} classes; pass y (n,) int64"
+            )
+        if y is not None and (y.shape != z.shape[:1] or y.dtype != torch.int64):
+            raise ValueError(f"y must be ({len(z)},) int64, got {describe(y)}")
+
+
+def block_rows(rows: int) -> int:
+    """The block that serves a batch of this many rows: the next multiple of 256."""
+    if not isinstance(rows, int) or isinstance(rows, bool) or rows < 1:
+        raise ValueError(f"batch_size must be a positive integer, got {rows!r}")
+    return -(-rows // BLOCK_MULTIPLE) * BLOCK_MULTIPLE
+
+
+def _logit_of_probability(probability: Tensor) -> Tensor:
+    wide = probability.double()
+    return torch.log(wide) - torch.log1p(-wide)
+
+
+LINKS: dict[str, Callable[[Tensor], Tensor]] = {
+    "logit": lambda score: score,
+    "probability": _logit_of_probability,
+}
+
+
+def _pad(rows: Tensor, size: int) -> Tensor:
+    missing = size - len(rows)
+    if missing == 0:
+        return rows
+    return torch.cat([rows, rows.new_zeros((missing, *rows.shape[1:]))])
+
+
+def _one_per_sample(score: Any, n: int) -> Tensor:
+    if isinstance(score, dict):
+        raise ValueError(
+            f"discriminator returned a dict with keys {sorted(map(str, score))}; wrap it: "
+            'GAN(G, lambda x: D(x)["the key of its logit"], ...)'
+        )
+    if isinstance(score, (tuple, list)) and score:
+        score = score[0]
+    if not (
+        isinstance(score, Tensor)
+        and score.is_floating_point()
+        and score.shape[:1] == (n,)
+        and score.numel() == n
+    ):
+        raise ValueError(
+            f"discriminator must return one floating-point number per sample, ({n},) or ({n}, 1), "
+            f"got {describe(score)}; reduce patches or classes in a wrapper, for example "
+            "GAN(G, lambda x: D(x).mean(dim=(1, 2, 3)), ...)"
+        )
+    return score.reshape(n)
+
+
+def describe(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return f"{tuple(value.shape)} {str(value.dtype).removeprefix('torch.')}"
+    return type(value).__name__

@@ -1,0 +1,192 @@
+"""The samples of a run, read from its shards when asked for."""
+
+import operator
+from bisect import bisect_right
+from itertools import accumulate
+from os import PathLike
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from drs_fast.store.format import (
+    Corrupt,
+    open_shard,
+    read_manifest,
+    read_records,
+    read_state,
+    shard_name,
+)
+
+COLUMNS = ("ids", "logit", "x", "z", "y")
+OPEN_SHARDS = 64
+
+
+def open_run(path: str | PathLike[str]) -> "Samples":
+    """The samples that `generate` wrote to a directory, finished or not."""
+    return Samples(path)
+
+
+class Samples(Dataset[dict[str, Tensor]]):
+    """The samples of a run, in the order of their ids, read from the shards when asked for.
+
+    samples[i] is a dict of the tensors of row i; the columns .ids, .logit, .x, .z and .y take
+    integers, slices, boolean masks and 1-d integer indices and return tensors.
+    An unfinished run shows what is there without a gap from the first chunk on.
+    """
+
+    def __init__(self, path: str | PathLike[str]) -> None:
+        self.path = Path(path)
+        self.manifest = read_manifest(self.path)
+        records, _ = read_records(self.path)
+        self.counts: list[int] = []
+        while len(self.counts) in records:
+            self.counts.append(records[len(self.counts)].count)
+        self.ends = list(accumulate(self.counts))
+        if self.manifest["complete"] and len(self) != self.manifest["n"]:
+            raise Corrupt(
+                f"{self.path} should hold {self.manifest['n']} samples, {len(self)} are there; "
+                "the command that made it makes the missing ones again"
+            )
+        self._files: dict[int, Any] = {}
+        saved = self.shard(0).keys() if self.counts else ["ids", *self.manifest.get("save", ())]
+        self.columns = tuple(name for name in COLUMNS if name in saved)
+
+    def __len__(self) -> int:
+        return self.ends[-1] if self.ends else 0
+
+    def __getitem__(self, index: Any) -> dict[str, Tensor]:
+        return {name: self.column(name)[index] for name in self.columns}
+
+    def __getitems__(self, indices: list[int]) -> list[dict[str, Tensor]]:
+        """The rows of one DataLoader batch, each column read once."""
+        batch = self[indices]
+        return [{name: rows[i] for name, rows in batch.items()} for i in range(len(indices))]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_files": {}}
+
+    @property
+    def ids(self) -> "Column":
+        """The proposals' numbers, int64, strictly increasing."""
+        return self.column("ids")
+
+    @property
+    def logit(self) -> "Column":
+        """The critic's logits, float32, in nats."""
+        return self.column("logit")
+
+    @property
+    def x(self) -> "Column":
+        """The samples."""
+        return self.column("x")
+
+    @property
+    def z(self) -> "Column":
+        """Their latents, float32."""
+        return self.column("z")
+
+    @property
+    def y(self) -> "Column":
+        """Their labels, int64."""
+        return self.column("y")
+
+    @property
+    def state(self) -> dict[str, Tensor]:
+        """What the sampler found in its burn-in. Corrupt if the file is damaged."""
+        return read_state(self.path, self.manifest.get("state_sha256"))[0]
+
+    def column(self, name: str) -> "Column":
+        """A column by its name. AttributeError if the run did not save it."""
+        if name not in self.columns:
+            raise AttributeError(
+                f"{self.path} holds {', '.join(self.columns)}, not {name}: "
+                f"generate again with --save {','.join([*self.columns[1:], name])}"
+            )
+        return Column(self, name)
+
+    def shard(self, chunk: int) -> Any:
+        """The open safetensors file of a chunk."""
+        if chunk not in self._files:
+            if len(self._files) >= OPEN_SHARDS:
+                self._files.pop(next(iter(self._files)), None)
+            path = self.path / shard_name(chunk)
+            self._files[chunk] = open_shard(path, self.counts[chunk])
+        return self._files[chunk]
+
+
+class Column:
+    """One tensor of every sample, as if it were a tensor: len, shape, dtype and rows by index."""
+
+    def __init__(self, samples: Samples, name: str) -> None:
+        self._samples = samples
+        self._name = name
+        if samples.counts:
+            self._empty = self._rows(0)[:0].clone()
+        else:
+            self._empty = torch.empty(0, dtype=torch.int64 if name in ("ids", "y") else None)
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    @property
+    def shape(self) -> torch.Size:
+        """As of the tensor column[:]."""
+        return torch.Size([len(self), *self._empty.shape[1:]])
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """As of the tensor column[:]."""
+        return self._empty.dtype
+
+    def __getitem__(self, index: Any) -> Tensor:
+        if isinstance(index, slice):
+            rows = range(len(self))[index]
+            if rows.step == 1 or not rows:
+                return self._span(rows.start, max(rows.start, rows.stop))
+            return self._gather(torch.arange(rows.start, rows.stop, rows.step))
+        if not isinstance(index, (Tensor, list)) and not hasattr(index, "__array__"):
+            row = range(len(self))[operator.index(index)]
+            return self._span(row, row + 1)[0]
+        picked = torch.as_tensor(index, device="cpu")
+        if picked.dtype == torch.bool and picked.shape == (len(self),):
+            return self._gather(picked.nonzero().flatten())
+        if picked.numel() == 0 and picked.ndim == 1:
+            return self._span(0, 0)
+        if picked.ndim > 1 or picked.is_floating_point() or picked.dtype == torch.bool:
+            raise TypeError(
+                f"rows are picked by an integer, a slice, a mask of {len(self)} or a 1-d integer "
+                f"index, got {tuple(picked.shape)} {picked.dtype}"
+            )
+        if picked.ndim == 0:
+            return self[int(picked)]
+        if picked.min() < -len(self) or picked.max() >= len(self):
+            raise IndexError(f"rows must be in [-{len(self)}, {len(self)})")
+        return self._gather(picked.long() % len(self))
+
+    def _rows(self, chunk: int) -> Tensor:
+        return cast(Tensor, self._samples.shard(chunk).get_tensor(self._name))
+
+    def _span(self, start: int, stop: int) -> Tensor:
+        ends = self._samples.ends
+        made = self._empty.new_empty((stop - start, *self._empty.shape[1:]))
+        row = start
+        while row < stop:
+            chunk = bisect_right(ends, row)
+            first = ends[chunk] - self._samples.counts[chunk]
+            end = min(stop, ends[chunk])
+            made[row - start : end - start] = self._rows(chunk)[row - first : end - first]
+            row = end
+        return made
+
+    def _gather(self, rows: Tensor) -> Tensor:
+        made = self._empty.new_empty((len(rows), *self._empty.shape[1:]))
+        ends = torch.tensor(self._samples.ends)
+        chunks, order = torch.bucketize(rows, ends, right=True).sort()
+        present, sizes = torch.unique_consecutive(chunks, return_counts=True)
+        for chunk, places in zip(present.tolist(), torch.split(order, sizes.tolist()), strict=True):
+            first = self._samples.ends[chunk] - self._samples.counts[chunk]
+            made[places] = self._rows(chunk)[rows[places] - first]
+        return made

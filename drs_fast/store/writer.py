@@ -1,0 +1,247 @@
+"""Writing a run so that an interruption anywhere changes no byte of the result.
+
+A shard is written to a temporary name, fsynced, renamed, the directory fsynced, and only then
+recorded in shards.jsonl. What is recorded is never computed again; all else is.
+"""
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from os import PathLike
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from drs_fast.store.folder import Folder
+from drs_fast.store.format import (
+    MANIFEST,
+    RECORDS,
+    STATE,
+    Conflict,
+    Corrupt,
+    Record,
+    gaps,
+    has_size,
+    lines,
+    read_manifest,
+    read_records,
+    read_state,
+    sealed,
+    shard_name,
+    temporaries,
+    unrecorded,
+)
+
+SPARE_BYTES = 2**20
+
+
+class Writer:
+    """Writes the samples of one run; a context manager.
+
+    records: the shards that are there, by chunk. state, facts: what `save_state` was given; None
+    and {} before. complete: the n samples are there and `finish` has been called.
+    """
+
+    @classmethod
+    def open(
+        cls,
+        path: str | PathLike[str],
+        spec: Mapping[str, Any],
+        n: int,
+        *,
+        bytes_per_sample: int = 0,
+    ) -> "Writer":
+        """Starts a run of n samples, or goes on with it where it stopped.
+
+        spec: what makes it this run (model, sampler, seed, ...), kept in the manifest.
+        Conflict if the directory holds a run of another spec or a larger n, or other files, or if
+        another process writes to it. OSError (ENOSPC) if the disk cannot hold the missing samples.
+        """
+        directory = Path(path)
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError):
+            raise Conflict(f"{directory} is not a directory; choose another --out") from None
+        folder = Folder(directory)
+        try:
+            return cls(folder, spec, n, bytes_per_sample)
+        except BaseException:
+            folder.close()
+            raise
+
+    def __init__(
+        self, folder: Folder, spec: Mapping[str, Any], n: int, bytes_per_sample: int
+    ) -> None:
+        self.n = n
+        self.path = folder.path
+        self._folder = folder
+        self._spec = spec
+        before = _manifest_before(folder.path, spec, n)
+        folder.remove(temporaries(folder.path))
+        recorded, torn = read_records(folder.path)
+        self.records = {
+            chunk: record
+            for chunk, record in recorded.items()
+            if has_size(folder.path, record) and not (record.cut and n > before["n"])
+        }
+        self.state: dict[str, Tensor] | None = None
+        self.facts: dict[str, Any] = {}
+        self._state_sha256 = before.get("state_sha256")
+        with contextlib.suppress(Corrupt):
+            self.state, self.facts = read_state(folder.path, self._state_sha256)
+        _check_space(folder.path, n - self.count, bytes_per_sample)
+        self.complete = (
+            before["complete"]
+            and n == before["n"] == self.count
+            and not torn
+            and self.records == recorded
+            and self.state is not None
+        )
+        if not self.complete:
+            # A kill between two of these leaves a run that both the old and the new n can resume.
+            self._put_manifest(before["n"], complete=False)
+            self._put_records()
+            self._put_manifest(n, complete=False)
+
+    def __enter__(self) -> "Writer":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    @property
+    def count(self) -> int:
+        """Samples in all recorded shards."""
+        return sum(record.count for record in self.records.values())
+
+    def rows_before(self, chunk: int) -> int:
+        """Samples in the recorded shards of earlier chunks."""
+        return sum(record.count for record in self.records.values() if record.chunk < chunk)
+
+    def save_state(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+        """Keeps the sampler's state, and facts about it (log_m, gamma, ...) in the manifest too.
+
+        Conflict if shards were made with another state.
+        """
+        data = _serialized(tensors, {"facts": json.dumps(dict(facts), sort_keys=True)})
+        sha256 = hashlib.sha256(data).hexdigest()
+        if self.records and sha256 != self._state_sha256:
+            raise Conflict(
+                f"the sampler's state differs from the one that made the shards in {self.path} "
+                "(another device, or other versions?); choose another --out"
+            )
+        self._folder.put(STATE, data)
+        self._state_sha256 = sha256
+        self.state, self.facts = dict(tensors), dict(facts)
+        self._put_manifest(self.n, complete=False)
+
+    def append(
+        self, chunk: int, tensors: Mapping[str, Tensor], *, cut: bool, counters: Mapping[str, int]
+    ) -> None:
+        """Writes and records the samples of a chunk: ids and other tensors of as many rows.
+
+        cut: the chunk gave more rows than these, for n is reached. counters: kept with the record.
+        """
+        counts = {len(rows) for rows in tensors.values()}
+        if chunk in self.records or "ids" not in tensors or len(counts) != 1:
+            raise ValueError(
+                f"a chunk that is not there yet, with ids and equal numbers of rows, was expected; "
+                f"got chunk {chunk} with { ({name: len(rows) for name, rows in tensors.items()}) }"
+            )
+        data = _serialized(tensors)
+        sha256 = hashlib.sha256(data).hexdigest()
+        record = Record(chunk, counts.pop(), len(data), sha256, cut, dict(counters))
+        self._folder.put(shard_name(chunk), data)
+        self._folder.append(RECORDS, record.line())
+        self.records[chunk] = record
+
+    def finish(self, summary: Mapping[str, Any]) -> None:
+        """Sorts the records, adds the summary to the manifest. Corrupt unless n rows are there."""
+        problems = gaps(self.records, self.n)
+        if problems:
+            raise Corrupt(f"{self.path}: {'; '.join(problems)}; start anew in another directory")
+        self._folder.remove(unrecorded(self.path, self.records))
+        self._put_records()
+        self._put_manifest(self.n, complete=True, summary=summary)
+        self.complete = True
+
+    def close(self) -> None:
+        """Lets go of the directory."""
+        self._folder.close()
+
+    def _put_manifest(
+        self, n: int, complete: bool, summary: Mapping[str, Any] | None = None
+    ) -> None:
+        facts = {**self._spec, **self.facts, **(summary or {}), "n": n, "complete": complete}
+        if self._state_sha256 is not None:
+            facts["state_sha256"] = self._state_sha256
+        self._put_if_changed(MANIFEST, sealed(facts, indent=2))
+
+    def _put_records(self) -> None:
+        self._put_if_changed(RECORDS, lines(self.records))
+
+    def _put_if_changed(self, name: str, data: bytes) -> None:
+        path = self.path / name
+        if not path.exists() or path.read_bytes() != data:
+            self._folder.put(name, data)
+
+
+def _manifest_before(directory: Path, spec: Mapping[str, Any], n: int) -> dict[str, Any]:
+    if not (directory / MANIFEST).exists():
+        others = sorted(set(os.listdir(directory)) - {f"{MANIFEST}.tmp"})
+        if others:
+            raise Conflict(
+                f"{directory} holds other files ({', '.join(others[:3])}) and no {MANIFEST}; "
+                "choose another --out"
+            )
+        return {"n": n, "complete": False}
+    manifest = read_manifest(directory)
+    differing = [
+        f"  {key}: there {theirs}, here {ours}"
+        for key in spec
+        if (theirs := json.dumps(manifest.get(key))) != (ours := json.dumps(spec[key]))
+    ]
+    if differing:
+        raise Conflict(
+            "\n".join([f"{directory} holds another run:", *differing])
+            + "\nchoose another --out or repeat the settings"
+        )
+    if n < manifest["n"]:
+        raise Conflict(
+            f"{directory} is a run of {manifest['n']} samples, {n} were asked for; "
+            f"choose another --out, or take the first {n} of it"
+        )
+    return manifest
+
+
+def _check_space(directory: Path, missing: int, bytes_per_sample: int) -> None:
+    needed = missing * bytes_per_sample
+    free = shutil.disk_usage(directory).free
+    if needed > 0 and needed + SPARE_BYTES > free:
+        raise OSError(
+            errno.ENOSPC,
+            f"{missing:,} samples need {needed + SPARE_BYTES:,} bytes, {free:,} are free",
+            str(directory),
+        )
+
+
+def _serialized(tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> bytes:
+    # Copies, because safetensors refuses tensors that share memory, such as x and z of an identity.
+    apart = {
+        name: rows.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, rows in tensors.items()
+    }
+    return safetensors.torch.save(apart, metadata)

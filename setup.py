@@ -1,0 +1,24 @@
+"""Builds the optional C++ backend; everything else is in pyproject.toml."""
+
+import sys
+
+from pybind11.setup_helpers import Pybind11Extension, build_ext
+from setuptools import setup
+
+# A compiler that contracts a * b + c into one rounding would change the bits of every decision.
+exact = ["/O2", "/fp:precise"] if sys.platform == "win32" else ["-O3", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-Wno-maybe-uninitialized", "-Wno-psabi"]
+
+setup(
+    ext_modules=[
+        Pybind11Extension(
+            "drs_fast._C",
+            ["csrc/module.cpp", "csrc/cpu.cpp"],
+            depends=["csrc/cpu.hpp", "csrc/kernels.inl"],
+            cxx_std=17,
+            extra_compile_args=exact,
+            extra_link_args=[] if sys.platform == "win32" else ["-pthread"],
+            optional=True,
+        )
+    ],
+    cmdclass={"build_ext": build_ext},
+)
