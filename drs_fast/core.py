@@ -1,6 +1,8 @@
 """The shared types: named random numbers, a GAN, a batch of samples, and what a sampler is."""
 
 import copy
+import hashlib
+import inspect
 import operator
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -168,6 +170,21 @@ class GAN:
                     function.to(device)
         return gan
 
+    def sha256(self) -> str:
+        """Of the weights and of all else that turns latents into logits, but not of the name."""
+        digest = hashlib.sha256()
+        spec = (self.latent_dim, self.labels, *(_spell(f) for f in (self.prior, self.link)))
+        digest.update(repr(spec).encode())
+        for function in (self.generator, self.discriminator):
+            digest.update(_spell(function).encode())
+            state = function.state_dict() if isinstance(function, torch.nn.Module) else {}
+            for key, tensor in sorted(state.items()):
+                digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode())
+                digest.update(
+                    tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
+                )
+        return digest.hexdigest()
+
     def logits(self, z: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """x = G(z) and its logit, in zero-padded blocks of one shape.
 
@@ -208,6 +225,29 @@ class GAN:
             )
         if y is not None and (y.shape != z.shape[:1] or y.dtype != torch.int64):
             raise ValueError(f"y must be ({len(z)},) int64, got {describe(y)}")
+
+
+class BadLogits(RuntimeError):
+    """The discriminator's output cannot be sampled from."""
+
+
+class Starvation(RuntimeError):
+    """Too few accepted rows; `partial` holds the samples there are, if any."""
+
+    partial: Batch | None = None
+
+
+MAX_INVALID_SHARE = 1e-4
+
+
+def check_invalid(invalid: int, rows: int) -> None:
+    """Raises BadLogits when more than 0.01 % of the logits are NaN or +inf."""
+    if invalid > MAX_INVALID_SHARE * max(rows, 10_000):
+        raise BadLogits(
+            f"{invalid:,} of {rows:,} logits are NaN or +inf, more than {MAX_INVALID_SHARE:.2%}; "
+            "run G and D in float32, and look for overflow, or for a sigmoid that reaches 1 "
+            "(link='probability')"
+        )
 
 
 def block_rows(rows: int) -> int:
@@ -255,6 +295,17 @@ def _one_per_sample(score: Any, n: int) -> Tensor:
             "GAN(G, lambda x: D(x).mean(dim=(1, 2, 3)), ...)"
         )
     return score.reshape(n)
+
+
+def _spell(function: Any) -> str:
+    if isinstance(function, str):
+        return function
+    if isinstance(function, torch.nn.Module):
+        return repr(function)
+    try:
+        return inspect.getsource(function)
+    except (OSError, TypeError):
+        return getattr(function, "__qualname__", type(function).__qualname__)
 
 
 def describe(value: Any) -> str:

@@ -1,5 +1,6 @@
 """The ops in C++ (csrc/): hands addresses of checked tensors to the compiled extension."""
 
+import importlib
 from dataclasses import replace
 from types import ModuleType
 from typing import Any
@@ -9,11 +10,11 @@ from torch import Tensor
 
 from drs_fast.core import Compacted, Rng
 
-_C: ModuleType | None
+_C: ModuleType | None = None
+_reason: str | None = None
 try:
-    from drs_fast import _C
+    _C = importlib.import_module("drs_fast._C")
 except ImportError as error:
-    _C = None
     _reason = f"extension not built ({error}); reinstall where a C++17 compiler is on PATH"
 
 
@@ -21,7 +22,7 @@ def refuses(device: torch.device) -> str | None:
     """Why this backend cannot run on the device; None if it can."""
     if device.type != "cpu":
         return f"needs CPU tensors, these are on {device.type}"
-    return _reason if _C is None else None
+    return _reason
 
 
 def uniform(
@@ -108,7 +109,9 @@ def accept_latents(
 
 def order_statistic(logit: Tensor, q: float) -> Tensor:
     wide = _wide(logit)
-    return torch.tensor(_extension().order_statistic(_logits(wide), q, len(wide)), dtype=logit.dtype)
+    return torch.tensor(
+        _extension().order_statistic(_logits(wide), q, len(wide)), dtype=logit.dtype
+    )
 
 
 def gather(rows: Tensor, indices: Tensor, out: Tensor) -> Tensor:

@@ -1,0 +1,30 @@
+"""One file per algorithm; a file's name in upper case is its sampler's name."""
+
+import importlib
+import pkgutil
+from typing import Any
+
+NAMES = tuple(module.name for module in pkgutil.iter_modules(__path__))
+
+
+def get(name: str) -> Any:
+    """The sampler class of a name such as "drs"."""
+    if name not in NAMES:
+        raise ValueError(f"sampler must be one of {', '.join(NAMES)}, got {name!r}")
+    module = importlib.import_module(f"{__name__}.{name}")
+    (sampler,) = (
+        value
+        for key, value in vars(module).items()
+        if key.lower() == name and isinstance(value, type)
+    )
+    return sampler
+
+
+def __getattr__(name: str) -> Any:
+    if name.lower() in NAMES and get(name.lower()).__name__ == name:
+        return get(name.lower())
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}; samplers: {NAMES}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *(get(name).__name__ for name in NAMES)])

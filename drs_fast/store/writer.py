@@ -212,7 +212,7 @@ def _manifest_before(directory: Path, spec: Mapping[str, Any], n: int) -> dict[s
     differing = [
         f"  {key}: there {theirs}, here {ours}"
         for key in spec
-        if (theirs := json.dumps(manifest.get(key))) != (ours := json.dumps(spec[key]))
+        if (theirs := _spelled(manifest.get(key))) != (ours := _spelled(spec[key]))
     ]
     if differing:
         raise Conflict(
@@ -225,6 +225,10 @@ def _manifest_before(directory: Path, spec: Mapping[str, Any], n: int) -> dict[s
             f"choose another --out, or take the first {n} of it"
         )
     return manifest
+
+
+def _spelled(value: Any) -> str:
+    return json.dumps(value, sort_keys=True)
 
 
 def _check_space(directory: Path, missing: int, bytes_per_sample: int) -> None:

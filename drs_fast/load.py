@@ -1,0 +1,81 @@
+"""A GAN by name: from the zoo, a Python file, or an importable module."""
+
+import importlib
+import importlib.util
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from drs_fast import zoo
+from drs_fast.core import GAN
+
+
+def load(name: str) -> GAN:
+    """The GAN that a name stands for.
+
+    name: a zoo name such as "25gaussians", or "file.py:function" or "package.module:function"
+    whose function takes no arguments and returns a drs.GAN.
+    """
+    if not isinstance(name, str) or not name:
+        raise ValueError(f"model must be a name, got {name!r}")
+    if ":" not in name:
+        if name not in zoo.NAMES:
+            raise ValueError(
+                f"no model {name!r}: write one of {', '.join(zoo.NAMES)}, or 'file.py:function', "
+                "or 'package.module:function', where the function returns a drs.GAN"
+            )
+        return zoo.load(name)
+    source, _, attribute = name.rpartition(":")
+    function = getattr(_module(source), attribute, None)
+    if function is None:
+        raise ValueError(f"{source} has no function {attribute!r}")
+    gan = function() if callable(function) and not isinstance(function, GAN) else function
+    if not isinstance(gan, GAN):
+        raise ValueError(f"{name} must return a drs.GAN, got {type(gan).__name__}")
+    gan.name = name if gan.name == "custom" else gan.name
+    return gan
+
+
+def weights(path: str | Path) -> dict[str, Any]:
+    """A state dict from a safetensors file, or from one that torch can read without running code.
+
+    A pickle that needs more is refused, for loading it would run whatever code it carries.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise ValueError(f"no weights at {file}")
+    if file.suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        return dict(load_file(file))
+    try:
+        state = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise ValueError(
+            f"{file} is not a plain state dict ({type(error).__name__}): to load it would run "
+            "code, which could be anyone's. Where you trust it, convert it once: load it with its own "
+            "project, then safetensors.torch.save_file(model.state_dict(), 'model.safetensors')"
+        ) from error
+    if not isinstance(state, dict):
+        raise ValueError(f"{file} holds a {type(state).__name__}; a state dict was expected")
+    return state
+
+
+def _module(source: str) -> Any:
+    if not source.endswith(".py"):
+        try:
+            return importlib.import_module(source)
+        except ModuleNotFoundError as error:
+            raise ValueError(f"cannot import {source!r}: {error}") from error
+    file = Path(source)
+    if not file.is_file():
+        raise ValueError(f"no file {file}")
+    spec = importlib.util.spec_from_file_location(file.stem, file)
+    if spec is None or spec.loader is None:
+        raise ValueError(f"{file} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules.setdefault(file.stem, module)
+    spec.loader.exec_module(module)
+    return module

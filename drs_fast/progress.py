@@ -1,0 +1,71 @@
+"""How far a run is: a bar on a terminal, a plain line now and then elsewhere."""
+
+import sys
+import time
+from types import TracebackType
+from typing import Any
+
+SECONDS_BETWEEN_LINES = 10.0
+
+
+class Progress:
+    """Accepted samples a second, acceptance and time left, on standard error."""
+
+    def __init__(self, n: int | None, *, enabled: bool) -> None:
+        self.n = n
+        self.enabled = enabled
+        self.start = self.last = time.monotonic()
+        self.accepted = self.proposals = self.before = self.tried_before = 0
+        self.bar = _bar(n) if enabled and sys.stderr.isatty() else None
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self.bar is not None:
+            self.bar.close()
+        elif self.enabled and self.accepted > self.before:
+            self._line()
+
+    def skip(self, accepted: int, proposals: int) -> None:
+        """Counts samples that an earlier run made."""
+        self.before += accepted
+        self.tried_before += proposals
+        self.update(self.accepted + accepted, self.proposals + proposals)
+
+    def update(self, accepted: int, proposals: int) -> None:
+        """Samples and proposals so far."""
+        added = accepted - self.accepted
+        self.accepted, self.proposals = accepted, proposals
+        if self.bar is not None:
+            self.bar.set_postfix_str(f"{self._acceptance():.2%} accepted", refresh=False)
+            self.bar.update(added)
+        elif self.enabled and time.monotonic() - self.last >= SECONDS_BETWEEN_LINES:
+            self._line()
+
+    def _acceptance(self) -> float:
+        tried = self.proposals - self.tried_before
+        return (self.accepted - self.before) / tried if tried else 0.0
+
+    def _line(self) -> None:
+        self.last = time.monotonic()
+        rate = (self.accepted - self.before) / max(self.last - self.start, 1e-9)
+        left = ((self.n or 0) - self.accepted) / rate if rate else float("inf")
+        sys.stderr.write(
+            f"{self.accepted:,} of {self.n:,} samples, {rate:,.0f}/s, "
+            f"{self._acceptance():.2%} accepted, {left:,.0f} s left\n"
+        )
+        sys.stderr.flush()
+
+
+def _bar(n: int | None) -> Any:
+    try:
+        from tqdm import tqdm  # type: ignore[import-untyped, unused-ignore]
+    except ImportError:
+        return None
+    return tqdm(total=n, unit=" samples", unit_scale=True, dynamic_ncols=True, smoothing=0.1)

@@ -1,0 +1,49 @@
+"""Logits of proposals that are thrown away: what a sampler learns log_m and gamma from."""
+
+import torch
+from torch import Tensor
+
+from drs_fast import ops
+from drs_fast.core import BURN_IN_ROW, GAN, BadLogits, Rng, check_invalid
+
+
+def burn_in(gan: GAN, rng: Rng, n: int) -> tuple[Tensor, Tensor | None]:
+    """Logits (n,) float32 and labels (n,) of the rows from 2^62 on, which no run reaches."""
+    logits, labels = [], []
+    for start in range(0, n, gan.block):
+        rows = rng.at(BURN_IN_ROW + start)
+        size = min(gan.block, n - start)
+        y = ops.labels(gan, rows, size)
+        logits.append(gan.logits(ops.latents(gan, rows, size), y)[1])
+        labels.append(y)
+    logit = torch.cat(logits)
+    check(gan, logit)
+    return logit, None if gan.labels is None else torch.cat([y for y in labels if y is not None])
+
+
+def valid(logit: Tensor) -> Tensor:
+    """Logits that are neither NaN nor +inf; -inf is valid: a sample that cannot be real."""
+    return logit[~(torch.isnan(logit) | torch.isposinf(logit))]
+
+
+def largest(logit: Tensor) -> Tensor:
+    """log_m: the largest valid logit, 0-d float64."""
+    return valid(logit).max().double()
+
+
+def check(gan: GAN, logit: Tensor) -> None:
+    """Raises BadLogits or ValueError where these cannot be logits of a usable discriminator."""
+    good = valid(logit)
+    check_invalid(len(logit) - len(good), len(logit))
+    if not bool(torch.isfinite(good).any()):
+        raise BadLogits(
+            f"none of {len(logit):,} logits is finite: the discriminator rejects everything with "
+            "certainty; check its input range and weights"
+        )
+    low, high = float(good.min()), float(good.max())
+    if gan.link == "logit" and 0.0 <= low < high <= 1.0:
+        raise ValueError(
+            f"discriminator returned only values in [0, 1] ({low:.4g} to {high:.4g}), which look "
+            "like probabilities; use link='probability', or remove its sigmoid. If they are "
+            "logits, say so with link=lambda logit: logit"
+        )

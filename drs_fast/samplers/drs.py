@@ -1,0 +1,177 @@
+"""Discriminator rejection sampling.
+
+Source: Azadi, Olsson, Darrell, Goodfellow and Odena, Discriminator rejection sampling, ICLR 2019.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from drs_fast import ops
+from drs_fast.core import GAN, Batch, Rng
+from drs_fast.ratio.burn_in import burn_in, largest
+
+
+class DRSState(NamedTuple):
+    """log_m and gamma are () or, with labels, (K,)."""
+
+    log_m: Tensor  # float64
+    gamma: Tensor  # float64
+    acceptance: Tensor  # () float64, expected share of accepted rows
+    logits: Tensor  # (burn_in,) float32
+
+
+@dataclass(frozen=True)
+class DRS:
+    """Accepts with probability sigmoid(d - log(1 - exp(d - eps)) - gamma), d = logit - log_m.
+
+    gamma: fixed, or found in burn-in from `percentile` (0-100: the percentile of F that gets
+        probability 1/2; 80 if nothing is given) or from `target_acceptance` (0-1).
+        gamma > 0 accepts fewer and sharper samples, gamma = 0 follows the data.
+    log_m: the largest logit, found in burn-in unless given.
+    eps: keeps F finite at the largest logit.
+    burn_in: proposals that log_m and gamma are found from (of all classes together).
+    adapt: "batch" for the paper's running maximum and per-batch percentile instead of frozen ones:
+        the output then depends on batch size and order.
+
+    Source: Azadi et al. (2019), section 3 and algorithm 1.
+    """
+
+    gamma: float | None = None
+    percentile: float | None = None
+    target_acceptance: float | None = None
+    log_m: float | None = None
+    eps: float = 1e-6
+    burn_in: int = 10_000
+    adapt: str | None = None
+
+    State = DRSState
+    group = 1
+
+    def __post_init__(self) -> None:
+        chosen = {
+            name: getattr(self, name)
+            for name in ("gamma", "percentile", "target_acceptance")
+            if getattr(self, name) is not None
+        }
+        if len(chosen) > 1:
+            raise ValueError(f"give one of gamma, percentile and target_acceptance, got {chosen}")
+        for name, low, high in (
+            ("gamma", -600.0, 600.0),
+            ("percentile", 0.0, 100.0),
+            ("target_acceptance", 0.0, 1.0),
+            ("log_m", -math.inf, math.inf),
+            ("eps", 0.0, 1.0),
+        ):
+            value = getattr(self, name)
+            if value is not None and not (_is_number(value) and low <= value <= high):
+                raise ValueError(f"{name} must be a number in [{low:g}, {high:g}], got {value!r}")
+        if self.percentile is not None and 0.0 < self.percentile < 1.0:
+            raise ValueError(
+                f"percentile is in percent, got {self.percentile!r}; "
+                f"for the {100 * self.percentile:g}th write {100 * self.percentile:g}"
+            )
+        if self.target_acceptance == 0.0:
+            raise ValueError("target_acceptance must be greater than 0")
+        if not isinstance(self.burn_in, int) or self.burn_in < 1:
+            raise ValueError(f"burn_in must be a positive integer, got {self.burn_in!r}")
+        if self.adapt not in (None, "batch"):
+            raise ValueError(f"adapt must be None or 'batch', got {self.adapt!r}")
+        if self.adapt and (self.gamma is not None or self.target_acceptance is not None):
+            raise ValueError("adapt='batch' finds gamma from a percentile; give percentile only")
+
+    @property
+    def sequential(self) -> bool:
+        return self.adapt == "batch"
+
+    @property
+    def law(self) -> str:
+        if self.adapt == "batch":
+            return "changes along the run, with the running maximum and the batch's percentile"
+        if self.gamma == 0.0:
+            return "data" if self.eps == 0.0 else f"data, up to eps = {self.eps:g}"
+        return "data sharpened where gamma > 0 and flattened where gamma < 0"
+
+    def init(self, gan: GAN, rng: Rng) -> DRSState:
+        logit, y = burn_in(gan, rng, self.burn_in)
+        classes = [logit] if y is None else [logit[y == k] for k in range(gan.labels or 0)]
+        if not all(len(group) for group in classes):
+            raise ValueError(f"burn_in={self.burn_in} rows leave a class without a row; raise it")
+        found = [self._threshold(group) for group in classes]
+        log_m, gamma = (torch.stack(values) for values in zip(*found, strict=True))
+        if y is None:
+            log_m, gamma = log_m[0], gamma[0]
+        p = ops.probability(logit, log_m=_of_row(log_m, y), gamma=_of_row(gamma, y), eps=self.eps)
+        return DRSState(log_m, gamma, p.mean(), logit)
+
+    def step(
+        self, gan: GAN, state: DRSState, z: Tensor, y: Tensor | None, rng: Rng
+    ) -> tuple[DRSState, Batch]:
+        x, logit = gan.logits(z, y)
+        if self.adapt == "batch":
+            state = self._adapted(state, logit, y)
+        kept = ops.accept_compact(
+            logit,
+            x,
+            z,
+            *(() if y is None else (y,)),
+            rng=rng,
+            log_m=_of_row(state.log_m, y),
+            gamma=_of_row(state.gamma, y),
+            eps=self.eps,
+        )
+        return state, Batch(
+            x=kept.rows[0],
+            z=kept.rows[1],
+            y=None if y is None else kept.rows[2],
+            logit=kept.logit,
+            ids=kept.ids,
+            count=kept.count,
+            stats={"invalid": kept.invalid, "above": kept.above},
+        )
+
+    def _threshold(self, logit: Tensor) -> tuple[Tensor, Tensor]:
+        """log_m and gamma from burn-in logits, 0-d float64."""
+        log_m = largest(logit)
+        if self.log_m is not None:
+            log_m = torch.full_like(log_m, self.log_m)
+        if self.gamma is not None:
+            return log_m, torch.full_like(log_m, self.gamma)
+        if self.target_acceptance is not None:
+            return log_m, torch.full_like(log_m, self._gamma_for_target(logit, log_m))
+        q = 80.0 if self.percentile is None else self.percentile
+        return log_m, ops.quantile_gamma(logit, q, log_m=log_m, eps=self.eps)
+
+    def _gamma_for_target(self, logit: Tensor, log_m: Tensor) -> float:
+        low, high = -600.0, 600.0
+        for _ in range(64):
+            gamma = (low + high) / 2
+            p = ops.probability(logit, log_m=log_m, gamma=gamma, eps=self.eps)
+            # Correctly rounded, so that gamma is the same wherever the logits are.
+            if math.fsum(p.tolist()) / len(p) > (self.target_acceptance or 0.0):
+                low = gamma
+            else:
+                high = gamma
+        return low
+
+    def _adapted(self, state: DRSState, logit: Tensor, y: Tensor | None) -> DRSState:
+        """The paper's running maximum, and gamma from this batch; updated before the test."""
+        q = 80.0 if self.percentile is None else self.percentile
+        log_m, gamma = state.log_m.clone().view(-1), state.gamma.clone().view(-1)
+        for k in range(len(log_m)):
+            group = logit if y is None else logit[y == k]
+            if len(group) and bool(torch.isfinite(group).any()):
+                log_m[k] = torch.maximum(log_m[k], largest(group))
+                gamma[k] = ops.quantile_gamma(group, q, log_m=log_m[k], eps=self.eps)
+        return state._replace(log_m=log_m.view_as(state.log_m), gamma=gamma.view_as(state.gamma))
+
+
+def _of_row(value: Tensor, y: Tensor | None) -> Tensor:
+    return value if y is None else value[y]
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
