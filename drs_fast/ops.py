@@ -19,9 +19,9 @@ _forced: ContextVar[str | None] = ContextVar("drs_fast_backend", default=None)
 
 
 @contextmanager
-def backend(name: str) -> Iterator[None]:
-    """Force one backend within the block; a backend that cannot run an op raises RuntimeError."""
-    if name not in backends.NAMES:
+def backend(name: str | None) -> Iterator[None]:
+    """Force one backend within the block, None for none; one that cannot run raises RuntimeError."""
+    if name is not None and name not in backends.NAMES:
         raise ValueError(f"backend must be one of {backends.NAMES}, got {name!r}")
     token = _forced.set(name)
     try:

@@ -25,6 +25,11 @@ def refuses(device: torch.device) -> str | None:
     return _reason
 
 
+def instruction_set() -> str:
+    """Which vector instructions the processor was found to have."""
+    return str(_extension().instruction_set())
+
+
 def uniform(
     rng: Rng, ids: Tensor | None, n: int, *, stream: int, draw: int, device: torch.device
 ) -> Tensor:

@@ -1,0 +1,234 @@
+"""The command line: drs-fast demo | generate | doctor | verify | report."""
+
+import argparse
+import dataclasses
+import errno
+import platform
+import signal
+import sys
+import typing
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType, NoneType
+from typing import Any
+
+import torch
+
+from drs_fast import __version__, engine, ops, samplers, store
+from drs_fast.core import BadLogits, Starvation
+from drs_fast.load import load
+
+EXIT_CODES = {
+    0: "done",
+    1: "an error of the program",
+    2: "wrong arguments, or a model that cannot be used",
+    3: "the discriminator's logits cannot be sampled from",
+    4: "starved: too few proposals were accepted",
+    5: "the disk is full, or a file could not be written",
+    6: "damaged: verify found problems",
+    7: "the directory belongs to another run, or is in use",
+    130: "interrupted (Ctrl-C); the same command goes on",
+    143: "terminated; the same command goes on",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command and returns its exit code."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    options = _parser(given).parse_args(given)
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        return int(options.run(options))
+    except BadLogits as error:
+        return _fail(3, error)
+    except Starvation as error:
+        return _fail(4, error)
+    except store.Conflict as error:
+        return _fail(7, error)
+    except store.Corrupt as error:
+        return _fail(6, error)
+    except (ValueError, RuntimeError) as error:
+        return _fail(2, error)
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        return _fail(5 if full or error.filename else 1, error)
+    except KeyboardInterrupt:
+        return _fail(130, "interrupted; the same command goes on where it stopped")
+    except _Terminated:
+        return _fail(143, "terminated; the same command goes on where it stopped")
+
+
+class _Terminated(BaseException):
+    pass
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    raise _Terminated
+
+
+def _fail(code: int, error: object) -> int:
+    print(f"drs-fast: {error}", file=sys.stderr)
+    return code
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from drs_fast import demo
+
+    say = (lambda line: None) if options.quiet else print
+    pictures = demo.run(Path(options.out), quiet=options.quiet, say=say)
+    for picture in pictures:
+        print(picture)
+    return 0
+
+
+def _generate(options: argparse.Namespace) -> int:
+    kind = samplers.get(options.sampler)
+    fields = {field.name: getattr(options, field.name) for field in dataclasses.fields(kind)}
+    sampler = kind(**{name: value for name, value in fields.items() if value is not None})
+    with ops.backend(options.backend):
+        samples = engine.generate(
+            load(options.model),
+            sampler,
+            options.n,
+            seed=options.seed,
+            batch_size=options.batch_size,
+            device=options.device,
+            out=options.out,
+            save=tuple(options.save.split(",")),
+            max_proposals=options.max_proposals,
+            patience=options.patience,
+            chunk_rows=options.chunk_rows,
+            progress=not options.quiet,
+        )
+    if not options.quiet:
+        facts = samples.manifest
+        rate = facts["n"] / facts["proposals"] if facts["proposals"] else 0.0
+        print(
+            f"{len(samples):,} samples in {options.out}: {rate:.2%} of {facts['proposals']:,} rows"
+        )
+        print(f"law: {facts['law']}")
+    return 0
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    print(f"drs_fast {__version__}, Python {platform.python_version()}, torch {torch.__version__}")
+    devices = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+    for device in devices:
+        print(f"{device}: {torch.get_num_threads()} threads" if device == "cpu" else device)
+        for name, reason in ops.available(device).items():
+            print(f"  {name}: {'ready' + _detail(name) if reason is None else reason}")
+    return 0
+
+
+def _detail(backend: str) -> str:
+    from drs_fast.backends import cpu
+
+    return f", {cpu.instruction_set()} instructions" if backend == "cpu" else ""
+
+
+def _verify(options: argparse.Namespace) -> int:
+    if options.repair:
+        for line in store.repair(options.dir):
+            print(f"dropped: {line}")
+        return 0
+    problems = store.verify(options.dir)
+    for problem in problems:
+        print(problem)
+    if problems:
+        return _fail(
+            6, f"{len(problems)} problems; `verify --repair`, then the same generate command"
+        )
+    samples = store.open_run(options.dir)
+    print(f"{len(samples):,} samples in {len(samples.counts):,} shards: every sha256 is right")
+    return 0
+
+
+def _report(options: argparse.Namespace) -> int:
+    from drs_fast import report
+
+    text, pictures = report.write(options.dir, options.out)
+    print(text)
+    for picture in pictures:
+        print(picture)
+    return 0
+
+
+def _parser(given: list[str]) -> argparse.ArgumentParser:
+    codes = "\n".join(f"  {code:>3}  {meaning}" for code, meaning in EXIT_CODES.items())
+    parser = argparse.ArgumentParser(
+        prog="drs-fast",
+        description="Samples of a trained GAN that its discriminator believes in.",
+        epilog=f"exit codes:\n{codes}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    demo = commands.add_parser("demo", help="the main job on the built-in GANs, with pictures")
+    demo.add_argument("--out", default="drs-fast-demo", help="directory (default: %(default)s)")
+    demo.add_argument("--quiet", action="store_true", help="no progress")
+    demo.set_defaults(run=_demo)
+
+    generate = commands.add_parser(
+        "generate",
+        help="write samples to a directory, or go on where it stopped",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    generate.add_argument("model", help="zoo name, file.py:function, or package.module:function")
+    generate.add_argument("-n", type=int, required=True, help="samples")
+    generate.add_argument("--out", required=True, help="directory")
+    generate.add_argument("--sampler", default="drs", choices=samplers.NAMES, help="method")
+    generate.add_argument("--seed", type=int, default=0, help="of all random numbers")
+    generate.add_argument("--save", default="x,logit", help="what to keep, of x,z,logit")
+    generate.add_argument("--batch-size", type=int, default=4096, help="rows in a call of G and D")
+    generate.add_argument("--device", help="cpu or cuda; where the model is if not given")
+    generate.add_argument("--backend", choices=ops.backends.NAMES, help="force one")
+    generate.add_argument("--max-proposals", type=int, help="rows to try in all")
+    generate.add_argument(
+        "--patience", type=int, default=engine.PATIENCE, help="rows without an accepted one"
+    )
+    generate.add_argument("--chunk-rows", type=int, help="rows a shard is made from")
+    generate.add_argument("--quiet", action="store_true", help="no progress")
+    _add_fields(generate, _sampler_of(given))
+    generate.set_defaults(run=_generate)
+
+    doctor = commands.add_parser("doctor", help="versions, and which backends can run and why not")
+    doctor.set_defaults(run=_doctor)
+
+    verify = commands.add_parser("verify", help="check the sha256 of every shard")
+    verify.add_argument("dir", metavar="DIR")
+    verify.add_argument(
+        "--repair", action="store_true", help="drop damaged shards; generate makes them again"
+    )
+    verify.set_defaults(run=_verify)
+
+    report = commands.add_parser("report", help="numbers and pictures of a run")
+    report.add_argument("dir", metavar="DIR")
+    report.add_argument("--out", help="where the pictures go (default: DIR-report)")
+    report.set_defaults(run=_report)
+    return parser
+
+
+def _sampler_of(given: list[str]) -> Any:
+    """The sampler whose fields become flags, known only from the arguments."""
+    peek = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    peek.add_argument("--sampler", default="drs")
+    name = peek.parse_known_args(given)[0].sampler
+    return samplers.get(name if name in samplers.NAMES else "drs")
+
+
+def _add_fields(parser: argparse.ArgumentParser, sampler: Any) -> None:
+    """One flag for each field of the sampler, of the field's type."""
+    group = parser.add_argument_group(f"fields of {sampler.__name__}")
+    hints = typing.get_type_hints(sampler)
+    for field in dataclasses.fields(sampler):
+        kinds = [kind for kind in typing.get_args(hints[field.name]) if kind is not NoneType]
+        kind = kinds[0] if kinds else hints[field.name]
+        flag = f"--{field.name.replace('_', '-')}"
+        note = "" if field.default is None else f"default: {field.default}"
+        group.add_argument(flag, type=kind, default=argparse.SUPPRESS, dest=field.name, help=note)
+    parser.set_defaults(**{field.name: None for field in dataclasses.fields(sampler)})
+
+
+if __name__ == "__main__":
+    sys.exit(main())

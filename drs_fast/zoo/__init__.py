@@ -1,0 +1,36 @@
+"""Trained GANs that ship with the package, and the scripts that trained them."""
+
+from pathlib import Path
+from types import ModuleType
+
+import torch
+from safetensors.torch import load_file
+
+from drs_fast.core import GAN
+from drs_fast.zoo import digits, gaussians25
+
+MODELS: dict[str, ModuleType] = {"25gaussians": gaussians25, "digits": digits}
+NAMES = tuple(MODELS)
+
+
+def weights_file(name: str) -> Path:
+    """Where the package keeps the weights."""
+    return Path(__file__).parent / "weights" / f"{name}.safetensors"
+
+
+def load(name: str) -> GAN:
+    """A trained GAN by name, on the CPU; its discriminator returns log p_data/p_model.
+
+    `gan.real(n)` gives n real samples (of digits only with scikit-learn). An unknown name is a
+    ValueError.
+    """
+    if name not in MODELS:
+        raise ValueError(f"the zoo has {', '.join(NAMES)}; got {name!r}")
+    model = MODELS[name]
+    with torch.device("meta"):  # no initial weights, no numbers drawn from torch's global stream
+        generator, discriminator = model.Generator(), model.Discriminator()
+    weights = load_file(weights_file(name))
+    for role, network in (("generator.", generator), ("discriminator.", discriminator)):
+        own = {k.removeprefix(role): value for k, value in weights.items() if k.startswith(role)}
+        network.load_state_dict(own, assign=True)
+    return GAN(generator, discriminator, model.LATENT_DIM, real=model.real, name=name)
