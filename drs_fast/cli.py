@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from drs_fast import __version__, engine, ops, samplers, store
+from drs_fast import __version__, backends, engine, ops, samplers, store
 from drs_fast.core import BadLogits, Starvation
 from drs_fast.load import load
 
@@ -182,7 +182,7 @@ def _parser(given: list[str]) -> argparse.ArgumentParser:
     generate.add_argument("--save", default="x,logit", help="what to keep, of x,z,logit")
     generate.add_argument("--batch-size", type=int, default=4096, help="rows in a call of G and D")
     generate.add_argument("--device", help="cpu or cuda; where the model is if not given")
-    generate.add_argument("--backend", choices=ops.backends.NAMES, help="force one")
+    generate.add_argument("--backend", choices=backends.NAMES, help="force one")
     generate.add_argument("--max-proposals", type=int, help="rows to try in all")
     generate.add_argument(
         "--patience", type=int, default=engine.PATIENCE, help="rows without an accepted one"

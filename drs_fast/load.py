@@ -55,8 +55,8 @@ def weights(path: str | Path) -> dict[str, Any]:
     except Exception as error:
         raise ValueError(
             f"{file} is not a plain state dict ({type(error).__name__}): to load it would run "
-            "code, which could be anyone's. Where you trust it, convert it once: load it "
-            "with its own project, then safetensors.torch.save_file(model.state_dict(), 'model.safetensors')"
+            "code, which could be anyone's. Where you trust it, convert it once: load it with its "
+            "own project, then safetensors.torch.save_file(model.state_dict(), 'w.safetensors')"
         ) from error
     if not isinstance(state, dict):
         raise ValueError(f"{file} holds a {type(state).__name__}; a state dict was expected")

@@ -20,7 +20,7 @@ _forced: ContextVar[str | None] = ContextVar("drs_fast_backend", default=None)
 
 @contextmanager
 def backend(name: str | None) -> Iterator[None]:
-    """Force one backend within the block, None for none; one that cannot run raises RuntimeError."""
+    """Force one backend within the block (None: the best); RuntimeError if it cannot run."""
     if name is not None and name not in backends.NAMES:
         raise ValueError(f"backend must be one of {backends.NAMES}, got {name!r}")
     token = _forced.set(name)
