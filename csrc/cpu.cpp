@@ -26,7 +26,7 @@ namespace {
 
 constexpr int TILE = 1024;
 constexpr int LINE = 64;  // bytes
-constexpr int PACK = 32;  // rows that advance together: several vectors, to hide latencies
+constexpr int PACK = 64;  // rows that advance together: several vectors, to hide latencies
 constexpr uint32_t ACCEPT = 1;
 constexpr int64_t ROWS_PER_THREAD = 16384;
 constexpr int64_t AHEAD = 8;                 // rows between a prefetch and its use
@@ -55,7 +55,8 @@ struct Quick {
     bool possible;
     explicit Quick(const Threshold& t)
         : log_m_high((float)*t.log_m), log_m_low((float)(*t.log_m - log_m_high)), c1((float)*t.c1),
-          s((float)t.s), possible(!t.log_m_per_row && !t.c1_per_row && *t.c1 > 1e-17 && *t.c1 < 1e17) {}
+          s((float)t.s),
+          possible(!t.log_m_per_row && !t.c1_per_row && *t.c1 > 1e-17 && *t.c1 < 1e17) {}
 };
 
 template <class Vector>
@@ -139,21 +140,24 @@ struct Kernels {
             isa::gather, isa::box_muller                                                   \
     }
 
-Kernels choose() {
+// What this processor can run, best first.
+std::vector<Kernels> supported() {
+    std::vector<Kernels> list;
 #if DRS_DISPATCH
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
         __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
         __builtin_cpu_supports("avx512vl"))
-        return DRS_KERNELS(avx512);
+        list.push_back(DRS_KERNELS(avx512));
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
         __builtin_cpu_supports("bmi2"))
-        return DRS_KERNELS(avx2);
+        list.push_back(DRS_KERNELS(avx2));
 #endif
-    return DRS_KERNELS(baseline);
+    list.push_back(DRS_KERNELS(baseline));
+    return list;
 }
 
-const Kernels& kernels() {
-    static const Kernels chosen = choose();
+Kernels& kernels() {
+    static Kernels chosen = supported().front();
     return chosen;
 }
 
@@ -179,6 +183,7 @@ void parallel(int64_t n, int threads, const Work& work) {
         return GOMP_parallel(run, &job, (unsigned)parts, 0);
     }
     std::vector<std::thread> others;
+    others.reserve((size_t)parts);
     try {
         for (int64_t other = 1; other < parts; ++other) others.emplace_back([&] { job.run(); });
     } catch (const std::system_error&) {  // no more threads: the others do their share
@@ -240,7 +245,8 @@ RowTensor streamable(RowTensor t, int64_t n) {
 // Decides rows [begin, end) into `decided`, while the rows of another tile are copied.
 template <class Real>
 void decide_tile(const Real* logit, const Rows& rows, const Threshold& threshold, int64_t begin,
-                 int64_t end, const std::vector<RowTensor>& tensors, Tile& copied, Tile& decided, Counts& counts) {
+                 int64_t end, const std::vector<RowTensor>& tensors, Tile& copied, Tile& decided,
+                 Counts& counts) {
     const int whole = (int)whole_packs(end - begin);
     const auto decide = decide_of(logit);
     decided.count = decide(logit + begin, from(rows, begin), from(threshold, begin), begin, whole,
@@ -261,7 +267,18 @@ auto typed(const Logits& logits, const Work& work) {
 
 }  // namespace
 
-const char* instruction_set() { return kernels().name; }
+std::vector<std::string> instruction_sets() {
+    std::vector<std::string> names;
+    for (const Kernels& each : supported()) names.push_back(each.name);
+    return names;
+}
+
+std::string instruction_set() { return kernels().name; }
+
+void use_instruction_set(const std::string& name) {
+    for (const Kernels& each : supported())
+        if (each.name == name) kernels() = each;
+}
 
 void uniform(Rows rows, uint32_t stream, uint32_t draw, int64_t n, int threads, double* out) {
     parallel(n, threads, [&](int64_t begin, int64_t end) {
@@ -269,7 +286,8 @@ void uniform(Rows rows, uint32_t stream, uint32_t draw, int64_t n, int threads, 
         kernels().uniform(from(rows, begin), stream, draw, whole, out + begin);
         if (last == end) return;
         int64_t ids[PACK];
-        for (int lane = 0; lane < PACK; ++lane) ids[lane] = number(rows, std::min(last + lane, end - 1));
+        for (int lane = 0; lane < PACK; ++lane)
+            ids[lane] = number(rows, std::min(last + lane, end - 1));
         double u[PACK];
         kernels().uniform({rows.seed, 0, ids}, stream, draw, PACK, u);
         std::copy(u, u + (end - last), out + last);
@@ -322,21 +340,25 @@ void scatter(const Column (&columns)[4], int64_t start, int size, int64_t d, Ele
 
 }  // namespace
 
-void words(Rows rows, uint32_t stream, uint32_t draw, int64_t n, int64_t d, int threads, int64_t* out) {
-    for_counters(rows, stream, draw, n, d, threads, [&](int64_t start, int size, const Words& words) {
+void words(Rows rows, uint32_t stream, uint32_t draw, int64_t n, int64_t d, int threads,
+           int64_t* out) {
+    const auto store = [&](int64_t start, int size, const Words& words) {
         const uint32_t* columns[4] = {words.w[0], words.w[1], words.w[2], words.w[3]};
         scatter(columns, start, size, d, out);
-    });
+    };
+    for_counters(rows, stream, draw, n, d, threads, store);
 }
 
-void normal(Rows rows, uint32_t stream, uint32_t draw, int64_t n, int64_t d, int threads, float* out) {
-    for_counters(rows, stream, draw, n, d, threads, [&](int64_t start, int size, const Words& words) {
+void normal(Rows rows, uint32_t stream, uint32_t draw, int64_t n, int64_t d, int threads,
+            float* out) {
+    const auto store = [&](int64_t start, int size, const Words& words) {
         alignas(64) float z[4][TILE];
         kernels().box_muller(words.w[0], words.w[1], size, z[0], z[1]);
         if (d > 2) kernels().box_muller(words.w[2], words.w[3], size, z[2], z[3]);
         const float* columns[4] = {z[0], z[1], z[2], z[3]};
         scatter(columns, start, size, d, out);
-    });
+    };
+    for_counters(rows, stream, draw, n, d, threads, store);
 }
 
 void probability(Logits logits, Threshold threshold, int64_t n, int threads, double* out) {

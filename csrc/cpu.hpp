@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 #include <vector>
 
 namespace drs {
@@ -33,11 +34,16 @@ struct Counts {
     int64_t count = 0, invalid = 0, above = 0;
 };
 
-const char* instruction_set();
+// Those of this processor, best first; the one in use; and another, for tests that compare them.
+std::vector<std::string> instruction_sets();
+std::string instruction_set();
+void use_instruction_set(const std::string& name);
 
 void uniform(Rows rows, uint32_t stream, uint32_t draw, int64_t n, int threads, double* out);
-void words(Rows rows, uint32_t stream, uint32_t draw, int64_t n, int64_t d, int threads, int64_t* out);
-void normal(Rows rows, uint32_t stream, uint32_t draw, int64_t n, int64_t d, int threads, float* out);
+void words(Rows rows, uint32_t stream, uint32_t draw, int64_t n, int64_t d, int threads,
+           int64_t* out);
+void normal(Rows rows, uint32_t stream, uint32_t draw, int64_t n, int64_t d, int threads,
+            float* out);
 void probability(Logits logits, Threshold threshold, int64_t n, int threads, double* out);
 void accept(Logits logits, Rows rows, Threshold threshold, int64_t n, int threads, uint8_t* keep);
 Counts accept_compact(Logits logits, Rows rows, Threshold threshold, int64_t n, int threads,

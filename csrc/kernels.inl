@@ -53,10 +53,11 @@ inline void stream(char* target, const char* source) {
 #endif
 }
 
-// Several vectors advance together below: one alone would wait for its own latencies.
+// Several vectors advance together, here and below: one would wait for its own latencies.
 // Philox4x32-10 of the counters (row low, row high, stream, draw); the words lie in the low halves.
 template <int V>
-inline void philox(Key key, const Lanes (&row)[V], uint32_t stream, const Lanes (&draw)[V], Lanes (&c)[4][V]) {
+inline void philox(Key key, const Lanes (&row)[V], uint32_t stream, const Lanes (&draw)[V],
+                   Lanes (&c)[4][V]) {
     for (int v = 0; v < V; ++v)
         c[0][v] = row[v], c[1][v] = row[v] >> 32, c[2][v] = Lanes{} + stream, c[3][v] = draw[v];
     uint64_t k0 = key.low, k1 = key.high;
@@ -95,7 +96,8 @@ inline Doubles real(Lanes word) {
 }
 
 // The words of the rows from the i-th.
-inline void row_words(const Rows& rows, uint32_t stream, uint32_t draw, int64_t i, Lanes (&c)[4][VECTORS]) {
+inline void row_words(const Rows& rows, uint32_t stream, uint32_t draw, int64_t i,
+                      Lanes (&c)[4][VECTORS]) {
     Lanes row[VECTORS], draws[VECTORS];
     for (int v = 0; v < VECTORS; ++v) {
         const int64_t at = i + v * LANES;
@@ -118,7 +120,7 @@ void uniform(const Rows& rows, uint32_t stream, uint32_t draw, int64_t n, double
     }
 }
 
-// p / (1 - p) as numerator and denominator for the logits from the i-th: E and c1 (s + (1 - s) (-q))
+// p / (1 - p) as numerator and denominator for the logits from the i-th: E, and c1 (s + (1 - s) (-q)),
 // with E = exp(d), q = expm1(d), d = logit - log_m.
 struct Odds {
     Doubles logit[VECTORS], log_m[VECTORS], accept[VECTORS], reject[VECTORS];
@@ -211,11 +213,13 @@ inline bool every(Mask32 mask) {
 inline bool append_quickly(const float* logit, const Lanes (&w0)[VECTORS], const Quick& t,
                            int64_t index, int64_t* kept, int& count) {
     uint32_t words[PACK];
-    for (int v = 0; v < VECTORS; ++v) store(words + v * LANES, __builtin_convertvector(w0[v], Halves));
+    for (int v = 0; v < VECTORS; ++v)
+        store(words + v * LANES, __builtin_convertvector(w0[v], Halves));
     Mask32 keep[PACK / WIDE], all = Mask32{} - 1;
     for (int v = 0; v < PACK / WIDE; ++v) {
         Mask32 sure;
-        keep[v] = decide_quickly(load<Floats>(logit + v * WIDE), load<Words32>(words + v * WIDE), t, sure);
+        const Words32 word = load<Words32>(words + v * WIDE);
+        keep[v] = decide_quickly(load<Floats>(logit + v * WIDE), word, t, sure);
         all &= sure;
     }
     if (!every(all)) return false;
@@ -229,7 +233,8 @@ inline bool append_quickly(const float* logit, const Lanes (&w0)[VECTORS], const
     return true;
 }
 
-inline bool append_quickly(const double*, const Lanes (&)[VECTORS], const Quick&, int64_t, int64_t*, int&) {
+inline bool append_quickly(const double*, const Lanes (&)[VECTORS], const Quick&, int64_t,
+                           int64_t*, int&) {
     return false;
 }
 
@@ -244,7 +249,8 @@ inline int decide(const Real* logit, const Rows& rows, const Threshold& threshol
     for (int i = 0; i < n; i += PACK, between(i)) {
         Lanes c[4][VECTORS];
         row_words(rows, ACCEPT, 0, i, c);
-        if (quick.possible && append_quickly(logit + i, c[0], quick, index + i, kept, count)) continue;
+        if (quick.possible && append_quickly(logit + i, c[0], quick, index + i, kept, count))
+            continue;
         Odds o;
         odds(logit, threshold, i, o);
         for (int v = 0; v < VECTORS; ++v) {
@@ -282,7 +288,8 @@ inline void prefetch_row(const RowTensor& t, int64_t source) {
 inline void copy_until(const std::vector<RowTensor>& tensors, Tile& tile, int64_t end) {
     for (; tile.copied < end; ++tile.copied)
         for (const RowTensor& tensor : tensors) {
-            if (tile.copied + AHEAD < tile.count) prefetch_row(tensor, tile.indices[tile.copied + AHEAD]);
+            if (tile.copied + AHEAD < tile.count)
+                prefetch_row(tensor, tile.indices[tile.copied + AHEAD]);
             copy_row(tensor, tile.indices[tile.copied], tile.first + tile.copied);
         }
 }
@@ -293,9 +300,12 @@ void copy_rest(const std::vector<RowTensor>& tensors, Tile& tile) {
 
 // Decides n rows of a tile while the accepted rows of the tile before are copied.
 template <class Real>
-int decide_tile(const Real* logit, const Rows& rows, const Threshold& threshold, int64_t index, int n,
-                int64_t* kept, Counts& counts, const std::vector<RowTensor>& tensors, Tile& copied) {
-    const auto between = [&](int64_t done) { copy_until(tensors, copied, copied.count * done / TILE); };
+int decide_tile(const Real* logit, const Rows& rows, const Threshold& threshold, int64_t index,
+                int n, int64_t* kept, Counts& counts, const std::vector<RowTensor>& tensors,
+                Tile& copied) {
+    const auto between = [&](int64_t done) {
+        copy_until(tensors, copied, copied.count * done / TILE);
+    };
     return decide(logit, rows, threshold, index, n, kept, counts, between);
 }
 
@@ -328,7 +338,8 @@ inline float horner(const float (&coefficients)[N], float x) {
 }
 
 // Box-Muller on the words (radius, angle) of n counters.
-void box_muller(const uint32_t* radius, const uint32_t* angle, int n, float* cosines, float* sines) {
+void box_muller(const uint32_t* radius, const uint32_t* angle, int n, float* cosines,
+                float* sines) {
     for (int i = 0; i < n; ++i) {
         const int32_t mantissa = bits<int32_t>((float)radius[i] + 0.5f) - 0x3F2AAAAB;
         const int32_t exponent = mantissa >> 23;

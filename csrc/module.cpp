@@ -35,35 +35,65 @@ drs::RowTensor tensor_of(const TensorArgs& a) {
 }  // namespace
 
 PYBIND11_MODULE(_C, m) {
+    using Out = Address;
     const py::call_guard<py::gil_scoped_release> without_gil;
+    m.def("instruction_sets", &drs::instruction_sets);
     m.def("instruction_set", &drs::instruction_set);
-    m.def("uniform", [](RowsArgs rows, uint32_t stream, uint32_t draw, int64_t n, int threads, Address out) {
-        drs::uniform(rows_of(rows), stream, draw, n, threads, (double*)out);
-    }, without_gil);
-    m.def("words", [](RowsArgs rows, uint32_t stream, uint32_t draw, int64_t n, int64_t d, int threads, Address out) {
-        drs::words(rows_of(rows), stream, draw, n, d, threads, (int64_t*)out);
-    }, without_gil);
-    m.def("normal", [](RowsArgs rows, uint32_t stream, uint32_t draw, int64_t n, int64_t d, int threads, Address out) {
-        drs::normal(rows_of(rows), stream, draw, n, d, threads, (float*)out);
-    }, without_gil);
-    m.def("probability", [](LogitArgs logits, ThresholdArgs threshold, int64_t n, int threads, Address out) {
-        drs::probability(logits_of(logits), threshold_of(threshold), n, threads, (double*)out);
-    }, without_gil);
-    m.def("accept", [](LogitArgs logits, RowsArgs rows, ThresholdArgs threshold, int64_t n, int threads, Address keep) {
-        drs::accept(logits_of(logits), rows_of(rows), threshold_of(threshold), n, threads, (uint8_t*)keep);
-    }, without_gil);
-    m.def("accept_compact", [](LogitArgs logits, RowsArgs rows, ThresholdArgs threshold, int64_t n, int threads,
-                               const std::vector<TensorArgs>& tensors, Address ids, int64_t capacity) {
-        std::vector<drs::RowTensor> list;
-        for (const TensorArgs& tensor : tensors) list.push_back(tensor_of(tensor));
-        const drs::Counts c = drs::accept_compact(logits_of(logits), rows_of(rows), threshold_of(threshold), n,
-                                                  threads, list, (int64_t*)ids, capacity);
-        return std::make_tuple(c.count, c.invalid, c.above);
-    }, without_gil);
-    m.def("order_statistic", [](LogitArgs logits, double q, int64_t n) {
-        return drs::order_statistic(logits_of(logits), q, n);
-    }, without_gil);
-    m.def("gather", [](TensorArgs tensor, Address indices, int64_t n, int threads) {
-        drs::gather(tensor_of(tensor), (const int64_t*)indices, n, threads);
-    }, without_gil);
+    m.def("use_instruction_set", &drs::use_instruction_set);
+    m.def(
+        "uniform",
+        [](RowsArgs rows, uint32_t stream, uint32_t draw, int64_t n, int threads, Out out) {
+            drs::uniform(rows_of(rows), stream, draw, n, threads, (double*)out);
+        },
+        without_gil);
+    m.def(
+        "words",
+        [](RowsArgs rows, uint32_t stream, uint32_t draw, int64_t n, int64_t d, int threads,
+           Out out) {
+            drs::words(rows_of(rows), stream, draw, n, d, threads, (int64_t*)out);
+        },
+        without_gil);
+    m.def(
+        "normal",
+        [](RowsArgs rows, uint32_t stream, uint32_t draw, int64_t n, int64_t d, int threads,
+           Out out) { drs::normal(rows_of(rows), stream, draw, n, d, threads, (float*)out); },
+        without_gil);
+    m.def(
+        "probability",
+        [](LogitArgs logits, ThresholdArgs threshold, int64_t n, int threads, Out out) {
+            drs::probability(logits_of(logits), threshold_of(threshold), n, threads, (double*)out);
+        },
+        without_gil);
+    m.def(
+        "accept",
+        [](LogitArgs logits, RowsArgs rows, ThresholdArgs threshold, int64_t n, int threads,
+           Out keep) {
+            drs::accept(logits_of(logits), rows_of(rows), threshold_of(threshold), n, threads,
+                        (uint8_t*)keep);
+        },
+        without_gil);
+    m.def(
+        "accept_compact",
+        [](LogitArgs logits, RowsArgs rows, ThresholdArgs threshold, int64_t n, int threads,
+           const std::vector<TensorArgs>& tensors, Out ids, int64_t capacity) {
+            std::vector<drs::RowTensor> list;
+            for (const TensorArgs& tensor : tensors) list.push_back(tensor_of(tensor));
+            const drs::Counts c =
+                drs::accept_compact(logits_of(logits), rows_of(rows), threshold_of(threshold), n,
+                                    threads, list, (int64_t*)ids, capacity);
+            return std::make_tuple(c.count, c.invalid, c.above);
+        },
+        without_gil);
+    m.def(
+        "order_statistic",
+        [](LogitArgs logits, double q, int64_t n) {
+            return drs::order_statistic(logits_of(logits), q, n);
+        },
+        without_gil);
+    m.def(
+        "gather",
+        [](TensorArgs tensor, Address indices, int64_t n, int threads) {
+            drs::gather(tensor_of(tensor), (const int64_t*)indices, n, threads);
+        },
+        without_gil);
 }
