@@ -120,7 +120,7 @@ void uniform(const Rows& rows, uint32_t stream, uint32_t draw, int64_t n, double
     }
 }
 
-// p / (1 - p) as numerator and denominator for the logits from the i-th: E, and c1 (s + (1 - s) (-q)),
+// p / (1 - p) of the logits from the i-th, as numerator and denominator: E and c1 (s + (1 - s) (-q))
 // with E = exp(d), q = expm1(d), d = logit - log_m.
 struct Odds {
     Doubles logit[VECTORS], log_m[VECTORS], accept[VECTORS], reject[VECTORS];
