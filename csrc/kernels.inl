@@ -28,11 +28,16 @@ inline Lanes multiply(Lanes x, uint32_t factor) {
 #endif
 }
 
-inline int append(int64_t* kept, int count, Lanes index, Mask keep) {
 #if DRS_ISA == 512
-    const __mmask8 mask = _mm512_movepi64_mask((__m512i)keep);
+inline int append(int64_t* kept, int count, Lanes index, __mmask8 mask) {
     _mm512_storeu_si512(kept + count, _mm512_maskz_compress_epi64(mask, (__m512i)index));
     return count + __builtin_popcount(mask);
+}
+#endif
+
+inline int append(int64_t* kept, int count, Lanes index, Mask keep) {
+#if DRS_ISA == 512
+    return append(kept, count, index, _mm512_movepi64_mask((__m512i)keep));
 #else
     for (int lane = 0; lane < LANES; ++lane) {
         kept[count] = (int64_t)index[lane];
@@ -120,7 +125,7 @@ void uniform(const Rows& rows, uint32_t stream, uint32_t draw, int64_t n, double
     }
 }
 
-// p / (1 - p) of the logits from the i-th, as numerator and denominator: E and c1 (s + (1 - s) (-q))
+// p / (1 - p), as numerator and denominator, of the logits from the i-th: E and c1 (s + (1-s)(-q))
 // with E = exp(d), q = expm1(d), d = logit - log_m.
 struct Odds {
     Doubles logit[VECTORS], log_m[VECTORS], accept[VECTORS], reject[VECTORS];
@@ -151,7 +156,8 @@ inline void odds(const Real* logit, const Threshold& t, int64_t i, Odds& o) {
         const Doubles y = (h[v] * (r[v] * r[v]) + r[v]) * scale[v];
         const Doubles q = y + (scale[v] - 1.0);
         o.accept[v] = y + scale[v];
-        o.reject[v] = c1 * (t.s + (1.0 - t.s) * (-q));
+        const Doubles reject = c1 * (t.s + (1.0 - t.s) * (-q));
+        o.reject[v] = reject > 0.0 ? reject : Doubles{};
     }
 }
 
@@ -161,8 +167,7 @@ void probability(const Real* logit, const Threshold& threshold, int64_t n, doubl
         Odds o;
         odds(logit, threshold, i, o);
         for (int v = 0; v < VECTORS; ++v) {
-            const Doubles rest = o.reject[v] > 0.0 ? o.reject[v] : Doubles{};
-            const Doubles chance = o.accept[v] / (o.accept[v] + rest);
+            const Doubles chance = o.accept[v] / (o.accept[v] + o.reject[v]);
             store(p + i + v * LANES, o.logit[v] - o.logit[v] == 0.0 ? chance : Doubles{});
         }
     }
@@ -209,26 +214,44 @@ inline bool every(Mask32 mask) {
 #endif
 }
 
+// The low halves of two vectors.
+inline Words32 join(Lanes first, Lanes second) {
+#if DRS_ISA == 512
+    const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+    return (Words32)_mm512_permutex2var_epi32((__m512i)first, even, (__m512i)second);
+#else
+    const Halves low[2] = {__builtin_convertvector(first, Halves),
+                           __builtin_convertvector(second, Halves)};
+    return load<Words32>(low);
+#endif
+}
+
 // Whether all rows of a pack are sure; appends the accepted ones if so.
 inline bool append_quickly(const float* logit, const Lanes (&w0)[VECTORS], const Quick& t,
                            int64_t index, int64_t* kept, int& count) {
-    uint32_t words[PACK];
-    for (int v = 0; v < VECTORS; ++v)
-        store(words + v * LANES, __builtin_convertvector(w0[v], Halves));
     Mask32 keep[PACK / WIDE], all = Mask32{} - 1;
     for (int v = 0; v < PACK / WIDE; ++v) {
         Mask32 sure;
-        const Words32 word = load<Words32>(words + v * WIDE);
-        keep[v] = decide_quickly(load<Floats>(logit + v * WIDE), word, t, sure);
+        keep[v] = decide_quickly(load<Floats>(logit + v * WIDE), join(w0[2 * v], w0[2 * v + 1]), t,
+                                 sure);
         all &= sure;
     }
     if (!every(all)) return false;
     for (int v = 0; v < PACK / WIDE; ++v) {
+#if DRS_ISA == 512
+        const __mmask16 mask = _mm512_movepi32_mask((__m512i)keep[v]);
+        for (int half = 0; half < 2; ++half) {
+            const Lanes at = iota((uint64_t)(index + v * WIDE + half * LANES));
+            count = append(kept, count, at, (__mmask8)(mask >> (LANES * half)));
+        }
+#else
         int32_t lanes[WIDE];
         store(lanes, keep[v]);
-        for (int half = 0; half < 2; ++half)
-            count = append(kept, count, iota((uint64_t)(index + v * WIDE + half * LANES)),
-                           __builtin_convertvector(load<HalfMask>(lanes + half * LANES), Mask));
+        for (int lane = 0; lane < WIDE; ++lane) {
+            kept[count] = index + v * WIDE + lane;
+            count += lanes[lane] != 0;
+        }
+#endif
     }
     return true;
 }

@@ -6,8 +6,9 @@ import math
 import torch
 from torch import Tensor
 
+from drs_fast.arguments import describe, integer, number, usable
 from drs_fast.backends import reference
-from drs_fast.core import Compacted, Rng, describe
+from drs_fast.core import Compacted, Rng
 
 MAX_GAMMA = 600.0
 
@@ -22,7 +23,14 @@ def logit(logit: Tensor) -> Tensor:
             else ""
         )
         raise ValueError(f"logit must be (N,), got {tuple(logit.shape)}{fix}")
-    return logit.detach().contiguous()
+    if logit.is_meta:
+        raise ValueError(f"logit must hold numbers, got {describe(logit)}")
+    return dense(logit)
+
+
+def dense(tensor: Tensor) -> Tensor:
+    """Contiguous, and without the flags by which views put off a conjugation or a sign."""
+    return tensor.detach().resolve_conj().resolve_neg().contiguous()
 
 
 def rows(
@@ -30,8 +38,8 @@ def rows(
 ) -> tuple[Tensor | None, torch.device]:
     if not isinstance(rng, Rng):
         raise ValueError(f"rng must be drs.Rng(seed, row), got {describe(rng)}")
-    size("n", n)
-    where = torch.device(device)
+    integer("n", n, 0)
+    where = usable(device)
     if ids is None:
         if rng.row + n > 2**63:
             raise ValueError(f"rows {rng.row} to {rng.row + n} pass 2^63; start at a smaller row")
@@ -46,30 +54,22 @@ def rows(
 
 
 def counter(stream: int, draw: int) -> None:
-    for name, value in (("stream", stream), ("draw", draw)):
-        if not isinstance(value, int) or not 0 <= value < 2**32:
-            raise ValueError(f"{name} must be an integer in [0, 2^32), got {value!r}")
-
-
-def size(name: str, value: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise ValueError(f"{name} must be an integer >= 0, got {value!r}")
+    integer("stream", stream, 0, 2**32)
+    integer("draw", draw, 0, 2**32)
 
 
 def threshold(
     logit: Tensor, log_m: float | Tensor, gamma: float | Tensor, eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """(log_m, c1 = exp(gamma), s = -expm1(-eps)), float64, each () or (n,)."""
-    if not isinstance(eps, (int, float)) or not 0.0 <= eps <= 1.0:
-        raise ValueError(f"eps must be a number in [0, 1], got {eps!r}")
     top = _parameter("log_m", log_m, logit, math.inf)
     c1 = _exponential_of(_parameter("gamma", gamma, logit, MAX_GAMMA))
-    return top, c1, _stabiliser(float(eps), str(logit.device))
+    return top, c1, _stabiliser(number("eps", eps, 0.0, 1.0), str(logit.device))
 
 
 def _parameter(name: str, value: float | Tensor, logit: Tensor, limit: float) -> Tensor:
     if isinstance(value, Tensor):
-        if value.ndim and value.shape != logit.shape:
+        if value.is_complex() or (value.ndim and value.shape != logit.shape):
             raise ValueError(
                 f"{name} must be a number, () or ({len(logit)},), got {describe(value)}"
             )
@@ -79,10 +79,9 @@ def _parameter(name: str, value: float | Tensor, logit: Tensor, limit: float) ->
             (torch.isfinite(value) & (value.abs() <= limit)).all()
         ):
             raise ValueError(f"{name} must be finite{_bound(limit)}, got {value}")
-        return value.detach().to(logit.device, torch.float64).contiguous()
-    if not isinstance(value, (int, float)) or not math.isfinite(value) or abs(value) > limit:
-        raise ValueError(f"{name} must be a finite number{_bound(limit)}, got {value!r}")
-    return torch.tensor(float(value), dtype=torch.float64, device=logit.device)
+        return dense(value).to(logit.device, torch.float64)
+    real = number(name, value, -limit, limit)
+    return torch.tensor(real, dtype=torch.float64, device=logit.device)
 
 
 def _bound(limit: float) -> str:
@@ -98,12 +97,13 @@ def _stabiliser(eps: float, device: str) -> Tensor:
     return -reference.exponential(torch.tensor(-eps, dtype=torch.float64))[1].to(device)
 
 
+def _plain(row: Tensor) -> bool:
+    return not (row.is_conj() or row.is_neg()) and (len(row) == 0 or row[0].is_contiguous())
+
+
 def row_major(rows: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     # Any stride between rows is fine; only what lies within a row must be contiguous.
-    return tuple(
-        row.detach() if len(row) == 0 or row[0].is_contiguous() else row.detach().contiguous()
-        for row in rows
-    )
+    return tuple(row.detach() if _plain(row) else dense(row) for row in rows)
 
 
 def empty(logit: Tensor, rows: tuple[Tensor, ...]) -> Compacted:
@@ -123,6 +123,8 @@ def check_out(out: Compacted, logit: Tensor, rows: list[tuple[torch.Size, torch.
         raise ValueError(
             f"out must be a Compacted with {len(rows)} row tensors, got {describe(out)}"
         )
+    if not isinstance(out.ids, Tensor) or out.ids.ndim != 1:
+        raise ValueError(f"out.ids must be (capacity,) int64, got {describe(out.ids)}")
     capacity = len(out.ids)
     wanted = [
         *((f"out.rows[{i}]", out.rows[i], (capacity, *shape), dtype)
@@ -135,7 +137,8 @@ def check_out(out: Compacted, logit: Tensor, rows: list[tuple[torch.Size, torch.
     ]  # fmt: skip
     for name, tensor, shape, dtype in wanted:
         if (
-            tuple(tensor.shape) != tuple(shape)
+            not isinstance(tensor, Tensor)
+            or tuple(tensor.shape) != tuple(shape)
             or tensor.dtype != dtype
             or tensor.device != logit.device
             or not tensor.is_contiguous()

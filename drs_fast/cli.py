@@ -36,7 +36,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command and returns its exit code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     options = _parser(given).parse_args(given)
-    signal.signal(signal.SIGTERM, _terminate)
+    before = signal.signal(signal.SIGTERM, _terminate)
+    if str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
     try:
         return int(options.run(options))
     except BadLogits as error:
@@ -56,6 +58,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(130, "interrupted; the same command goes on where it stopped")
     except _Terminated:
         return _fail(143, "terminated; the same command goes on where it stopped")
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 class _Terminated(BaseException):

@@ -4,12 +4,13 @@ import dataclasses
 import math
 from collections.abc import Iterator
 from os import PathLike
-from typing import Any, overload
+from typing import Any, NoReturn, overload
 
 import torch
 from torch import Tensor
 
 from drs_fast import ops
+from drs_fast.arguments import integer
 from drs_fast.core import (
     BURN_IN_ROW,
     GAN,
@@ -62,19 +63,20 @@ def generate(
     save: which of "x", "z", "logit" `out` keeps; ids (and labels) always.
     max_proposals: rows to try in all. patience: rows without an accepted one before giving up.
     chunk_rows: rows a shard is made from, a power of two times the sampler's group.
-    Raises Starvation (with what there is in `partial`), BadLogits, or store.Conflict if `out` holds
-    another run.
+    Raises Starvation (in memory with what there is in `partial`), BadLogits, or store.Conflict if
+    `out` holds another run.
     """
-    _count("n", n, 0)
+    integer("n", n, 0)
     for name, value in (("max_proposals", max_proposals), ("chunk_rows", chunk_rows)):
         if value is not None:
-            _count(name, value, 1)
-    _count("patience", patience, 1)
+            integer(name, value, 1)
+    integer("patience", patience, 1)
     run = Run(gan, sampler, n, seed, batch_size, device, max_proposals, patience)
-    if out is not None:
-        from drs_fast.saving import save_run
+    from drs_fast.saving import checked_chunk, columns, save_run
 
-        save_run(run, out, save, chunk_rows, progress)
+    kept, rows = columns(run.gan, save), checked_chunk(chunk_rows, sampler.group)
+    if out is not None:
+        save_run(run, out, kept, rows, progress)
         return open_run(out)
     run.state = sampler.init(run.gan, run.rng)
     parts: list[Batch] = []
@@ -97,10 +99,10 @@ def stream(
     patience: int = PATIENCE,
 ) -> Iterator[Batch]:
     """Batches of accepted rows, for ever: those that `generate` gives, in the same order."""
-    _count("patience", patience, 1)
+    integer("patience", patience, 1)
     run = Run(gan, sampler, None, seed, batch_size, device, None, patience)
     run.state = sampler.init(run.gan, run.rng)
-    yield from run.batches(0, None, None, Progress(None, enabled=False))
+    return run.batches(0, None, None, Progress(None, enabled=False))
 
 
 class Run:
@@ -139,7 +141,7 @@ class Run:
         row, missing = first, math.inf if wanted is None else wanted
         end = BURN_IN_ROW if rows is None else first + rows
         while row < end and missing > 0:
-            size = min(self.step_rows, end - row)
+            size = self._size(end - row)
             rng = self.rng.at(row)
             z = ops.latents(self.gan, rng, size)
             y = ops.labels(self.gan, rng, size)
@@ -154,6 +156,16 @@ class Run:
             yield _first(batch, taken)
             if missing > 0:
                 self._check_hunger()
+
+    def _size(self, left: int) -> int:
+        """Rows of the next step: whole groups, and no more than may still be tried."""
+        size = min(self.step_rows, left)
+        if self.max_proposals is not None:
+            allowed = self.max_proposals - self.proposals
+            size = min(size, allowed - allowed % self.sampler.group)
+            if size == 0:
+                self._give_up()
+        return size
 
     def _tally(self, batch: Batch, taken: int, size: int) -> None:
         self.accepted += taken
@@ -173,22 +185,23 @@ class Run:
                 "log_m too large\n"
                 "  3. give log_m yourself: logits above it are accepted almost surely, and counted"
             )
-        if self.max_proposals is not None and self.proposals >= self.max_proposals:
-            raise Starvation(
-                f"{self.accepted:,} samples after max_proposals={self.max_proposals:,}; "
-                "raise it, or lower gamma"
-            )
+
+    def _give_up(self) -> NoReturn:
+        raise Starvation(
+            f"{self.accepted:,} samples after max_proposals={self.max_proposals:,}; "
+            "raise it, or lower gamma"
+        )
 
 
 def _first(batch: Batch, count: int) -> Batch:
-    """The first samples of a batch, without what lies past them."""
+    """The first samples of a batch, in tensors of their own: they outlive the proposals."""
     return dataclasses.replace(
         batch,
-        x=batch.x[:count],
-        z=batch.z[:count],
-        y=None if batch.y is None else batch.y[:count],
-        logit=batch.logit[:count],
-        ids=batch.ids[:count],
+        x=batch.x[:count].clone(),
+        z=batch.z[:count].clone(),
+        y=None if batch.y is None else batch.y[:count].clone(),
+        logit=batch.logit[:count].clone(),
+        ids=batch.ids[:count].clone(),
         count=torch.full_like(batch.count, count),
     )
 
@@ -208,13 +221,17 @@ def _concatenate(run: Run, parts: list[Batch]) -> Batch:
             )
         ]
     labels = [part.y for part in parts if part.y is not None]
-    stats = {"proposals": run.proposals, "invalid": run.invalid, "above": run.above}
+    ids = torch.cat([part.ids for part in parts])
+    needed = int(ids[-1]) + 1 if len(ids) else 0
+    stats = {
+        "proposals": needed, "calls": run.proposals, "invalid": run.invalid, "above": run.above
+    }  # fmt: skip
     return Batch(
         torch.cat([part.x for part in parts]),
         torch.cat([part.z for part in parts]),
         torch.cat(labels) if labels else None,
         torch.cat([part.logit for part in parts]),
-        torch.cat([part.ids for part in parts]),
+        ids,
         torch.tensor(run.accepted),
         {name: torch.tensor(value) for name, value in stats.items()},
     )
@@ -240,8 +257,3 @@ def _histogram(gan: GAN, rng: Rng, state: Any) -> str:
         f"logits of {len(logit):,} proposals: lowest {low}, a quarter below {quarter}, half below "
         f"{middle}, three quarters below {upper}, highest {top}{against}. Remedies:"
     )
-
-
-def _count(name: str, value: object, least: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise ValueError(f"{name} must be an integer >= {least}, got {value!r}")

@@ -3,6 +3,8 @@
 import importlib
 import importlib.util
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +33,8 @@ def load(name: str) -> GAN:
     function = getattr(_module(source), attribute, None)
     if function is None:
         raise ValueError(f"{source} has no function {attribute!r}")
-    gan = function() if callable(function) and not isinstance(function, GAN) else function
+    with _blamed(name):
+        gan = function() if callable(function) and not isinstance(function, GAN) else function
     if not isinstance(gan, GAN):
         raise ValueError(f"{name} must return a drs.GAN, got {type(gan).__name__}")
     gan.name = name if gan.name == "custom" else gan.name
@@ -49,7 +52,8 @@ def weights(path: str | Path) -> dict[str, Any]:
     if file.suffix == ".safetensors":
         from safetensors.torch import load_file
 
-        return dict(load_file(file))
+        with _blamed(str(file)):
+            return dict(load_file(file))
     try:
         state = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:
@@ -65,17 +69,30 @@ def weights(path: str | Path) -> dict[str, Any]:
 
 def _module(source: str) -> Any:
     if not source.endswith(".py"):
-        try:
+        with _blamed(source):
             return importlib.import_module(source)
-        except ModuleNotFoundError as error:
-            raise ValueError(f"cannot import {source!r}: {error}") from error
     file = Path(source)
     if not file.is_file():
         raise ValueError(f"no file {file}")
-    spec = importlib.util.spec_from_file_location(file.stem, file)
-    if spec is None or spec.loader is None:
-        raise ValueError(f"{file} is not a Python file")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules.setdefault(file.stem, module)
-    spec.loader.exec_module(module)
+    beside = str(file.resolve().parent)
+    if beside not in sys.path:
+        sys.path.insert(0, beside)
+    with _blamed(source):
+        spec = importlib.util.spec_from_file_location(file.stem, file)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules.setdefault(file.stem, module)
+        spec.loader.exec_module(module)
     return module
+
+
+@contextmanager
+def _blamed(source: str) -> Iterator[None]:
+    """What goes wrong in the user's file is an error that names it."""
+    try:
+        yield
+    except Exception as error:
+        raise ValueError(
+            f"{source} could not be loaded: {type(error).__name__}: {error}"
+        ) from error

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from drs_fast import backends, checks
+from drs_fast.arguments import describe, integer, number, usable
 from drs_fast.backends import reference
-from drs_fast.core import GAN, LABEL, LATENT, Compacted, Rng, describe
+from drs_fast.core import GAN, LABEL, LATENT, Compacted, Rng
 
 _forced: ContextVar[str | None] = ContextVar("drs_fast_backend", default=None)
 
@@ -58,8 +59,8 @@ def words(
 ) -> Tensor:
     """Random words of n rows, (n, d) int64 in [0, 2^32): word j % 4 of draw + j // 4."""
     ids, where = checks.rows(rng, n, ids, device)
-    checks.counter(stream, draw + max(d - 1, 0) // 4)
-    checks.size("d", d)
+    draws = max(integer("d", d, 0) - 1, 0) // 4
+    checks.counter(stream, integer("draw", draw, 0) + draws)
     result: Tensor = _call("words", where)(rng, ids, n, d, stream=stream, draw=draw, device=where)
     return result
 
@@ -76,8 +77,8 @@ def normal(
 ) -> Tensor:
     """Standard normals of n rows, (n, d) float32; element j uses draw + j // 4."""
     ids, where = checks.rows(rng, n, ids, device)
-    checks.counter(stream, draw + max(d - 1, 0) // 4)
-    checks.size("d", d)
+    draws = max(integer("d", d, 0) - 1, 0) // 4
+    checks.counter(stream, integer("draw", draw, 0) + draws)
     result: Tensor = _call("normal", where)(rng, ids, n, d, stream=stream, draw=draw, device=where)
     return result
 
@@ -207,7 +208,7 @@ def accept_latents(
     rows[0] is (capacity, d) float32, equal bit for bit to the accepted rows of `normal`.
     """
     logit = checks.logit(logit)
-    checks.size("d", d)
+    integer("d", d, 0)
     ids, where = checks.rows(rng, len(logit), ids, logit.device)
     threshold = checks.threshold(logit, log_m, gamma, eps)
     if out is None:
@@ -226,8 +227,8 @@ def quantile_gamma(logit: Tensor, q: float, *, log_m: float | Tensor, eps: float
     Within [-600, 600]; NaN if no logit is valid.
     """
     logit = checks.logit(logit)
-    percent = float(q)
-    if not 0.0 <= percent <= 100.0 or 0.0 < percent < 1.0:
+    percent = number("q, in percent,", q, 0.0, 100.0)
+    if 0.0 < percent < 1.0:
         raise ValueError(f"q is in percent, 0 or 1 to 100, got {q!r}; for the 80th write 80")
     if len(logit) == 0:
         raise ValueError("quantile_gamma needs at least one logit, got an empty tensor")
@@ -245,7 +246,7 @@ def quantile_gamma(logit: Tensor, q: float, *, log_m: float | Tensor, eps: float
 
 def available(device: torch.device | str) -> dict[str, str | None]:
     """Every backend and why it cannot run on the device (None if it can)."""
-    where = torch.device(device)
+    where = usable(device)
     return {name: _module(name).refuses(where) for name in backends.NAMES}
 
 

@@ -23,13 +23,12 @@ CHUNK_ROWS = 2**22
 def save_run(
     run: Run,
     out: str | PathLike[str],
-    save: tuple[str, ...],
+    columns: tuple[str, ...],
     chunk_rows: int | None,
     progress: bool,
 ) -> None:
     """Writes the run's samples to `out`, or the ones that an earlier call has not written."""
     sampler, n = run.sampler, run.n or 0
-    columns = _columns(run.gan, save)
     row_bytes = _row_bytes(run.gan, columns)
     spec = {
         "rng_version": RNG_VERSION,
@@ -41,7 +40,7 @@ def save_run(
         "save": list(columns),
     }
     if chunk_rows is not None:
-        spec["chunk_rows"] = _checked_chunk(chunk_rows, sampler.group)
+        spec["chunk_rows"] = chunk_rows
     with Writer.open(out, spec, n, bytes_per_sample=row_bytes) as writer:
         if writer.complete:
             return
@@ -53,14 +52,18 @@ def save_run(
         if writer.state is None:
             run.state = sampler.init(run.gan, run.rng)
             tensors = run.state._asdict()
-            rows = spec.get("chunk_rows") or _chunk_rows(tensors, sampler.group, row_bytes)
+            rows = spec.get("chunk_rows") or _chunk_rows(
+                tensors, sampler.group, row_bytes, run.gan.block
+            )
             facts = {
                 "chunk_rows": rows,
                 "model": run.gan.name,
                 "version": __version__,
                 "law": sampler.law,
             }
-            numbers = {k: v.tolist() for k, v in tensors.items() if v.numel() == 1 or v.ndim == 0}
+            numbers = {
+                k: v.tolist() for k, v in tensors.items() if v.numel() <= (run.gan.labels or 1)
+            }
             writer.save_state(tensors, {"eps": getattr(sampler, "eps", None), **numbers, **facts})
         else:
             tensors = {name: t.to(run.gan.device) for name, t in writer.state.items()}
@@ -83,13 +86,12 @@ def _fill(run: Run, writer: Writer, rows: int, columns: tuple[str, ...], bar: Pr
             calls = run.proposals - start
             tensors = _tensors(parts, columns)
             ids = tensors["ids"]
-            last = int(ids[-1]) + 1 if before + len(ids) == n else (chunk + 1) * rows
             writer.append(
                 chunk,
                 tensors,
                 cut=not run.whole,
                 counters={
-                    "proposals": last - chunk * rows,
+                    "last_row": int(ids[-1]) if len(ids) else -1,
                     "calls": calls,
                     "invalid": run.invalid - counts[0],
                     "above": run.above - counts[1],
@@ -110,10 +112,11 @@ def _fill(run: Run, writer: Writer, rows: int, columns: tuple[str, ...], bar: Pr
 def _summary(writer: Writer, sampler: Sampler, n: int) -> dict[str, Any]:
     totals = {
         key: sum(record.counters[key] for record in writer.records.values())
-        for key in ("proposals", "calls", "invalid", "above")
+        for key in ("calls", "invalid", "above")
     }
+    last = max((record.counters["last_row"] for record in writer.records.values()), default=-1)
     return {
-        "proposals": totals["proposals"],
+        "proposals": last + 1,
         "invalid": totals["invalid"],
         "above": totals["above"],
         "calls_per_sample": totals["calls"] / n if n else None,
@@ -138,24 +141,28 @@ def _row_bytes(gan: GAN, columns: tuple[str, ...]) -> int:
     return 8 + sum(tensors[name].nbytes for name in columns)
 
 
-def _columns(gan: GAN, save: tuple[str, ...]) -> tuple[str, ...]:
+def columns(gan: GAN, save: tuple[str, ...]) -> tuple[str, ...]:
+    """What is kept of every sample, in a fixed order; ValueError for what cannot be."""
     names = tuple(save.split(",")) if isinstance(save, str) else tuple(save)
-    unknown = [name for name in names if name not in (*SAVEABLE, "ids")]
+    unknown = [name for name in names if name not in (*SAVEABLE, "ids", "")]
     if unknown:
         raise ValueError(f"save takes {', '.join(SAVEABLE)} (ids always), got {unknown[0]!r}")
     kept = [name for name in SAVEABLE if name in names]
     return (*kept, "y") if gan.labels is not None else tuple(kept)
 
 
-def _chunk_rows(tensors: dict[str, Tensor], group: int, row_bytes: int) -> int:
+def _chunk_rows(tensors: dict[str, Tensor], group: int, row_bytes: int, block: int) -> int:
     """Rows that give a shard of at most 64 MiB or 65,536 samples at the expected acceptance."""
     acceptance = float(tensors["acceptance"]) if "acceptance" in tensors else 1.0 / group
     samples = max(1.0, min(SHARD_ROWS, SHARD_BYTES / row_bytes))
-    groups = samples / max(acceptance, samples / CHUNK_ROWS) / group
+    groups = max(samples / max(acceptance, samples / CHUNK_ROWS), 2 * block - 1) / group
     return group << math.floor(math.log2(max(groups, 1.0)))
 
 
-def _checked_chunk(rows: int, group: int) -> int:
+def checked_chunk(rows: int | None, group: int) -> int | None:
+    """chunk_rows; ValueError unless it is the group times a power of two."""
+    if rows is None:
+        return None
     groups = rows // group
     if rows % group or groups & (groups - 1):
         raise ValueError(f"chunk_rows must be {group} times a power of two, got {rows}")

@@ -183,9 +183,9 @@ def truncated_normal(symmetric: Tensor) -> Tensor:
 
 
 def _terms(logit: Tensor, log_m: Tensor, c1: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
-    """p / (1 - p) as numerator and denominator: E and c1 (s + (1 - s) (-q))."""
+    """p / (1 - p) as numerator and denominator: E and c1 (s + (1 - s) (-q)), at least 0."""
     e, q = exponential(logit.double() - log_m)
-    return e, c1 * (s + (1.0 - s) * (-q))
+    return e, torch.clamp(c1 * (s + (1.0 - s) * (-q)), min=0.0)
 
 
 def probability(logit: Tensor, log_m: Tensor, c1: Tensor, s: Tensor) -> Tensor:
@@ -194,7 +194,7 @@ def probability(logit: Tensor, log_m: Tensor, c1: Tensor, s: Tensor) -> Tensor:
     Source: Azadi et al., Discriminator rejection sampling (2019), equation 8.
     """
     numerator, rest = _terms(logit, log_m, c1, s)
-    p = numerator / (numerator + torch.clamp(rest, min=0.0))
+    p = numerator / (numerator + rest)
     return torch.where(torch.isfinite(logit), p, 0.0)
 
 

@@ -5,14 +5,14 @@ Source: Azadi, Olsson, Darrell, Goodfellow and Odena, Discriminator rejection sa
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
 from drs_fast import ops
-from drs_fast.core import GAN, Batch, Rng
-from drs_fast.ratio.burn_in import burn_in, largest
+from drs_fast.core import GAN, BadLogits, Batch, Rng
+from drs_fast.ratio.burn_in import burn_in, largest, valid
 
 
 class DRSState(NamedTuple):
@@ -48,8 +48,8 @@ class DRS:
     burn_in: int = 10_000
     adapt: str | None = None
 
-    State = DRSState
-    group = 1
+    State: ClassVar[Any] = DRSState
+    group: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
         chosen = {
@@ -76,7 +76,7 @@ class DRS:
             )
         if self.target_acceptance == 0.0:
             raise ValueError("target_acceptance must be greater than 0")
-        if not isinstance(self.burn_in, int) or self.burn_in < 1:
+        if not isinstance(self.burn_in, int) or self.burn_in < 1 or self.burn_in is True:
             raise ValueError(f"burn_in must be a positive integer, got {self.burn_in!r}")
         if self.adapt not in (None, "batch"):
             raise ValueError(f"adapt must be None or 'batch', got {self.adapt!r}")
@@ -91,6 +91,8 @@ class DRS:
     def law(self) -> str:
         if self.adapt == "batch":
             return "changes along the run, with the running maximum and the batch's percentile"
+        if self.gamma == 0.0 and self.log_m is not None:
+            return f"data, with the density ratio capped at exp(log_m = {self.log_m:g})"
         if self.gamma == 0.0:
             return "data" if self.eps == 0.0 else f"data, up to eps = {self.eps:g}"
         return "data sharpened where gamma > 0 and flattened where gamma < 0"
@@ -98,8 +100,11 @@ class DRS:
     def init(self, gan: GAN, rng: Rng) -> DRSState:
         logit, y = burn_in(gan, rng, self.burn_in)
         classes = [logit] if y is None else [logit[y == k] for k in range(gan.labels or 0)]
-        if not all(len(group) for group in classes):
-            raise ValueError(f"burn_in={self.burn_in} rows leave a class without a row; raise it")
+        for k, group in enumerate(classes):
+            if not len(group):
+                raise ValueError(f"burn_in={self.burn_in} rows have none of class {k}; raise it")
+            if not bool(torch.isfinite(group).any()):
+                raise BadLogits(f"none of {len(group):,} logits of class {k} is finite")
         found = [self._threshold(group) for group in classes]
         log_m, gamma = (torch.stack(values) for values in zip(*found, strict=True))
         if y is None:
@@ -146,15 +151,23 @@ class DRS:
         return log_m, ops.quantile_gamma(logit, q, log_m=log_m, eps=self.eps)
 
     def _gamma_for_target(self, logit: Tensor, log_m: Tensor) -> float:
-        low, high = -600.0, 600.0
-        for _ in range(64):
-            gamma = (low + high) / 2
+        """The gamma whose mean acceptance over these logits is the target, by bisection."""
+        target, logit = self.target_acceptance or 0.0, valid(logit)
+
+        def acceptance(gamma: float) -> float:
             p = ops.probability(logit, log_m=log_m, gamma=gamma, eps=self.eps)
             # Correctly rounded, so that gamma is the same wherever the logits are.
-            if math.fsum(p.tolist()) / len(p) > (self.target_acceptance or 0.0):
-                low = gamma
-            else:
-                high = gamma
+            return math.fsum(p.tolist()) / len(p)
+
+        low, high = -600.0, 600.0
+        if acceptance(low) < target * (1.0 - 1e-9):
+            raise ValueError(
+                f"target_acceptance={target:g} cannot be reached: gamma = {low:g} accepts "
+                f"{acceptance(low):.4g} of the proposals, for the others have a logit of -inf"
+            )
+        for _ in range(64):
+            gamma = (low + high) / 2
+            low, high = (gamma, high) if acceptance(gamma) > target else (low, gamma)
         return low
 
     def _adapted(self, state: DRSState, logit: Tensor, y: Tensor | None) -> DRSState:

@@ -1,0 +1,90 @@
+"""How well samples follow a grid of equal Gaussians.
+
+HQ: share of samples nearer than 4 sd to a centre. Modes: centres with at least one such sample.
+sd: per axis, of those samples about their centre. JSD: Jensen-Shannon divergence in nats between
+the mode counts and equal shares, with a bin for the junk (reference 0) or without it. W1: exact
+optimal transport with Euclidean cost to real samples that are equally many in every mode.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+import drs_fast as drs
+from drs_fast.zoo.gaussians25 import CENTRES, STD
+
+QUALITY_SD = 4.0
+TRANSPORT_SAMPLES = 2000
+
+
+@dataclass(frozen=True)
+class Metrics:
+    hq: float  # percent
+    modes: float
+    sd: float  # NaN without a sample of high quality
+    jsd: float
+    jsd_nojunk: float
+
+
+def metrics(x: Tensor, centres: Tensor = CENTRES, std: float = STD) -> Metrics:
+    """All but W1 of samples x (n, 2)."""
+    offset, mode = nearest(x, centres)
+    square = offset.square().sum(dim=1)
+    good = square.sqrt() < QUALITY_SD * std
+    counts = torch.bincount(mode[good], minlength=len(centres)).double()
+    shares = counts / len(x)
+    equal = torch.full_like(shares, 1 / len(centres))
+    junk = 1 - shares.sum().clamp(max=1)
+    return Metrics(
+        hq=100 * float(good.double().mean()),
+        modes=int((counts > 0).sum()),
+        sd=float((square[good].mean() / 2).sqrt()),
+        jsd=jensen_shannon(torch.cat([shares, junk[None]]), torch.cat([equal, torch.zeros(1)])),
+        jsd_nojunk=jensen_shannon(shares, equal),
+    )
+
+
+def nearest(x: Tensor, centres: Tensor) -> tuple[Tensor, Tensor]:
+    """Offsets x - centre (n, 2) float64 and the numbers of the nearest centres (n,)."""
+    wide = x.double()
+    distance = torch.full((len(x),), math.inf, dtype=torch.float64)
+    mode = torch.zeros(len(x), dtype=torch.int64)
+    for k, centre in enumerate(centres.double()):
+        to_centre = (wide - centre).square().sum(dim=1)
+        mode[to_centre < distance] = k
+        distance = torch.minimum(distance, to_centre)
+    return wide - centres.double()[mode], mode
+
+
+def jensen_shannon(p: Tensor, q: Tensor) -> float:
+    """In nats; shares that do not sum to one are taken as they are."""
+    middle = (p + q) / 2
+    return float(torch.special.xlogy(p, p / middle).nan_to_num().sum() / 2) + float(
+        torch.special.xlogy(q, q / middle).nan_to_num().sum() / 2
+    )
+
+
+def w1(x: Tensor, n: int = TRANSPORT_SAMPLES) -> float:
+    """Of the first n samples; n must be a multiple of the number of modes."""
+    if len(x) < n:
+        raise ValueError(f"w1 needs {n} samples, got {len(x)}")
+    return transport(x[:n], stratified(n))
+
+
+def transport(x: Tensor, y: Tensor) -> float:
+    """Mean Euclidean length of the best one-to-one matching of x (n, 2) and y (n, 2)."""
+    from scipy.optimize import linear_sum_assignment
+
+    cost = torch.cdist(x.double(), y.double(), compute_mode="donot_use_mm_for_euclid_dist").numpy()
+    rows, columns = linear_sum_assignment(cost)
+    return float(cost[rows, columns].mean())
+
+
+def stratified(n: int, seed: int = 0) -> Tensor:
+    """(n, 2) real samples, equally many in every mode."""
+    if n % len(CENTRES):
+        raise ValueError(f"n must be a multiple of {len(CENTRES)}, got {n}")
+    centres = CENTRES.repeat(n // len(CENTRES), 1)
+    return centres + STD * drs.ops.normal(drs.Rng(seed, row=2**61), n, 2)

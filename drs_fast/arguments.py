@@ -1,0 +1,55 @@
+"""Checks of single arguments, and how a wrong one is described."""
+
+import math
+import numbers
+import operator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def integer(name: str, value: Any, least: int, below: int | None = None) -> int:
+    """The value as an int; ValueError unless an integer (NumPy's too) in [least, below = 2^k)."""
+    bound = f">= {least}" if below is None else f"in [{least}, 2^{below.bit_length() - 1})"
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise ValueError(f"{name} must be an integer {bound}, got {describe(value)}") from None
+    if isinstance(value, bool) or number < least or (below is not None and number >= below):
+        raise ValueError(f"{name} must be an integer {bound}, got {value!r}")
+    return number
+
+
+def number(name: str, value: Any, low: float, high: float) -> float:
+    """The value as a float; ValueError unless it is a finite number in [low, high]."""
+    real = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if not real or not math.isfinite(value) or not low <= value <= high:
+        bound = "" if math.isinf(high) else f" in [{low:g}, {high:g}]"
+        raise ValueError(f"{name} must be a finite number{bound}, got {describe(value)}")
+    return float(value)
+
+
+def usable(device: Any) -> torch.device:
+    """The device; ValueError unless tensors can be computed there."""
+    try:
+        where = torch.device(device)
+    except (RuntimeError, TypeError, ValueError):
+        raise ValueError(f"device must be such as 'cpu' or 'cuda', got {device!r}") from None
+    if where.type == "meta":
+        raise ValueError("device must hold numbers, got 'meta'; load the weights first")
+    if where.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device is {where}, but torch finds no CUDA device")
+    return where
+
+
+def describe(value: Any) -> str:
+    """A tensor's shape, dtype and what is unusual about it; a number or text; or else a type."""
+    if not isinstance(value, Tensor):
+        return repr(value) if isinstance(value, (str, numbers.Number)) else type(value).__name__
+    parts = [str(tuple(value.shape)), str(value.dtype).removeprefix("torch.")]
+    if value.device.type != "cpu":
+        parts.append(f"on {value.device}")
+    if not value.is_contiguous():
+        parts.append(f"with strides {value.stride()}")
+    return " ".join(parts)

@@ -1,0 +1,223 @@
+"""What a run did, in words and pictures."""
+
+import os
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from drs_fast import ops, pictures
+from drs_fast.core import BURN_IN_ROW, LABEL, Rng
+from drs_fast.pictures import Panel, Square
+from drs_fast.store import Samples, open_run
+from drs_fast.store.format import read_records
+
+READ = 1_000_000  # samples that quantiles and pictures are made from, so that memory is bounded
+BEST = 64
+QUANTILES = {"lowest": 0.0, "5 %": 0.05, "25 %": 0.25, "50 %": 0.5, "75 %": 0.75, "95 %": 0.95,
+             "highest": 1.0}  # fmt: skip
+
+
+def write(
+    path: str | PathLike[str], out: str | PathLike[str] | None = None
+) -> tuple[str, list[Path]]:
+    """The report of a run and its pictures, which go to `out`, or beside the run in PATH-report.
+
+    Nothing is written to the run itself, finished or not. What cannot be drawn is left out, and
+    the text says so. RuntimeError without matplotlib, ValueError if `out` is within the run.
+    """
+    pictures.check()
+    run = Path(os.path.abspath(path))
+    folder = run.with_name(f"{run.name}-report") if out is None else Path(out)
+    if run.resolve() in (folder.resolve(), *folder.resolve().parents):
+        raise ValueError(f"{folder} is inside the run, whose files are fixed; choose another --out")
+    samples = open_run(path)
+    state = state_of(samples)
+    folder.mkdir(parents=True, exist_ok=True)
+    drawn, reasons = _draw(samples, state, folder)
+    text = words(samples, state)
+    if reasons:
+        text += "\nnot drawn" + "".join(f"\n  {reason}" for reason in reasons)
+    return text, drawn
+
+
+def words(samples: Samples, state: dict[str, Tensor]) -> str:
+    """The numbers of a run, one a line."""
+    manifest, n = samples.manifest, len(samples)
+    counters = _counters(samples)
+    whole = "complete" if manifest["complete"] else f"unfinished, of {manifest['n']:,}"
+    facts = {
+        "model": manifest.get("model"),
+        "sampler": _sampler(manifest.get("sampler")),
+        "law": manifest.get("law"),
+        "seed": manifest.get("seed"),
+        "samples": f"{n:,} ({whole})",
+        "proposals": f"{counters['proposals']:,}",
+        "acceptance": _acceptance(n, counters["proposals"], state.get("acceptance")),
+        "log_m": _range(state.get("log_m")),
+        "gamma": _range(state.get("gamma")),
+        "eps": manifest.get("eps"),
+        "G + D calls per sample": f"{counters['calls'] / n:.4g}" if n else None,
+        "invalid logits": f"{counters['invalid']:,}",
+        "logits above log_m": f"{counters['above']:,}",
+    }
+    raw, accepted = _logits(samples, state)
+    if raw is not None and bool(torch.isfinite(raw).any()):
+        facts["effective sample share"] = (
+            f"{_effective_share(raw):.2%} of raw samples, (sum w)^2 / (n sum w^2), w = exp(logit)"
+        )
+    lines = [f"{samples.path}"]
+    lines += [f"  {name:<24}{value}" for name, value in facts.items() if value is not None]
+    lines += _table({"raw (burn-in)": raw, "accepted": accepted})
+    if n > READ:
+        lines.append(f"  quantiles and pictures are of the first {READ:,} samples")
+    return "\n".join(lines)
+
+
+def state_of(samples: Samples) -> dict[str, Tensor]:
+    """The sampler's state; empty in a run that was stopped before its burn-in ended."""
+    return samples.state if "state_sha256" in samples.manifest else {}
+
+
+def scores(samples: Samples, state: dict[str, Tensor]) -> tuple[Tensor, Tensor] | None:
+    """F and the acceptance probability of the burn-in proposals, (n,) float64 each.
+
+    None if the sampler's state does not hold logits, log_m and gamma.
+    """
+    if not {"logits", "log_m", "gamma"} <= state.keys():
+        return None
+    logit, log_m, gamma = state["logits"].double(), state["log_m"], state["gamma"]
+    if log_m.ndim:  # one of each per class; the state does not repeat the labels
+        first = Rng(samples.manifest["seed"], BURN_IN_ROW)
+        y = (ops.uniform(first, len(logit), stream=LABEL) * len(log_m)).long()
+        log_m, gamma = log_m[y], gamma[y]
+    eps = samples.manifest.get("eps") or 0.0
+    d = logit - log_m
+    score = d - torch.log(-torch.expm1((d - eps).clamp(max=0.0))) - gamma
+    return score, ops.probability(state["logits"], log_m=log_m, gamma=gamma, eps=eps)
+
+
+def heading(samples: Samples) -> str:
+    """Model, samples and acceptance in one line."""
+    tried, n = _counters(samples)["proposals"], len(samples)
+    model = Path(samples.manifest.get("model", "run")).name
+    return f"{model}: {n:,} samples, acceptance {_acceptance(n, tried)}"
+
+
+def _draw(samples: Samples, state: dict[str, Tensor], folder: Path) -> tuple[list[Path], list[str]]:
+    """The pictures, and why others are missing."""
+    title = heading(samples)
+    drawn: list[Path] = []
+    reasons: list[str] = []
+    found = scores(samples, state)
+    if found is None:
+        reasons.append("scores: the sampler's state does not hold logits, log_m and gamma")
+    else:
+        drawn.append(pictures.scores(folder / "scores.png", *found, title))
+    raw, accepted = _logits(samples, state)
+    groups = {
+        f"{name}, {len(logit):,}": logit
+        for name, logit in (("raw (burn-in)", raw), ("accepted", accepted))
+        if logit is not None and bool(torch.isfinite(logit).any())
+    }
+    if accepted is None:
+        reasons.append(f"accepted logits: {_absence(samples, 'logit')}")
+    if groups:
+        drawn.append(pictures.logits(folder / "logits.png", groups, title))
+    picture, reason = _draw_samples(samples, accepted, folder / "samples.png", title)
+    return drawn + picture, reasons + reason
+
+
+def _draw_samples(
+    samples: Samples, logit: Tensor | None, path: Path, title: str
+) -> tuple[list[Path], list[str]]:
+    if "x" not in samples.columns or len(samples) == 0:
+        return [], [f"samples: {_absence(samples, 'x')}"]
+    shape = tuple(samples.x.shape)
+    if len(shape) == 2 and shape[1] == 2:
+        x = samples.x[:READ]
+        x = x[torch.isfinite(x).all(dim=1)]
+        if len(x) == 0:
+            return [], ["samples: none is finite"]
+        square = Square.around(x)
+        panel = Panel(f"accepted samples, n = {len(x):,}", square.density(x))
+        return [pictures.densities(path, [panel], square, title)], []
+    if 0 not in shape and (len(shape) == 3 or (len(shape) == 4 and shape[1] in (1, 3))):
+        return [pictures.grids(path, _best_and_worst(samples, logit), title)], []
+    return [], [
+        f"samples: x is {shape}; (n, 2), (n, H, W), (n, 1, H, W) and (n, 3, H, W) are drawn"
+    ]
+
+
+def _best_and_worst(samples: Samples, logit: Tensor | None) -> list[Panel]:
+    if logit is None:
+        return [Panel("first accepted samples", samples.x[:BEST])]
+    order = logit.argsort(descending=True, stable=True)
+    best, worst = order[:BEST], order[-BEST:]
+    return [
+        Panel(
+            f"{len(rows)} {name} logits\n{float(logit[rows].min()):.2f} to "
+            f"{float(logit[rows].max()):.2f}",
+            samples.x[rows],
+        )
+        for name, rows in (("highest", best), ("lowest", worst))
+    ]
+
+
+def _logits(samples: Samples, state: dict[str, Tensor]) -> tuple[Tensor | None, Tensor | None]:
+    """Raw logits of the burn-in, and accepted ones."""
+    saved = "logit" in samples.columns and len(samples) > 0
+    return state.get("logits"), samples.logit[:READ] if saved else None
+
+
+def _absence(samples: Samples, column: str) -> str:
+    return "there are none yet" if column in samples.columns else f"{column} was not saved"
+
+
+def _counters(samples: Samples) -> dict[str, int]:
+    """What the records of the readable shards add up to."""
+    records = read_records(samples.path)[0]
+    return {
+        key: sum(records[i].counters.get(key, 0) for i in range(len(samples.counts)))
+        for key in ("proposals", "calls", "invalid", "above")
+    }
+
+
+def _acceptance(n: int, proposals: int, expected: Tensor | None = None) -> str:
+    found = f"{n / proposals:.2%}" if proposals else "unknown"
+    return found if expected is None else f"{found} ({float(expected):.2%} expected in burn-in)"
+
+
+def _sampler(spec: Any) -> str | None:
+    if not isinstance(spec, dict):
+        return None
+    fields = {key: value for key, value in spec.items() if key != "name" and value is not None}
+    return f"{spec.get('name')}({', '.join(f'{key}={value}' for key, value in fields.items())})"
+
+
+def _range(value: Tensor | None) -> str | None:
+    if value is None:
+        return None
+    if value.numel() == 1:
+        return f"{float(value):.6g}"
+    return f"{float(value.min()):.6g} to {float(value.max()):.6g} over {value.numel()} classes"
+
+
+def _effective_share(logit: Tensor) -> float:
+    weight = logit[torch.isfinite(logit)].double()
+    weight = torch.exp(weight - weight.max())
+    return float(weight.sum() ** 2 / (len(logit) * (weight**2).sum()))
+
+
+def _table(groups: dict[str, Tensor | None]) -> list[str]:
+    lines = []
+    for name, logit in groups.items():
+        finite = None if logit is None else logit[torch.isfinite(logit)].double()
+        if finite is not None and len(finite):
+            levels = torch.tensor(list(QUANTILES.values()), dtype=torch.float64)
+            numbers = torch.quantile(finite, levels).tolist()
+            lines.append(f"    {name:<22}" + "".join(f"{number:>9.3f}" for number in numbers))
+    heads = "".join(f"{head:>9}" for head in QUANTILES)
+    return [f"  {'logit quantiles':<24}{heads}", *lines] if lines else []

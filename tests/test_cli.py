@@ -1,0 +1,448 @@
+import dataclasses
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections import namedtuple
+from pathlib import Path
+
+import pytest
+import torch
+
+import drs_fast as drs
+from drs_fast import cli, engine, progress, store
+from drs_fast.backends import cpu
+from drs_fast.samplers.drs import DRS
+
+Usage = namedtuple("Usage", "total used free")
+
+MODELS = """
+import math
+import torch
+import drs_fast as drs
+
+def good():
+    return drs.GAN(lambda z: z, lambda x: x[:, 0], 2)
+
+def conditional():
+    return drs.GAN(lambda z, y: z, lambda x, y: x[:, 0] * (1 + y), 2, labels=2)
+
+def nan():
+    return drs.GAN(lambda z: z, lambda x: torch.full((len(x),), math.nan), 2)
+
+def sigmoid():
+    return drs.GAN(lambda z: z, lambda x: torch.sigmoid(x[:, 0]), 2)
+
+def wrong_shape():
+    return drs.GAN(lambda z: z, lambda x: x, 2)
+
+def faulty():
+    raise NotImplementedError("no checkpoint here")
+"""
+
+
+@pytest.fixture(autouse=True)
+def _own_signals():
+    handler = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, handler)
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    file = tmp_path_factory.mktemp("models") / "models_of_the_cli.py"
+    file.write_text(MODELS)
+    yield file
+    sys.modules.pop(file.stem, None)
+
+
+@pytest.fixture
+def run(models, tmp_path, capsys):
+    """Runs a command and returns (exit code, standard output, standard error)."""
+
+    def command(*arguments):
+        words = [str(a).replace("MODELS", str(models)) for a in arguments]
+        try:
+            code = cli.main([word.replace("DIR", str(tmp_path / "run")) for word in words])
+        except SystemExit as end:
+            code = end.code
+        return code, *capsys.readouterr()
+
+    return command
+
+
+GENERATE = ("generate", "MODELS:good", "-n", "50", "--out", "DIR", "--burn-in", "500")
+
+
+def test_generate_writes_a_run(run, tmp_path):
+    code, out, err = run(*GENERATE, "--seed", 7, "--save", "z,x", "--chunk-rows", 256)
+    assert code == 0
+    samples = drs.open(tmp_path / "run")
+    batch = drs.generate(drs.GAN(lambda z: z, lambda x: x[:, 0], 2), DRS(burn_in=500), 50, seed=7)
+    assert samples.columns == ("ids", "x", "z")
+    assert torch.equal(samples.ids[:], batch.ids)
+    assert samples.manifest["chunk_rows"] == 256
+    assert re.search(r"^50 samples in .*run: \d+\.\d\d% of \d+ rows\nlaw: data sharpened", out)
+    assert "50 of 50 samples" in err
+
+
+def test_the_same_command_again(run, tmp_path):
+    first = run(*GENERATE)
+    before = (tmp_path / "run" / "manifest.json").read_bytes()
+    again = run(*GENERATE)
+    assert (again[0], again[1]) == (0, first[1])
+    assert (tmp_path / "run" / "manifest.json").read_bytes() == before
+    assert run(*GENERATE[:3], "80", *GENERATE[4:])[0] == 0
+    assert len(drs.open(tmp_path / "run")) == 80
+
+
+def test_no_samples(run):
+    assert run(*GENERATE[:3], "0", *GENERATE[4:])[0] == 0
+    assert run("verify", "DIR")[0] == 0
+
+
+def test_a_conditional_model(run, tmp_path):
+    assert run("generate", "MODELS:conditional", "-n", 40, "--out", "DIR")[0] == 0
+    assert set(drs.open(tmp_path / "run").y[:].tolist()) == {0, 1}
+
+
+def test_quiet_prints_nothing(run):
+    assert run(*GENERATE, "--quiet") == (0, "", "")
+    code, out, err = run(*GENERATE, "--quiet", "--seed", 1)
+    assert (code, out) == (7, "")
+    assert err  # errors are told
+
+
+# --- flags
+
+
+@pytest.fixture
+def generated(monkeypatch):
+    """What the engine was asked for, instead of a run."""
+    calls = []
+
+    def generate(*given, **named):
+        calls.append((given, named))
+        raise drs.Starvation("stop here")
+
+    monkeypatch.setattr(engine, "generate", generate)
+    return calls
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "expected"),
+    [
+        ("--gamma", "-1.5", {"gamma": -1.5}),
+        ("--percentile", "95", {"percentile": 95.0}),
+        ("--target-acceptance", "0.25", {"target_acceptance": 0.25}),
+        ("--log-m", "-3e1", {"log_m": -30.0}),
+        ("--eps", "0", {"eps": 0.0}),
+        ("--burn-in", "123", {"burn_in": 123}),
+        ("--adapt", "batch", {"adapt": "batch"}),
+    ],
+)
+def test_each_field_is_a_flag(run, generated, flag, value, expected):
+    # --flag=value, because argparse takes -3e1 for a flag
+    assert run(*GENERATE[:-2], f"{flag}={value}")[0] == 4
+    ((_, sampler, n), _) = generated[0]
+    assert (sampler, n) == (DRS(**expected), 50)
+
+
+def test_every_field_has_a_flag(run):
+    text = run("generate", "--help")[1]
+    for field in dataclasses.fields(DRS):
+        assert f"--{field.name.replace('_', '-')} " in text
+    assert "default: 10000" in text
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (("--seed", 2**63), {"seed": 2**63}),
+        (("--batch-size", 100), {"batch_size": 100}),
+        (("--device", "cpu"), {"device": "cpu"}),
+        (("--max-proposals", 7), {"max_proposals": 7}),
+        (("--patience", 8), {"patience": 8}),
+        (("--chunk-rows", 16), {"chunk_rows": 16}),
+        (("--quiet",), {"progress": False}),
+        (("--save", "z,logit"), {"save": ("z", "logit")}),
+        ((), {"seed": 0, "batch_size": 4096, "device": None, "max_proposals": None,
+              "patience": 10**6, "chunk_rows": None, "progress": True, "save": ("x", "logit")}),
+    ],
+)  # fmt: skip
+def test_each_setting_reaches_the_engine(run, generated, flags, expected):
+    assert run(*GENERATE, *flags)[0] == 4
+    named = generated[0][1]
+    assert expected.items() <= named.items()
+
+
+def test_a_backend_is_forced(run, monkeypatch):
+    monkeypatch.setattr(cpu, "_C", None)
+    monkeypatch.setattr(cpu, "_reason", "the extension is on holiday")
+    drs.ops._dispatch.cache_clear()
+    try:
+        code, _, err = run(*GENERATE, "--backend", "cpu")
+        assert code == 2
+        assert "on holiday" in err
+        assert run(*GENERATE, "--backend", "reference")[0] == 0
+        assert run("generate", "MODELS:good", "-n", 60, "--out", "DIR", "--burn-in", 500)[0] == 0
+    finally:
+        drs.ops._dispatch.cache_clear()
+
+
+def test_help_lists_the_exit_codes(run):
+    code, out, _ = run("--help")
+    assert code == 0
+    for number, meaning in cli.EXIT_CODES.items():
+        assert re.search(rf"^ +{number}  {re.escape(meaning)}$", out, re.MULTILINE)
+    for command in ("demo", "generate", "doctor", "verify", "report"):
+        assert command in out
+
+
+def test_version(run):
+    assert run("--version") == (0, f"{drs.__version__}\n", "")
+
+
+# --- exit codes
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        ((), 2, "COMMAND"),
+        (("dance",), 2, "dance"),
+        (("generate", "MODELS:good"), 2, "-n"),
+        ((*GENERATE, "--gamma", "much"), 2, "gamma"),
+        ((*GENERATE, "--sampler", "mcmc"), 2, "drs"),
+        ((*GENERATE, "--backend", "fpga"), 2, "reference"),
+        ((*GENERATE, "--percentile", "0.8"), 2, "percent"),
+        ((*GENERATE, "--gamma", "1", "--percentile", "80"), 2, "one of gamma"),
+        ((*GENERATE, "--seed", "-1"), 2, "seed"),
+        ((*GENERATE, "-n", "-1"), 2, "n must be"),
+        ((*GENERATE, "--save", "x,y"), 2, "save takes"),
+        ((*GENERATE, "--chunk-rows", "300"), 2, "power of two"),
+        ((*GENERATE, "--device", "nowhere"), 2, "nowhere"),
+        (("generate", "nobody", "-n", "1", "--out", "DIR"), 2, "25gaussians"),
+        (("generate", "MODELS:absent", "-n", "1", "--out", "DIR"), 2, "absent"),
+        (("generate", "MODELS:faulty", "-n", "1", "--out", "DIR"), 2, "no checkpoint here"),
+        (("generate", "MODELS:wrong_shape", "-n", "1", "--out", "DIR"), 2, "one floating-point"),
+        (("generate", "MODELS:sigmoid", "-n", "1", "--out", "DIR"), 2, "link='probability'"),
+        (("generate", "MODELS:nan", "-n", "1", "--out", "DIR"), 3, "NaN"),
+        ((*GENERATE, "--gamma", "600", "--log-m", "90", "--patience", "5000"), 4, "Remedies"),
+        ((*GENERATE, "-n", "5000", "--max-proposals", "4096"), 4, "max_proposals=4,096"),
+    ],
+)  # fmt: skip
+def test_exit_codes(run, arguments, code, words):
+    got, out, err = run(*arguments)
+    assert (got, out) == (code, "")
+    assert words in err
+    assert "Traceback" not in err
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_missing_device_is_exit_code_2(run):
+    code, _, err = run("generate", "25gaussians", "-n", "1", "--out", "DIR", "--device", "cuda")
+    assert code == 2
+    assert "cuda" in err.lower()
+
+
+def test_a_full_disk_is_exit_code_5(run, monkeypatch, tmp_path):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(10, 10, 0))
+    code, out, err = run(*GENERATE)
+    assert (code, out) == (5, "")
+    assert "0 are free" in err
+    assert str(tmp_path / "run") in err
+
+
+def test_an_unwritable_parent_is_exit_code_5(run, monkeypatch):
+    def mkdir(path, *rest, **named):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "mkdir", mkdir)
+    code, _, err = run(*GENERATE)
+    assert code == 5
+    assert "Permission denied" in err
+
+
+def test_damage_is_exit_code_6_until_repaired(run, tmp_path):
+    run(*GENERATE, "--chunk-rows", "64")
+    code, out, err = run("verify", "DIR")
+    assert (code, err) == (0, "")
+    assert re.fullmatch(r"50 samples in \d+ shards: every sha256 is right\n", out)
+    sound = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()}
+    shard = tmp_path / "run" / "chunk-00000001.safetensors"
+    data = bytearray(shard.read_bytes())
+    data[-1] ^= 1
+    shard.write_bytes(data)
+    code, out, err = run("verify", "DIR")
+    assert code == 6
+    assert "chunk-00000001" in out
+    assert "--repair" in err
+    code, out, _ = run("verify", "DIR", "--repair")
+    assert code == 0
+    assert re.match(r"dropped: .*chunk-00000001", out)
+    assert run(*GENERATE)[0] == 0
+    assert {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()} == sound
+    assert run("verify", "DIR")[0] == 0
+
+
+def test_a_damaged_manifest_is_exit_code_6(run, tmp_path):
+    run(*GENERATE)
+    manifest = tmp_path / "run" / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"n": 50', '"n": 51'))
+    for command in (GENERATE, ("verify", "DIR"), ("verify", "DIR", "--repair")):
+        code, _, err = run(*command)
+        assert code == 6
+        assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (("--seed", "1"), "seed: there 0, here 1"),
+        (("--gamma", "0.5"), "sampler"),
+        (("-n", "20"), "50 samples, 20 were asked for"),
+        (("--save", "x"), "save"),
+    ],
+)
+def test_another_run_is_exit_code_7(run, change, words):
+    assert run(*GENERATE)[0] == 0
+    code, out, err = run(*GENERATE, *change)
+    assert (code, out) == (7, "")
+    assert words in err
+
+
+def test_a_strangers_directory_is_exit_code_7(run, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "thesis.txt").write_text("all my work")
+    code, _, err = run(*GENERATE)
+    assert code == 7
+    assert "thesis.txt" in err
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["thesis.txt"]
+
+
+def test_a_directory_in_use_is_exit_code_7(run, tmp_path):
+    run(*GENERATE)
+    with store.Writer.open(tmp_path / "run", {"seed": 0}, 50):
+        code, _, err = run(*GENERATE)
+    assert code == 7
+    assert "another process" in err
+
+
+@pytest.mark.parametrize("flags", [(), ("--repair",)])
+def test_verify_where_there_is_no_run(run, flags):
+    code, _, err = run("verify", "DIR", *flags)
+    assert code in (6, 7)
+    assert err
+
+
+@pytest.mark.parametrize(("error", "code"), [(KeyboardInterrupt, 130), (cli._Terminated, 143)])
+def test_interruptions_have_their_codes(run, monkeypatch, error, code):
+    def generate(*given, **named):
+        raise error
+
+    monkeypatch.setattr(engine, "generate", generate)
+    got, out, err = run(*GENERATE)
+    assert (got, out) == (code, "")
+    assert "the same command goes on" in err
+
+
+def test_the_table_has_every_code():
+    assert set(cli.EXIT_CODES) == {*range(8), 130, 143}
+
+
+# --- doctor
+
+
+def test_doctor_lists_the_backends(run):
+    code, out, err = run("doctor")
+    assert (code, err) == (0, "")
+    assert f"drs_fast {drs.__version__}" in out
+    assert f"torch {torch.__version__}" in out
+    assert re.search(r"^cpu: \d+ threads$", out, re.MULTILINE)
+    assert re.search(r"^  cpu: ready, \S.* instructions$", out, re.MULTILINE)
+    assert re.search(r"^  reference: ready$", out, re.MULTILINE)
+
+
+def test_doctor_says_why_without_the_extension(run, monkeypatch):
+    monkeypatch.setattr(cpu, "_C", None)
+    monkeypatch.setattr(cpu, "_reason", "extension not built (no compiler was found)")
+    code, out, err = run("doctor")
+    assert (code, err) == (0, "")
+    assert re.search(r"^  cpu: extension not built \(no compiler was found\)$", out, re.MULTILINE)
+    assert re.search(r"^  reference: ready$", out, re.MULTILINE)
+
+
+# --- progress
+
+
+def test_plain_lines_where_there_is_no_terminal(run, monkeypatch):
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
+    _, _, err = run(*GENERATE, "--batch-size", "256", "--chunk-rows", "256")
+    lines = err.splitlines()
+    assert len(lines) > 1
+    pattern = r"[\d,]+ of 50 samples, [\d,]+/s, \d+\.\d\d% accepted, ([\d,]+|inf) s left"
+    assert all(re.fullmatch(pattern, line) for line in lines)
+    assert lines[-1].startswith("50 of 50 samples")
+    assert lines[-1].endswith("accepted, 0 s left")
+    assert "\r" not in err
+
+
+def test_lines_are_rare(run):
+    _, _, err = run(*GENERATE, "--batch-size", "256", "--chunk-rows", "256")
+    assert len(err.splitlines()) == 1
+
+
+def test_acceptance_and_rate_are_of_this_start_alone(run, monkeypatch, tmp_path):
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
+    run(*GENERATE[:3], "2000", *GENERATE[4:], "--chunk-rows", "256", "--quiet")
+    _, _, err = run(*GENERATE[:3], "4000", *GENERATE[4:], "--chunk-rows", "256")
+    share = float(re.search(r"([\d.]+)% accepted, 0 s left", err).group(1))
+    facts = drs.open(tmp_path / "run").manifest
+    assert share == pytest.approx(100 * facts["n"] / facts["proposals"], abs=4)
+
+
+def test_a_bar_on_a_terminal(models, tmp_path):
+    pytest.importorskip("tqdm")
+    termios = pytest.importorskip("termios")
+    leader, follower = os.openpty()
+    termios.tcsetwinsize(follower, (24, 100))
+    command = ["generate", f"{models}:good", "-n", "50", "--out", str(tmp_path / "run")]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "drs_fast.cli", *command], stderr=follower, stdout=subprocess.PIPE
+    )
+    os.close(follower)
+    shown = b""
+    while True:
+        try:
+            block = os.read(leader, 65536)
+        except OSError:
+            break
+        if not block:
+            break
+        shown += block
+    process.communicate()
+    os.close(leader)
+    assert process.returncode == 0
+    assert b"50.0/50.0" in shown
+    assert b"accepted" in shown
+
+
+# --- as a process
+
+
+def test_a_process_ends_with_the_code(models, tmp_path):
+    def command(*arguments):
+        return subprocess.run(
+            [sys.executable, "-m", "drs_fast.cli", *arguments], capture_output=True, text=True
+        )
+
+    generate = ["generate", f"{models}:good", "-n", "20", "--out", str(tmp_path / "run")]
+    done = command(*generate)
+    assert done.returncode == 0
+    assert done.stdout.startswith("20 samples in ")
+    done = command(*generate, "--seed", "5")
+    assert (done.returncode, done.stdout) == (7, "")
+    assert done.stderr.startswith("drs-fast: ")

@@ -1,0 +1,173 @@
+"""The direction of imports, what `import drs_fast` does, and where randomness may come from."""
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import drs_fast
+
+ROOT = Path(drs_fast.__file__).parent
+# A module may import its own layer and those to its left.
+LAYERS = (
+    ("arguments", "fingerprint"),
+    ("core", "_C"),
+    ("backends",),
+    ("checks", "ops"),
+    ("ratio", "samplers"),
+    ("engine", "saving", "store", "progress"),
+    ("load", "report", "pictures", "demo", "doctor", "cli", "zoo", "__main__"),
+)
+LAYER = {name: i for i, names in enumerate(LAYERS) for name in names}
+FORBIDDEN = re.compile(
+    r"torch\.(rand|randn|randint|randperm|rand_like|randn_like|randint_like|bernoulli|multinomial|"
+    r"normal|manual_seed|seed|Generator)\b|\b(np|numpy)\.random\b|\bimport random\b|"
+    r"\bfrom random\b|\bmanual_seed\b|\.(normal_|uniform_|bernoulli_|random_)\("
+)
+
+
+def imports_of(source, module=""):
+    """Full names of what the source imports from drs_fast, at the top or inside functions."""
+    names = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            parent = node.module or ""
+            if node.level:
+                base = module.split(".")[: -node.level]
+                parent = ".".join([*base, *filter(None, [node.module])])
+            names |= {f"{parent}.{alias.name}" for alias in node.names}
+    return {name for name in names if name == "drs_fast" or name.startswith("drs_fast.")}
+
+
+def violations(module, source):
+    """What is wrong with the imports of a module such as "drs_fast.samplers.drs"."""
+    parts = module.split(".")
+    top = parts[1]
+    if top not in LAYER:
+        return [f"{module}: {top} is in no layer; add it to LAYERS"]
+    found = []
+    for name in sorted(imports_of(source, module)):
+        target = [*name.split("."), ""]
+        other = target[1]
+        if other in ("", "__version__"):
+            wrong = other == ""
+        elif other not in LAYER or LAYER[other] > LAYER[top]:
+            wrong = True
+        elif top == "samplers":
+            wrong = other == "samplers" and target[2] != parts[2]
+        elif top == "store":
+            wrong = other not in ("store", "core")
+        elif top in ("core", "arguments", "fingerprint"):
+            wrong = LAYER[other] == LAYER[top]
+        else:
+            wrong = top == "engine" and other == "samplers"
+        if wrong:
+            found.append(f"{module} imports {name}")
+    return found
+
+
+def modules():
+    for file in sorted(ROOT.rglob("*.py")):
+        parts = ["drs_fast", *file.relative_to(ROOT).with_suffix("").parts]
+        if parts[-1] == "__init__":
+            parts = [*parts[:-1], ""]
+        if parts != ["drs_fast", ""]:
+            yield ".".join(parts), file.read_text()
+
+
+@pytest.mark.parametrize(("module", "source"), [pytest.param(m, s, id=m) for m, s in modules()])
+def test_imports_point_left(module, source):
+    assert violations(module, source) == []
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("drs_fast.core", "from drs_fast import ops"),
+        ("drs_fast.backends.cpu", "from drs_fast.ops import accept"),
+        ("drs_fast.ops", "def f():\n    import drs_fast.engine"),
+        ("drs_fast.samplers.mh", "from drs_fast.samplers import drs"),
+        ("drs_fast.samplers.mh", "from drs_fast.samplers.drs import DRS"),
+        ("drs_fast.samplers.mh", "from . import drs"),
+        ("drs_fast.samplers.mh", "from drs_fast.engine import generate"),
+        ("drs_fast.engine", "from drs_fast.samplers.drs import DRS"),
+        ("drs_fast.engine", "from drs_fast import samplers"),
+        ("drs_fast.store.writer", "from drs_fast import ops"),
+        ("drs_fast.store.writer", "import drs_fast.engine"),
+        ("drs_fast.ratio.burn_in", "import drs_fast"),
+        ("drs_fast.engine", "from drs_fast import load"),
+        ("drs_fast.novelty", ""),
+    ],
+)
+def test_a_wrong_arrow_is_seen(module, source):
+    assert len(violations(module, source)) == 1
+
+
+def python(code, cwd):
+    path = str(ROOT.parent)
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-c", f"import sys; sys.path.insert(0, {path!r})\n{code}"],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        timeout=120,
+        check=False,
+    )
+
+
+def test_import_does_nothing(tmp_path):
+    done = python(
+        "import torch; torch.manual_seed(5); before = torch.random.get_rng_state()\n"
+        "threads = torch.get_num_threads()\n"
+        "known = set(sys.modules)\n"
+        "import drs_fast\n"
+        "heavy = ('matplotlib', 'sklearn', 'scipy', 'tqdm', 'triton', 'pandas', 'PIL', 'numba',\n"
+        "         'torchvision', 'mpmath', 'pybind11', 'setuptools')\n"
+        "new = {name.partition('.')[0] for name in set(sys.modules) - known}\n"
+        "assert not new & set(heavy), new & set(heavy)\n"
+        "assert not torch.cuda.is_initialized()\n"
+        "assert torch.equal(before, torch.random.get_rng_state())\n"
+        "assert threads == torch.get_num_threads()\n",
+        tmp_path,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_samplers_are_found_by_file_name():
+    assert "drs" in drs_fast.samplers.NAMES
+    for name in drs_fast.samplers.NAMES:
+        assert drs_fast.samplers.get(name).__name__.lower() == name
+        assert drs_fast.samplers.get(name).__name__ in dir(drs_fast.samplers)
+
+
+def test_everything_in_all_is_there():
+    for name in drs_fast.__all__:
+        assert getattr(drs_fast, name) is not None
+
+
+@pytest.mark.parametrize("file", sorted(ROOT.rglob("*.py")), ids=lambda f: str(f.relative_to(ROOT)))
+def test_randomness_comes_from_named_rows(file):
+    lines = [line for line in file.read_text().splitlines() if FORBIDDEN.search(line)]
+    assert lines == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "z = torch.randn(n, 2)",
+        "order = torch.randperm(n)",
+        "torch.manual_seed(0)",
+        "np.random.rand()",
+        "from random import random",
+        "weight.normal_()",
+        "generator = torch.Generator()",
+    ],
+)
+def test_other_randomness_is_seen(line):
+    assert FORBIDDEN.search(line)

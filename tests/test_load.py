@@ -1,0 +1,275 @@
+import collections
+import pickle
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+import drs_fast as drs
+from drs_fast import cli
+
+GOOD = """
+import torch
+import drs_fast as drs
+
+def make():
+    return drs.GAN(lambda z: z, lambda x: x[:, 0], 3)
+
+def raises():
+    raise KeyError("the checkpoint lacks 'ema'")
+
+def nothing():
+    pass
+
+def needs(path):
+    return make()
+
+READY = make()
+NUMBER = 5
+"""
+
+
+@pytest.fixture
+def model(tmp_path):
+    file = tmp_path / "my_model.py"
+    file.write_text(GOOD)
+    yield file
+    sys.modules.pop("my_model", None)
+
+
+@pytest.mark.parametrize(("name", "latent_dim"), [("25gaussians", 2), ("digits", 64)])
+def test_the_zoo_by_name(name, latent_dim):
+    gan = drs.load(name)
+    assert (gan.name, gan.latent_dim) == (name, latent_dim)
+    assert not gan.generator.training
+    x, logit = gan.logits(torch.zeros(3, latent_dim))
+    assert len(x) == len(logit) == 3
+    assert logit.dtype == torch.float32
+
+
+@pytest.mark.parametrize("name", ["25gaussian", "", "model.py", "DIGITS", None, 3, Path("digits")])
+def test_unknown_names_list_what_there_is(name):
+    with pytest.raises(ValueError, match="model"):
+        drs.load(name)
+    if name and isinstance(name, str):
+        with pytest.raises(ValueError, match=r"25gaussians, digits.*file\.py:function"):
+            drs.load(name)
+
+
+def test_a_function_in_a_file(model):
+    gan = drs.load(f"{model}:make")
+    assert gan.latent_dim == 3
+    assert gan.name == f"{model}:make"
+    assert drs.load(f"{model}:READY").latent_dim == 3
+
+
+def test_a_relative_path(model, monkeypatch):
+    monkeypatch.chdir(model.parent)
+    assert drs.load("my_model.py:make").latent_dim == 3
+
+
+def test_two_files_of_one_name(tmp_path):
+    for folder, width in (("a", 3), ("b", 4)):
+        (tmp_path / folder).mkdir()
+        text = GOOD.replace("x[:, 0], 3", f"x[:, 0], {width}")
+        (tmp_path / folder / "two_files.py").write_text(text)
+    try:
+        widths = [drs.load(f"{tmp_path / f}/two_files.py:make").latent_dim for f in "ab"]
+    finally:
+        sys.modules.pop("two_files", None)
+    assert widths == [3, 4]
+
+
+def test_a_file_named_like_a_module_replaces_nothing(tmp_path):
+    (tmp_path / "json.py").write_text(GOOD)
+    import json
+
+    assert drs.load(f"{tmp_path / 'json.py'}:make").latent_dim == 3
+    assert sys.modules["json"] is json
+
+
+def test_a_file_may_import_its_neighbours(tmp_path):
+    (tmp_path / "neighbour_of_it.py").write_text("WIDTH = 6\n")
+    text = GOOD.replace("import torch", "from neighbour_of_it import WIDTH")
+    (tmp_path / "imports_it.py").write_text(text.replace("x[:, 0], 3", "x[:, 0], WIDTH"))
+    try:
+        assert drs.load(f"{tmp_path / 'imports_it.py'}:make").latent_dim == 6
+    finally:
+        for name in ("neighbour_of_it", "imports_it"):
+            sys.modules.pop(name, None)
+
+
+@pytest.mark.parametrize("attribute", ["missing", ""])
+def test_a_missing_function_is_named(model, attribute):
+    with pytest.raises(ValueError, match=rf"my_model\.py has no function '{attribute}'"):
+        drs.load(f"{model}:{attribute}")
+
+
+@pytest.mark.parametrize(
+    ("attribute", "kind"), [("nothing", "NoneType"), ("NUMBER", "int"), ("torch", "module")]
+)
+def test_what_is_no_gan_is_named(model, attribute, kind):
+    with pytest.raises(ValueError, match=f"must return a drs.GAN, got {kind}"):
+        drs.load(f"{model}:{attribute}")
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(ValueError, match=r"no file .*absent\.py"):
+        drs.load(f"{tmp_path / 'absent.py'}:make")
+    with pytest.raises(ValueError, match="no file"):
+        drs.load(f"{tmp_path}/.py:make")
+
+
+BROKEN = {
+    "raises": (GOOD, "raises", "the checkpoint lacks 'ema'"),
+    "needs an argument": (GOOD, "needs", "path"),
+    "syntax": ("def make(:\n", "make", "invalid syntax"),
+    "import": ("import no_such_package_anywhere\n", "make", "no_such_package_anywhere"),
+    "at import": ("1 / 0\n", "make", "division by zero"),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_the_users_own_error_is_seen(tmp_path, case):
+    text, attribute, words = BROKEN[case]
+    file = tmp_path / "broken_model.py"
+    file.write_text(text)
+    with pytest.raises(Exception, match=words):
+        drs.load(f"{file}:{attribute}")
+    sys.modules.pop("broken_model", None)
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_a_model_that_cannot_be_used_is_exit_code_2(tmp_path, capsys, case):
+    text, attribute, words = BROKEN[case]
+    file = tmp_path / "broken_model.py"
+    file.write_text(text)
+    out = tmp_path / "out"
+    try:
+        code = cli.main(["generate", f"{file}:{attribute}", "-n", "1", "--out", str(out)])
+    finally:
+        sys.modules.pop("broken_model", None)
+    assert code == 2
+    message = capsys.readouterr().err
+    assert words in message
+    assert "broken_model.py" in message
+    assert not out.exists()
+
+
+def test_a_function_in_a_module(tmp_path, monkeypatch):
+    package = tmp_path / "package_of_models"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "gans.py").write_text(GOOD)
+    monkeypatch.syspath_prepend(tmp_path)
+    try:
+        assert drs.load("package_of_models.gans:make").latent_dim == 3
+        with pytest.raises(ValueError, match="has no function 'absent'"):
+            drs.load("package_of_models.gans:absent")
+        with pytest.raises(ValueError, match=r"package_of_models\.absent"):
+            drs.load("package_of_models.absent:make")
+    finally:
+        for name in ("package_of_models", "package_of_models.gans"):
+            sys.modules.pop(name, None)
+
+
+@pytest.mark.parametrize("name", ["no_such_package:make", ":make", ".relative:make"])
+def test_a_missing_module_is_an_error_that_says_so(name):
+    with pytest.raises(ValueError, match=r"import|[Mm]odule"):
+        drs.load(name)
+
+
+# --- weights
+
+
+@pytest.fixture
+def network():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
+
+
+def same(state, network):
+    expected = network.state_dict()
+    return state.keys() == expected.keys() and all(
+        torch.equal(state[key], expected[key]) for key in expected
+    )
+
+
+def test_safetensors(tmp_path, network):
+    save_file(network.state_dict(), tmp_path / "w.safetensors")
+    assert same(drs.weights(tmp_path / "w.safetensors"), network)
+    assert same(drs.weights(str(tmp_path / "w.safetensors")), network)
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".pth", ".bin", ""])
+@pytest.mark.parametrize("old", [False, True], ids=["zip", "legacy"])
+def test_a_torch_state_dict(tmp_path, network, suffix, old):
+    file = tmp_path / f"w{suffix}"
+    torch.save(network.state_dict(), file, _use_new_zipfile_serialization=not old)
+    state = drs.weights(file)
+    assert same(state, network)
+    network.load_state_dict(state)
+
+
+def test_a_checkpoint_with_more_than_weights(tmp_path, network):
+    torch.save({"epoch": 3, "model": network.state_dict()}, tmp_path / "c.pt")
+    assert same(drs.weights(tmp_path / "c.pt")["model"], network)
+
+
+class Malicious:
+    def __init__(self, marker):
+        self.marker = marker
+
+    def __reduce__(self):
+        return (Path.touch, (self.marker,))
+
+
+@pytest.mark.parametrize("how", ["torch", "legacy", "pickle", "in a state dict"])
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_a_pickle_that_runs_code_is_refused(tmp_path, how, suffix):
+    marker, file = tmp_path / "marker", tmp_path / f"evil{suffix}"
+    evil = Malicious(marker)
+    if how == "pickle":
+        file.write_bytes(pickle.dumps(evil))
+        pickle.loads(file.read_bytes())
+        assert marker.exists()  # it would have run
+        marker.unlink()
+    elif how == "in a state dict":
+        torch.save(collections.OrderedDict(weight=torch.zeros(2), bias=evil), file)
+    else:
+        torch.save(evil, file, _use_new_zipfile_serialization=how == "torch")
+    with pytest.raises(ValueError, match=file.name) as error:
+        drs.weights(file)
+    assert not marker.exists()
+    if suffix == ".pt":
+        assert "safetensors.torch.save_file(model.state_dict()" in str(error.value)
+
+
+def test_a_whole_module_is_refused(tmp_path, network):
+    torch.save(network, tmp_path / "module.pt")
+    with pytest.raises(ValueError, match=r"to load it would run code.*convert it once"):
+        drs.weights(tmp_path / "module.pt")
+
+
+def test_a_tensor_is_no_state_dict(tmp_path):
+    torch.save(torch.zeros(3), tmp_path / "tensor.pt")
+    with pytest.raises(ValueError, match="holds a Tensor; a state dict was expected"):
+        drs.weights(tmp_path / "tensor.pt")
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+@pytest.mark.parametrize("content", [b"", b"hello", b"\x00" * 1000])
+def test_garbage_is_an_error_that_names_the_file(tmp_path, suffix, content):
+    file = tmp_path / f"garbage{suffix}"
+    file.write_bytes(content)
+    with pytest.raises(ValueError, match="garbage"):
+        drs.weights(file)
+
+
+def test_a_missing_file_or_a_directory(tmp_path):
+    for path in (tmp_path, tmp_path / "absent.pt", tmp_path / "absent.safetensors"):
+        with pytest.raises(ValueError, match="no weights at"):
+            drs.weights(path)
