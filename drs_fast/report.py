@@ -178,11 +178,13 @@ def _absence(samples: Samples, column: str) -> str:
 
 def _counters(samples: Samples) -> dict[str, int]:
     """What the records of the readable shards add up to."""
-    records = read_records(samples.path)[0]
-    return {
+    records, manifest = read_records(samples.path)[0], samples.manifest
+    totals = {
         key: sum(records[i].counters.get(key, 0) for i in range(len(samples.counts)))
-        for key in ("proposals", "calls", "invalid", "above")
+        for key in ("calls", "invalid", "above")
     }
+    whole_chunks = len(samples.counts) * int(manifest.get("chunk_rows", 0))
+    return {**totals, "proposals": int(manifest.get("proposals", whole_chunks))}
 
 
 def _acceptance(n: int, proposals: int, expected: Tensor | None = None) -> str:
