@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from drs_fast.zoo.fitting import Draws, Dropout, Game, Say, area_under_curve, keep_train, use_draws
 
+SEED = 0
 LATENT_DIM = 64
 HELD_OUT = 360  # real digits that neither network is trained on
 SPLIT_SEED = 0  # the held-out digits are the same for every training seed

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from drs_fast.zoo.fitting import Draws, Game, Say, keep_train
 
+SEED = 1
 LATENT_DIM = 2
 STD = 0.05
 CENTRES = torch.cartesian_prod(torch.arange(-2.0, 3.0), torch.arange(-2.0, 3.0))  # (25, 2)
