@@ -29,7 +29,7 @@ constexpr int LINE = 64;  // bytes
 constexpr int PACK = 64;  // rows that advance together: several vectors, to hide latencies
 constexpr uint32_t ACCEPT = 1;
 constexpr int64_t ROWS_PER_THREAD = 16384;
-constexpr int64_t AHEAD = 8;                 // rows between a prefetch and its use
+constexpr int64_t AHEAD = 64;                // rows between their prefetch (to L2) and their use
 constexpr int64_t PREFETCHED_BYTES = 2048;   // beyond these the hardware has seen the pattern
 constexpr int64_t STREAMED_BYTES = 8 << 20;  // outputs that leave the caches anyway
 

@@ -304,7 +304,7 @@ inline void copy_row(const RowTensor& t, int64_t source, int64_t target) {
 inline void prefetch_row(const RowTensor& t, int64_t source) {
     const char* from = t.source + source * t.source_stride;
     const int64_t bytes = t.row_bytes < PREFETCHED_BYTES ? t.row_bytes : PREFETCHED_BYTES;
-    for (int64_t b = 0; b < bytes; b += LINE) __builtin_prefetch(from + b);
+    for (int64_t b = 0; b < bytes; b += LINE) __builtin_prefetch(from + b, 0, 2);
 }
 
 // Copies the accepted rows of a tile up to the end-th, and fetches those soon to be copied.

@@ -63,38 +63,46 @@ def threshold(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """(log_m, c1 = exp(gamma), s = -expm1(-eps)), float64, each () or (n,)."""
     top = _parameter("log_m", log_m, logit, math.inf)
-    c1 = _exponential_of(_parameter("gamma", gamma, logit, MAX_GAMMA))
-    return top, c1, _stabiliser(number("eps", eps, 0.0, 1.0), str(logit.device))
+    shift = _parameter("gamma", gamma, logit, MAX_GAMMA)
+    where = str(logit.device)
+    return (
+        _constant(top, where) if isinstance(top, float) else top,
+        _power(shift, where) if isinstance(shift, float) else reference.exponential(shift)[0],
+        _stabiliser(number("eps", eps, 0.0, 1.0), where),
+    )
 
 
-def _parameter(name: str, value: float | Tensor, logit: Tensor, limit: float) -> Tensor:
-    if isinstance(value, Tensor):
-        if value.is_complex() or (value.ndim and value.shape != logit.shape):
-            raise ValueError(
-                f"{name} must be a number, () or ({len(logit)},), got {describe(value)}"
-            )
-        if value.device.type != logit.device.type and (value.ndim or value.device.type != "cpu"):
-            raise ValueError(f"{name} must be on {logit.device}, got {value.device}")
-        if value.device.type == "cpu" and not bool(
-            (torch.isfinite(value) & (value.abs() <= limit)).all()
-        ):
-            raise ValueError(f"{name} must be finite{_bound(limit)}, got {value}")
-        return dense(value).to(logit.device, torch.float64)
-    real = number(name, value, -limit, limit)
-    return torch.tensor(real, dtype=torch.float64, device=logit.device)
+def _parameter(name: str, value: float | Tensor, logit: Tensor, limit: float) -> float | Tensor:
+    """A number where the value is known on the host, else float64 where the logits are."""
+    if not isinstance(value, Tensor):
+        return number(name, value, -limit, limit)
+    if value.is_complex() or (value.ndim and value.shape != logit.shape):
+        raise ValueError(f"{name} must be a number, () or ({len(logit)},), got {describe(value)}")
+    if value.ndim == 0 and value.device.type == "cpu":
+        return number(name, value.item(), -limit, limit)
+    if value.device.type != logit.device.type:
+        raise ValueError(f"{name} must be on {logit.device}, got {value.device}")
+    if value.device.type == "cpu" and not bool(
+        (torch.isfinite(value) & (value.abs() <= limit)).all()
+    ):
+        bound = "" if math.isinf(limit) else f" in [{-limit:g}, {limit:g}]"
+        raise ValueError(f"{name} must be finite{bound}, got {value}")
+    return dense(value.double())
 
 
-def _bound(limit: float) -> str:
-    return "" if math.isinf(limit) else f" within [-{limit:g}, {limit:g}]"
+@functools.lru_cache(maxsize=1024)
+def _constant(value: float, device: str) -> Tensor:
+    return torch.tensor(value, dtype=torch.float64, device=device)
 
 
-def _exponential_of(gamma: Tensor) -> Tensor:
-    return reference.exponential(gamma)[0].contiguous()
+@functools.lru_cache(maxsize=1024)
+def _power(gamma: float, device: str) -> Tensor:
+    return reference.exponential(_constant(gamma, "cpu"))[0].to(device)
 
 
-@functools.cache
+@functools.lru_cache(maxsize=1024)
 def _stabiliser(eps: float, device: str) -> Tensor:
-    return -reference.exponential(torch.tensor(-eps, dtype=torch.float64))[1].to(device)
+    return -reference.exponential(_constant(-eps, "cpu"))[1].to(device)
 
 
 def _plain(row: Tensor) -> bool:
