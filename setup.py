@@ -1,6 +1,7 @@
 """Builds the optional C++ backend; everything else is in pyproject.toml."""
 
 import sys
+from pathlib import Path
 
 from pybind11.setup_helpers import Pybind11Extension, build_ext
 from setuptools import setup
@@ -16,8 +17,8 @@ setup(
     ext_modules=[
         Pybind11Extension(
             "drs_fast._C",
-            ["csrc/module.cpp", "csrc/cpu.cpp"],
-            depends=["csrc/cpu.hpp", "csrc/kernels.inl"],
+            ["csrc/module.cpp", "csrc/kernels.cpp", "csrc/random.cpp", "csrc/accept.cpp"],
+            depends=[str(path) for path in Path("csrc").iterdir()],
             cxx_std=17,
             extra_compile_args=flags,
             extra_link_args=[] if sys.platform == "win32" else ["-pthread"],

@@ -37,7 +37,7 @@ def load(name: str) -> GAN:
         gan = function() if callable(function) and not isinstance(function, GAN) else function
     if not isinstance(gan, GAN):
         raise ValueError(f"{name} must return a drs.GAN, got {type(gan).__name__}")
-    gan.name = name if gan.name == "custom" else gan.name
+    gan.name = Path(name).name if gan.name == "custom" else gan.name
     return gan
 
 

@@ -1,32 +1,5 @@
-// The arithmetic of backends/reference.py on vectors of rows. cpu.cpp includes this file once per
-// instruction set, inside a namespace; the bits are the same in each (-ffp-contract=off).
-
-constexpr int LANES = DRS_ISA / 64;
-constexpr int VECTORS = PACK / LANES;
-
-typedef uint64_t Lanes __attribute__((vector_size(8 * LANES)));
-typedef uint32_t Halves __attribute__((vector_size(4 * LANES)));
-typedef int32_t HalfMask __attribute__((vector_size(4 * LANES)));
-typedef int64_t Mask __attribute__((vector_size(8 * LANES)));
-typedef double Doubles __attribute__((vector_size(8 * LANES)));
-
-inline Lanes iota(uint64_t first) {
-    Lanes lanes;
-    for (int lane = 0; lane < LANES; ++lane) lanes[lane] = first + lane;
-    return lanes;
-}
-
-inline Lanes multiply(Lanes x, uint32_t factor) {
-#if DRS_ISA == 512
-    return (Lanes)_mm512_mul_epu32((__m512i)x, _mm512_set1_epi64(factor));
-#elif DRS_ISA == 256
-    return (Lanes)_mm256_mul_epu32((__m256i)x, _mm256_set1_epi64x(factor));
-#elif defined(__SSE2__)
-    return (Lanes)_mm_mul_epu32((__m128i)x, _mm_set1_epi64x(factor));
-#else
-    return (x & 0xffffffffu) * factor;
-#endif
-}
+// The decision, as backends/reference.py defines it, on vectors of rows; the copying of rows.
+// kernels.cpp includes this file once per instruction set, in a namespace each; the bits are equal.
 
 #if DRS_ISA == 512
 inline int append(int64_t* kept, int count, Lanes index, __mmask8 mask) {
@@ -45,84 +18,6 @@ inline int append(int64_t* kept, int count, Lanes index, Mask keep) {
     }
     return count;
 #endif
-}
-
-inline void stream(char* target, const char* source) {
-#if DRS_ISA == 512
-    _mm512_stream_si512((__m512i*)target, _mm512_loadu_si512(source));
-#elif defined(__SSE2__)
-    for (int b = 0; b < LINE; b += 16)
-        _mm_stream_si128((__m128i*)(target + b), _mm_loadu_si128((const __m128i*)(source + b)));
-#else
-    std::memcpy(target, source, LINE);
-#endif
-}
-
-// Several vectors advance together, here and below: one would wait for its own latencies.
-// Philox4x32-10 of the counters (row low, row high, stream, draw); the words lie in the low halves.
-template <int V>
-inline void philox(Key key, const Lanes (&row)[V], uint32_t stream, const Lanes (&draw)[V],
-                   Lanes (&c)[4][V]) {
-    for (int v = 0; v < V; ++v)
-        c[0][v] = row[v], c[1][v] = row[v] >> 32, c[2][v] = Lanes{} + stream, c[3][v] = draw[v];
-    uint64_t k0 = key.low, k1 = key.high;
-    // What the high halves hold is garbage until the end: multiply does not read it.
-    for (int round = 0; round < 10; ++round) {
-        for (int v = 0; v < V; ++v) {
-            const Lanes p0 = multiply(c[0][v], 0xD2511F53u), p1 = multiply(c[2][v], 0xCD9E8D57u);
-            c[0][v] = (p1 >> 32) ^ c[1][v] ^ k0;
-            c[1][v] = p1;
-            c[2][v] = (p0 >> 32) ^ c[3][v] ^ k1;
-            c[3][v] = p0;
-        }
-        k0 = (uint32_t)(k0 + 0x9E3779B9u);
-        k1 = (uint32_t)(k1 + 0xBB67AE85u);
-    }
-}
-
-// The words of n counters, n padded to whole packs.
-void words(Key key, const uint64_t* row, uint32_t stream, const uint64_t* draw, int n, Words& out) {
-    for (int i = 0; i < n; i += PACK) {
-        Lanes rows[VECTORS], draws[VECTORS], c[4][VECTORS];
-        for (int v = 0; v < VECTORS; ++v) {
-            rows[v] = load<Lanes>(row + i + v * LANES);
-            draws[v] = load<Lanes>(draw + i + v * LANES);
-        }
-        philox(key, rows, stream, draws, c);
-        for (int w = 0; w < 4; ++w)
-            for (int v = 0; v < VECTORS; ++v)
-                store(&out.w[w][i + v * LANES], __builtin_convertvector(c[w][v], Halves));
-    }
-}
-
-// An integer below 2^32 as a double, exactly.
-inline Doubles real(Lanes word) {
-    return bits<Doubles>(word | 0x4330000000000000u) - 4503599627370496.0;
-}
-
-// The words of the rows from the i-th.
-inline void row_words(const Rows& rows, uint32_t stream, uint32_t draw, int64_t i,
-                      Lanes (&c)[4][VECTORS]) {
-    Lanes row[VECTORS], draws[VECTORS];
-    for (int v = 0; v < VECTORS; ++v) {
-        const int64_t at = i + v * LANES;
-        row[v] = rows.ids ? load<Lanes>(rows.ids + at) : iota(rows.first + (uint64_t)at);
-        draws[v] = Lanes{} + draw;
-    }
-    philox(key_of(rows), row, stream, draws, c);
-}
-
-inline Doubles uniform_of(Lanes w0, Lanes w1) {
-    return real(w0 & 0xffffffffu) * 0x1p-32 + real((w1 & 0xffffffffu) >> 11) * 0x1p-53;
-}
-
-// n, here and below, counts whole packs.
-void uniform(const Rows& rows, uint32_t stream, uint32_t draw, int64_t n, double* out) {
-    for (int64_t i = 0; i < n; i += PACK) {
-        Lanes c[4][VECTORS];
-        row_words(rows, stream, draw, i, c);
-        for (int v = 0; v < VECTORS; ++v) store(out + i + v * LANES, uniform_of(c[0][v], c[1][v]));
-    }
 }
 
 // p / (1 - p), as numerator and denominator, of the logits from the i-th: E and c1 (s + (1-s)(-q))
@@ -217,7 +112,8 @@ inline bool every(Mask32 mask) {
 // The low halves of two vectors.
 inline Words32 join(Lanes first, Lanes second) {
 #if DRS_ISA == 512
-    const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+    const __m512i even =
+        _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
     return (Words32)_mm512_permutex2var_epi32((__m512i)first, even, (__m512i)second);
 #else
     const Halves low[2] = {__builtin_convertvector(first, Halves),
@@ -292,6 +188,17 @@ inline int decide(const Real* logit, const Rows& rows, const Threshold& threshol
     return count;
 }
 
+inline void stream(char* target, const char* source) {
+#if DRS_ISA == 512
+    _mm512_stream_si512((__m512i*)target, _mm512_loadu_si512(source));
+#elif defined(__SSE2__)
+    for (int b = 0; b < LINE; b += 16)
+        _mm_stream_si128((__m128i*)(target + b), _mm_loadu_si128((const __m128i*)(source + b)));
+#else
+    std::memcpy(target, source, LINE);
+#endif
+}
+
 inline void copy_row(const RowTensor& t, int64_t source, int64_t target) {
     const char* from = t.source + source * t.source_stride;
     char* to = t.target + target * t.row_bytes;
@@ -350,37 +257,5 @@ void gather(const RowTensor& t, const int64_t* indices, int64_t n, int64_t first
     for (int64_t j = 0; j < n; ++j) {
         if (j + AHEAD < n) prefetch_row(t, indices[j + AHEAD]);
         copy_row(t, indices[j], first + j);
-    }
-}
-
-template <int N>
-inline float horner(const float (&coefficients)[N], float x) {
-    float total = coefficients[0];
-    for (int j = 1; j < N; ++j) total = total * x + coefficients[j];
-    return total;
-}
-
-// Box-Muller on the words (radius, angle) of n counters.
-void box_muller(const uint32_t* radius, const uint32_t* angle, int n, float* cosines,
-                float* sines) {
-    for (int i = 0; i < n; ++i) {
-        const int32_t mantissa = bits<int32_t>((float)radius[i] + 0.5f) - 0x3F2AAAAB;
-        const int32_t exponent = mantissa >> 23;
-        const float top = -(((float)~radius[i] + 0.5f) * 0x1p-32f);
-        const float near = bits<float>((mantissa & 0x7FFFFF) + 0x3F2AAAAB) - 1.0f;
-        const float f = exponent == 32 ? top : near;
-        const float series = f + (f * f) * (horner(LOG, f) * f - 0.5f);
-        const float r = std::sqrt(((float)(exponent - 32) * 0.6931472f + series) * -2.0f);
-
-        const uint32_t shifted = angle[i] + 0x20000000u;
-        const uint32_t quadrant = shifted >> 30;
-        const float a = (float)((int32_t)(shifted & 0x3FFFFFFFu) - 0x20000000) * 1.4629181e-09f;
-        const float square = a * a;
-        const float sine = a + (a * square) * horner(SINE, square);
-        const float cosine = (square * square) * horner(COSINE, square) + (1.0f - square * 0.5f);
-        const bool swap = quadrant & 1u;
-        const float first = swap ? sine : cosine, second = swap ? cosine : sine;
-        cosines[i] = r * ((quadrant == 1u) | (quadrant == 2u) ? -first : first);
-        sines[i] = r * (quadrant >= 2u ? -second : second);
     }
 }

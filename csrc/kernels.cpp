@@ -1,0 +1,104 @@
+#include "kernels.hpp"
+
+#include <cmath>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
+#define DRS_DISPATCH 1
+#else
+#define DRS_DISPATCH 0
+#endif
+
+namespace drs {
+namespace {
+
+constexpr double FACTORIALS[14] = {  // 1/15!, ..., 1/2!
+    1.0 / 1307674368000.0, 1.0 / 87178291200.0, 1.0 / 6227020800.0, 1.0 / 479001600.0,
+    1.0 / 39916800.0, 1.0 / 3628800.0, 1.0 / 362880.0, 1.0 / 40320.0, 1.0 / 5040.0, 1.0 / 720.0,
+    1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 1.0 / 2.0};
+constexpr float LOG[8] = {-0.12891679f, 0.1398444f,   -0.12184262f, 0.14005868f,
+                          -0.16680488f, 0.20010406f, -0.24999797f, 0.33333215f};
+constexpr float SINE[3] = {-0.000195173f, 0.008332178f, -0.16666655f};
+constexpr float COSINE[3] = {2.4438452e-05f, -0.0013887368f, 0.041666646f};
+
+#define DRS_ISA 128
+namespace baseline {
+#include "random.inl"
+#include "decision.inl"
+}
+#undef DRS_ISA
+
+#if DRS_DISPATCH
+#pragma GCC push_options
+#pragma GCC target("arch=x86-64-v3")
+#define DRS_ISA 256
+namespace avx2 {
+#include "random.inl"
+#include "decision.inl"
+}
+#undef DRS_ISA
+#pragma GCC pop_options
+
+#pragma GCC push_options
+#pragma GCC target("arch=x86-64-v4")
+#define DRS_ISA 512
+namespace avx512 {
+#include "random.inl"
+#include "decision.inl"
+}
+#undef DRS_ISA
+#pragma GCC pop_options
+#endif
+
+#define DRS_KERNELS(isa)                                                                    \
+    Kernels {                                                                               \
+        #isa, isa::words, isa::uniform, isa::box_muller, isa::probability<float>,           \
+            isa::probability<double>, isa::decide_tile<float>, isa::decide_tile<double>,    \
+            isa::copy_rest, isa::gather                                                     \
+    }
+
+// What this processor can run, best first.
+std::vector<Kernels> supported() {
+    std::vector<Kernels> list;
+#if DRS_DISPATCH
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+        __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
+        __builtin_cpu_supports("avx512vl"))
+        list.push_back(DRS_KERNELS(avx512));
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+        __builtin_cpu_supports("bmi2"))
+        list.push_back(DRS_KERNELS(avx2));
+#endif
+    list.push_back(DRS_KERNELS(baseline));
+    return list;
+}
+
+}  // namespace
+
+Kernels& kernels() {
+    static Kernels chosen = supported().front();
+    return chosen;
+}
+
+void finish_streams() {
+#if defined(__SSE2__)
+    _mm_sfence();
+#endif
+}
+
+std::vector<std::string> instruction_sets() {
+    std::vector<std::string> names;
+    for (const Kernels& each : supported()) names.push_back(each.name);
+    return names;
+}
+
+std::string instruction_set() { return kernels().name; }
+
+void use_instruction_set(const std::string& name) {
+    for (const Kernels& each : supported())
+        if (each.name == name) kernels() = each;
+}
+
+}  // namespace drs

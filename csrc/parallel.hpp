@@ -1,0 +1,50 @@
+// Splitting rows among threads.
+#pragma once
+
+#include <algorithm>
+#include <atomic>
+#include <cstdint>
+#include <system_error>
+#include <thread>
+#include <vector>
+
+// The thread pool of whoever loaded GNU OpenMP first, which is PyTorch: a second pool would compete
+// with its waiting threads. Null elsewhere, and then plain threads serve.
+extern "C" __attribute__((weak)) void GOMP_parallel(void (*)(void*), void*, unsigned, unsigned);
+
+namespace drs {
+
+constexpr int64_t ROWS_PER_THREAD = 16384;
+
+// Runs work(begin, end) on equal parts of [0, n); work must not throw.
+template <class Work>
+struct Parts {
+    const Work& work;
+    int64_t n, parts;
+    std::atomic<int64_t> next{0};
+    void run() {
+        for (int64_t part; (part = next.fetch_add(1)) < parts;)
+            work(n * part / parts, n * (part + 1) / parts);
+    }
+};
+
+template <class Work>
+void parallel(int64_t n, int threads, const Work& work) {
+    const int64_t parts = std::clamp<int64_t>(n / ROWS_PER_THREAD, 1, std::max(threads, 1));
+    Parts<Work> job{work, n, parts};
+    if (parts == 1) return job.run();
+    if (GOMP_parallel) {
+        const auto run = [](void* data) { static_cast<Parts<Work>*>(data)->run(); };
+        return GOMP_parallel(run, &job, (unsigned)parts, 0);
+    }
+    std::vector<std::thread> others;
+    others.reserve((size_t)parts);
+    try {
+        for (int64_t other = 1; other < parts; ++other) others.emplace_back([&] { job.run(); });
+    } catch (const std::system_error&) {  // no more threads: the others do their share
+    }
+    job.run();
+    for (std::thread& other : others) other.join();
+}
+
+}  // namespace drs
