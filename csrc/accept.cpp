@@ -1,5 +1,6 @@
 // The ops on logits: probability, accept, accept_compact, order_statistic; and the bare gather.
 #include <cmath>
+#include <memory>
 
 #include "kernels.hpp"
 #include "parallel.hpp"
@@ -18,21 +19,44 @@ RowTensor streamable(RowTensor t, int64_t n) {
     return t;
 }
 
-// Decides rows [begin, end) into `decided`, while the rows of another tile are copied.
-template <class Real>
-void decide_tile(const Real* logit, const Rows& rows, const Threshold& threshold, int64_t begin,
-                 int64_t end, const std::vector<RowTensor>& tensors, Tile& copied, Tile& decided,
-                 Counts& counts) {
-    const int whole = (int)whole_packs(end - begin);
-    const auto decide = decide_of(logit);
-    decided.count = decide(logit + begin, from(rows, begin), from(threshold, begin), begin, whole,
-                           decided.indices, counts, tensors, copied);
-    kernels().copy_rest(tensors, copied);
-    if (begin + whole < end) {
-        const Tail<Real> tail(logit, rows, threshold, begin + whole, end);
-        decided.count += decide(tail.logit, tail.rows, tail.threshold, begin + whole, PACK,
-                                decided.indices + decided.count, counts, tensors, copied);
+// Room for indices, uninitialised. It is kept for the thread's next call unless it is large: fresh
+// pages cost as much as the decisions.
+struct Scratch {
+    static constexpr int64_t KEPT = 4 << 20;
+    int64_t* data;
+
+    explicit Scratch(int64_t size) {
+        thread_local std::unique_ptr<int64_t[]> kept;
+        thread_local int64_t kept_size = 0;
+        if (size > kept_size) {
+            std::unique_ptr<int64_t[]> fresh(new int64_t[size]);
+            if (size > KEPT) {
+                own = std::move(fresh);
+            } else {
+                kept = std::move(fresh);
+                kept_size = size;
+            }
+        }
+        data = own ? own.get() : kept.get();
     }
+
+private:
+    std::unique_ptr<int64_t[]> own;
+};
+
+// Writes the accepted ones of rows [begin, end) to `kept`, which has room for a pack more.
+template <class Real>
+Counts decide(const Real* logit, const Rows& rows, const Threshold& threshold, int64_t begin,
+              int64_t end, int64_t* kept) {
+    const int64_t whole = whole_packs(end - begin), last = begin + whole;
+    const auto decide = decide_of(logit);
+    Counts counts =
+        decide(logit + begin, from(rows, begin), from(threshold, begin), begin, whole, kept);
+    if (last == end) return counts;
+    const Tail<Real> tail(logit, rows, threshold, last, end);
+    const Counts rest =
+        decide(tail.logit, tail.rows, tail.threshold, last, PACK, kept + counts.count);
+    return {counts.count + rest.count, counts.invalid + rest.invalid, counts.above + rest.above};
 }
 
 // Calls work(logits) with their own type.
@@ -45,7 +69,7 @@ auto typed(const Logits& logits, const Work& work) {
 
 void probability(Logits logits, Threshold threshold, int64_t n, int threads, double* out) {
     typed(logits, [&](auto logit) {
-        parallel(n, threads, [&](int64_t begin, int64_t end) {
+        parallel(n, threads, [&](int64_t, int64_t begin, int64_t end) {
             const int64_t whole = whole_packs(end - begin), last = begin + whole;
             const auto probability = probability_of(logit);
             probability(logit + begin, from(threshold, begin), whole, out + begin);
@@ -60,57 +84,54 @@ void probability(Logits logits, Threshold threshold, int64_t n, int threads, dou
 
 void accept(Logits logits, Rows rows, Threshold threshold, int64_t n, int threads, uint8_t* keep) {
     typed(logits, [&](auto logit) {
-        parallel(n, threads, [&](int64_t begin, int64_t end) {
-            Tile tile, none = {};
-            Counts counts;
+        parallel(n, threads, [&](int64_t, int64_t begin, int64_t end) {
+            int64_t kept[TILE + PACK];
             std::fill(keep + begin, keep + end, 0);
             for (int64_t start = begin; start < end; start += TILE) {
                 const int64_t stop = std::min(start + TILE, end);
-                decide_tile(logit, rows, threshold, start, stop, {}, none, tile, counts);
-                for (int64_t j = 0; j < tile.count; ++j) keep[tile.indices[j]] = 1;
+                const int64_t count = decide(logit, rows, threshold, start, stop, kept).count;
+                for (int64_t j = 0; j < count; ++j) keep[kept[j]] = 1;
             }
         });
     });
 }
 
-// One pass: threads take tiles by ticket, decide them, and learn in tile order where their accepted
-// rows go. The rows of one tile are copied while the next is decided.
+// Decides all rows, then copies; in between each part of them learns where its accepted rows go.
 Counts accept_compact(Logits logits, Rows rows, Threshold threshold, int64_t n, int threads,
                       const std::vector<RowTensor>& tensors, int64_t* ids, int64_t capacity) {
-    std::vector<RowTensor> narrow, wide;  // rows of less than a cache line, and the others
-    for (const RowTensor& tensor : tensors)
-        (tensor.row_bytes < LINE ? narrow : wide).push_back(streamable(tensor, n));
-    std::atomic<int64_t> ticket{0}, placed{0}, invalid{0}, above{0};
-    int64_t total = 0;  // accepted rows of the tiles [0, placed)
+    struct Part {
+        Counts counts;
+        int64_t first;
+    };
+    std::vector<Part> parts((size_t)parts_of(n, threads));
+    const Scratch scratch(n + PACK * (int64_t)parts.size());
+    const auto kept_of = [&](int64_t part, int64_t begin) {
+        return scratch.data + begin + PACK * part;
+    };
     typed(logits, [&](auto logit) {
-        parallel(n, threads, [&](int64_t, int64_t) {
-            Tile tiles[2];
-            Counts counts;
-            Tile *decided = &tiles[0], *copied = &tiles[1];
-            copied->count = copied->copied = 0;
-            for (int64_t tile; (tile = ticket.fetch_add(1)) * TILE < n;) {
-                const int64_t begin = tile * TILE, end = std::min(begin + TILE, n);
-                decide_tile(logit, rows, threshold, begin, end, wide, *copied, *decided, counts);
-                for (int spins = 0; placed.load(std::memory_order_acquire) != tile; ++spins)
-                    if (spins > 1000) std::this_thread::yield();
-                decided->first = total;
-                decided->count = std::min(decided->count, capacity - total);
-                total += decided->count;
-                placed.store(tile + 1, std::memory_order_release);
-                decided->copied = 0;
-                for (int64_t j = 0; j < decided->count; ++j)
-                    ids[decided->first + j] = number(rows, decided->indices[j]);
-                for (const RowTensor& tensor : narrow)
-                    kernels().gather(tensor, decided->indices, decided->count, decided->first);
-                std::swap(decided, copied);
-            }
-            kernels().copy_rest(wide, *copied);
-            finish_streams();
-            invalid += counts.invalid;
-            above += counts.above;
+        parallel(n, threads, [&](int64_t part, int64_t begin, int64_t end) {
+            int64_t* kept = kept_of(part, begin);
+            parts[part].counts = decide(logit, rows, threshold, begin, end, kept);
         });
     });
-    return {total, invalid, above};
+    Counts total;
+    for (Part& part : parts) {
+        part.first = total.count;
+        part.counts.count = std::min(part.counts.count, capacity - total.count);
+        total.count += part.counts.count;
+        total.invalid += part.counts.invalid;
+        total.above += part.counts.above;
+    }
+    parallel(n, threads, [&](int64_t index, int64_t begin, int64_t) {
+        const Part& part = parts[index];
+        const int64_t* kept = kept_of(index, begin);
+        for (int64_t j = 0; j < part.counts.count; ++j)
+            ids[part.first + j] = number(rows, kept[j]);
+        for (const RowTensor& tensor : tensors)
+            kernels().gather(streamable(tensor, n), kept, part.counts.count, part.first);
+        finish_streams();
+    });
+    return total;
 }
 
 namespace {
@@ -136,7 +157,7 @@ double order_statistic(Logits logits, double q, int64_t n) {
 
 void gather(RowTensor tensor, const int64_t* indices, int64_t n, int threads) {
     tensor = streamable(tensor, n);
-    parallel(n, threads, [&](int64_t begin, int64_t end) {
+    parallel(n, threads, [&](int64_t, int64_t begin, int64_t end) {
         kernels().gather(tensor, indices + begin, end - begin, begin);
         finish_streams();
     });

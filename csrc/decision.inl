@@ -2,13 +2,13 @@
 // kernels.cpp includes this file once per instruction set, in a namespace each; the bits are equal.
 
 #if DRS_ISA == 512
-inline int append(int64_t* kept, int count, Lanes index, __mmask8 mask) {
+inline int64_t append(int64_t* kept, int64_t count, Lanes index, __mmask8 mask) {
     _mm512_storeu_si512(kept + count, _mm512_maskz_compress_epi64(mask, (__m512i)index));
     return count + __builtin_popcount(mask);
 }
 #endif
 
-inline int append(int64_t* kept, int count, Lanes index, Mask keep) {
+inline int64_t append(int64_t* kept, int64_t count, Lanes index, Mask keep) {
 #if DRS_ISA == 512
     return append(kept, count, index, _mm512_movepi64_mask((__m512i)keep));
 #else
@@ -124,7 +124,7 @@ inline Words32 join(Lanes first, Lanes second) {
 
 // Whether all rows of a pack are sure; appends the accepted ones if so.
 inline bool append_quickly(const float* logit, const Lanes (&w0)[VECTORS], const Quick& t,
-                           int64_t index, int64_t* kept, int& count) {
+                           int64_t index, int64_t* kept, int64_t& count) {
     Mask32 keep[PACK / WIDE], all = Mask32{} - 1;
     for (int v = 0; v < PACK / WIDE; ++v) {
         Mask32 sure;
@@ -153,19 +153,19 @@ inline bool append_quickly(const float* logit, const Lanes (&w0)[VECTORS], const
 }
 
 inline bool append_quickly(const double*, const Lanes (&)[VECTORS], const Quick&, int64_t,
-                           int64_t*, int&) {
+                           int64_t*, int64_t&) {
     return false;
 }
 
-// Appends the accepted ones of n rows to `kept`, numbered from `index`, and returns how many.
-// `between` runs after each pack, so that memory works while the arithmetic does.
-template <class Real, class Between>
-inline int decide(const Real* logit, const Rows& rows, const Threshold& threshold, int64_t index,
-                  int n, int64_t* kept, Counts& counts, const Between& between) {
+// Writes the accepted ones of n rows, numbered from `index`, to `kept`, which a pack more fits.
+template <class Real>
+Counts decide(const Real* logit, const Rows& rows, const Threshold& threshold, int64_t index,
+              int64_t n, int64_t* kept) {
     const Quick quick(threshold);
-    int count = 0;
+    Counts counts;
+    int64_t count = 0;
     Mask invalid = {}, above = {};
-    for (int i = 0; i < n; i += PACK, between(i)) {
+    for (int64_t i = 0; i < n; i += PACK) {
         Lanes c[4][VECTORS];
         row_words(rows, ACCEPT, 0, i, c);
         if (quick.possible && append_quickly(logit + i, c[0], quick, index + i, kept, count))
@@ -185,7 +185,8 @@ inline int decide(const Real* logit, const Rows& rows, const Threshold& threshol
         counts.invalid -= invalid[lane];
         counts.above -= above[lane];
     }
-    return count;
+    counts.count = count;
+    return counts;
 }
 
 inline void stream(char* target, const char* source) {
@@ -212,31 +213,6 @@ inline void prefetch_row(const RowTensor& t, int64_t source) {
     const char* from = t.source + source * t.source_stride;
     const int64_t bytes = t.row_bytes < PREFETCHED_BYTES ? t.row_bytes : PREFETCHED_BYTES;
     for (int64_t b = 0; b < bytes; b += LINE) __builtin_prefetch(from + b, 0, 2);
-}
-
-// Copies the accepted rows of a tile up to the end-th, and fetches those soon to be copied.
-inline void copy_until(const std::vector<RowTensor>& tensors, Tile& tile, int64_t end) {
-    for (; tile.copied < end; ++tile.copied)
-        for (const RowTensor& tensor : tensors) {
-            if (tile.copied + AHEAD < tile.count)
-                prefetch_row(tensor, tile.indices[tile.copied + AHEAD]);
-            copy_row(tensor, tile.indices[tile.copied], tile.first + tile.copied);
-        }
-}
-
-void copy_rest(const std::vector<RowTensor>& tensors, Tile& tile) {
-    copy_until(tensors, tile, tile.count);
-}
-
-// Decides n rows of a tile while the accepted rows of the tile before are copied.
-template <class Real>
-int decide_tile(const Real* logit, const Rows& rows, const Threshold& threshold, int64_t index,
-                int n, int64_t* kept, Counts& counts, const std::vector<RowTensor>& tensors,
-                Tile& copied) {
-    const auto between = [&](int64_t done) {
-        copy_until(tensors, copied, copied.count * done / TILE);
-    };
-    return decide(logit, rows, threshold, index, n, kept, counts, between);
 }
 
 template <int BYTES>

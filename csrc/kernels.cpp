@@ -55,8 +55,7 @@ namespace avx512 {
 #define DRS_KERNELS(isa)                                                                    \
     Kernels {                                                                               \
         #isa, isa::words, isa::uniform, isa::box_muller, isa::probability<float>,           \
-            isa::probability<double>, isa::decide_tile<float>, isa::decide_tile<double>,    \
-            isa::copy_rest, isa::gather                                                     \
+            isa::probability<double>, isa::decide<float>, isa::decide<double>, isa::gather \
     }
 
 // What this processor can run, best first.

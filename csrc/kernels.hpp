@@ -27,12 +27,6 @@ struct alignas(64) Words {
     uint32_t w[4][TILE];
 };
 
-struct Tile {
-    int64_t first, count;  // its accepted rows go to [first, first + count) of the output
-    int64_t copied;        // of them, so far
-    int64_t indices[TILE + PACK];
-};
-
 // The threshold in float32, where one serves all rows and its range allows.
 struct Quick {
     float log_m_high, log_m_low, c1, s;
@@ -110,11 +104,10 @@ struct Kernels {
                        float* sines);
     void (*probability_float)(const float*, const Threshold&, int64_t n, double* out);
     void (*probability_double)(const double*, const Threshold&, int64_t n, double* out);
-    int (*decide_float)(const float*, const Rows&, const Threshold&, int64_t index, int n,
-                        int64_t* kept, Counts&, const std::vector<RowTensor>&, Tile& copied);
-    int (*decide_double)(const double*, const Rows&, const Threshold&, int64_t index, int n,
-                         int64_t* kept, Counts&, const std::vector<RowTensor>&, Tile& copied);
-    void (*copy_rest)(const std::vector<RowTensor>&, Tile&);
+    Counts (*decide_float)(const float*, const Rows&, const Threshold&, int64_t index, int64_t n,
+                           int64_t* kept);
+    Counts (*decide_double)(const double*, const Rows&, const Threshold&, int64_t index, int64_t n,
+                            int64_t* kept);
     void (*gather)(const RowTensor&, const int64_t* indices, int64_t n, int64_t first);
 };
 

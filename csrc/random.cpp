@@ -5,7 +5,7 @@
 namespace drs {
 
 void uniform(Rows rows, uint32_t stream, uint32_t draw, int64_t n, int threads, double* out) {
-    parallel(n, threads, [&](int64_t begin, int64_t end) {
+    parallel(n, threads, [&](int64_t, int64_t begin, int64_t end) {
         const int64_t whole = whole_packs(end - begin), last = begin + whole;
         kernels().uniform(from(rows, begin), stream, draw, whole, out + begin);
         if (last == end) return;
@@ -26,7 +26,7 @@ void for_counters(Rows rows, uint32_t stream, uint32_t draw, int64_t n, int64_t 
                   const Store& store) {
     const int64_t draws = (d + 3) / 4;
     if (draws == 0) return;
-    parallel(n * draws, threads, [&](int64_t begin, int64_t end) {
+    parallel(n * draws, threads, [&](int64_t, int64_t begin, int64_t end) {
         alignas(64) uint64_t row[TILE] = {}, which[TILE] = {};
         Words words;
         int64_t i = begin / draws, j = begin % draws;

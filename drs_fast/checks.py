@@ -126,6 +126,25 @@ def empty(logit: Tensor, rows: tuple[Tensor, ...]) -> Compacted:
     )
 
 
+def apart(out: Compacted, *inputs: Tensor | None) -> None:
+    """ValueError where what is written shares memory with what is read, or with itself."""
+    targets = [_span(t) for t in (*out.rows, out.ids, out.logit, out.count, out.invalid, out.above)]
+    sources = [_span(t) for t in inputs if t is not None]
+    for i, (begin, end) in enumerate(targets):
+        if any(begin < stop and start < end for start, stop in (*targets[:i], *sources)):
+            raise ValueError("out must not share memory with the inputs, or with itself; clone one")
+
+
+def _span(tensor: Tensor) -> tuple[int, int]:
+    """First and last address, the end excluded."""
+    if tensor.numel() == 0:
+        return 0, 0
+    steps = zip(tensor.shape, tensor.stride(), strict=True)
+    last = sum((size - 1) * stride for size, stride in steps)
+    start = tensor.data_ptr()
+    return start, start + (last + 1) * tensor.element_size()
+
+
 def check_out(out: Compacted, logit: Tensor, rows: list[tuple[torch.Size, torch.dtype]]) -> None:
     if not isinstance(out, Compacted) or len(out.rows) != len(rows):
         raise ValueError(

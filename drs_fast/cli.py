@@ -26,7 +26,7 @@ EXIT_CODES = {
     4: "starved: too few proposals were accepted",
     5: "the disk is full, or a file could not be written",
     6: "damaged: verify found problems",
-    7: "the directory belongs to another run, or is in use",
+    7: "the directory is no run, is another run, or is in use",
     130: "interrupted (Ctrl-C); the same command goes on",
     143: "terminated; the same command goes on",
 }
@@ -55,9 +55,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         return _fail(5 if full or error.filename else 1, error)
     except KeyboardInterrupt:
-        return _fail(130, "interrupted; the same command goes on where it stopped")
+        return _fail(130, "interrupted; the same command goes on from the last finished shard")
     except _Terminated:
-        return _fail(143, "terminated; the same command goes on where it stopped")
+        return _fail(143, "terminated; the same command goes on from the last finished shard")
     finally:
         signal.signal(signal.SIGTERM, before)
 
@@ -135,6 +135,8 @@ def _verify(options: argparse.Namespace) -> int:
         for line in store.repair(options.dir):
             print(f"dropped: {line}")
         return 0
+    if not (Path(options.dir) / "manifest.json").exists():
+        raise store.Conflict(f"{options.dir} is not a run: it holds no manifest.json")
     problems = store.verify(options.dir)
     for problem in problems:
         print(problem)
@@ -143,7 +145,10 @@ def _verify(options: argparse.Namespace) -> int:
             6, f"{len(problems)} problems; `verify --repair`, then the same generate command"
         )
     samples = store.open_run(options.dir)
-    print(f"{len(samples):,} samples in {len(samples.counts):,} shards: every sha256 is right")
+    rest = "" if samples.manifest["complete"] else f", unfinished, of {samples.manifest['n']:,}"
+    print(
+        f"{len(samples):,} samples in {len(samples.counts):,} shards{rest}: every sha256 is right"
+    )
     return 0
 
 
@@ -176,20 +181,32 @@ def _parser(given: list[str]) -> argparse.ArgumentParser:
     generate = commands.add_parser(
         "generate",
         help="write samples to a directory, or go on where it stopped",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        description="Write samples to a directory, or go on from its last finished shard.",
     )
     generate.add_argument("model", help="zoo name, file.py:function, or package.module:function")
     generate.add_argument("-n", type=int, required=True, help="samples")
     generate.add_argument("--out", required=True, help="directory")
-    generate.add_argument("--sampler", default="drs", choices=samplers.NAMES, help="method")
-    generate.add_argument("--seed", type=int, default=0, help="of all random numbers")
-    generate.add_argument("--save", default="x,logit", help="what to keep, of x,z,logit")
-    generate.add_argument("--batch-size", type=int, default=4096, help="rows in a call of G and D")
+    generate.add_argument(
+        "--sampler", default="drs", choices=samplers.NAMES, help="method (default: %(default)s)"
+    )
+    generate.add_argument(
+        "--seed", type=int, default=0, help="of all random numbers (default: %(default)s)"
+    )
+    generate.add_argument("--save", default="x,logit", help="of x,z,logit (default: %(default)s)")
+    generate.add_argument(
+        "--batch-size",
+        type=int,
+        default=4096,
+        help="rows in a call of G and D, rounded up to 256s (default: %(default)s)",
+    )
     generate.add_argument("--device", help="cpu or cuda; where the model is if not given")
     generate.add_argument("--backend", choices=backends.NAMES, help="force one")
     generate.add_argument("--max-proposals", type=int, help="rows to try in all")
     generate.add_argument(
-        "--patience", type=int, default=engine.PATIENCE, help="rows without an accepted one"
+        "--patience",
+        type=int,
+        default=engine.PATIENCE,
+        help="rows without an accepted one before giving up (default: %(default)s)",
     )
     generate.add_argument("--chunk-rows", type=int, help="rows a shard is made from")
     generate.add_argument("--quiet", action="store_true", help="no progress")

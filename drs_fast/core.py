@@ -106,7 +106,7 @@ class GAN:
     link: what the discriminator returns: "logit", "probability", or a callable to a log ratio.
     labels: number of classes of a conditional GAN. real: real samples, or a callable n -> samples.
     block: rows in one call of G and D, rounded up to a multiple of 256.
-    Modules are put in eval mode.
+    Modules are put in eval mode, those inside wrappers too.
     """
 
     def __init__(
@@ -125,12 +125,12 @@ class GAN:
         for role, function in (("generator", generator), ("discriminator", discriminator)):
             if not callable(function):
                 raise ValueError(f"{role} must be callable, got {type(function).__name__}")
-            if isinstance(function, torch.nn.Module):
-                function.eval()
         if not (callable(prior) or (isinstance(prior, str) and prior in PRIORS)):
             raise ValueError(f"prior must be one of {PRIORS} or a callable, got {prior!r}")
         if not (callable(link) or (isinstance(link, str) and link in LINKS)):
             raise ValueError(f"link must be one of {tuple(LINKS)} or a callable, got {link!r}")
+        for module in fingerprint.modules(generator, discriminator):
+            module.eval()
         self.generator = generator
         self.discriminator = discriminator
         self.latent_dim = integer("latent_dim", latent_dim, 1)
@@ -176,29 +176,47 @@ class GAN:
         """
         self._check(z, y)
         n = len(z)
-        x = logit = None
+        x = None
+        logit = torch.empty(n, dtype=torch.float32, device=z.device)
         for start in range(0, max(n, 1), self.block):
             rows = slice(start, min(start + self.block, n))
-            size = rows.stop - rows.start
-            with torch.inference_mode():
-                label = () if y is None else (_pad(y[rows], self.block),)
-                made = self.generator(_pad(z[rows], self.block), *label)
-                if not isinstance(made, Tensor) or made.shape[:1] != (self.block,):
-                    raise ValueError(
-                        f"generator must return a tensor of {self.block} samples for "
-                        f"{self.block} latents, got {describe(made)}"
-                    )
-                score = _one_per_sample(
-                    "discriminator", self.discriminator(made, *label), self.block
-                )
-                link = LINKS[self.link] if isinstance(self.link, str) else self.link
-                score = _one_per_sample("link", link(score), self.block)
-            if x is None or logit is None:
+            label = () if y is None else (y[rows],)
+            made = self._samples(z[rows], *label)
+            if x is None:
                 x = torch.empty((n, *made.shape[1:]), dtype=made.dtype, device=made.device)
-                logit = torch.empty(n, dtype=torch.float32, device=score.device)
-            x[rows] = made[:size]
-            logit[rows] = score[:size]
-        return cast(Tensor, x), cast(Tensor, logit)
+            x[rows] = made[: rows.stop - rows.start]
+            logit[rows] = self._scores(made, *label)[: rows.stop - rows.start]
+        return cast(Tensor, x), logit
+
+    @torch.inference_mode()
+    def _samples(self, *rows: Tensor) -> Tensor:
+        made = self._call("generator", *(_pad(row, self.block) for row in rows))
+        if not isinstance(made, Tensor) or made.shape[:1] != (self.block,):
+            raise ValueError(
+                f"generator must return a tensor of {self.block} samples for {self.block} latents, "
+                f"got {describe(made)}"
+            )
+        return made
+
+    @torch.inference_mode()
+    def _scores(self, made: Tensor, *label: Tensor) -> Tensor:
+        score = self._call("discriminator", made, *(_pad(y, self.block) for y in label))
+        link = LINKS[self.link] if isinstance(self.link, str) else self.link
+        return _one_per_sample(
+            "link", link(_one_per_sample("discriminator", score, self.block)), self.block
+        )
+
+    def _call(self, role: str, *arguments: Tensor) -> Any:
+        try:
+            return getattr(self, role)(*arguments)
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, TypeError, OSError) as error:
+            given = ", ".join(describe(argument) for argument in arguments)
+            raise ValueError(
+                f"{role} failed on {given}: {error}; is latent_dim={self.latent_dim} right, and "
+                f"labels={self.labels} (the number of classes, for a class-conditional GAN)?"
+            ) from error
 
     def _check(self, z: Tensor, y: Tensor | None) -> None:
         if not isinstance(z, Tensor) or z.ndim != 2 or z.shape[1] != self.latent_dim:
@@ -256,10 +274,8 @@ LINKS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 def _pad(rows: Tensor, size: int) -> Tensor:
-    missing = size - len(rows)
-    if missing == 0:
-        return rows
-    return torch.cat([rows, rows.new_zeros((missing, *rows.shape[1:]))])
+    # Always a copy: what a model does in place must not reach the rows that are kept.
+    return torch.cat([rows, rows.new_zeros((size - len(rows), *rows.shape[1:]))])
 
 
 def _one_per_sample(role: str, score: Any, n: int) -> Tensor:

@@ -66,11 +66,11 @@ def generate(
     Raises Starvation (in memory with what there is in `partial`), BadLogits, or store.Conflict if
     `out` holds another run.
     """
-    integer("n", n, 0)
-    for name, value in (("max_proposals", max_proposals), ("chunk_rows", chunk_rows)):
-        if value is not None:
-            integer(name, value, 1)
-    integer("patience", patience, 1)
+    n, patience = integer("n", n, 0), integer("patience", patience, 1)
+    if max_proposals is not None:
+        max_proposals = integer("max_proposals", max_proposals, 1)
+    if chunk_rows is not None:
+        chunk_rows = integer("chunk_rows", chunk_rows, 1)
     run = Run(gan, sampler, n, seed, batch_size, device, max_proposals, patience)
     from drs_fast.saving import checked_chunk, columns, save_run
 
@@ -152,7 +152,8 @@ class Run:
             taken = int(min(count, missing))
             missing -= taken
             self._tally(batch, taken, size)
-            bar.update(self.accepted, self.proposals)
+            tried = size if taken == count else int(batch.ids[taken - 1]) - rng.row + 1
+            bar.advance(taken, tried)
             yield _first(batch, taken)
             if missing > 0:
                 self._check_hunger()

@@ -186,6 +186,7 @@ def accept_compact(
         out = checks.empty(logit, rows)
     else:
         checks.check_out(out, logit, [(row.shape[1:], row.dtype) for row in rows])
+        checks.apart(out, logit, ids, *rows, *threshold[:2])
     result: Compacted = _call("accept_compact", where)(
         logit, checks.row_major(rows), rng, ids, *threshold, out
     )
@@ -216,6 +217,7 @@ def accept_latents(
         out = replace(checks.empty(logit, ()), rows=(z,))
     else:
         checks.check_out(out, logit, [(torch.Size([d]), torch.float32)])
+        checks.apart(out, logit, ids, *threshold[:2])
     result: Compacted = _call("accept_latents", where)(logit, rng, ids, *threshold, out)
     return result
 

@@ -15,7 +15,7 @@ class Progress:
         self.n = n
         self.enabled = enabled
         self.start = self.last = time.monotonic()
-        self.accepted = self.proposals = self.before = self.tried_before = 0
+        self.accepted = self.proposals = self.before = 0
         self.bar = _bar(n) if enabled and sys.stderr.isatty() else None
 
     def __enter__(self) -> "Progress":
@@ -32,25 +32,23 @@ class Progress:
         elif self.enabled and self.accepted > self.before:
             self._line()
 
-    def skip(self, accepted: int, proposals: int) -> None:
+    def skip(self, accepted: int) -> None:
         """Counts samples that an earlier run made."""
         self.before += accepted
-        self.tried_before += proposals
-        self.update(self.accepted + accepted, self.proposals + proposals)
+        self.advance(accepted, 0)
 
-    def update(self, accepted: int, proposals: int) -> None:
-        """Samples and proposals so far."""
-        added = accepted - self.accepted
-        self.accepted, self.proposals = accepted, proposals
+    def advance(self, accepted: int, proposals: int) -> None:
+        """Counts samples, and the proposals that were needed for them."""
+        self.accepted += accepted
+        self.proposals += proposals
         if self.bar is not None:
             self.bar.set_postfix_str(f"{self._acceptance():.2%} accepted", refresh=False)
-            self.bar.update(added)
+            self.bar.update(accepted)
         elif self.enabled and time.monotonic() - self.last >= SECONDS_BETWEEN_LINES:
             self._line()
 
     def _acceptance(self) -> float:
-        tried = self.proposals - self.tried_before
-        return (self.accepted - self.before) / tried if tried else 0.0
+        return (self.accepted - self.before) / self.proposals if self.proposals else 0.0
 
     def _line(self) -> None:
         self.last = time.monotonic()

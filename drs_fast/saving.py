@@ -16,8 +16,8 @@ from drs_fast.store import Conflict, Writer
 
 SAVEABLE = ("x", "z", "logit")
 SHARD_BYTES = 64 * 2**20
-SHARD_ROWS = 2**16
-CHUNK_ROWS = 2**22
+SHARD_ROWS = 2**14
+CHUNK_ROWS = 2**18
 
 
 def save_run(
@@ -104,7 +104,7 @@ def _fill(run: Run, writer: Writer, rows: int, columns: tuple[str, ...], bar: Pr
             run.idle = 0 if record.count else run.idle + record.counters["calls"]
             run.invalid += record.counters["invalid"]
             run.above += record.counters["above"]
-            bar.skip(record.count, record.counters["calls"])
+            bar.skip(record.count)
         before += record.count
         chunk += 1
 
@@ -152,7 +152,7 @@ def columns(gan: GAN, save: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _chunk_rows(tensors: dict[str, Tensor], group: int, row_bytes: int, block: int) -> int:
-    """Rows that give a shard of at most 64 MiB or 65,536 samples at the expected acceptance."""
+    """Rows that give a shard of at most 64 MiB or 16,384 samples at the expected acceptance."""
     acceptance = float(tensors["acceptance"]) if "acceptance" in tensors else 1.0 / group
     samples = max(1.0, min(SHARD_ROWS, SHARD_BYTES / row_bytes))
     groups = max(samples / max(acceptance, samples / CHUNK_ROWS), 2 * block - 1) / group

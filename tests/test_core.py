@@ -466,7 +466,7 @@ BAD = {
     "DRS gamma text": (lambda: DRS(gamma="high"), "gamma .*got 'high'"),
     "DRS eps -1": (lambda: DRS(eps=-1), r"eps .*\[0, 1\], got -1"),
     "DRS log_m inf": (lambda: DRS(log_m=float("inf")), "log_m must be a .*got inf"),
-    "DRS burn_in 0": (lambda: DRS(burn_in=0), "burn_in .*positive .*got 0"),
+    "DRS burn_in 0": (lambda: DRS(burn_in=0), "burn_in .*>= 1, got 0"),
     "DRS adapt": (lambda: DRS(adapt="always"), "adapt must be None or 'batch', got 'always'"),
     "DRS adapt with gamma": (lambda: DRS(adapt="batch", gamma=1.0), "finds gamma from"),
     # generate

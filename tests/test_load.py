@@ -62,7 +62,7 @@ def test_unknown_names_list_what_there_is(name):
 def test_a_function_in_a_file(model):
     gan = drs.load(f"{model}:make")
     assert gan.latent_dim == 3
-    assert gan.name == f"{model}:make"
+    assert gan.name == "my_model.py:make"
     assert drs.load(f"{model}:READY").latent_dim == 3
 
 

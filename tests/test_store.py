@@ -531,7 +531,7 @@ def test_another_spec_names_each_difference(tmp_path):
         write(tmp_path / "out", 250, spec={**SPEC, "seed": 8, "sampler": {"name": "mh"}, "new": 1})
     text = str(caught.value)
     assert "seed: there 7, here 8" in text
-    assert 'sampler: there {"name": "drs"}, here {"name": "mh"}' in text
+    assert 'sampler.name: there "drs", here "mh"' in text
     assert "new: there null, here 1" in text
     assert "version" not in text
     assert "choose another --out or repeat the settings" in text

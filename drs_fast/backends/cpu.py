@@ -33,7 +33,7 @@ def instruction_set() -> str:
 def uniform(
     rng: Rng, ids: Tensor | None, n: int, *, stream: int, draw: int, device: torch.device
 ) -> Tensor:
-    out = torch.empty(n, dtype=torch.float64)
+    out = torch.empty(n, dtype=torch.float64, device="cpu")
     _extension().uniform(_rows(rng, ids), stream, draw, n, _threads(), out.data_ptr())
     return out
 
@@ -41,7 +41,7 @@ def uniform(
 def words(
     rng: Rng, ids: Tensor | None, n: int, d: int, *, stream: int, draw: int, device: torch.device
 ) -> Tensor:
-    out = torch.empty((n, d), dtype=torch.int64)
+    out = torch.empty((n, d), dtype=torch.int64, device="cpu")
     _extension().words(_rows(rng, ids), stream, draw, n, d, _threads(), out.data_ptr())
     return out
 
@@ -49,13 +49,13 @@ def words(
 def normal(
     rng: Rng, ids: Tensor | None, n: int, d: int, *, stream: int, draw: int, device: torch.device
 ) -> Tensor:
-    out = torch.empty((n, d), dtype=torch.float32)
+    out = torch.empty((n, d), dtype=torch.float32, device="cpu")
     _extension().normal(_rows(rng, ids), stream, draw, n, d, _threads(), out.data_ptr())
     return out
 
 
 def probability(logit: Tensor, log_m: Tensor, c1: Tensor, s: Tensor) -> Tensor:
-    wide, out = _wide(logit), torch.empty(len(logit), dtype=torch.float64)
+    wide, out = _wide(logit), torch.empty(len(logit), dtype=torch.float64, device="cpu")
     threshold = _threshold(log_m, c1, s)
     _extension().probability(_logits(wide), threshold, len(wide), _threads(), out.data_ptr())
     return out
@@ -64,7 +64,7 @@ def probability(logit: Tensor, log_m: Tensor, c1: Tensor, s: Tensor) -> Tensor:
 def accept(
     logit: Tensor, rng: Rng, ids: Tensor | None, log_m: Tensor, c1: Tensor, s: Tensor
 ) -> Tensor:
-    wide, keep = _wide(logit), torch.empty(len(logit), dtype=torch.bool)
+    wide, keep = _wide(logit), torch.empty(len(logit), dtype=torch.bool, device="cpu")
     _extension().accept(
         _logits(wide), _rows(rng, ids), _threshold(log_m, c1, s), len(wide), _threads(),
         keep.data_ptr(),

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from drs_fast import ops
+from drs_fast.arguments import integer, number
 from drs_fast.core import GAN, BadLogits, Batch, Rng
 from drs_fast.ratio.burn_in import burn_in, largest, valid
 
@@ -66,9 +67,9 @@ class DRS:
             ("log_m", -math.inf, math.inf),
             ("eps", 0.0, 1.0),
         ):
-            value = getattr(self, name)
-            if value is not None and not (_is_number(value) and low <= value <= high):
-                raise ValueError(f"{name} must be a number in [{low:g}, {high:g}], got {value!r}")
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, number(name, getattr(self, name), low, high))
+        object.__setattr__(self, "burn_in", integer("burn_in", self.burn_in, 1))
         if self.percentile is not None and 0.0 < self.percentile < 1.0:
             raise ValueError(
                 f"percentile is in percent, got {self.percentile!r}; "
@@ -76,8 +77,6 @@ class DRS:
             )
         if self.target_acceptance == 0.0:
             raise ValueError("target_acceptance must be greater than 0")
-        if not isinstance(self.burn_in, int) or self.burn_in < 1 or self.burn_in is True:
-            raise ValueError(f"burn_in must be a positive integer, got {self.burn_in!r}")
         if self.adapt not in (None, "batch"):
             raise ValueError(f"adapt must be None or 'batch', got {self.adapt!r}")
         if self.adapt and (self.gamma is not None or self.target_acceptance is not None):
@@ -184,7 +183,3 @@ class DRS:
 
 def _of_row(value: Tensor, y: Tensor | None) -> Tensor:
     return value if y is None else value[y]
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

@@ -38,7 +38,7 @@ class Samples(Dataset[dict[str, Tensor]]):
     """
 
     def __init__(self, path: str | PathLike[str]) -> None:
-        self.path = Path(path)
+        self.path = Path(path).absolute()
         self.manifest = read_manifest(self.path)
         records, _ = read_records(self.path)
         self.counts: list[int] = []

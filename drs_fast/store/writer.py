@@ -65,7 +65,7 @@ class Writer:
         Conflict if the directory holds a run of another spec or a larger n, or other files, or if
         another process writes to it. OSError (ENOSPC) if the disk cannot hold the missing samples.
         """
-        directory = Path(path)
+        directory = Path(path).absolute()
         try:
             directory.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError):
@@ -209,10 +209,11 @@ def _manifest_before(directory: Path, spec: Mapping[str, Any], n: int) -> dict[s
             )
         return {"n": n, "complete": False}
     manifest = read_manifest(directory)
+    here, there = _flat(spec), _flat({key: manifest.get(key) for key in spec})
     differing = [
-        f"  {key}: there {theirs}, here {ours}"
-        for key in spec
-        if (theirs := _spelled(manifest.get(key))) != (ours := _spelled(spec[key]))
+        f"  {key}: there {there.get(key, 'null')}, here {here.get(key, 'null')}"
+        for key in sorted({*here, *there})
+        if here.get(key) != there.get(key)
     ]
     if differing:
         raise Conflict(
@@ -227,8 +228,14 @@ def _manifest_before(directory: Path, spec: Mapping[str, Any], n: int) -> dict[s
     return manifest
 
 
-def _spelled(value: Any) -> str:
-    return json.dumps(value, sort_keys=True)
+def _flat(spec: Mapping[str, Any]) -> dict[str, str]:
+    """Keys and values in JSON; those of an inner dict as "outer.inner"."""
+    flat: dict[str, str] = {}
+    for key, value in spec.items():
+        inner = value if isinstance(value, dict) else None
+        parts = {key: value} if inner is None else {f"{key}.{k}": v for k, v in inner.items()}
+        flat.update({name: json.dumps(part, sort_keys=True) for name, part in parts.items()})
+    return flat
 
 
 def _check_space(directory: Path, missing: int, bytes_per_sample: int) -> None:
