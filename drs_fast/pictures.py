@@ -63,8 +63,7 @@ def check() -> None:
         import matplotlib.figure  # noqa: F401
     except ImportError:
         raise RuntimeError(
-            "the pictures need matplotlib, which is not installed; run: "
-            "pip install 'drs_fast[demo]'"
+            "the pictures need matplotlib, which is not installed; run: pip install matplotlib"
         ) from None
 
 
