@@ -79,14 +79,18 @@ def generate(
         save_run(run, out, kept, rows, progress)
         return open_run(out)
     run.state = sampler.init(run.gan, run.rng)
-    parts: list[Batch] = []
+    names = (
+        ("x", "z", "logit", "ids") if run.gan.labels is None else ("x", "z", "logit", "ids", "y")
+    )
+    collected = Collected(n, names, None)
     with Progress(n, enabled=progress) as bar:
         try:
-            parts.extend(run.batches(0, None, n, bar))
+            for batch in run.batches(0, None, n, bar):
+                collected.add(batch)
         except Starvation as hunger:
-            hunger.partial = _concatenate(run, parts)
+            hunger.partial = _batch(run, collected)
             raise
-    return _concatenate(run, parts)
+    return _batch(run, collected)
 
 
 def stream(
@@ -102,7 +106,8 @@ def stream(
     integer("patience", patience, 1)
     run = Run(gan, sampler, None, seed, batch_size, device, None, patience)
     run.state = sampler.init(run.gan, run.rng)
-    return run.batches(0, None, None, Progress(None, enabled=False))
+    batches = run.batches(0, None, None, Progress(None, enabled=False))
+    return (_owned(batch) for batch in batches)
 
 
 class Run:
@@ -194,48 +199,80 @@ class Run:
         )
 
 
+class Collected:
+    """Samples copied one batch after another into tensors allocated once.
+
+    Many small tensors, kept while large ones come and go, would scatter over the memory.
+    """
+
+    def __init__(self, capacity: int, names: tuple[str, ...], device: torch.device | None) -> None:
+        self.capacity, self.names, self.device = capacity, names, device
+        self.count = 0
+        self._tensors: dict[str, Tensor] = {}
+
+    def add(self, batch: Batch) -> None:
+        """Appends the rows [0, count) of a batch."""
+        end = self.count + int(batch.count)
+        for name in self.names:
+            rows = getattr(batch, name)
+            if name not in self._tensors:
+                shape = (self.capacity, *rows.shape[1:])
+                where = rows.device if self.device is None else self.device
+                self._tensors[name] = torch.empty(shape, dtype=rows.dtype, device=where)
+            self._tensors[name][self.count : end] = rows[: int(batch.count)]
+        self.count = end
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The samples so far; views of the tensors that `add` writes to."""
+        return {name: rows[: self.count] for name, rows in self._tensors.items()}
+
+
 def _first(batch: Batch, count: int) -> Batch:
-    """The first samples of a batch, in tensors of their own: they outlive the proposals."""
+    """The first samples of a batch; views."""
     return dataclasses.replace(
         batch,
-        x=batch.x[:count].clone(),
-        z=batch.z[:count].clone(),
-        y=None if batch.y is None else batch.y[:count].clone(),
-        logit=batch.logit[:count].clone(),
-        ids=batch.ids[:count].clone(),
+        x=batch.x[:count],
+        z=batch.z[:count],
+        y=None if batch.y is None else batch.y[:count],
+        logit=batch.logit[:count],
+        ids=batch.ids[:count],
         count=torch.full_like(batch.count, count),
     )
 
 
-def _concatenate(run: Run, parts: list[Batch]) -> Batch:
-    if not parts:  # n = 0: no step was taken, but one block knows the shapes
+def _owned(batch: Batch) -> Batch:
+    """The same in tensors of its own, which do not keep all proposals alive."""
+    parts = vars(batch).items()
+    tensors: dict[str, Any] = {k: v.clone() for k, v in parts if isinstance(v, Tensor)}
+    return dataclasses.replace(batch, **tensors)
+
+
+def _batch(run: Run, collected: Collected) -> Batch:
+    if not collected.count:  # one block knows the shapes
         x, logit = probe(run.gan)
-        parts = [
-            Batch(
-                x[:0],
-                ops.latents(run.gan, run.rng, 0),
-                ops.labels(run.gan, run.rng, 0),
-                logit[:0],
-                torch.empty(0, dtype=torch.int64, device=logit.device),
-                torch.tensor(0),
-                {},
-            )
-        ]
-    labels = [part.y for part in parts if part.y is not None]
-    ids = torch.cat([part.ids for part in parts])
-    needed = int(ids[-1]) + 1 if len(ids) else 0
-    stats = {
-        "proposals": needed, "calls": run.proposals, "invalid": run.invalid, "above": run.above
-    }  # fmt: skip
+        z, y = ops.latents(run.gan, run.rng, 0), ops.labels(run.gan, run.rng, 0)
+        ids = torch.empty(0, dtype=torch.int64, device=logit.device)
+        return Batch(x[:0], z, y, logit[:0], ids, torch.tensor(0), _stats(run, ids))
+    tensors = collected.tensors()
     return Batch(
-        torch.cat([part.x for part in parts]),
-        torch.cat([part.z for part in parts]),
-        torch.cat(labels) if labels else None,
-        torch.cat([part.logit for part in parts]),
-        ids,
-        torch.tensor(run.accepted),
-        {name: torch.tensor(value) for name, value in stats.items()},
+        x=tensors["x"],
+        z=tensors["z"],
+        y=tensors.get("y"),
+        logit=tensors["logit"],
+        ids=tensors["ids"],
+        count=torch.tensor(collected.count),
+        stats=_stats(run, tensors["ids"]),
     )
+
+
+def _stats(run: Run, ids: Tensor) -> dict[str, Tensor]:
+    numbers = {
+        "proposals": int(ids[-1]) + 1 if len(ids) else 0,
+        "calls": run.proposals,
+        "invalid": run.invalid,
+        "above": run.above,
+    }
+    return {name: torch.tensor(value) for name, value in numbers.items()}
 
 
 def probe(gan: GAN) -> tuple[Tensor, Tensor]:

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from drs_fast import __version__
-from drs_fast.core import GAN, RNG_VERSION, Batch, Sampler
-from drs_fast.engine import Run, probe
+from drs_fast.core import GAN, RNG_VERSION, Sampler
+from drs_fast.engine import Collected, Run, probe
 from drs_fast.progress import Progress
 from drs_fast.store import Conflict, Writer
 
@@ -75,16 +75,18 @@ def save_run(
 
 def _fill(run: Run, writer: Writer, rows: int, columns: tuple[str, ...], bar: Progress) -> None:
     """Computes the chunks that are not there yet, in order, until n samples are."""
-    n, chunk = run.n or 0, 0
-    before = 0
+    n, chunk, before = run.n or 0, 0, 0
+    collected = Collected(min(n, rows), ("ids", *columns), torch.device("cpu"))
     while before < n:
         record = writer.records.get(chunk)
         if record is None:
             start = run.proposals
             counts = (run.invalid, run.above)
-            parts = list(run.batches(chunk * rows, rows, n - before, bar))
+            collected.count = 0
+            for batch in run.batches(chunk * rows, rows, n - before, bar):
+                collected.add(batch)
             calls = run.proposals - start
-            tensors = _tensors(parts, columns)
+            tensors = collected.tensors()
             ids = tensors["ids"]
             writer.append(
                 chunk,
@@ -121,12 +123,6 @@ def _summary(writer: Writer, sampler: Sampler, n: int) -> dict[str, Any]:
         "above": totals["above"],
         "calls_per_sample": totals["calls"] / n if n else None,
         "calls_total": totals["calls"] + getattr(sampler, "burn_in", 0),
-    }
-
-
-def _tensors(parts: list[Batch], columns: tuple[str, ...]) -> dict[str, Tensor]:
-    return {
-        name: torch.cat([getattr(part, name) for part in parts]).cpu() for name in ("ids", *columns)
     }
 
 
