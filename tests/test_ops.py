@@ -525,3 +525,25 @@ def test_a_forced_backend_serves_or_refuses():
         assert ops._forced.get() == "reference"
     assert ops._forced.get() is None
     assert ops.available("cpu")["cpu"] is None
+
+
+class Wrapper(torch.Tensor):
+    """A tensor that has a shape and no memory."""
+
+    @classmethod
+    def __torch_dispatch__(cls, function, types, args=(), kwargs=None):
+        if function in (torch.ops.aten.detach.default, torch.ops.aten.select.int):
+            return wrapper(args[0].shape)
+        raise RuntimeError(f"{function} is not for wrappers")
+
+
+def wrapper(shape):
+    return torch.Tensor._make_wrapper_subclass(Wrapper, shape, dtype=torch.float32)
+
+
+def test_tensors_without_memory_are_refused():
+    rng = Rng(0)
+    with pytest.raises((ValueError, RuntimeError)):
+        ops.accept(wrapper((8,)), rng, log_m=0.0)
+    with pytest.raises((ValueError, RuntimeError)):
+        ops.accept_compact(torch.zeros(8), wrapper((8,)), rng=rng, log_m=0.0)

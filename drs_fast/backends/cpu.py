@@ -34,7 +34,7 @@ def uniform(
     rng: Rng, ids: Tensor | None, n: int, *, stream: int, draw: int, device: torch.device
 ) -> Tensor:
     out = torch.empty(n, dtype=torch.float64, device="cpu")
-    _extension().uniform(_rows(rng, ids), stream, draw, n, _threads(), out.data_ptr())
+    _extension().uniform(_rows(rng, ids), stream, draw, n, _threads(), _address(out))
     return out
 
 
@@ -42,7 +42,7 @@ def words(
     rng: Rng, ids: Tensor | None, n: int, d: int, *, stream: int, draw: int, device: torch.device
 ) -> Tensor:
     out = torch.empty((n, d), dtype=torch.int64, device="cpu")
-    _extension().words(_rows(rng, ids), stream, draw, n, d, _threads(), out.data_ptr())
+    _extension().words(_rows(rng, ids), stream, draw, n, d, _threads(), _address(out))
     return out
 
 
@@ -50,14 +50,14 @@ def normal(
     rng: Rng, ids: Tensor | None, n: int, d: int, *, stream: int, draw: int, device: torch.device
 ) -> Tensor:
     out = torch.empty((n, d), dtype=torch.float32, device="cpu")
-    _extension().normal(_rows(rng, ids), stream, draw, n, d, _threads(), out.data_ptr())
+    _extension().normal(_rows(rng, ids), stream, draw, n, d, _threads(), _address(out))
     return out
 
 
 def probability(logit: Tensor, log_m: Tensor, c1: Tensor, s: Tensor) -> Tensor:
     wide, out = _wide(logit), torch.empty(len(logit), dtype=torch.float64, device="cpu")
     threshold = _threshold(log_m, c1, s)
-    _extension().probability(_logits(wide), threshold, len(wide), _threads(), out.data_ptr())
+    _extension().probability(_logits(wide), threshold, len(wide), _threads(), _address(out))
     return out
 
 
@@ -67,7 +67,7 @@ def accept(
     wide, keep = _wide(logit), torch.empty(len(logit), dtype=torch.bool, device="cpu")
     _extension().accept(
         _logits(wide), _rows(rng, ids), _threshold(log_m, c1, s), len(wide), _threads(),
-        keep.data_ptr(),
+        _address(keep),
     )  # fmt: skip
     return keep
 
@@ -89,7 +89,7 @@ def accept_compact(
     ]
     counts = _extension().accept_compact(
         _logits(wide), _rows(rng, ids), _threshold(log_m, c1, s), len(wide), _threads(),
-        tensors, out.ids.data_ptr(), len(out.ids),
+        tensors, _address(out.ids), len(out.ids),
     )  # fmt: skip
     for scalar, value in zip((out.count, out.invalid, out.above), counts, strict=True):
         scalar.fill_(value)
@@ -108,7 +108,7 @@ def accept_latents(
     (z,) = out.rows
     accept_compact(logit, (), rng, ids, log_m, c1, s, replace(out, rows=()))
     n, d = int(out.count), z.shape[1]
-    _extension().normal(_rows(rng, out.ids), 0, 0, n, d, _threads(), z.data_ptr())
+    _extension().normal(_rows(rng, out.ids), 0, 0, n, d, _threads(), _address(z))
     return out
 
 
@@ -121,12 +121,21 @@ def order_statistic(logit: Tensor, q: float) -> Tensor:
 
 def gather(rows: Tensor, indices: Tensor, out: Tensor) -> Tensor:
     """out[j] = rows[indices[j]]: the limit that memory sets to accept_compact, for benchmarks."""
-    _extension().gather(_tensor(rows, out), indices.data_ptr(), len(indices), _threads())
+    _extension().gather(_tensor(rows, out), _address(indices), len(indices), _threads())
     return out
 
 
 def _extension() -> Any:
     return _C
+
+
+def _address(tensor: Tensor) -> int:
+    address = tensor.data_ptr()
+    if address == 0 and tensor.numel():
+        raise ValueError(
+            f"a {type(tensor).__name__} without memory of its own; pass a plain tensor"
+        )
+    return address
 
 
 def _threads() -> int:
@@ -138,18 +147,18 @@ def _wide(logit: Tensor) -> Tensor:
 
 
 def _logits(wide: Tensor) -> tuple[int, bool]:
-    return wide.data_ptr(), wide.dtype == torch.float64
+    return _address(wide), wide.dtype == torch.float64
 
 
 def _rows(rng: Rng, ids: Tensor | None) -> tuple[int, int, int]:
-    return rng.seed, rng.row, 0 if ids is None else ids.data_ptr()
+    return rng.seed, rng.row, 0 if ids is None else _address(ids)
 
 
 def _threshold(log_m: Tensor, c1: Tensor, s: Tensor) -> tuple[int, bool, int, bool, float]:
-    return log_m.data_ptr(), log_m.ndim > 0, c1.data_ptr(), c1.ndim > 0, s.item()
+    return _address(log_m), log_m.ndim > 0, _address(c1), c1.ndim > 0, s.item()
 
 
 def _tensor(source: Tensor, target: Tensor) -> tuple[int, int, int, int]:
     size = source.element_size()
     row = size * source[:1].numel() if len(source) else 0
-    return source.data_ptr(), target.data_ptr(), row, size * source.stride(0)
+    return _address(source), _address(target), row, size * source.stride(0)
