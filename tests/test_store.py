@@ -922,3 +922,12 @@ def test_without_locks_a_second_writers_temporary_is_noticed(tmp_path, monkeypat
         with pytest.raises(FileExistsError):
             writer.append(0, chunk_of(0), cut=False, counters={})
     assert (tmp_path / "out" / "chunk-00000000.safetensors.tmp").read_text() == "theirs"
+
+
+def test_an_open_reader_outlives_an_extension(tmp_path):
+    write(tmp_path / "out", 80)
+    reader = store.open_run(tmp_path / "out")
+    write(tmp_path / "out", 250)
+    assert torch.equal(reader.ids[:], expected(80))
+    assert torch.equal(reader.ids[[79, 0]], expected(80)[[79, 0]])
+    assert len(store.open_run(tmp_path / "out")) == 250

@@ -144,15 +144,19 @@ def read_state(directory: Path, sha256: str | None) -> tuple[dict[str, Tensor], 
         return tensors, json.loads(file.metadata()["facts"])
 
 
-def open_shard(path: Path, count: int | None = None) -> Any:
-    """An open safetensors file; Corrupt unless all its tensors have count rows, where given."""
+def open_shard(path: Path, count: int | None = None, *, or_more: bool = False) -> Any:
+    """An open safetensors file; Corrupt unless all its tensors have count rows, where given.
+
+    or_more: the same number of more rows will do too.
+    """
     try:
         file: Any = safe_open(path, framework="pt")
         shapes = {name: file.get_slice(name).get_shape() for name in sorted(file.keys())}
     except Exception as error:  # its errors share no base class, and a damaged file may raise any
         raise Corrupt(f"{path} cannot be read: {error}; `drs-fast verify` says more") from None
+    rows = {shape[0] if shape else -1 for shape in shapes.values()}
     if count is not None and (
-        "ids" not in shapes or any(s[:1] != [count] for s in shapes.values())
+        "ids" not in shapes or (min(rows) < count or len(rows) > 1 if or_more else rows != {count})
     ):
         raise Corrupt(f"{path} must hold ids and {count} rows of each tensor, it has {shapes}")
     return file

@@ -113,7 +113,9 @@ class Samples(Dataset[dict[str, Tensor]]):
             if len(self._files) >= OPEN_SHARDS:
                 self._files.pop(next(iter(self._files)), None)
             path = self.path / shard_name(chunk)
-            self._files[chunk] = open_shard(path, self.counts[chunk])
+            # A run that was extended since has the same rows, and more, in what was its last shard.
+            last = chunk == len(self.counts) - 1
+            self._files[chunk] = open_shard(path, self.counts[chunk], or_more=last)
         return self._files[chunk]
 
 
