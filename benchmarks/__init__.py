@@ -1,1 +1,1 @@
-"""Benchmarks: `python -m benchmarks.ops`, `python -m benchmarks.toy25`, `pytest benchmarks`."""
+"""Benchmarks: `python -m benchmarks.ops`, `.toy25` and `.gpu`, and `pytest benchmarks`."""

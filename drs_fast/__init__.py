@@ -3,7 +3,7 @@
 __version__ = "0.1.0"
 
 from drs_fast import ops, samplers
-from drs_fast.core import GAN, BadLogits, Batch, Compacted, Rng, Starvation
+from drs_fast.core import GAN, BadLogits, Batch, Compacted, Ring, Rng, Starvation
 from drs_fast.engine import generate, stream
 from drs_fast.load import load, weights
 from drs_fast.ops import backend
@@ -14,6 +14,7 @@ __all__ = [
     "BadLogits",
     "Batch",
     "Compacted",
+    "Ring",
     "Rng",
     "Starvation",
     "backend",

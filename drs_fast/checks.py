@@ -2,13 +2,14 @@
 
 import functools
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from drs_fast.arguments import describe, integer, number, usable
 from drs_fast.backends import reference
-from drs_fast.core import Compacted, Rng
+from drs_fast.core import Compacted, Ring, Rng
 
 MAX_GAMMA = 600.0
 
@@ -61,13 +62,13 @@ def counter(stream: int, draw: int) -> None:
 def threshold(
     logit: Tensor, log_m: float | Tensor, gamma: float | Tensor, eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """(log_m, c1 = exp(gamma), s = -expm1(-eps)), float64, each () or (n,)."""
+    """(log_m, gamma, s = -expm1(-eps)), float64, each () or (n,)."""
     top = _parameter("log_m", log_m, logit, math.inf)
     shift = _parameter("gamma", gamma, logit, MAX_GAMMA)
     where = str(logit.device)
     return (
         _constant(top, where) if isinstance(top, float) else top,
-        _power(shift, where) if isinstance(shift, float) else reference.exponential(shift)[0],
+        _constant(shift, where) if isinstance(shift, float) else shift,
         _stabiliser(number("eps", eps, 0.0, 1.0), where),
     )
 
@@ -96,11 +97,6 @@ def _constant(value: float, device: str) -> Tensor:
 
 
 @functools.lru_cache(maxsize=1024)
-def _power(gamma: float, device: str) -> Tensor:
-    return reference.exponential(_constant(gamma, "cpu"))[0].to(device)
-
-
-@functools.lru_cache(maxsize=1024)
 def _stabiliser(eps: float, device: str) -> Tensor:
     return -reference.exponential(_constant(-eps, "cpu"))[1].to(device)
 
@@ -109,26 +105,24 @@ def _plain(row: Tensor) -> bool:
     return not (row.is_conj() or row.is_neg()) and (len(row) == 0 or row[0].is_contiguous())
 
 
+def row_tensors(rows: tuple[Tensor, ...], n: int, where: torch.device) -> None:
+    for i, row in enumerate(rows):
+        if not isinstance(row, Tensor) or row.shape[:1] != (n,) or row.device != where:
+            raise ValueError(f"rows[{i}] must be ({n}, ...) on {where}, got {describe(row)}")
+
+
 def row_major(rows: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     # Any stride between rows is fine; only what lies within a row must be contiguous.
     return tuple(row.detach() if _plain(row) else dense(row) for row in rows)
 
 
-def empty(logit: Tensor, rows: tuple[Tensor, ...]) -> Compacted:
-    scalar = functools.partial(torch.zeros, (), dtype=torch.int64, device=logit.device)
-    return Compacted(
-        tuple(torch.empty(row.shape, dtype=row.dtype, device=row.device) for row in rows),
-        torch.empty(len(logit), dtype=torch.int64, device=logit.device),
-        torch.empty_like(logit),
-        scalar(),
-        scalar(),
-        scalar(),
-    )
-
-
-def apart(out: Compacted, *inputs: Tensor | None) -> None:
+def apart(out: Compacted | Ring, *inputs: Tensor | None) -> None:
     """ValueError where what is written shares memory with what is read, or with itself."""
-    targets = [_span(t) for t in (*out.rows, out.ids, out.logit, out.count, out.invalid, out.above)]
+    if isinstance(out, Ring):
+        scalars: tuple[Tensor, ...] = (out.state, out.workspace)
+    else:
+        scalars = (out.count, out.invalid, out.above)
+    targets = [_span(t) for t in (*out.rows, out.ids, out.logit, *scalars)]
     sources = [_span(t) for t in inputs if t is not None]
     for i, (begin, end) in enumerate(targets):
         if any(begin < stop and start < end for start, stop in (*targets[:i], *sources)):
@@ -153,7 +147,8 @@ def check_out(out: Compacted, logit: Tensor, rows: list[tuple[torch.Size, torch.
     if not isinstance(out.ids, Tensor) or out.ids.ndim != 1:
         raise ValueError(f"out.ids must be (capacity,) int64, got {describe(out.ids)}")
     capacity = len(out.ids)
-    wanted = [
+    _as_wanted(
+        logit,
         *((f"out.rows[{i}]", out.rows[i], (capacity, *shape), dtype)
           for i, (shape, dtype) in enumerate(rows)),
         ("out.ids", out.ids, (capacity,), torch.int64),
@@ -161,7 +156,32 @@ def check_out(out: Compacted, logit: Tensor, rows: list[tuple[torch.Size, torch.
         ("out.count", out.count, (), torch.int64),
         ("out.invalid", out.invalid, (), torch.int64),
         ("out.above", out.above, (), torch.int64),
-    ]  # fmt: skip
+    )  # fmt: skip
+
+
+def check_ring(ring: Ring, logit: Tensor, rows: list[tuple[torch.Size, torch.dtype]]) -> None:
+    if not isinstance(ring, Ring) or len(ring.rows) != len(rows):
+        raise ValueError(
+            f"ring must be drs.ops.ring(...) with {len(rows)} row tensors, got {describe(ring)}"
+        )
+    capacity = len(ring.ids)
+    if len(logit) > ring.batch:
+        raise ValueError(
+            f"this ring was made for batches of at most {ring.batch} rows, got {len(logit)}; "
+            "make it from the largest batch"
+        )
+    _as_wanted(
+        logit,
+        *((f"ring.rows[{i}]", ring.rows[i], (capacity, *shape), dtype)
+          for i, (shape, dtype) in enumerate(rows)),
+        ("ring.ids", ring.ids, (capacity,), torch.int64),
+        ("ring.logit", ring.logit, (capacity,), logit.dtype),
+        ("ring.state", ring.state, (6,), torch.int64),
+        ("ring.workspace", ring.workspace, ring.workspace.shape, torch.int64),
+    )  # fmt: skip
+
+
+def _as_wanted(logit: Tensor, *wanted: tuple[str, Any, tuple[int, ...], torch.dtype]) -> None:
     for name, tensor, shape, dtype in wanted:
         if (
             not isinstance(tensor, Tensor)

@@ -181,7 +181,7 @@ def test_each_setting_reaches_the_engine(run, generated, flags, expected):
 def test_a_backend_is_forced(run, monkeypatch):
     monkeypatch.setattr(cpu, "_C", None)
     monkeypatch.setattr(cpu, "_reason", "the extension is on holiday")
-    drs.ops._dispatch.cache_clear()
+    drs.ops.dispatch._dispatch.cache_clear()
     try:
         code, _, err = run(*GENERATE, "--backend", "cpu")
         assert code == 2
@@ -189,7 +189,7 @@ def test_a_backend_is_forced(run, monkeypatch):
         assert run(*GENERATE, "--backend", "reference")[0] == 0
         assert run("generate", "MODELS:good", "-n", 60, "--out", "DIR", "--burn-in", 500)[0] == 0
     finally:
-        drs.ops._dispatch.cache_clear()
+        drs.ops.dispatch._dispatch.cache_clear()
 
 
 def test_help_lists_the_exit_codes(run):

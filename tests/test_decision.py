@@ -128,8 +128,10 @@ def assert_equal_decisions(logit, rng, u=None, **kwargs):
         if u is None:
             expected = ops.accept(logit, rng, **kwargs)
         else:
-            threshold = checks.threshold(logit, kwargs["log_m"], kwargs["gamma"], kwargs["eps"])
-            expected = reference.decide(logit, u, *threshold)
+            log_m, gamma, s = checks.threshold(
+                logit, kwargs["log_m"], kwargs["gamma"], kwargs["eps"]
+            )
+            expected = reference.decide(logit, u, log_m, reference.power(gamma), s)
     with backend("cpu"):
         found = ops.accept(logit, rng, **kwargs)
         compacted = ops.accept_compact(logit, rng=rng, **kwargs)

@@ -506,14 +506,14 @@ def test_extreme_words_give_finite_normals():
 @needs_cpu
 def test_a_backend_that_cannot_run_says_why(monkeypatch):
     monkeypatch.setattr(cpu, "_reason", "extension not built (no compiler)")
-    ops._dispatch.cache_clear()
+    ops.dispatch._dispatch.cache_clear()
     logit = torch.zeros(3)
     try:
         assert ops.accept(logit, Rng(0), log_m=0.0).shape == (3,)  # the reference serves
         with backend("cpu"), pytest.raises(RuntimeError, match=r"cpu: extension not built \(no"):
             ops.accept(logit, Rng(0), log_m=0.0)
     finally:
-        ops._dispatch.cache_clear()
+        ops.dispatch._dispatch.cache_clear()
 
 
 def test_a_forced_backend_serves_or_refuses():
@@ -521,9 +521,9 @@ def test_a_forced_backend_serves_or_refuses():
         ops.probability(torch.empty(3, device="meta"), log_m=0.0)
     with backend("reference"):
         with backend("cpu"):
-            assert ops._forced.get() == "cpu"
-        assert ops._forced.get() == "reference"
-    assert ops._forced.get() is None
+            assert ops.dispatch._forced.get() == "cpu"
+        assert ops.dispatch._forced.get() == "reference"
+    assert ops.dispatch._forced.get() is None
     assert ops.available("cpu")["cpu"] is None
 
 

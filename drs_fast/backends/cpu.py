@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from drs_fast.core import Compacted, Rng
+from drs_fast.backends import reference
+from drs_fast.core import Compacted, Ring, Rng
 
 _C: ModuleType | None = None
 _reason: str | None = None
@@ -54,17 +55,19 @@ def normal(
     return out
 
 
-def probability(logit: Tensor, log_m: Tensor, c1: Tensor, s: Tensor) -> Tensor:
+def probability(logit: Tensor, log_m: Tensor, gamma: Tensor, s: Tensor) -> Tensor:
     wide, out = _wide(logit), torch.empty(len(logit), dtype=torch.float64, device="cpu")
+    c1 = reference.power(gamma)
     threshold = _threshold(log_m, c1, s)
     _extension().probability(_logits(wide), threshold, len(wide), _threads(), _address(out))
     return out
 
 
 def accept(
-    logit: Tensor, rng: Rng, ids: Tensor | None, log_m: Tensor, c1: Tensor, s: Tensor
+    logit: Tensor, rng: Rng, ids: Tensor | None, log_m: Tensor, gamma: Tensor, s: Tensor
 ) -> Tensor:
     wide, keep = _wide(logit), torch.empty(len(logit), dtype=torch.bool, device="cpu")
+    c1 = reference.power(gamma)
     _extension().accept(
         _logits(wide), _rows(rng, ids), _threshold(log_m, c1, s), len(wide), _threads(),
         _address(keep),
@@ -78,11 +81,11 @@ def accept_compact(
     rng: Rng,
     ids: Tensor | None,
     log_m: Tensor,
-    c1: Tensor,
+    gamma: Tensor,
     s: Tensor,
     out: Compacted,
 ) -> Compacted:
-    wide = _wide(logit)
+    wide, c1 = _wide(logit), reference.power(gamma)
     tensors = [
         _tensor(source, target)
         for source, target in ((logit, out.logit), *zip(rows, out.rows, strict=True))
@@ -101,15 +104,33 @@ def accept_latents(
     rng: Rng,
     ids: Tensor | None,
     log_m: Tensor,
-    c1: Tensor,
+    gamma: Tensor,
     s: Tensor,
     out: Compacted,
 ) -> Compacted:
     (z,) = out.rows
-    accept_compact(logit, (), rng, ids, log_m, c1, s, replace(out, rows=()))
+    accept_compact(logit, (), rng, ids, log_m, gamma, s, replace(out, rows=()))
     n, d = int(out.count), z.shape[1]
     _extension().normal(_rows(rng, out.ids), 0, 0, n, d, _threads(), _address(z))
     return out
+
+
+def accept_append(
+    logit: Tensor,
+    rows: tuple[Tensor, ...],
+    ids: Tensor | None,
+    log_m: Tensor,
+    gamma: Tensor,
+    s: Tensor,
+    ring: Ring,
+) -> Ring:
+    rng = Rng(ring.seed, int(ring.row))
+    kept = accept_compact(logit, rows, rng, ids, log_m, gamma, s, Compacted.empty(logit, rows))
+    return reference.append(kept, len(logit), ring)
+
+
+def largest(logit: Tensor) -> Tensor:
+    return reference.largest(logit)
 
 
 def order_statistic(logit: Tensor, q: float) -> Tensor:

@@ -5,13 +5,14 @@ rounding per operation. Library exponentials, logarithms and sines differ betwee
 CUDA, so none is used: the other backends repeat these operations and get the same bits.
 """
 
+import functools
 import math
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from drs_fast.core import ACCEPT, Compacted, Rng
+from drs_fast.core import ACCEPT, Compacted, Ring, Rng
 
 MASK = 0xFFFFFFFF
 
@@ -182,18 +183,29 @@ def truncated_normal(symmetric: Tensor) -> Tensor:
     return (s * (horner(NUMERATOR, square) / horner(DENOMINATOR, square))).float()
 
 
+def power(gamma: Tensor) -> Tensor:
+    """c1 = exp(gamma), float64."""
+    on_host = gamma.ndim == 0 and gamma.device.type == "cpu"
+    return _power(gamma.item()) if on_host else exponential(gamma)[0]
+
+
+@functools.lru_cache(maxsize=1024)
+def _power(gamma: float) -> Tensor:
+    return exponential(torch.tensor(gamma, dtype=torch.float64, device="cpu"))[0]
+
+
 def _terms(logit: Tensor, log_m: Tensor, c1: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
     """p / (1 - p) as numerator and denominator: E and c1 (s + (1 - s) (-q)), at least 0."""
     e, q = exponential(logit.double() - log_m)
     return e, torch.clamp(c1 * (s + (1.0 - s) * (-q)), min=0.0)
 
 
-def probability(logit: Tensor, log_m: Tensor, c1: Tensor, s: Tensor) -> Tensor:
+def probability(logit: Tensor, log_m: Tensor, gamma: Tensor, s: Tensor) -> Tensor:
     """sigmoid(F), written without logarithm; 0 for logits that are never accepted. (n,) float64.
 
     Source: Azadi et al., Discriminator rejection sampling (2019), equation 8.
     """
-    numerator, rest = _terms(logit, log_m, c1, s)
+    numerator, rest = _terms(logit, log_m, power(gamma), s)
     p = numerator / (numerator + rest)
     return torch.where(torch.isfinite(logit), p, 0.0)
 
@@ -205,11 +217,11 @@ def decide(logit: Tensor, u: Tensor, log_m: Tensor, c1: Tensor, s: Tensor) -> Te
 
 
 def accept(
-    logit: Tensor, rng: Rng, ids: Tensor | None, log_m: Tensor, c1: Tensor, s: Tensor
+    logit: Tensor, rng: Rng, ids: Tensor | None, log_m: Tensor, gamma: Tensor, s: Tensor
 ) -> Tensor:
     """The decision with the row's own uniform (stream 1)."""
     u = uniform(rng, ids, len(logit), stream=ACCEPT, draw=0, device=logit.device)
-    return decide(logit, u, log_m, c1, s)
+    return decide(logit, u, log_m, power(gamma), s)
 
 
 def accept_compact(
@@ -218,12 +230,12 @@ def accept_compact(
     rng: Rng,
     ids: Tensor | None,
     log_m: Tensor,
-    c1: Tensor,
+    gamma: Tensor,
     s: Tensor,
     out: Compacted,
 ) -> Compacted:
     """Accepted rows, their ids and logits in row order, written to the front of `out`."""
-    kept = accept(logit, rng, ids, log_m, c1, s).nonzero()[:, 0][: len(out.ids)]
+    kept = accept(logit, rng, ids, log_m, gamma, s).nonzero()[:, 0][: len(out.ids)]
     n = len(kept)
     out.ids[:n] = rows_of(rng, ids, len(logit), logit.device)[kept]
     out.logit[:n] = logit[kept]
@@ -240,16 +252,54 @@ def accept_latents(
     rng: Rng,
     ids: Tensor | None,
     log_m: Tensor,
-    c1: Tensor,
+    gamma: Tensor,
     s: Tensor,
     out: Compacted,
 ) -> Compacted:
     """accept_compact, with the one row tensor regenerated from the accepted rows' numbers."""
     (z,) = out.rows
-    accept_compact(logit, (), rng, ids, log_m, c1, s, replace(out, rows=()))
+    accept_compact(logit, (), rng, ids, log_m, gamma, s, replace(out, rows=()))
     n, d = int(out.count), z.shape[1]
     z[:n] = normal(rng, out.ids[:n], n, d, stream=0, draw=0, device=z.device)
     return out
+
+
+def accept_append(
+    logit: Tensor,
+    rows: tuple[Tensor, ...],
+    ids: Tensor | None,
+    log_m: Tensor,
+    gamma: Tensor,
+    s: Tensor,
+    ring: Ring,
+) -> Ring:
+    """accept_compact of the ring's next rows, written after those it has; then it moves on."""
+    rng = Rng(ring.seed, int(ring.row))
+    kept = accept_compact(logit, rows, rng, ids, log_m, gamma, s, Compacted.empty(logit, rows))
+    return append(kept, len(logit), ring)
+
+
+def append(kept: Compacted, n: int, ring: Ring) -> Ring:
+    """The accepted ones of n rows to the ring."""
+    start = int(ring.cursor)
+    count = max(min(int(kept.count), int(ring.limit) - start), 0)
+    slots = torch.arange(start, start + count, device=ring.ids.device) & (len(ring.ids) - 1)
+    for target, source in zip(
+        (*ring.rows, ring.ids, ring.logit), (*kept.rows, kept.ids, kept.logit), strict=True
+    ):
+        target[slots] = source[:count]
+    ring.cursor.add_(count)
+    ring.row.add_(n)
+    ring.invalid.add_(kept.invalid)
+    ring.above.add_(kept.above)
+    return ring
+
+
+def largest(logit: Tensor) -> Tensor:
+    """The largest valid logit, -inf if there is none; () float64."""
+    valid = ~(torch.isnan(logit) | torch.isposinf(logit))
+    lowest = torch.tensor([-torch.inf], dtype=torch.float64, device=logit.device)
+    return torch.cat([torch.where(valid, logit, -torch.inf).double(), lowest]).max()
 
 
 def order_statistic(logit: Tensor, q: float) -> Tensor:

@@ -26,11 +26,6 @@ def valid(logit: Tensor) -> Tensor:
     return logit[~(torch.isnan(logit) | torch.isposinf(logit))]
 
 
-def largest(logit: Tensor) -> Tensor:
-    """log_m: the largest valid logit, 0-d float64."""
-    return valid(logit).max().double()
-
-
 def check(gan: GAN, logit: Tensor) -> None:
     """Raises BadLogits or ValueError where these cannot be logits of a usable discriminator."""
     good = valid(logit)

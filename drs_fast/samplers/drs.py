@@ -13,7 +13,7 @@ from torch import Tensor
 from drs_fast import ops
 from drs_fast.arguments import integer, number
 from drs_fast.core import GAN, BadLogits, Batch, Rng
-from drs_fast.ratio.burn_in import burn_in, largest, valid
+from drs_fast.ratio.burn_in import burn_in, valid
 
 
 class DRSState(NamedTuple):
@@ -139,7 +139,7 @@ class DRS:
 
     def _threshold(self, logit: Tensor) -> tuple[Tensor, Tensor]:
         """log_m and gamma from burn-in logits, 0-d float64."""
-        log_m = largest(logit)
+        log_m = ops.largest(logit)
         if self.log_m is not None:
             log_m = torch.full_like(log_m, self.log_m)
         if self.gamma is not None:
@@ -176,7 +176,7 @@ class DRS:
         for k in range(len(log_m)):
             group = logit if y is None else logit[y == k]
             if len(group) and bool(torch.isfinite(group).any()):
-                log_m[k] = torch.maximum(log_m[k], largest(group))
+                log_m[k] = torch.maximum(log_m[k], ops.largest(group))
                 gamma[k] = ops.quantile_gamma(group, q, log_m=log_m[k], eps=self.eps)
         return state._replace(log_m=log_m.view_as(state.log_m), gamma=gamma.view_as(state.gamma))
 

@@ -1,0 +1,291 @@
+"""The ops as Triton kernels: one launch each, and nothing that the host waits for."""
+
+import functools
+import importlib
+import importlib.util
+from contextlib import nullcontext
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from drs_fast.backends import workspaces
+from drs_fast.core import TILE, Compacted, Ring, Rng
+
+CHUNK = 4096  # 4-byte words that a block of threads copies at a time
+DRAWS = 8  # blocks of four normals of a row that it makes at a time
+# A fused a * b + c has other bits; fewer registers would make some kernels spill.
+OPTIONS = {"num_warps": 8, "enable_fp_fusion": False}
+if torch.version.hip is None:
+    OPTIONS["maxnreg"] = 128
+OLDEST = (3, 6)  # of Triton
+SINGLE_PASS_ROWS = 2**31 - 1  # a tile's count and flag share a word
+
+
+def refuses(device: torch.device) -> str | None:
+    """Why this backend cannot run on the device; None if it can."""
+    if device.type not in ("cuda", "cpu"):
+        return f"needs CUDA tensors, these are on {device.type}"
+    if importlib.util.find_spec("triton") is None:
+        return "Triton is not installed; pip install triton"
+    triton = _triton()
+    if tuple(int(part) for part in triton.__version__.split(".")[:2]) < OLDEST:
+        return f"needs Triton 3.6 or later, found {triton.__version__}; update PyTorch to 2.11"
+    if device.type == "cpu" and not triton.knobs.runtime.interpret:
+        return "needs CUDA tensors; the CPU runs it for tests alone, under TRITON_INTERPRET=1"
+    if device.type == "cuda" and not torch.cuda.is_available():
+        return "PyTorch finds no GPU; install its CUDA build, and the driver"
+    return None
+
+
+def uniform(
+    rng: Rng, ids: Tensor | None, n: int, *, stream: int, draw: int, device: torch.device
+) -> Tensor:
+    out = torch.empty(n, dtype=torch.float64, device=device)
+    _launch(
+        "random.uniform", device, n, out, ids, _signed(rng.seed), rng.row, n, stream, draw,
+        HAS_IDS=ids is not None, BLOCK=TILE,
+    )  # fmt: skip
+    return out
+
+
+def words(
+    rng: Rng, ids: Tensor | None, n: int, d: int, *, stream: int, draw: int, device: torch.device
+) -> Tensor:
+    return _elements(torch.int64, rng, ids, n, d, stream, draw, device)
+
+
+def normal(
+    rng: Rng, ids: Tensor | None, n: int, d: int, *, stream: int, draw: int, device: torch.device
+) -> Tensor:
+    return _elements(torch.float32, rng, ids, n, d, stream, draw, device)
+
+
+def _elements(
+    dtype: torch.dtype,
+    rng: Rng,
+    ids: Tensor | None,
+    n: int,
+    d: int,
+    stream: int,
+    draw: int,
+    device: torch.device,
+) -> Tensor:
+    out = torch.empty((n, d), dtype=dtype, device=device)
+    if d:
+        draws = min(_power_of_two(-(-d // 4)), DRAWS)
+        _launch(
+            "random.elements", device, n, out, ids, _signed(rng.seed), rng.row, n, stream, draw,
+            HAS_IDS=ids is not None, NORMAL=dtype == torch.float32, D=d, DRAWS=draws,
+            BLOCK=TILE // 4 // draws, columns=-(-d // (4 * draws)),
+        )  # fmt: skip
+    return out
+
+
+def probability(logit: Tensor, log_m: Tensor, gamma: Tensor, s: Tensor) -> Tensor:
+    out = torch.empty(len(logit), dtype=torch.float64, device=logit.device)
+    _launch(
+        "decision.probability", logit.device, len(logit), logit, log_m, gamma, s, out, len(logit),
+        **_per_row(log_m, gamma), BLOCK=TILE,
+    )  # fmt: skip
+    return out
+
+
+def accept(
+    logit: Tensor, rng: Rng, ids: Tensor | None, log_m: Tensor, gamma: Tensor, s: Tensor
+) -> Tensor:
+    out = torch.empty(len(logit), dtype=torch.bool, device=logit.device)
+    _launch(
+        "decision.accept", logit.device, len(logit), logit, ids, log_m, gamma, s, out,
+        _signed(rng.seed), rng.row, len(logit),
+        HAS_IDS=ids is not None, **_per_row(log_m, gamma), BLOCK=TILE,
+    )  # fmt: skip
+    return out
+
+
+def accept_compact(
+    logit: Tensor,
+    rows: tuple[Tensor, ...],
+    rng: Rng,
+    ids: Tensor | None,
+    log_m: Tensor,
+    gamma: Tensor,
+    s: Tensor,
+    out: Compacted,
+) -> Compacted:
+    _compact(logit, rows, rng, ids, (log_m, gamma, s), out)
+    return out
+
+
+def accept_latents(
+    logit: Tensor,
+    rng: Rng,
+    ids: Tensor | None,
+    log_m: Tensor,
+    gamma: Tensor,
+    s: Tensor,
+    out: Compacted,
+) -> Compacted:
+    (z,) = out.rows
+    _compact(logit, (), rng, ids, (log_m, gamma, s), replace(out, rows=()), z)
+    return out
+
+
+def accept_append(
+    logit: Tensor,
+    rows: tuple[Tensor, ...],
+    ids: Tensor | None,
+    log_m: Tensor,
+    gamma: Tensor,
+    s: Tensor,
+    ring: Ring,
+) -> Ring:
+    _compact(logit, rows, Rng(ring.seed), ids, (log_m, gamma, s), ring)
+    return ring
+
+
+def largest(logit: Tensor) -> Tensor:
+    out = torch.full((), -torch.inf, dtype=torch.float64, device=logit.device)
+    _launch("decision.largest", logit.device, len(logit), logit, out, len(logit), BLOCK=TILE)
+    return out
+
+
+def order_statistic(logit: Tensor, q: float) -> Tensor:
+    out = torch.empty((), dtype=logit.dtype, device=logit.device)
+    percent = torch.full((), q, dtype=torch.float64, device=logit.device)
+    workspace = torch.zeros(16 + 2048, dtype=torch.int64, device=logit.device)
+    wide = logit.dtype == torch.float64
+    shifts = range(55, -1, -11) if wide else range(22, -1, -11)
+    for shift in shifts:
+        _launch(
+            "quantile.sweep", logit.device, len(logit), logit, percent, workspace, out, len(logit),
+            SHIFT=shift, TOP=shift == shifts[0], WIDE=wide, BLOCK=TILE,
+        )  # fmt: skip
+    return out
+
+
+def _compact(
+    logit: Tensor,
+    rows: tuple[Tensor, ...],
+    rng: Rng,
+    ids: Tensor | None,
+    threshold: tuple[Tensor, Tensor, Tensor],
+    out: Compacted | Ring,
+    z: Tensor | None = None,
+    single_pass: bool | None = None,
+) -> None:
+    n, capacity, d = len(logit), len(out.ids), 0 if z is None else z.shape[1]
+    counts: tuple[Tensor, ...] = ()
+    if isinstance(out, Compacted):
+        counts = (out.count, out.invalid, out.above)
+        if n == 0:
+            for scalar in counts:
+                scalar.zero_()
+    if n == 0:
+        return
+    if isinstance(out, Ring):
+        state, workspace, room, slots = out.state, out.workspace, out.batch, capacity - 1
+    else:
+        state, slots = None, -1
+        workspace, room = workspaces.of(logit.device, n)
+    if single_pass is None:
+        # Elsewhere no block may wait for another: nothing promises that both run.
+        single_pass = n <= SINGLE_PASS_ROWS and torch.version.hip is None
+    status_words = -(-room // TILE)
+    indices = workspace[16 + 2 * (status_words + 1) :].view(torch.int32)
+    sources, targets, layout = _as_words(rows, out.rows)
+    deciding = (logit, ids, *threshold)
+    copying = (logit, ids, sources, targets, out.ids, out.logit, z)
+    numbers = (_signed(rng.seed), rng.row, n, capacity)
+    flags: dict[str, Any] = {"HAS_IDS": ids is not None, "RING": state is not None, "BLOCK": TILE}
+    shape: dict[str, Any] = {
+        "LAYOUT": layout,
+        "D": d,
+        "LATENTS": min(_power_of_two(-(-d // 4)), DRAWS) if d else 0,
+        "CHUNK": CHUNK,
+    }
+    if single_pass:
+        _launch(
+            "compact.single_pass", logit.device, n, *deciding, *copying[2:], counts, state,
+            workspace, indices, *numbers, slots, status_words,
+            **flags, **shape, **_per_row(*threshold[:2]),
+        )  # fmt: skip
+        return
+    _launch(
+        "compact.decide_tiles", logit.device, n, *deciding, counts, state, workspace, indices,
+        *numbers, status_words, **flags, **_per_row(*threshold[:2]),
+    )  # fmt: skip
+    _launch(
+        "compact.copy_tiles", logit.device, n, *copying, state, workspace, indices,
+        *numbers, slots, status_words, **flags, **shape,
+    )  # fmt: skip
+
+
+def _launch(
+    name: str,
+    device: torch.device,
+    n: int,
+    *arguments: Any,
+    BLOCK: int,
+    columns: int = 1,
+    **flags: Any,
+) -> None:
+    if n:
+        kernel = _kernel(name)[(-(-n // BLOCK), columns)]
+        with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+            kernel(*arguments, BLOCK=BLOCK, **flags, **OPTIONS)
+
+
+@functools.cache
+def _kernel(name: str) -> Any:
+    module, function = name.split(".")
+    return getattr(importlib.import_module(f"{__name__}.{module}"), function)
+
+
+def _as_words(rows: tuple[Tensor, ...], targets: tuple[Tensor, ...]) -> tuple[Any, Any, Any]:
+    """The same memory as words of up to 4 bytes, and (words a row, words between rows, columns)."""
+    found = []
+    for source, target in zip(rows, targets, strict=True):
+        size = source.element_size()
+        width = size * (target[:1].numel() if len(target) else 0)
+        stride = size * source.stride(0) if len(source) > 1 else width
+        if width == 0:
+            continue
+        common = source.data_ptr() | target.data_ptr() | width | stride
+        word = next(bytes for bytes in (4, 2, 1) if common % bytes == 0)
+        dtype = {4: torch.int32, 2: torch.int16, 1: torch.uint8}[word]
+        columns = min(_power_of_two(width // word), 1024)
+        found.append(
+            (
+                _view(source, dtype),
+                _view(target, dtype),
+                (width // word, stride // word, columns),
+            )
+        )
+    return (
+        tuple(item[0] for item in found),
+        tuple(item[1] for item in found),
+        tuple(item[2] for item in found),
+    )
+
+
+def _view(tensor: Tensor, dtype: torch.dtype) -> Any:
+    return _triton().reinterpret(tensor, dtype)
+
+
+@functools.cache
+def _triton() -> Any:
+    return importlib.import_module("triton")
+
+
+def _per_row(log_m: Tensor, gamma: Tensor) -> dict[str, bool]:
+    return {"ROW_LOG_M": log_m.ndim > 0, "ROW_GAMMA": gamma.ndim > 0}
+
+
+def _signed(seed: int) -> int:
+    return seed - 2**64 if seed >= 2**63 else seed
+
+
+def _power_of_two(n: int) -> int:
+    return 1 << max(n - 1, 0).bit_length()

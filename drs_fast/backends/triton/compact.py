@@ -1,0 +1,293 @@
+"""Accept and compact in one launch (decoupled look-back), or in two without spinning.
+
+Source: Merrill and Garland, Single-pass parallel prefix scan with decoupled look-back (2016).
+"""
+
+import triton
+import triton.language as tl
+
+from drs_fast.backends.triton.arithmetic import ACCEPT, LATENT, decide, normals, uniform_bits
+from drs_fast.backends.triton.random import row_numbers
+
+# Words of the workspace: counters, totals, and one status word a tile.
+TICKET, DONE, EPOCH, TOTAL, INVALID, ABOVE = (tl.constexpr(i) for i in range(6))
+STATUS = tl.constexpr(16)
+
+# Words of a ring's state.
+CURSOR, LIMIT, ROW, RING_INVALID, RING_ABOVE = (tl.constexpr(i) for i in range(5))
+
+# A status word holds a count in 31 bits, a flag in 2 (none, this tile's count, the count up to and
+# with this tile), and the epoch in 30: words of earlier launches are stale without being cleared.
+COUNT_MASK, FLAG_SHIFT, EPOCH_SHIFT, EPOCH_MASK = (
+    tl.constexpr(i) for i in (2**31 - 1, 31, 33, 2**30 - 1)
+)
+ALONE, INCLUSIVE = tl.constexpr(1), tl.constexpr(2)
+LANES = tl.constexpr(32)
+
+
+@triton.jit
+def _decide_tile(
+    logit, ids, log_m, gamma, s, workspace, seed, row, n, tile,
+    HAS_IDS: tl.constexpr, ROW_LOG_M: tl.constexpr, ROW_GAMMA: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Which rows of the tile are accepted; invalid and above are added to the workspace."""
+    index = tile * BLOCK + tl.arange(0, BLOCK)
+    inside = index < n
+    value = tl.load(logit + index, mask=inside, other=float("-inf")).to(tl.float64)
+    top = tl.load(log_m + index, mask=inside, other=0.0) if ROW_LOG_M else tl.load(log_m)
+    shift = tl.load(gamma + index, mask=inside, other=0.0) if ROW_GAMMA else tl.load(gamma)
+    bits = uniform_bits(seed, row_numbers(ids, row, index, inside, HAS_IDS), ACCEPT, 0)
+    keep = decide(value, bits, top, shift, tl.load(s))
+    invalid = inside & ~(value < float("inf"))
+    above = (value > top) & (value < float("inf"))
+    odd = tl.sum((invalid.to(tl.int32) << 16) + above.to(tl.int32))
+    if odd > 0:
+        tl.atomic_add(workspace + INVALID, (odd >> 16).to(tl.int64), sem="relaxed")
+        tl.atomic_add(workspace + ABOVE, (odd & 0xFFFF).to(tl.int64), sem="relaxed")
+    return keep
+
+
+@triton.jit
+def _store_indices(indices, keep, BLOCK: tl.constexpr):
+    """The tile's accepted rows, in order, to the front of its indices; their number."""
+    kept = keep.to(tl.int32)
+    place = tl.cumsum(kept) - kept
+    tl.store(indices + place, tl.arange(0, BLOCK), mask=keep)
+    return tl.sum(kept)
+
+
+@triton.jit
+def _copy_tile(
+    logit, ids, sources, targets, out_ids, out_logit, z, indices, seed, row, first, start, count,
+    slots,
+    HAS_IDS: tl.constexpr, LAYOUT: tl.constexpr, D: tl.constexpr, BLOCK: tl.constexpr,
+    CHUNK: tl.constexpr, LATENTS: tl.constexpr,
+):  # fmt: skip
+    """Rows first + indices[0:count] to the slots from start on; slots is a mask of their number."""
+    k = tl.arange(0, BLOCK)
+    within = k < count
+    index = first + tl.load(indices + k, mask=within, other=0)
+    slot = (start + k) & slots
+    tl.store(out_ids + slot, row_numbers(ids, row, index, within, HAS_IDS), mask=within)
+    tl.store(out_logit + slot, tl.load(logit + index, mask=within), mask=within)
+    for i in tl.static_range(len(sources)):
+        _copy_rows(
+            sources[i], targets[i], indices, first, start, count, slots,
+            LAYOUT[i][0], LAYOUT[i][1], LAYOUT[i][2], CHUNK // LAYOUT[i][2],
+        )  # fmt: skip
+    if LATENTS > 0:
+        _make_latents(
+            z, ids, indices, seed, row, first, start, count, slots,
+            HAS_IDS, D, LATENTS, CHUNK // (4 * LATENTS),
+        )  # fmt: skip
+
+
+@triton.jit
+def _copy_rows(
+    source, target, indices, first, start, count, slots,
+    WIDTH: tl.constexpr, STRIDE: tl.constexpr, COLUMNS: tl.constexpr, ROWS: tl.constexpr,
+):  # fmt: skip
+    done = 0
+    while done < count:
+        k = done + tl.arange(0, ROWS)
+        within = k < count
+        index = first + tl.load(indices + k, mask=within, other=0)
+        read = (source + index * STRIDE)[:, None]
+        write = (target + ((start + k) & slots) * WIDTH)[:, None]
+        for left in range(0, WIDTH, COLUMNS):
+            column = (left + tl.arange(0, COLUMNS))[None, :]
+            mask = within[:, None] & (column < WIDTH)
+            tl.store(write + column, tl.load(read + column, mask=mask), mask=mask)
+        done += ROWS
+
+
+@triton.jit
+def _make_latents(
+    z, ids, indices, seed, row, first, start, count, slots,
+    HAS_IDS: tl.constexpr, D: tl.constexpr, DRAWS: tl.constexpr, ROWS: tl.constexpr,
+):  # fmt: skip
+    done = 0
+    while done < count:
+        k = done + tl.arange(0, ROWS)
+        within = k < count
+        index = first + tl.load(indices + k, mask=within, other=0)
+        number = row_numbers(ids, row, index, within, HAS_IDS)[:, None]
+        write = (z + ((start + k) & slots) * D)[:, None]
+        for left in range(0, (D + 3) // 4, DRAWS):
+            draw = (left + tl.arange(0, DRAWS))[None, :]
+            column = (4 * left + tl.arange(0, 4 * DRAWS))[None, :]
+            value = normals(seed, number, LATENT, draw)
+            tl.store(write + column, value, mask=within[:, None] & (column < D))
+        done += ROWS
+
+
+@triton.jit
+def _status(epoch, flag, count):
+    return (epoch << EPOCH_SHIFT) | ((epoch * 0 + flag) << FLAG_SHIFT) | count
+
+
+@triton.jit
+def _look_back(status, tile, epoch):
+    """How many rows the tiles before this one accepted; 32 tiles at a time."""
+    lanes = tl.arange(0, LANES)
+    nearest = tile - 1
+    before = tile * 0
+    while nearest >= 0:
+        at = nearest - lanes
+        exists = at >= 0
+        word = tl.atomic_add(status + at, lanes.to(tl.int64) * 0, mask=exists, sem="relaxed")
+        fresh = (word >> EPOCH_SHIFT) == epoch
+        flag = tl.where(fresh, (word >> FLAG_SHIFT) & 3, 0)
+        flag = tl.where(exists, flag, INCLUSIVE)
+        count = tl.where(exists, word & COUNT_MASK, 0)
+        missing = tl.min(tl.where(flag == 0, lanes, LANES))
+        inclusive = tl.min(tl.where(flag == INCLUSIVE, lanes, LANES))
+        if inclusive < missing:
+            before += tl.sum(tl.where(lanes <= inclusive, count, 0))
+            nearest = tile * 0 - 1
+        elif missing == LANES:
+            before += tl.sum(count)
+            nearest -= LANES
+    return before
+
+
+@triton.jit
+def _finish(out, state, workspace, tiles, n, limit, RING: tl.constexpr):
+    """By the last block: totals to where they belong, and a workspace ready for the next launch."""
+    total = tl.atomic_xchg(workspace + TOTAL, 0, sem="relaxed")
+    invalid = tl.atomic_xchg(workspace + INVALID, 0, sem="relaxed")
+    above = tl.atomic_xchg(workspace + ABOVE, 0, sem="relaxed")
+    if RING:
+        cursor = tl.load(state + CURSOR)
+        tl.store(state + CURSOR, tl.minimum(cursor + total, limit))
+        tl.store(state + ROW, tl.load(state + ROW) + n)
+        tl.store(state + RING_INVALID, tl.load(state + RING_INVALID) + invalid)
+        tl.store(state + RING_ABOVE, tl.load(state + RING_ABOVE) + above)
+    else:
+        tl.store(out[0], tl.minimum(total, limit))
+        tl.store(out[1], invalid)
+        tl.store(out[2], above)
+    tl.store(workspace + TICKET, 0)
+    tl.store(workspace + DONE, 0)
+
+
+@triton.jit(do_not_specialize=["seed", "row", "n", "capacity", "slots", "status_words"])
+def single_pass(
+    logit, ids, log_m, gamma, s, sources, targets, out_ids, out_logit, z, counts, state,
+    workspace, indices,
+    seed: tl.int64, row: tl.int64, n: tl.int64, capacity: tl.int64, slots: tl.int64,
+    status_words: tl.int64,
+    HAS_IDS: tl.constexpr, ROW_LOG_M: tl.constexpr, ROW_GAMMA: tl.constexpr, RING: tl.constexpr,
+    LAYOUT: tl.constexpr, D: tl.constexpr, LATENTS: tl.constexpr,
+    BLOCK: tl.constexpr, CHUNK: tl.constexpr,
+):  # fmt: skip
+    """One launch. Tiles are taken by ticket, so that a tile waits only for tiles that run."""
+    tile = tl.atomic_add(workspace + TICKET, 1, sem="relaxed")
+    tiles = tl.num_programs(0).to(tl.int64)
+    epoch = tl.load(workspace + EPOCH)
+    start, limit = tile * 0, capacity
+    if RING:
+        start, limit = tl.load(state + CURSOR), tl.load(state + LIMIT)
+        row = tl.load(state + ROW)
+    first = tile * BLOCK
+    indices += first
+    keep = _decide_tile(
+        logit, ids, log_m, gamma, s, workspace, seed, row, n, tile,
+        HAS_IDS, ROW_LOG_M, ROW_GAMMA, BLOCK,
+    )  # fmt: skip
+    count = _store_indices(indices, keep, BLOCK).to(tl.int64)
+    status = workspace + STATUS
+    flag = tl.where(tile == 0, INCLUSIVE, ALONE)
+    tl.atomic_xchg(status + tile, _status(epoch, flag, count), sem="relaxed")
+    before = _look_back(status, tile, epoch)
+    if tile > 0:
+        tl.atomic_xchg(status + tile, _status(epoch, INCLUSIVE, before + count), sem="relaxed")
+    if tile == tiles - 1:
+        tl.atomic_xchg(workspace + TOTAL, before + count, sem="relaxed")
+    tl.debug_barrier()
+    if tl.atomic_add(workspace + DONE, 1, sem="acq_rel") == tiles - 1:
+        _finish(counts, state, workspace, tiles, n, limit, RING)
+        following = (epoch + 1) & EPOCH_MASK
+        tl.store(workspace + EPOCH, following)
+        if following == 0:
+            _clear(status, status_words, BLOCK)
+    start += before
+    _copy_tile(
+        logit, ids, sources, targets, out_ids, out_logit, z, indices, seed, row, first, start,
+        tl.minimum(count, limit - start), slots, HAS_IDS, LAYOUT, D, BLOCK, CHUNK, LATENTS,
+    )  # fmt: skip
+
+
+@triton.jit
+def _clear(status, status_words, BLOCK: tl.constexpr):
+    done = status_words * 0
+    while done < status_words:
+        at = done + tl.arange(0, BLOCK)
+        tl.store(status + at, at * 0, mask=at < status_words)
+        done += BLOCK
+
+
+@triton.jit(do_not_specialize=["seed", "row", "n", "capacity", "status_words"])
+def decide_tiles(
+    logit, ids, log_m, gamma, s, counts, state, workspace, indices,
+    seed: tl.int64, row: tl.int64, n: tl.int64, capacity: tl.int64, status_words: tl.int64,
+    HAS_IDS: tl.constexpr, ROW_LOG_M: tl.constexpr, ROW_GAMMA: tl.constexpr, RING: tl.constexpr,
+    BLOCK: tl.constexpr,
+):  # fmt: skip
+    """The first of two launches, in which no block waits: indices, and where each tile starts."""
+    tile = tl.program_id(0).to(tl.int64)
+    tiles = tl.num_programs(0).to(tl.int64)
+    base, limit = tile * 0, capacity
+    if RING:
+        base, limit = tl.load(state + CURSOR), tl.load(state + LIMIT)
+        row = tl.load(state + ROW)
+    keep = _decide_tile(
+        logit, ids, log_m, gamma, s, workspace, seed, row, n, tile,
+        HAS_IDS, ROW_LOG_M, ROW_GAMMA, BLOCK,
+    )  # fmt: skip
+    count = _store_indices(indices + tile * BLOCK, keep, BLOCK).to(tl.int64)
+    starts = workspace + STATUS + status_words
+    tl.atomic_xchg(starts + tile, count, sem="relaxed")
+    tl.debug_barrier()
+    if tl.atomic_add(workspace + DONE, 1, sem="acq_rel") == tiles - 1:
+        total = _add_up(starts, base, tiles, BLOCK)
+        tl.atomic_xchg(workspace + TOTAL, total, sem="relaxed")
+        _finish(counts, state, workspace, tiles, n, limit, RING)
+
+
+@triton.jit
+def _add_up(starts, base, tiles, BLOCK: tl.constexpr):
+    """The tiles' counts become the slots where they start, with the end last; sum of the counts."""
+    total = tiles * 0
+    done = tiles * 0
+    while done < tiles:
+        at = done + tl.arange(0, BLOCK)
+        count = tl.atomic_add(starts + at, at * 0, mask=at < tiles, sem="relaxed")
+        count = tl.where(at < tiles, count, 0)
+        tl.store(starts + at, base + total + tl.cumsum(count) - count, mask=at < tiles)
+        total += tl.sum(count)
+        done += BLOCK
+    tl.store(starts + tiles, base + total)
+    return total
+
+
+@triton.jit(do_not_specialize=["seed", "row", "n", "capacity", "slots", "status_words"])
+def copy_tiles(
+    logit, ids, sources, targets, out_ids, out_logit, z, state, workspace, indices,
+    seed: tl.int64, row: tl.int64, n: tl.int64, capacity: tl.int64, slots: tl.int64,
+    status_words: tl.int64,
+    HAS_IDS: tl.constexpr, RING: tl.constexpr, LAYOUT: tl.constexpr, D: tl.constexpr,
+    LATENTS: tl.constexpr, BLOCK: tl.constexpr, CHUNK: tl.constexpr,
+):  # fmt: skip
+    """The second of two launches."""
+    tile = tl.program_id(0).to(tl.int64)
+    limit = capacity
+    if RING:
+        limit, row = tl.load(state + LIMIT), tl.load(state + ROW) - n
+    starts = workspace + STATUS + status_words + tile
+    start = tl.load(starts)
+    count = tl.minimum(tl.load(starts + 1), limit) - start
+    _copy_tile(
+        logit, ids, sources, targets, out_ids, out_logit, z, indices + tile * BLOCK, seed, row,
+        tile * BLOCK, start, count, slots, HAS_IDS, LAYOUT, D, BLOCK, CHUNK, LATENTS,
+    )  # fmt: skip

@@ -1,0 +1,29 @@
+"""What compacting on a GPU keeps from launch to launch: counters, and a status word a tile."""
+
+import torch
+from torch import Tensor
+
+from drs_fast.core import TILE, workspace_words
+
+_kept: dict[tuple[torch.device, int], tuple[Tensor, int]] = {}
+
+
+def of(device: torch.device, n: int) -> tuple[Tensor, int]:
+    """Words for n rows or more, zero or as the stream's last launch left them; and for how many."""
+    stream = 0
+    if device.type == "cuda":
+        if torch.cuda.is_current_stream_capturing():
+            return _new(device, n), n
+        stream = torch.cuda.current_stream(device).cuda_stream
+    kept = _kept.get((device, stream))
+    if kept is None or kept[1] < n:
+        room = 1 << (n - 1).bit_length()
+        kept = _new(device, room), room
+        _kept[device, stream] = kept
+    return kept
+
+
+def _new(device: torch.device, rows: int) -> Tensor:
+    words = torch.empty(workspace_words(rows), dtype=torch.int64, device=device)
+    words[: 16 + -(-rows // TILE)].zero_()
+    return words

@@ -1,0 +1,32 @@
+"""The only door to the backends: checks arguments, makes them contiguous, dispatches."""
+
+from drs_fast.ops import library as library
+from drs_fast.ops.decide import (
+    accept,
+    accept_append,
+    accept_compact,
+    accept_latents,
+    probability,
+    ring,
+)
+from drs_fast.ops.dispatch import available, backend
+from drs_fast.ops.draw import labels, latents, normal, uniform, words
+from drs_fast.ops.order import largest, quantile_gamma
+
+__all__ = [
+    "accept",
+    "accept_append",
+    "accept_compact",
+    "accept_latents",
+    "available",
+    "backend",
+    "labels",
+    "largest",
+    "latents",
+    "normal",
+    "probability",
+    "quantile_gamma",
+    "ring",
+    "uniform",
+    "words",
+]

@@ -1,0 +1,211 @@
+"""The decision, and the accepted rows."""
+
+import torch
+from torch import Tensor
+from torch.compiler import is_compiling
+
+from drs_fast import checks
+from drs_fast.arguments import describe, integer
+from drs_fast.core import Compacted, Ring, Rng, workspace_words
+from drs_fast.ops.dispatch import call, operator, tensor, traced
+
+
+def probability(
+    logit: Tensor,
+    *,
+    log_m: float | Tensor,
+    gamma: float | Tensor = 0.0,
+    eps: float = 1e-6,
+) -> Tensor:
+    """Acceptance probabilities, (n,) float64; 0 where the logit is not finite.
+
+    Source: Azadi et al., Discriminator rejection sampling (2019), equation 8.
+    """
+    if is_compiling():
+        made: Tensor = operator(
+            "probability", logit, tensor(log_m, logit), tensor(gamma, logit), eps
+        )
+        return made
+    logit = checks.logit(logit)
+    result: Tensor = call("probability", logit.device)(
+        logit, *checks.threshold(logit, log_m, gamma, eps)
+    )
+    return result
+
+
+def accept(
+    logit: Tensor,
+    rng: Rng,
+    *,
+    log_m: float | Tensor,
+    gamma: float | Tensor = 0.0,
+    eps: float = 1e-6,
+    ids: Tensor | None = None,
+) -> Tensor:
+    """Whether each row is accepted, (n,) bool: its uniform (stream 1) is below its probability.
+
+    logit (n,) of any floating dtype; log_m, gamma: numbers or tensors () or (n,); |gamma| <= 600.
+    """
+    if is_compiling():
+        named = traced(rng)
+        made: Tensor = operator(
+            "accept", logit, *named, ids, tensor(log_m, logit), tensor(gamma, logit), eps
+        )
+        return made
+    logit = checks.logit(logit)
+    ids, _ = checks.rows(rng, len(logit), ids, logit.device)
+    threshold = checks.threshold(logit, log_m, gamma, eps)
+    result: Tensor = call("accept", logit.device)(logit, rng, ids, *threshold)
+    return result
+
+
+def accept_compact(
+    logit: Tensor,
+    *rows: Tensor,
+    rng: Rng,
+    log_m: float | Tensor,
+    gamma: float | Tensor = 0.0,
+    eps: float = 1e-6,
+    ids: Tensor | None = None,
+    out: Compacted | None = None,
+) -> Compacted:
+    """Accepted rows of every tensor, their ids and logits, in row order, with the count.
+
+    logit (n,); rows: tensors (n, ...) of any dtype, of which only accepted rows are read.
+    ids: (n,) int64 row numbers if they are not rng.row, rng.row + 1, ...
+    out: a Compacted to write into, whose capacity then bounds the count; else capacity is n.
+    """
+    if is_compiling():
+        out = Compacted.empty(logit, rows) if out is None else out
+        operator(
+            "accept_compact",
+            logit, rows, *traced(rng), ids, tensor(log_m, logit), tensor(gamma, logit), eps,
+            [*out.rows, out.ids, out.logit, out.count, out.invalid, out.above],
+        )  # fmt: skip
+        return out
+    logit = checks.logit(logit)
+    n = len(logit)
+    ids, where = checks.rows(rng, n, ids, logit.device)
+    checks.row_tensors(rows, n, where)
+    threshold = checks.threshold(logit, log_m, gamma, eps)
+    if out is None:
+        out = Compacted.empty(logit, rows)
+    else:
+        checks.check_out(out, logit, [(row.shape[1:], row.dtype) for row in rows])
+        checks.apart(out, logit, ids, *rows, *threshold[:2])
+    result: Compacted = call("accept_compact", where)(
+        logit, checks.row_major(rows), rng, ids, *threshold, out
+    )
+    return result
+
+
+def accept_latents(
+    logit: Tensor,
+    d: int,
+    *,
+    rng: Rng,
+    log_m: float | Tensor,
+    gamma: float | Tensor = 0.0,
+    eps: float = 1e-6,
+    ids: Tensor | None = None,
+    out: Compacted | None = None,
+) -> Compacted:
+    """accept_compact of the normal latents of these rows, which are regenerated, not read.
+
+    rows[0] is (capacity, d) float32, equal bit for bit to the accepted rows of `normal`.
+    """
+    if is_compiling():
+        if out is None:
+            out = _empty(logit, d)
+        operator(
+            "accept_latents",
+            logit, d, *traced(rng), ids, tensor(log_m, logit), tensor(gamma, logit), eps,
+            [*out.rows, out.ids, out.logit, out.count, out.invalid, out.above],
+        )  # fmt: skip
+        return out
+    logit = checks.logit(logit)
+    integer("d", d, 0)
+    ids, where = checks.rows(rng, len(logit), ids, logit.device)
+    threshold = checks.threshold(logit, log_m, gamma, eps)
+    if out is None:
+        out = _empty(logit, d)
+    else:
+        checks.check_out(out, logit, [(torch.Size([d]), torch.float32)])
+        checks.apart(out, logit, ids, *threshold[:2])
+    result: Compacted = call("accept_latents", where)(logit, rng, ids, *threshold, out)
+    return result
+
+
+def _empty(logit: Tensor, d: int) -> Compacted:
+    z = torch.empty((len(logit), d), dtype=torch.float32, device=logit.device)
+    return Compacted.empty(logit, (z,))
+
+
+def ring(
+    logit: Tensor,
+    *rows: Tensor,
+    rng: Rng,
+    capacity: int,
+    log_m: float | Tensor,
+    limit: int = 2**62,
+) -> Ring:
+    """A ring for batches like this one, none of them larger; the first starts at rng.row.
+
+    capacity: rows it holds, a power of two, at least those of a batch.
+    limit: rows wanted in all; the rows accepted after them are dropped.
+    """
+    logit = checks.logit(logit)
+    n = len(logit)
+    checks.rows(rng, n, None, logit.device)
+    checks.row_tensors(rows, n, logit.device)
+    integer("limit", limit, 0, 2**63)
+    if integer("capacity", capacity, 1, 2**62) < n or capacity & (capacity - 1):
+        raise ValueError(f"capacity must be a power of two, at least {n}, got {capacity}")
+    top = checks.threshold(logit, log_m, 0.0, 0.0)[0]
+    if top.ndim:
+        raise ValueError(f"log_m must be one number here, got {describe(log_m)}")
+    made = Ring(
+        rng.seed,
+        tuple(row.new_empty((capacity, *row.shape[1:]), requires_grad=False) for row in rows),
+        torch.empty(capacity, dtype=torch.int64, device=logit.device),
+        torch.empty(capacity, dtype=logit.dtype, device=logit.device),
+        torch.tensor([0, limit, rng.row, 0, 0, 0], dtype=torch.int64, device=logit.device),
+        torch.zeros(workspace_words(n), dtype=torch.int64, device=logit.device),
+        n,
+    )
+    made.log_m.copy_(top)
+    return made
+
+
+def accept_append(
+    logit: Tensor,
+    *rows: Tensor,
+    ring: Ring,
+    log_m: float | Tensor | None = None,
+    gamma: float | Tensor = 0.0,
+    eps: float = 1e-6,
+    ids: Tensor | None = None,
+) -> Ring:
+    """accept_compact of a ring's next rows, whose results follow those that it has.
+
+    The cursor, the first row of the next batch and the counts move on where the rows are, so that
+    a CUDA graph of this call takes another batch at every replay. log_m: None is the ring's.
+    """
+    if is_compiling():
+        operator(
+            "accept_append",
+            logit, rows, traced(Rng(ring.seed))[0], ring.batch, ids,
+            None if log_m is None else tensor(log_m, logit), tensor(gamma, logit), eps,
+            [*ring.rows, ring.ids, ring.logit, ring.state, ring.workspace],
+        )  # fmt: skip
+        return ring
+    logit = checks.logit(logit)
+    ids, where = checks.rows(Rng(0), len(logit), ids, logit.device)
+    checks.row_tensors(rows, len(logit), where)
+    checks.check_ring(ring, logit, [(row.shape[1:], row.dtype) for row in rows])
+    top, shift, s = checks.threshold(logit, 0.0 if log_m is None else log_m, gamma, eps)
+    checks.apart(ring, logit, ids, *rows, top, shift)
+    result: Ring = call("accept_append", where)(
+        logit, checks.row_major(rows), ids, ring.log_m if log_m is None else top, shift, s, ring
+    )
+    return result

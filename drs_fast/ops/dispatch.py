@@ -1,0 +1,73 @@
+"""Which backend runs an op."""
+
+import functools
+import importlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from drs_fast import backends
+from drs_fast.arguments import usable
+from drs_fast.core import Rng
+
+_forced: ContextVar[str | None] = ContextVar("drs_fast_backend", default=None)
+
+
+@contextmanager
+def backend(name: str | None) -> Iterator[None]:
+    """Force one backend within the block (None: the best); RuntimeError if it cannot run."""
+    if name is not None and name not in backends.NAMES:
+        raise ValueError(f"backend must be one of {backends.NAMES}, got {name!r}")
+    token = _forced.set(name)
+    try:
+        yield
+    finally:
+        _forced.reset(token)
+
+
+def available(device: torch.device | str) -> dict[str, str | None]:
+    """Every backend and why it cannot run on the device (None if it can)."""
+    where = usable(device)
+    return {name: _module(name).refuses(where) for name in backends.NAMES}
+
+
+def _module(name: str) -> Any:
+    return importlib.import_module(f"drs_fast.backends.{name}")
+
+
+def call(op: str, device: torch.device) -> Any:
+    return _dispatch(op, device.type, _forced.get())
+
+
+@functools.cache
+def _dispatch(op: str, device_type: str, forced: str | None) -> Any:
+    reasons = []
+    # On the CPU Triton is an interpreter, for those who ask for it.
+    names = [name for name in backends.NAMES if (name, device_type) != ("triton", "cpu")]
+    for name in names if forced is None else (forced,):
+        reason = _module(name).refuses(torch.device(device_type))
+        if reason is None:
+            return getattr(_module(name), op)
+        reasons.append(f"  {name}: {reason}")
+    raise RuntimeError("\n".join([f"no backend can run {op}() on {device_type}:", *reasons]))
+
+
+def operator(name: str, *arguments: Any) -> Any:
+    """Calls an operator of torch.library, as the public functions do while a graph is traced."""
+    return getattr(torch.ops.drs_fast, name)(*arguments)
+
+
+def traced(rng: Rng) -> tuple[int, int]:
+    """Seed, as a signed integer, and row: what an operator of torch.library takes."""
+    return rng.seed - 2**64 if rng.seed >= 2**63 else rng.seed, rng.row
+
+
+def tensor(value: float | Tensor, logit: Tensor) -> Tensor:
+    """A number as such an operator takes it."""
+    if isinstance(value, Tensor):
+        return value
+    return torch.full((), value, dtype=torch.float64, device=logit.device)

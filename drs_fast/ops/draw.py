@@ -1,0 +1,113 @@
+"""Random numbers of rows."""
+
+import torch
+from torch import Tensor
+from torch.compiler import is_compiling
+
+from drs_fast import checks
+from drs_fast.arguments import integer
+from drs_fast.backends import reference
+from drs_fast.core import GAN, LABEL, LATENT, Rng
+from drs_fast.ops.dispatch import call, operator, traced
+
+
+def uniform(
+    rng: Rng,
+    n: int,
+    *,
+    stream: int,
+    draw: int = 0,
+    device: torch.device | str = "cpu",
+    ids: Tensor | None = None,
+) -> Tensor:
+    """The u of n rows, (n,) float64 in [0, 1), multiples of 2^-53."""
+    if is_compiling():
+        where = torch.device(device)
+        made: Tensor = operator("uniform", *traced(rng), ids, n, stream, draw, where)
+        return made
+    ids, where = checks.rows(rng, n, ids, device)
+    checks.counter(stream, draw)
+    result: Tensor = call("uniform", where)(rng, ids, n, stream=stream, draw=draw, device=where)
+    return result
+
+
+def words(
+    rng: Rng,
+    n: int,
+    d: int,
+    *,
+    stream: int = LATENT,
+    draw: int = 0,
+    device: torch.device | str = "cpu",
+    ids: Tensor | None = None,
+) -> Tensor:
+    """Random words of n rows, (n, d) int64 in [0, 2^32): word j % 4 of draw + j // 4."""
+    if is_compiling():
+        where = torch.device(device)
+        made: Tensor = operator("words", *traced(rng), ids, n, d, stream, draw, where)
+        return made
+    ids, where = checks.rows(rng, n, ids, device)
+    draws = max(integer("d", d, 0) - 1, 0) // 4
+    checks.counter(stream, integer("draw", draw, 0) + draws)
+    result: Tensor = call("words", where)(rng, ids, n, d, stream=stream, draw=draw, device=where)
+    return result
+
+
+def normal(
+    rng: Rng,
+    n: int,
+    d: int,
+    *,
+    stream: int = LATENT,
+    draw: int = 0,
+    device: torch.device | str = "cpu",
+    ids: Tensor | None = None,
+) -> Tensor:
+    """Standard normals of n rows, (n, d) float32; element j uses draw + j // 4."""
+    if is_compiling():
+        where = torch.device(device)
+        made: Tensor = operator("normal", *traced(rng), ids, n, d, stream, draw, where)
+        return made
+    ids, where = checks.rows(rng, n, ids, device)
+    draws = max(integer("d", d, 0) - 1, 0) // 4
+    checks.counter(stream, integer("draw", draw, 0) + draws)
+    result: Tensor = call("normal", where)(rng, ids, n, d, stream=stream, draw=draw, device=where)
+    return result
+
+
+def latents(
+    gan: GAN,
+    rng: Rng,
+    n: int,
+    *,
+    device: torch.device | str | None = None,
+    ids: Tensor | None = None,
+) -> Tensor:
+    """Latents of n rows under the GAN's prior, (n, latent_dim) float32."""
+    where = gan.device if device is None else device
+    if gan.prior in ("uniform", "truncated normal"):
+        word = words(rng, n, gan.latent_dim, device=where, ids=ids)
+        symmetric = (word >> 8).float() * 2.0**-23 - 1.0
+        return symmetric if gan.prior == "uniform" else reference.truncated_normal(symmetric)
+    z = normal(rng, n, gan.latent_dim, device=where, ids=ids)
+    if callable(gan.prior):
+        mapped = gan.prior(z)
+        if not isinstance(mapped, Tensor) or mapped.shape != z.shape:
+            raise ValueError(f"prior must map {tuple(z.shape)} normals to latents of that shape")
+        return mapped.float()
+    return z
+
+
+def labels(
+    gan: GAN,
+    rng: Rng,
+    n: int,
+    *,
+    device: torch.device | str | None = None,
+    ids: Tensor | None = None,
+) -> Tensor | None:
+    """Labels of n rows, uniform over the GAN's classes, (n,) int64; None without classes."""
+    if gan.labels is None:
+        return None
+    u = uniform(rng, n, stream=LABEL, device=gan.device if device is None else device, ids=ids)
+    return (u * gan.labels).long()
