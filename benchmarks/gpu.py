@@ -38,6 +38,7 @@ SIZES: tuple[Size, ...] = (
 )  # the most wanted first
 QUICK = (*SIZES[:2], (10**6, 512, 0.2, torch.float32), (10**6, 128, 0.2, torch.bfloat16))
 TINY: tuple[Size, ...] = ((1000, 32, 0.2, torch.float32), (1000, 32, 0.2, torch.bfloat16))
+RESULTS = Path(__file__).parent / "results" / "gpu.json"
 MEMORY = 0.6  # of what is free
 DEADLINE_S, KILLED_S = 420.0, 475.0  # no new size, the end
 CHUNKS, WARPS, DRAWS = (1024, 2048, 4096, 8192), (4, 8, 16), (1, 2, 4, 8, 16)
@@ -128,8 +129,7 @@ def tune(clock: Clock, p: Problem) -> dict[str, Any]:
 def main(arguments: list[str] | None = None) -> int:
     start = time.monotonic()
     parser = argparse.ArgumentParser(description=__doc__)
-    default = Path(__file__).parent / "results" / "gpu.json"
-    parser.add_argument("--output", type=Path, default=default, metavar="FILE")
+    parser.add_argument("--output", type=Path, metavar="FILE", help=f"on a GPU {RESULTS.name}")
     parser.add_argument("--quick", action="store_true", help="fewer sizes")
     parser.add_argument("--tune", action="store_true", help="other settings instead of other sizes")
     parser.add_argument("--no-checks", action="store_true", help="no build, tests or sanitizer")
@@ -143,7 +143,8 @@ def main(arguments: list[str] | None = None) -> int:
         os.environ["TRITON_INTERPRET"] = "1"  # before Triton and the kernels are imported
     reason = backend.refuses(torch.device(options.device))
     if reason is not None:
-        print(f"{reason}; --device cpu tries this program without a GPU", file=sys.stderr)
+        hint = "; --device cpu tries this program without a GPU" if on_gpu else ""
+        print(reason + hint, file=sys.stderr)
         return 1
     if on_gpu:
         faulthandler.dump_traceback_later(KILLED_S, exit=True)  # also where a kernel never ends
@@ -158,9 +159,13 @@ def main(arguments: list[str] | None = None) -> int:
     report["device"] |= clock.describe()
     print(report["device"], flush=True)
 
+    # What an interpreter takes is no result to keep.
+    output = options.output or (RESULTS if on_gpu else None)
+
     def save() -> None:
-        options.output.parent.mkdir(parents=True, exist_ok=True)
-        options.output.write_text(json.dumps(report, indent=1) + "\n")
+        if output is not None:
+            output.parent.mkdir(parents=True, exist_ok=True)
+            output.write_text(json.dumps(report, indent=1) + "\n")
 
     save()
     sizes = (QUICK if options.quick else SIZES) if on_gpu else TINY

@@ -48,6 +48,7 @@ private:
 template <class Real>
 Counts decide(const Real* logit, const Rows& rows, const Threshold& threshold, int64_t begin,
               int64_t end, int64_t* kept) {
+    if (begin == end) return {0, 0, 0};  // then a threshold a row has no address
     const int64_t whole = whole_packs(end - begin), last = begin + whole;
     const auto decide = decide_of(logit);
     Counts counts =

@@ -1,6 +1,5 @@
 """What every op checks before a backend sees its arguments."""
 
-import functools
 import math
 from typing import Any
 
@@ -9,14 +8,18 @@ from torch import Tensor
 
 from drs_fast.arguments import describe, integer, number, usable
 from drs_fast.backends import reference
-from drs_fast.core import Compacted, Ring, Rng
+from drs_fast.core import Compacted, Ring, Rng, workspace_words
 
 MAX_GAMMA = 600.0
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def logit(logit: Tensor) -> Tensor:
-    if not isinstance(logit, Tensor) or not logit.is_floating_point():
-        raise ValueError(f"logit must be a floating-point tensor (N,), got {describe(logit)}")
+    if not isinstance(logit, Tensor) or logit.dtype not in DTYPES:
+        raise ValueError(
+            "logit must be a tensor (N,) of float16, bfloat16, float32 or float64, "
+            f"got {describe(logit)}"
+        )
     if logit.ndim != 1:
         fix = (
             "; squeeze the discriminator output"
@@ -47,11 +50,16 @@ def rows(
         return None, where
     if not isinstance(ids, Tensor) or ids.shape != (n,) or ids.dtype != torch.int64:
         raise ValueError(f"ids must be ({n},) int64, got {describe(ids)}")
-    if ids.device.type != where.type:
+    if not same_device(ids.device, where):
         raise ValueError(f"ids must be on {where}, got {ids.device}")
     if ids.device.type == "cpu" and n and int(ids.min()) < 0:
         raise ValueError(f"ids must be row numbers >= 0, got {int(ids.min())}")
-    return ids.contiguous(), where
+    return dense(ids), where
+
+
+def same_device(device: torch.device, wanted: torch.device) -> bool:
+    """Whether it is the wanted one, of which "cuda" names no number."""
+    return device.type == wanted.type and wanted.index in (None, device.index)
 
 
 def counter(stream: int, draw: int) -> None:
@@ -61,15 +69,12 @@ def counter(stream: int, draw: int) -> None:
 
 def threshold(
     logit: Tensor, log_m: float | Tensor, gamma: float | Tensor, eps: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    """(log_m, gamma, s = -expm1(-eps)), float64, each () or (n,)."""
-    top = _parameter("log_m", log_m, logit, math.inf)
-    shift = _parameter("gamma", gamma, logit, MAX_GAMMA)
-    where = str(logit.device)
+) -> tuple[float | Tensor, float | Tensor, float]:
+    """(log_m, gamma, s = -expm1(-eps)): numbers, or float64 tensors () or (n,)."""
     return (
-        _constant(top, where) if isinstance(top, float) else top,
-        _constant(shift, where) if isinstance(shift, float) else shift,
-        _stabiliser(number("eps", eps, 0.0, 1.0), where),
+        _parameter("log_m", log_m, logit, math.inf),
+        _parameter("gamma", gamma, logit, MAX_GAMMA),
+        reference.stabiliser(number("eps", eps, 0.0, 1.0)),
     )
 
 
@@ -81,7 +86,7 @@ def _parameter(name: str, value: float | Tensor, logit: Tensor, limit: float) ->
         raise ValueError(f"{name} must be a number, () or ({len(logit)},), got {describe(value)}")
     if value.ndim == 0 and value.device.type == "cpu":
         return number(name, value.item(), -limit, limit)
-    if value.device.type != logit.device.type:
+    if value.device != logit.device:
         raise ValueError(f"{name} must be on {logit.device}, got {value.device}")
     if value.device.type == "cpu" and not bool(
         (torch.isfinite(value) & (value.abs() <= limit)).all()
@@ -89,16 +94,6 @@ def _parameter(name: str, value: float | Tensor, logit: Tensor, limit: float) ->
         bound = "" if math.isinf(limit) else f" in [{-limit:g}, {limit:g}]"
         raise ValueError(f"{name} must be finite{bound}, got {value}")
     return dense(value.double())
-
-
-@functools.lru_cache(maxsize=1024)
-def _constant(value: float, device: str) -> Tensor:
-    return torch.tensor(value, dtype=torch.float64, device=device)
-
-
-@functools.lru_cache(maxsize=1024)
-def _stabiliser(eps: float, device: str) -> Tensor:
-    return -reference.exponential(_constant(-eps, "cpu"))[1].to(device)
 
 
 def _plain(row: Tensor) -> bool:
@@ -116,14 +111,14 @@ def row_major(rows: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     return tuple(row.detach() if _plain(row) else dense(row) for row in rows)
 
 
-def apart(out: Compacted | Ring, *inputs: Tensor | None) -> None:
+def apart(out: Compacted | Ring, *inputs: float | Tensor | None) -> None:
     """ValueError where what is written shares memory with what is read, or with itself."""
     if isinstance(out, Ring):
         scalars: tuple[Tensor, ...] = (out.state, out.workspace)
     else:
         scalars = (out.count, out.invalid, out.above)
     targets = [_span(t) for t in (*out.rows, out.ids, out.logit, *scalars)]
-    sources = [_span(t) for t in inputs if t is not None]
+    sources = [_span(t) for t in inputs if isinstance(t, Tensor)]
     for i, (begin, end) in enumerate(targets):
         if any(begin < stop and start < end for start, stop in (*targets[:i], *sources)):
             raise ValueError("out must not share memory with the inputs, or with itself; clone one")
@@ -165,6 +160,11 @@ def check_ring(ring: Ring, logit: Tensor, rows: list[tuple[torch.Size, torch.dty
             f"ring must be drs.ops.ring(...) with {len(rows)} row tensors, got {describe(ring)}"
         )
     capacity = len(ring.ids)
+    if capacity < ring.batch or capacity & (capacity - 1):
+        raise ValueError(
+            f"the capacity of a ring must be a power of two, at least its batch of {ring.batch}, "
+            f"got {capacity}; make it with drs.ops.ring"
+        )
     if len(logit) > ring.batch:
         raise ValueError(
             f"this ring was made for batches of at most {ring.batch} rows, got {len(logit)}; "
@@ -177,7 +177,7 @@ def check_ring(ring: Ring, logit: Tensor, rows: list[tuple[torch.Size, torch.dty
         ("ring.ids", ring.ids, (capacity,), torch.int64),
         ("ring.logit", ring.logit, (capacity,), logit.dtype),
         ("ring.state", ring.state, (6,), torch.int64),
-        ("ring.workspace", ring.workspace, ring.workspace.shape, torch.int64),
+        ("ring.workspace", ring.workspace, (workspace_words(ring.batch),), torch.int64),
     )  # fmt: skip
 
 
@@ -189,6 +189,8 @@ def _as_wanted(logit: Tensor, *wanted: tuple[str, Any, tuple[int, ...], torch.dt
             or tensor.dtype != dtype
             or tensor.device != logit.device
             or not tensor.is_contiguous()
+            or tensor.is_neg()
+            or tensor.is_conj()
         ):
             raise ValueError(
                 f"{name} must be contiguous {tuple(shape)} {dtype} on {logit.device}, "

@@ -116,11 +116,14 @@ def _generate(options: argparse.Namespace) -> int:
 
 def _doctor(options: argparse.Namespace) -> int:
     print(f"drs_fast {__version__}, Python {platform.python_version()}, torch {torch.__version__}")
-    devices = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
-    for device in devices:
-        print(f"{device}: {torch.get_num_threads()} threads" if device == "cpu" else device)
+    names = {"cpu": f"{torch.get_num_threads()} threads"}
+    names |= {f"cuda:{i}": torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())}
+    for device, described in names.items():
+        print(f"{device}: {described}")
         for name, reason in ops.available(device).items():
             print(f"  {name}: {'ready' + _detail(name) if reason is None else reason}")
+    if len(names) == 1:
+        print("cuda: PyTorch finds no GPU")
     return 0
 
 

@@ -51,13 +51,17 @@ class Compacted:
     invalid: Tensor  # () int64, logits that are NaN or +inf
     above: Tensor  # () int64, valid logits greater than log_m
 
+    def tensors(self) -> list[Tensor]:
+        """All of them, rows first: the `out` of an operator of torch.library."""
+        return [*self.rows, self.ids, self.logit, self.count, self.invalid, self.above]
+
     @staticmethod
     def empty(logit: Tensor, rows: tuple[Tensor, ...]) -> "Compacted":
         """Room for every one of these rows."""
         device = logit.device
         return Compacted(
             tuple(torch.empty(row.shape, dtype=row.dtype, device=device) for row in rows),
-            torch.empty(len(logit), dtype=torch.int64, device=device),
+            torch.empty(logit.shape[0], dtype=torch.int64, device=device),
             torch.empty_like(logit),
             torch.empty((), dtype=torch.int64, device=device),
             torch.empty((), dtype=torch.int64, device=device),
@@ -107,11 +111,11 @@ class Ring:
 
     @property
     def log_m(self) -> Tensor:
-        """() float64."""
+        """() float64, the largest logit, which accept_append goes by; it may be written to."""
         return self.state[5:].view(torch.float64)[0]
 
 
-TILE = 1024
+TILE = 1024  # rows that a block of a GPU decides on at a time
 
 
 def workspace_words(rows: int) -> int:

@@ -443,11 +443,11 @@ def infinity_accepted(logit, u, log_m, c1, s):
 
 
 def log_m_of_float32(logit, u, log_m, c1, s):
-    return decide(logit, u, log_m.float().double(), c1, s)
+    return decide(logit, u, torch.as_tensor(log_m).float().double(), c1, s)
 
 
 def eps_forgotten(logit, u, log_m, c1, s):
-    return decide(logit, u, log_m, c1, torch.zeros_like(s))
+    return decide(logit, u, log_m, c1, 0.0)
 
 
 def one_u_for_all(rng, ids, n, **kwargs):

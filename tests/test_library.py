@@ -1,7 +1,10 @@
 """torch.compile, torch.export and opcheck see the ops as operators; eager calls do without them."""
 
+import contextlib
+
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from drs_fast import GAN, Rng, backend, ops
 from drs_fast.ops import dispatch
@@ -102,6 +105,37 @@ def test_a_ring_moves_on_in_a_graph():
         )
 
 
+def test_another_row_and_seed_need_no_other_graph():
+    torch.compiler.reset()
+    graphs = []
+
+    def keep(graph, inputs):
+        graphs.append(graph)
+        return graph
+
+    def step(logit, seed, row):
+        return ops.accept(logit, Rng(seed, row), log_m=1.5)
+
+    compiled = torch.compile(step, fullgraph=True, backend=keep)
+    for i in range(6):
+        seed, row = 3 + 5 * i, 2**32 + 1000 * i
+        assert torch.equal(compiled(LOGIT, seed, row), step(LOGIT, seed, row))
+    assert len(graphs) <= 3
+
+
+def test_export_takes_any_number_of_rows():
+    class Step(torch.nn.Module):
+        def forward(self, logit, z):
+            kept = ops.accept_compact(logit, z, rng=RNG, log_m=1.5)
+            return kept.rows[0], kept.count
+
+    n = torch.export.Dim("n", min=2)
+    program = torch.export.export(Step(), (LOGIT, Z), dynamic_shapes=({0: n}, {0: n}), strict=False)
+    rows, count = program.module()(LOGIT[:77], Z[:77])
+    expected = ops.accept_compact(LOGIT[:77], Z[:77], rng=RNG, log_m=1.5)
+    assert torch.equal(rows[: int(count)], expected.rows[0][: int(expected.count)])
+
+
 def test_export_keeps_the_operator():
     class Step(torch.nn.Module):
         def forward(self, logit):
@@ -164,6 +198,24 @@ def test_opcheck_sees_a_wrong_shape(monkeypatch):
     )
     with pytest.raises(Exception, match=r"(?s)test_faketensor"):
         torch.library.opcheck(torch.ops.drs_fast_wrong.largest, (LOGIT,))
+
+
+@pytest.mark.parametrize("name", ["cpu", "reference"])
+def test_a_fake_or_transformed_call_leaves_nothing_behind(name):
+    def call(logit):
+        return ops.probability(logit, log_m=1.25, gamma=0.125, eps=3e-5)
+
+    with backend(name):
+        for attempt in (
+            lambda: call(torch.empty(3)),
+            lambda: torch.func.vmap(call)(torch.zeros(2, 3)),
+            lambda: torch.func.jacfwd(call)(torch.zeros(3)),
+        ):
+            with contextlib.suppress(Exception), FakeTensorMode():
+                attempt()
+            with contextlib.suppress(Exception):
+                attempt()
+        assert bool((call(torch.zeros(3)) > 0).all())
 
 
 @pytest.mark.parametrize("name", CALLS)

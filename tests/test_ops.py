@@ -1,5 +1,6 @@
 """The C++ backend equals the reference in every bit; priors and normals follow their laws."""
 
+import dataclasses
 import itertools
 import subprocess
 import sys
@@ -547,3 +548,61 @@ def test_tensors_without_memory_are_refused():
         ops.accept(wrapper((8,)), rng, log_m=0.0)
     with pytest.raises((ValueError, RuntimeError)):
         ops.accept_compact(torch.zeros(8), wrapper((8,)), rng=rng, log_m=0.0)
+
+
+@pytest.mark.parametrize("name", ["cpu", "reference"])
+def test_no_rows_with_a_threshold_a_row(name):
+    nothing, ring_rows = torch.zeros(0), torch.zeros(4)
+    with backend(name):
+        for threshold in ({"log_m": nothing}, {"log_m": 1.0, "gamma": nothing}):
+            assert len(ops.accept(nothing, Rng(0), **threshold)) == 0
+            assert len(ops.probability(nothing, **threshold)) == 0
+            assert int(ops.accept_compact(nothing, rng=Rng(0), **threshold).count) == 0
+            assert int(ops.accept_latents(nothing, 3, rng=Rng(0), **threshold).count) == 0
+        ring = ops.ring(ring_rows, rng=Rng(0), capacity=8, log_m=1.0)
+        assert int(ops.accept_append(nothing, ring=ring, gamma=nothing).cursor) == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"batch": 9}, "power of two, at least its batch of 9, got 8"),
+        ({"workspace": torch.zeros(3, dtype=torch.int64)}, "ring.workspace must be contiguous"),
+        ({"state": torch.zeros(5, dtype=torch.int64)}, r"ring.state must be contiguous \(6,\)"),
+        (
+            {"ids": torch.zeros(6, dtype=torch.int64)},
+            "power of two, at least its batch of 4, got 6",
+        ),
+        ({"logit": torch.zeros(8).double()}, r"ring.logit must be .* torch.float32"),
+    ],
+)
+def test_a_ring_that_was_tampered_with_is_refused(change, message):
+    ring = ops.ring(torch.zeros(4), rng=Rng(0), capacity=8, log_m=1.0)
+    with pytest.raises(ValueError, match=message):
+        ops.accept_append(torch.zeros(4), ring=dataclasses.replace(ring, **change))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"capacity": 6}, "power of two, at least 4, got 6"),
+        ({"capacity": 2}, "power of two, at least 4, got 2"),
+        ({"log_m": torch.zeros(4)}, "log_m must be one number here"),
+        ({"log_m": float("nan")}, "log_m must be a finite number"),
+        ({"limit": -1}, "limit must be an integer"),
+    ],
+)
+def test_a_ring_that_cannot_be_is_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        ops.ring(torch.zeros(4), rng=Rng(0), **{"capacity": 8, "log_m": 1.0} | arguments)
+
+
+def test_a_batch_larger_than_a_ring_is_made_for_is_refused():
+    ring = ops.ring(torch.zeros(4), rng=Rng(0), capacity=8, log_m=1.0)
+    with pytest.raises(ValueError, match="batches of at most 4 rows, got 5"):
+        ops.accept_append(torch.zeros(5), ring=ring)
+
+
+def test_logits_of_eight_bits_are_refused():
+    with pytest.raises(ValueError, match="float16, bfloat16, float32 or float64"):
+        ops.largest(torch.zeros(3).to(torch.float8_e4m3fn))

@@ -2,7 +2,6 @@
 
 import dataclasses
 import importlib
-import importlib.util
 import math
 import re
 import threading
@@ -500,6 +499,22 @@ def counters(words):
     return [int(words[i]) for i in range(STATUS) if i != EPOCH]
 
 
+@pytest.mark.parametrize("way", WAYS)
+def test_a_limit_below_the_cursor_takes_nothing_back(force, way):
+    force(way)
+
+    def call(to):
+        ring = ops.ring(to(logits(100)), rng=Rng(3), capacity=128, log_m=LOG_M)
+        ring.ids.zero_()
+        ring.logit.zero_()
+        for limit in (2**40, 10, 2**40):
+            ring.limit.fill_(limit)
+            ops.accept_append(to(logits(100)), ring=ring, gamma=-1.0)
+        return ring
+
+    assert int(assert_backends_agree(call).cursor) > 10
+
+
 def test_launches_share_a_workspace(force, workspace):
     order = [(5000, 0), (100, 0), (5000, 1), (5000, 0), (1025, 0), (31, 1), (3000, 0), (1, 0)]
     order += [(8192, 0), (1024, 0), (4097, 1), (4097, 0), (9000, 0), (5000, 0)]
@@ -762,7 +777,8 @@ MUTANTS = {
     "limit forgotten": (
         "compact", "tl.minimum(count, limit - start)", "count", check_rings),
     "cursor past the limit": (
-        "compact", "tl.minimum(cursor + total, limit)", "cursor + total", check_rings),
+        "compact", "tl.minimum(cursor + total, tl.maximum(cursor, limit))", "cursor + total",
+        check_rings),
     "ring a row behind": (
         "compact", "tl.load(state + ROW) + n)", "tl.load(state + ROW) + n - 1)", check_rings),
     "last row of two launches lost": (
@@ -838,7 +854,17 @@ def test_tensors_on_the_cpu_go_elsewhere_unless_forced(launched):
 
 
 def no_triton(monkeypatch):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, package=None: None)
+    def missing():
+        raise ModuleNotFoundError("No module named 'triton'")
+
+    monkeypatch.setattr(kernels, "_triton", missing)
+
+
+def broken_triton(monkeypatch):
+    def broken():
+        raise ImportError("libtriton.so: undefined symbol")
+
+    monkeypatch.setattr(kernels, "_triton", broken)
 
 
 def old_triton(monkeypatch):
@@ -857,6 +883,7 @@ def nothing(monkeypatch):
     ("change", "device", "reason"),
     [
         (no_triton, DEVICE, "not installed; pip install triton"),
+        (broken_triton, DEVICE, r"cannot be imported \(libtriton.so: .*; reinstall it"),
         (old_triton, DEVICE, "needs Triton 3.6 or later, found 3.5.1; update PyTorch"),
         (no_interpreter, "cpu", "needs CUDA tensors; .* TRITON_INTERPRET=1"),
         (nothing, "meta", "needs CUDA tensors, these are on meta"),
@@ -869,7 +896,7 @@ def test_refusals_say_why(monkeypatch, change, device, reason):
     assert re.search(reason, kernels.refuses(torch.device(device)))
 
 
-@pytest.mark.parametrize("change", [no_triton, old_triton, no_interpreter])
+@pytest.mark.parametrize("change", [no_triton, broken_triton, old_triton, no_interpreter])
 def test_a_forced_backend_that_refuses_raises(monkeypatch, fresh_dispatch, change):
     if change is no_interpreter and DEVICE != "cpu":
         pytest.skip("compiled kernels need no interpreter")

@@ -1,6 +1,7 @@
 """The ops in C++ (csrc/): hands addresses of checked tensors to the compiled extension."""
 
 import importlib
+from array import array
 from dataclasses import replace
 from types import ModuleType
 from typing import Any
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 from drs_fast.backends import reference
+from drs_fast.backends.reference import Number
 from drs_fast.core import Compacted, Ring, Rng
 
 _C: ModuleType | None = None
@@ -55,21 +57,21 @@ def normal(
     return out
 
 
-def probability(logit: Tensor, log_m: Tensor, gamma: Tensor, s: Tensor) -> Tensor:
+def probability(logit: Tensor, log_m: Number, gamma: Number, s: float) -> Tensor:
     wide, out = _wide(logit), torch.empty(len(logit), dtype=torch.float64, device="cpu")
-    c1 = reference.power(gamma)
-    threshold = _threshold(log_m, c1, s)
+    top, c1 = _memory(log_m), _memory(reference.power(gamma))
+    threshold = _threshold(top, c1, s)
     _extension().probability(_logits(wide), threshold, len(wide), _threads(), _address(out))
     return out
 
 
 def accept(
-    logit: Tensor, rng: Rng, ids: Tensor | None, log_m: Tensor, gamma: Tensor, s: Tensor
+    logit: Tensor, rng: Rng, ids: Tensor | None, log_m: Number, gamma: Number, s: float
 ) -> Tensor:
     wide, keep = _wide(logit), torch.empty(len(logit), dtype=torch.bool, device="cpu")
-    c1 = reference.power(gamma)
+    top, c1 = _memory(log_m), _memory(reference.power(gamma))
     _extension().accept(
-        _logits(wide), _rows(rng, ids), _threshold(log_m, c1, s), len(wide), _threads(),
+        _logits(wide), _rows(rng, ids), _threshold(top, c1, s), len(wide), _threads(),
         _address(keep),
     )  # fmt: skip
     return keep
@@ -80,18 +82,18 @@ def accept_compact(
     rows: tuple[Tensor, ...],
     rng: Rng,
     ids: Tensor | None,
-    log_m: Tensor,
-    gamma: Tensor,
-    s: Tensor,
+    log_m: Number,
+    gamma: Number,
+    s: float,
     out: Compacted,
 ) -> Compacted:
-    wide, c1 = _wide(logit), reference.power(gamma)
+    wide, top, c1 = _wide(logit), _memory(log_m), _memory(reference.power(gamma))
     tensors = [
         _tensor(source, target)
         for source, target in ((logit, out.logit), *zip(rows, out.rows, strict=True))
     ]
     counts = _extension().accept_compact(
-        _logits(wide), _rows(rng, ids), _threshold(log_m, c1, s), len(wide), _threads(),
+        _logits(wide), _rows(rng, ids), _threshold(top, c1, s), len(wide), _threads(),
         tensors, _address(out.ids), len(out.ids),
     )  # fmt: skip
     for scalar, value in zip((out.count, out.invalid, out.above), counts, strict=True):
@@ -103,9 +105,9 @@ def accept_latents(
     logit: Tensor,
     rng: Rng,
     ids: Tensor | None,
-    log_m: Tensor,
-    gamma: Tensor,
-    s: Tensor,
+    log_m: Number,
+    gamma: Number,
+    s: float,
     out: Compacted,
 ) -> Compacted:
     (z,) = out.rows
@@ -119,9 +121,9 @@ def accept_append(
     logit: Tensor,
     rows: tuple[Tensor, ...],
     ids: Tensor | None,
-    log_m: Tensor,
-    gamma: Tensor,
-    s: Tensor,
+    log_m: Number,
+    gamma: Number,
+    s: float,
     ring: Ring,
 ) -> Ring:
     rng = Rng(ring.seed, int(ring.row))
@@ -136,7 +138,7 @@ def largest(logit: Tensor) -> Tensor:
 def order_statistic(logit: Tensor, q: float) -> Tensor:
     wide = _wide(logit)
     return torch.tensor(
-        _extension().order_statistic(_logits(wide), q, len(wide)), dtype=logit.dtype
+        _extension().order_statistic(_logits(wide), q, len(wide)), dtype=logit.dtype, device="cpu"
     )
 
 
@@ -175,8 +177,21 @@ def _rows(rng: Rng, ids: Tensor | None) -> tuple[int, int, int]:
     return rng.seed, rng.row, 0 if ids is None else _address(ids)
 
 
-def _threshold(log_m: Tensor, c1: Tensor, s: Tensor) -> tuple[int, bool, int, bool, float]:
-    return _address(log_m), log_m.ndim > 0, _address(c1), c1.ndim > 0, s.item()
+def _memory(value: Number) -> "Tensor | array[float]":
+    """What holds the value; it must live as long as its address is in use."""
+    return array("d", [value]) if isinstance(value, float) else value
+
+
+def _threshold(
+    log_m: "Tensor | array[float]", c1: "Tensor | array[float]", s: float
+) -> tuple[int, bool, int, bool, float]:
+    return *_parameter(log_m), *_parameter(c1), s
+
+
+def _parameter(memory: "Tensor | array[float]") -> tuple[int, bool]:
+    if isinstance(memory, array):
+        return memory.buffer_info()[0], False
+    return _address(memory), memory.ndim > 0
 
 
 def _tensor(source: Tensor, target: Tensor) -> tuple[int, int, int, int]:

@@ -183,24 +183,32 @@ def truncated_normal(symmetric: Tensor) -> Tensor:
     return (s * (horner(NUMERATOR, square) / horner(DENOMINATOR, square))).float()
 
 
-def power(gamma: Tensor) -> Tensor:
+Number = float | Tensor  # known on the host, or a tensor: () or one a row
+
+
+def power(gamma: Number) -> Number:
     """c1 = exp(gamma), float64."""
-    on_host = gamma.ndim == 0 and gamma.device.type == "cpu"
-    return _power(gamma.item()) if on_host else exponential(gamma)[0]
+    return _power(gamma) if isinstance(gamma, float) else exponential(gamma)[0]
 
 
 @functools.lru_cache(maxsize=1024)
-def _power(gamma: float) -> Tensor:
-    return exponential(torch.tensor(gamma, dtype=torch.float64, device="cpu"))[0]
+def _power(gamma: float) -> float:
+    return exponential(torch.tensor(gamma, dtype=torch.float64, device="cpu"))[0].item()
 
 
-def _terms(logit: Tensor, log_m: Tensor, c1: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
+@functools.lru_cache(maxsize=1024)
+def stabiliser(eps: float) -> float:
+    """s = -expm1(-eps)."""
+    return -exponential(torch.tensor(-eps, dtype=torch.float64, device="cpu"))[1].item()
+
+
+def _terms(logit: Tensor, log_m: Number, c1: Number, s: float) -> tuple[Tensor, Tensor]:
     """p / (1 - p) as numerator and denominator: E and c1 (s + (1 - s) (-q)), at least 0."""
     e, q = exponential(logit.double() - log_m)
     return e, torch.clamp(c1 * (s + (1.0 - s) * (-q)), min=0.0)
 
 
-def probability(logit: Tensor, log_m: Tensor, gamma: Tensor, s: Tensor) -> Tensor:
+def probability(logit: Tensor, log_m: Number, gamma: Number, s: float) -> Tensor:
     """sigmoid(F), written without logarithm; 0 for logits that are never accepted. (n,) float64.
 
     Source: Azadi et al., Discriminator rejection sampling (2019), equation 8.
@@ -210,14 +218,14 @@ def probability(logit: Tensor, log_m: Tensor, gamma: Tensor, s: Tensor) -> Tenso
     return torch.where(torch.isfinite(logit), p, 0.0)
 
 
-def decide(logit: Tensor, u: Tensor, log_m: Tensor, c1: Tensor, s: Tensor) -> Tensor:
+def decide(logit: Tensor, u: Tensor, log_m: Number, c1: Number, s: float) -> Tensor:
     """u < sigmoid(F) multiplied out; (n,) bool."""
     numerator, rest = _terms(logit, log_m, c1, s)
     return torch.isfinite(logit) & (numerator * (1.0 - u) > u * rest)
 
 
 def accept(
-    logit: Tensor, rng: Rng, ids: Tensor | None, log_m: Tensor, gamma: Tensor, s: Tensor
+    logit: Tensor, rng: Rng, ids: Tensor | None, log_m: Number, gamma: Number, s: float
 ) -> Tensor:
     """The decision with the row's own uniform (stream 1)."""
     u = uniform(rng, ids, len(logit), stream=ACCEPT, draw=0, device=logit.device)
@@ -229,9 +237,9 @@ def accept_compact(
     rows: tuple[Tensor, ...],
     rng: Rng,
     ids: Tensor | None,
-    log_m: Tensor,
-    gamma: Tensor,
-    s: Tensor,
+    log_m: Number,
+    gamma: Number,
+    s: float,
     out: Compacted,
 ) -> Compacted:
     """Accepted rows, their ids and logits in row order, written to the front of `out`."""
@@ -251,9 +259,9 @@ def accept_latents(
     logit: Tensor,
     rng: Rng,
     ids: Tensor | None,
-    log_m: Tensor,
-    gamma: Tensor,
-    s: Tensor,
+    log_m: Number,
+    gamma: Number,
+    s: float,
     out: Compacted,
 ) -> Compacted:
     """accept_compact, with the one row tensor regenerated from the accepted rows' numbers."""
@@ -268,9 +276,9 @@ def accept_append(
     logit: Tensor,
     rows: tuple[Tensor, ...],
     ids: Tensor | None,
-    log_m: Tensor,
-    gamma: Tensor,
-    s: Tensor,
+    log_m: Number,
+    gamma: Number,
+    s: float,
     ring: Ring,
 ) -> Ring:
     """accept_compact of the ring's next rows, written after those it has; then it moves on."""

@@ -22,15 +22,9 @@ def probability(
     Source: Azadi et al., Discriminator rejection sampling (2019), equation 8.
     """
     if is_compiling():
-        made: Tensor = operator(
-            "probability", logit, tensor(log_m, logit), tensor(gamma, logit), eps
-        )
-        return made
+        return operator("probability", logit, tensor(log_m, logit), tensor(gamma, logit), eps)
     logit = checks.logit(logit)
-    result: Tensor = call("probability", logit.device)(
-        logit, *checks.threshold(logit, log_m, gamma, eps)
-    )
-    return result
+    return call("probability", logit.device)(logit, *checks.threshold(logit, log_m, gamma, eps))
 
 
 def accept(
@@ -48,15 +42,13 @@ def accept(
     """
     if is_compiling():
         named = traced(rng)
-        made: Tensor = operator(
+        return operator(
             "accept", logit, *named, ids, tensor(log_m, logit), tensor(gamma, logit), eps
         )
-        return made
     logit = checks.logit(logit)
     ids, _ = checks.rows(rng, len(logit), ids, logit.device)
     threshold = checks.threshold(logit, log_m, gamma, eps)
-    result: Tensor = call("accept", logit.device)(logit, rng, ids, *threshold)
-    return result
+    return call("accept", logit.device)(logit, rng, ids, *threshold)
 
 
 def accept_compact(
@@ -80,7 +72,7 @@ def accept_compact(
         operator(
             "accept_compact",
             logit, rows, *traced(rng), ids, tensor(log_m, logit), tensor(gamma, logit), eps,
-            [*out.rows, out.ids, out.logit, out.count, out.invalid, out.above],
+            out.tensors(),
         )  # fmt: skip
         return out
     logit = checks.logit(logit)
@@ -93,10 +85,7 @@ def accept_compact(
     else:
         checks.check_out(out, logit, [(row.shape[1:], row.dtype) for row in rows])
         checks.apart(out, logit, ids, *rows, *threshold[:2])
-    result: Compacted = call("accept_compact", where)(
-        logit, checks.row_major(rows), rng, ids, *threshold, out
-    )
-    return result
+    return call("accept_compact", where)(logit, checks.row_major(rows), rng, ids, *threshold, out)
 
 
 def accept_latents(
@@ -120,7 +109,7 @@ def accept_latents(
         operator(
             "accept_latents",
             logit, d, *traced(rng), ids, tensor(log_m, logit), tensor(gamma, logit), eps,
-            [*out.rows, out.ids, out.logit, out.count, out.invalid, out.above],
+            out.tensors(),
         )  # fmt: skip
         return out
     logit = checks.logit(logit)
@@ -137,7 +126,7 @@ def accept_latents(
 
 
 def _empty(logit: Tensor, d: int) -> Compacted:
-    z = torch.empty((len(logit), d), dtype=torch.float32, device=logit.device)
+    z = torch.empty((logit.shape[0], d), dtype=torch.float32, device=logit.device)
     return Compacted.empty(logit, (z,))
 
 
@@ -151,6 +140,7 @@ def ring(
 ) -> Ring:
     """A ring for batches like this one, none of them larger; the first starts at rng.row.
 
+    logit (n,), rows (n, ...): only their shapes, dtypes and device are read.
     capacity: rows it holds, a power of two, at least those of a batch.
     limit: rows wanted in all; the rows accepted after them are dropped.
     """
@@ -162,7 +152,7 @@ def ring(
     if integer("capacity", capacity, 1, 2**62) < n or capacity & (capacity - 1):
         raise ValueError(f"capacity must be a power of two, at least {n}, got {capacity}")
     top = checks.threshold(logit, log_m, 0.0, 0.0)[0]
-    if top.ndim:
+    if isinstance(top, Tensor) and top.ndim:
         raise ValueError(f"log_m must be one number here, got {describe(log_m)}")
     made = Ring(
         rng.seed,
@@ -173,7 +163,7 @@ def ring(
         torch.zeros(workspace_words(n), dtype=torch.int64, device=logit.device),
         n,
     )
-    made.log_m.copy_(top)
+    made.log_m.fill_(top)
     return made
 
 
@@ -190,6 +180,7 @@ def accept_append(
 
     The cursor, the first row of the next batch and the counts move on where the rows are, so that
     a CUDA graph of this call takes another batch at every replay. log_m: None is the ring's.
+    Returns the ring.
     """
     if is_compiling():
         operator(

@@ -23,12 +23,10 @@ def uniform(
     """The u of n rows, (n,) float64 in [0, 1), multiples of 2^-53."""
     if is_compiling():
         where = torch.device(device)
-        made: Tensor = operator("uniform", *traced(rng), ids, n, stream, draw, where)
-        return made
+        return operator("uniform", *traced(rng), ids, n, stream, draw, where)
     ids, where = checks.rows(rng, n, ids, device)
     checks.counter(stream, draw)
-    result: Tensor = call("uniform", where)(rng, ids, n, stream=stream, draw=draw, device=where)
-    return result
+    return call("uniform", where)(rng, ids, n, stream=stream, draw=draw, device=where)
 
 
 def words(
@@ -44,13 +42,11 @@ def words(
     """Random words of n rows, (n, d) int64 in [0, 2^32): word j % 4 of draw + j // 4."""
     if is_compiling():
         where = torch.device(device)
-        made: Tensor = operator("words", *traced(rng), ids, n, d, stream, draw, where)
-        return made
+        return operator("words", *traced(rng), ids, n, d, stream, draw, where)
     ids, where = checks.rows(rng, n, ids, device)
     draws = max(integer("d", d, 0) - 1, 0) // 4
     checks.counter(stream, integer("draw", draw, 0) + draws)
-    result: Tensor = call("words", where)(rng, ids, n, d, stream=stream, draw=draw, device=where)
-    return result
+    return call("words", where)(rng, ids, n, d, stream=stream, draw=draw, device=where)
 
 
 def normal(
@@ -66,13 +62,11 @@ def normal(
     """Standard normals of n rows, (n, d) float32; element j uses draw + j // 4."""
     if is_compiling():
         where = torch.device(device)
-        made: Tensor = operator("normal", *traced(rng), ids, n, d, stream, draw, where)
-        return made
+        return operator("normal", *traced(rng), ids, n, d, stream, draw, where)
     ids, where = checks.rows(rng, n, ids, device)
     draws = max(integer("d", d, 0) - 1, 0) // 4
     checks.counter(stream, integer("draw", draw, 0) + draws)
-    result: Tensor = call("normal", where)(rng, ids, n, d, stream=stream, draw=draw, device=where)
-    return result
+    return call("normal", where)(rng, ids, n, d, stream=stream, draw=draw, device=where)
 
 
 def latents(

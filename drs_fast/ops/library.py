@@ -15,13 +15,23 @@ from drs_fast.ops import decide, draw, order
 
 _library: Any = torch.library.Library("drs_fast", "DEF")  # type: ignore[no-untyped-call]
 
-ROWS = "int seed, SymInt row, Tensor? ids"
-COUNTER = "int stream, int draw, Device device"
+ROWS = "SymInt seed, SymInt row, Tensor? ids"
+COUNTER = "SymInt stream, SymInt draw, Device device"
 THRESHOLD = "Tensor log_m, Tensor gamma, float eps"
 
 
-def _define(name: str, schema: str, run: Callable[..., Any], fake: Callable[..., Any]) -> None:
-    _library.define(name + schema)
+# Compacting keeps a workspace from call to call, which PyTorch's own CUDA graphs cannot see.
+KEEPS = (torch.Tag.cudagraph_unsafe,)
+
+
+def _define(
+    name: str,
+    schema: str,
+    run: Callable[..., Any],
+    fake: Callable[..., Any],
+    tags: tuple[torch.Tag, ...] = (),
+) -> None:
+    _library.define(name + schema, tags=tags)
     _library.impl(name, run, "CompositeExplicitAutograd")
     torch.library.register_fake(f"drs_fast::{name}", fake, lib=_library)
 
@@ -50,7 +60,9 @@ _define(
 )
 
 
-def _elements(op: Callable[..., Tensor], dtype: torch.dtype) -> tuple[Callable[..., Tensor], ...]:
+def _elements(
+    op: Callable[..., Tensor], dtype: torch.dtype
+) -> tuple[Callable[..., Tensor], Callable[..., Tensor]]:
     def run(
         seed: int,
         row: int,
@@ -130,6 +142,7 @@ _define(
     f"(Tensor logit, Tensor[] rows, {ROWS}, {THRESHOLD}, Tensor(a!)[] out) -> ()",
     _accept_compact,
     _nothing,
+    KEEPS,
 )
 
 
@@ -155,6 +168,7 @@ _define(
     f"(Tensor logit, SymInt d, {ROWS}, {THRESHOLD}, Tensor(a!)[] out) -> ()",
     _accept_latents,
     _nothing,
+    KEEPS,
 )
 
 
@@ -176,8 +190,8 @@ def _accept_append(
 
 _define(
     "accept_append",
-    "(Tensor logit, Tensor[] rows, int seed, int batch, Tensor? ids, Tensor? log_m, Tensor gamma,"
-    " float eps, Tensor(a!)[] ring) -> ()",
+    "(Tensor logit, Tensor[] rows, SymInt seed, SymInt batch, Tensor? ids, Tensor? log_m,"
+    " Tensor gamma, float eps, Tensor(a!)[] ring) -> ()",
     _accept_append,
     _nothing,
 )
@@ -185,7 +199,7 @@ _define(
 _define(
     "largest",
     "(Tensor logit) -> Tensor",
-    lambda logit: order.largest(logit),
+    order.largest,
     lambda logit: logit.new_empty((), dtype=torch.float64),
 )
 

@@ -13,11 +13,9 @@ from drs_fast.ops.dispatch import call, operator, tensor
 def largest(logit: Tensor) -> Tensor:
     """The largest logit that is neither NaN nor +inf, 0-d float64; -inf if there is none."""
     if is_compiling():
-        made: Tensor = operator("largest", logit)
-        return made
+        return operator("largest", logit)
     logit = checks.logit(logit)
-    result: Tensor = call("largest", logit.device)(logit)
-    return result
+    return call("largest", logit.device)(logit)
 
 
 def quantile_gamma(logit: Tensor, q: float, *, log_m: float | Tensor, eps: float = 1e-6) -> Tensor:
@@ -27,8 +25,7 @@ def quantile_gamma(logit: Tensor, q: float, *, log_m: float | Tensor, eps: float
     Within [-600, 600]; NaN if no logit is valid.
     """
     if is_compiling():
-        made: Tensor = operator("quantile_gamma", logit, q, tensor(log_m, logit), eps)
-        return made
+        return operator("quantile_gamma", logit, q, tensor(log_m, logit), eps)
     logit = checks.logit(logit)
     percent = number("q, in percent,", q, 0.0, 100.0)
     if 0.0 < percent < 1.0:
@@ -37,7 +34,7 @@ def quantile_gamma(logit: Tensor, q: float, *, log_m: float | Tensor, eps: float
         raise ValueError("quantile_gamma needs at least one logit, got an empty tensor")
     middle = call("order_statistic", logit.device)(logit, percent)
     log_m, _, s = checks.threshold(logit, log_m, 0.0, eps)
-    if log_m.ndim:
+    if isinstance(log_m, Tensor) and log_m.ndim:
         raise ValueError(f"log_m must be one number here, got {describe(log_m)}")
     _, q_minus = reference.exponential(log_m - middle.double())
     t = q_minus + s

@@ -1,8 +1,8 @@
-"""The ops as Triton kernels: one launch each, and nothing that the host waits for."""
+"""The ops as Triton kernels: a launch each where blocks may wait, and the host waits for none."""
 
 import functools
 import importlib
-import importlib.util
+import struct
 from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from drs_fast.backends import workspaces
+from drs_fast.backends.reference import Number
 from drs_fast.core import TILE, Compacted, Ring, Rng
 
-CHUNK = 4096  # 4-byte words that a block of threads copies at a time
+CHUNK = 4096  # words of up to 4 bytes that a block of threads copies at a time
 DRAWS = 8  # blocks of four normals of a row that it makes at a time
 # A fused a * b + c has other bits; fewer registers would make some kernels spill.
 OPTIONS = {"num_warps": 8, "enable_fp_fusion": False}
@@ -27,10 +28,14 @@ def refuses(device: torch.device) -> str | None:
     """Why this backend cannot run on the device; None if it can."""
     if device.type not in ("cuda", "cpu"):
         return f"needs CUDA tensors, these are on {device.type}"
-    if importlib.util.find_spec("triton") is None:
+    try:
+        triton = _triton()
+        version = tuple(int(part) for part in triton.__version__.split(".")[:2])
+    except ModuleNotFoundError:
         return "Triton is not installed; pip install triton"
-    triton = _triton()
-    if tuple(int(part) for part in triton.__version__.split(".")[:2]) < OLDEST:
+    except Exception as error:  # a broken install must not stop the other backends
+        return f"Triton cannot be imported ({error}); reinstall it"
+    if version < OLDEST:
         return f"needs Triton 3.6 or later, found {triton.__version__}; update PyTorch to 2.11"
     if device.type == "cpu" and not triton.knobs.runtime.interpret:
         return "needs CUDA tensors; the CPU runs it for tests alone, under TRITON_INTERPRET=1"
@@ -83,23 +88,25 @@ def _elements(
     return out
 
 
-def probability(logit: Tensor, log_m: Tensor, gamma: Tensor, s: Tensor) -> Tensor:
+def probability(logit: Tensor, log_m: Number, gamma: Number, s: float) -> Tensor:
     out = torch.empty(len(logit), dtype=torch.float64, device=logit.device)
     _launch(
-        "decision.probability", logit.device, len(logit), logit, log_m, gamma, s, out, len(logit),
-        **_per_row(log_m, gamma), BLOCK=TILE,
+        "decision.probability", logit.device, len(logit), logit,
+        *_tensors(log_m, gamma), out, *_bits(log_m, gamma, s), len(logit),
+        **_forms(log_m, gamma), BLOCK=TILE,
     )  # fmt: skip
     return out
 
 
 def accept(
-    logit: Tensor, rng: Rng, ids: Tensor | None, log_m: Tensor, gamma: Tensor, s: Tensor
+    logit: Tensor, rng: Rng, ids: Tensor | None, log_m: Number, gamma: Number, s: float
 ) -> Tensor:
     out = torch.empty(len(logit), dtype=torch.bool, device=logit.device)
     _launch(
-        "decision.accept", logit.device, len(logit), logit, ids, log_m, gamma, s, out,
+        "decision.accept", logit.device, len(logit), logit, ids,
+        *_tensors(log_m, gamma), out, *_bits(log_m, gamma, s),
         _signed(rng.seed), rng.row, len(logit),
-        HAS_IDS=ids is not None, **_per_row(log_m, gamma), BLOCK=TILE,
+        HAS_IDS=ids is not None, **_forms(log_m, gamma), BLOCK=TILE,
     )  # fmt: skip
     return out
 
@@ -109,9 +116,9 @@ def accept_compact(
     rows: tuple[Tensor, ...],
     rng: Rng,
     ids: Tensor | None,
-    log_m: Tensor,
-    gamma: Tensor,
-    s: Tensor,
+    log_m: Number,
+    gamma: Number,
+    s: float,
     out: Compacted,
 ) -> Compacted:
     _compact(logit, rows, rng, ids, (log_m, gamma, s), out)
@@ -122,9 +129,9 @@ def accept_latents(
     logit: Tensor,
     rng: Rng,
     ids: Tensor | None,
-    log_m: Tensor,
-    gamma: Tensor,
-    s: Tensor,
+    log_m: Number,
+    gamma: Number,
+    s: float,
     out: Compacted,
 ) -> Compacted:
     (z,) = out.rows
@@ -136,9 +143,9 @@ def accept_append(
     logit: Tensor,
     rows: tuple[Tensor, ...],
     ids: Tensor | None,
-    log_m: Tensor,
-    gamma: Tensor,
-    s: Tensor,
+    log_m: Number,
+    gamma: Number,
+    s: float,
     ring: Ring,
 ) -> Ring:
     _compact(logit, rows, Rng(ring.seed), ids, (log_m, gamma, s), ring)
@@ -170,32 +177,29 @@ def _compact(
     rows: tuple[Tensor, ...],
     rng: Rng,
     ids: Tensor | None,
-    threshold: tuple[Tensor, Tensor, Tensor],
+    threshold: tuple[Number, Number, float],
     out: Compacted | Ring,
     z: Tensor | None = None,
     single_pass: bool | None = None,
 ) -> None:
     n, capacity, d = len(logit), len(out.ids), 0 if z is None else z.shape[1]
-    counts: tuple[Tensor, ...] = ()
-    if isinstance(out, Compacted):
-        counts = (out.count, out.invalid, out.above)
-        if n == 0:
-            for scalar in counts:
-                scalar.zero_()
-    if n == 0:
-        return
     if isinstance(out, Ring):
+        counts: tuple[Tensor, ...] = ()
         state, workspace, room, slots = out.state, out.workspace, out.batch, capacity - 1
     else:
-        state, slots = None, -1
-        workspace, room = workspaces.of(logit.device, n)
+        counts, state, slots = (out.count, out.invalid, out.above), None, -1
+        workspace, room = workspaces.of(logit.device, max(n, 1))
+    if n == 0:
+        for count in counts:
+            count.zero_()
+        return
     if single_pass is None:
         # Elsewhere no block may wait for another: nothing promises that both run.
         single_pass = n <= SINGLE_PASS_ROWS and torch.version.hip is None
     status_words = -(-room // TILE)
     indices = workspace[16 + 2 * (status_words + 1) :].view(torch.int32)
     sources, targets, layout = _as_words(rows, out.rows)
-    deciding = (logit, ids, *threshold)
+    deciding, bits = (logit, ids, *_tensors(*threshold[:2])), _bits(*threshold)
     copying = (logit, ids, sources, targets, out.ids, out.logit, z)
     numbers = (_signed(rng.seed), rng.row, n, capacity)
     flags: dict[str, Any] = {"HAS_IDS": ids is not None, "RING": state is not None, "BLOCK": TILE}
@@ -208,13 +212,13 @@ def _compact(
     if single_pass:
         _launch(
             "compact.single_pass", logit.device, n, *deciding, *copying[2:], counts, state,
-            workspace, indices, *numbers, slots, status_words,
-            **flags, **shape, **_per_row(*threshold[:2]),
+            workspace, indices, *bits, *numbers, slots, status_words,
+            **flags, **shape, **_forms(*threshold[:2]),
         )  # fmt: skip
         return
     _launch(
         "compact.decide_tiles", logit.device, n, *deciding, counts, state, workspace, indices,
-        *numbers, status_words, **flags, **_per_row(*threshold[:2]),
+        *bits, *numbers, status_words, **flags, **_forms(*threshold[:2]),
     )  # fmt: skip
     _launch(
         "compact.copy_tiles", logit.device, n, *copying, state, workspace, indices,
@@ -257,17 +261,10 @@ def _as_words(rows: tuple[Tensor, ...], targets: tuple[Tensor, ...]) -> tuple[An
         dtype = {4: torch.int32, 2: torch.int16, 1: torch.uint8}[word]
         columns = min(_power_of_two(width // word), 1024)
         found.append(
-            (
-                _view(source, dtype),
-                _view(target, dtype),
-                (width // word, stride // word, columns),
-            )
+            (_view(source, dtype), _view(target, dtype), (width // word, stride // word, columns))
         )
-    return (
-        tuple(item[0] for item in found),
-        tuple(item[1] for item in found),
-        tuple(item[2] for item in found),
-    )
+    sources, targets, layout = zip(*found, strict=True) if found else ((), (), ())
+    return sources, targets, layout
 
 
 def _view(tensor: Tensor, dtype: torch.dtype) -> Any:
@@ -279,8 +276,24 @@ def _triton() -> Any:
     return importlib.import_module("triton")
 
 
-def _per_row(log_m: Tensor, gamma: Tensor) -> dict[str, bool]:
-    return {"ROW_LOG_M": log_m.ndim > 0, "ROW_GAMMA": gamma.ndim > 0}
+def _tensors(*values: Number) -> list[Tensor | None]:
+    return [None if isinstance(value, float) else value for value in values]
+
+
+def _bits(*values: Number) -> list[int]:
+    """The numbers as integers, for Triton makes float32 of a float."""
+    numbers = [value if isinstance(value, float) else 0.0 for value in values]
+    return list(struct.unpack(f"{len(numbers)}q", struct.pack(f"{len(numbers)}d", *numbers)))
+
+
+def _forms(log_m: Number, gamma: Number) -> dict[str, Any]:
+    return {"LOG_M": _form(log_m), "GAMMA": _form(gamma)}
+
+
+def _form(value: Number) -> str:
+    if isinstance(value, float):
+        return "number"
+    return "one a row" if value.ndim else "tensor"
 
 
 def _signed(seed: int) -> int:

@@ -7,6 +7,11 @@ from drs_fast import core
 from drs_fast.backends import reference
 
 LATENT, ACCEPT = tl.constexpr(core.LATENT), tl.constexpr(core.ACCEPT)
+# Kernel arguments of which no value deserves machine code of its own.
+NUMBERS = [
+    "log_m_bits", "gamma_bits", "s_bits", "seed", "row", "n", "stream", "draw", "capacity", "slots",
+    "status_words",
+]  # fmt: skip
 LOG = tl.constexpr(reference.LOG)
 SINE = tl.constexpr(reference.SINE)
 COSINE = tl.constexpr(reference.COSINE)
@@ -109,6 +114,18 @@ def terms(logit, log_m, gamma, s):
     c1, _ = exponential(gamma)
     e, q = exponential(logit - log_m)
     return e, tl.maximum(c1 * (s + (1.0 - s) * (q * -1.0)), 0.0)
+
+
+@triton.jit
+def parameter(tensor, bits, index, inside, FORM: tl.constexpr):
+    """float64: a number of which the bits are given, a tensor's one value, or its value a row."""
+    if FORM == "number":
+        value = bits.to(tl.int64).to(tl.float64, bitcast=True)
+    elif FORM == "tensor":
+        value = tl.load(tensor)
+    else:
+        value = tl.load(tensor + index, mask=inside, other=0.0)
+    return value
 
 
 @triton.jit

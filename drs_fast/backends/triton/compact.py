@@ -6,7 +6,15 @@ Source: Merrill and Garland, Single-pass parallel prefix scan with decoupled loo
 import triton
 import triton.language as tl
 
-from drs_fast.backends.triton.arithmetic import ACCEPT, LATENT, decide, normals, uniform_bits
+from drs_fast.backends.triton.arithmetic import (
+    ACCEPT,
+    LATENT,
+    NUMBERS,
+    decide,
+    normals,
+    parameter,
+    uniform_bits,
+)
 from drs_fast.backends.triton.random import row_numbers
 
 # Words of the workspace: counters, totals, and one status word a tile.
@@ -27,19 +35,20 @@ LANES = tl.constexpr(32)
 
 @triton.jit
 def _decide_tile(
-    logit, ids, log_m, gamma, s, workspace, seed, row, n, tile,
-    HAS_IDS: tl.constexpr, ROW_LOG_M: tl.constexpr, ROW_GAMMA: tl.constexpr, BLOCK: tl.constexpr,
+    logit, ids, log_m, gamma, log_m_bits, gamma_bits, s_bits, workspace, seed, row, n, tile,
+    HAS_IDS: tl.constexpr, LOG_M: tl.constexpr, GAMMA: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Which rows of the tile are accepted; invalid and above are added to the workspace."""
     index = tile * BLOCK + tl.arange(0, BLOCK)
     inside = index < n
     value = tl.load(logit + index, mask=inside, other=float("-inf")).to(tl.float64)
-    top = tl.load(log_m + index, mask=inside, other=0.0) if ROW_LOG_M else tl.load(log_m)
-    shift = tl.load(gamma + index, mask=inside, other=0.0) if ROW_GAMMA else tl.load(gamma)
+    top = parameter(log_m, log_m_bits, index, inside, LOG_M)
+    shift = parameter(gamma, gamma_bits, index, inside, GAMMA)
     bits = uniform_bits(seed, row_numbers(ids, row, index, inside, HAS_IDS), ACCEPT, 0)
-    keep = decide(value, bits, top, shift, tl.load(s))
+    keep = decide(value, bits, top, shift, parameter(None, s_bits, index, inside, "number"))
     invalid = inside & ~(value < float("inf"))
     above = (value > top) & (value < float("inf"))
+    # One sum for both, of at most 1,024 each.
     odd = tl.sum((invalid.to(tl.int32) << 16) + above.to(tl.int32))
     if odd > 0:
         tl.atomic_add(workspace + INVALID, (odd >> 16).to(tl.int64), sem="relaxed")
@@ -135,6 +144,7 @@ def _look_back(status, tile, epoch):
     while nearest >= 0:
         at = nearest - lanes
         exists = at >= 0
+        # Adding 0 is an atomic load. Relaxed is enough: a word carries all that it announces.
         word = tl.atomic_add(status + at, lanes.to(tl.int64) * 0, mask=exists, sem="relaxed")
         fresh = (word >> EPOCH_SHIFT) == epoch
         flag = tl.where(fresh, (word >> FLAG_SHIFT) & 3, 0)
@@ -152,14 +162,14 @@ def _look_back(status, tile, epoch):
 
 
 @triton.jit
-def _finish(out, state, workspace, tiles, n, limit, RING: tl.constexpr):
+def _finish(out, state, workspace, n, limit, RING: tl.constexpr):
     """By the last block: totals to where they belong, and a workspace ready for the next launch."""
     total = tl.atomic_xchg(workspace + TOTAL, 0, sem="relaxed")
     invalid = tl.atomic_xchg(workspace + INVALID, 0, sem="relaxed")
     above = tl.atomic_xchg(workspace + ABOVE, 0, sem="relaxed")
     if RING:
         cursor = tl.load(state + CURSOR)
-        tl.store(state + CURSOR, tl.minimum(cursor + total, limit))
+        tl.store(state + CURSOR, tl.minimum(cursor + total, tl.maximum(cursor, limit)))
         tl.store(state + ROW, tl.load(state + ROW) + n)
         tl.store(state + RING_INVALID, tl.load(state + RING_INVALID) + invalid)
         tl.store(state + RING_ABOVE, tl.load(state + RING_ABOVE) + above)
@@ -171,13 +181,14 @@ def _finish(out, state, workspace, tiles, n, limit, RING: tl.constexpr):
     tl.store(workspace + DONE, 0)
 
 
-@triton.jit(do_not_specialize=["seed", "row", "n", "capacity", "slots", "status_words"])
+@triton.jit(do_not_specialize=NUMBERS)
 def single_pass(
-    logit, ids, log_m, gamma, s, sources, targets, out_ids, out_logit, z, counts, state,
+    logit, ids, log_m, gamma, sources, targets, out_ids, out_logit, z, counts, state,
     workspace, indices,
+    log_m_bits: tl.int64, gamma_bits: tl.int64, s_bits: tl.int64,
     seed: tl.int64, row: tl.int64, n: tl.int64, capacity: tl.int64, slots: tl.int64,
     status_words: tl.int64,
-    HAS_IDS: tl.constexpr, ROW_LOG_M: tl.constexpr, ROW_GAMMA: tl.constexpr, RING: tl.constexpr,
+    HAS_IDS: tl.constexpr, LOG_M: tl.constexpr, GAMMA: tl.constexpr, RING: tl.constexpr,
     LAYOUT: tl.constexpr, D: tl.constexpr, LATENTS: tl.constexpr,
     BLOCK: tl.constexpr, CHUNK: tl.constexpr,
 ):  # fmt: skip
@@ -192,8 +203,8 @@ def single_pass(
     first = tile * BLOCK
     indices += first
     keep = _decide_tile(
-        logit, ids, log_m, gamma, s, workspace, seed, row, n, tile,
-        HAS_IDS, ROW_LOG_M, ROW_GAMMA, BLOCK,
+        logit, ids, log_m, gamma, log_m_bits, gamma_bits, s_bits, workspace, seed, row, n, tile,
+        HAS_IDS, LOG_M, GAMMA, BLOCK,
     )  # fmt: skip
     count = _store_indices(indices, keep, BLOCK).to(tl.int64)
     status = workspace + STATUS
@@ -204,9 +215,10 @@ def single_pass(
         tl.atomic_xchg(status + tile, _status(epoch, INCLUSIVE, before + count), sem="relaxed")
     if tile == tiles - 1:
         tl.atomic_xchg(workspace + TOTAL, before + count, sem="relaxed")
+    # The block sees its indices from here on, and the last block everything before it.
     tl.debug_barrier()
     if tl.atomic_add(workspace + DONE, 1, sem="acq_rel") == tiles - 1:
-        _finish(counts, state, workspace, tiles, n, limit, RING)
+        _finish(counts, state, workspace, n, limit, RING)
         following = (epoch + 1) & EPOCH_MASK
         tl.store(workspace + EPOCH, following)
         if following == 0:
@@ -227,11 +239,12 @@ def _clear(status, status_words, BLOCK: tl.constexpr):
         done += BLOCK
 
 
-@triton.jit(do_not_specialize=["seed", "row", "n", "capacity", "status_words"])
+@triton.jit(do_not_specialize=NUMBERS)
 def decide_tiles(
-    logit, ids, log_m, gamma, s, counts, state, workspace, indices,
+    logit, ids, log_m, gamma, counts, state, workspace, indices,
+    log_m_bits: tl.int64, gamma_bits: tl.int64, s_bits: tl.int64,
     seed: tl.int64, row: tl.int64, n: tl.int64, capacity: tl.int64, status_words: tl.int64,
-    HAS_IDS: tl.constexpr, ROW_LOG_M: tl.constexpr, ROW_GAMMA: tl.constexpr, RING: tl.constexpr,
+    HAS_IDS: tl.constexpr, LOG_M: tl.constexpr, GAMMA: tl.constexpr, RING: tl.constexpr,
     BLOCK: tl.constexpr,
 ):  # fmt: skip
     """The first of two launches, in which no block waits: indices, and where each tile starts."""
@@ -242,8 +255,8 @@ def decide_tiles(
         base, limit = tl.load(state + CURSOR), tl.load(state + LIMIT)
         row = tl.load(state + ROW)
     keep = _decide_tile(
-        logit, ids, log_m, gamma, s, workspace, seed, row, n, tile,
-        HAS_IDS, ROW_LOG_M, ROW_GAMMA, BLOCK,
+        logit, ids, log_m, gamma, log_m_bits, gamma_bits, s_bits, workspace, seed, row, n, tile,
+        HAS_IDS, LOG_M, GAMMA, BLOCK,
     )  # fmt: skip
     count = _store_indices(indices + tile * BLOCK, keep, BLOCK).to(tl.int64)
     starts = workspace + STATUS + status_words
@@ -252,7 +265,7 @@ def decide_tiles(
     if tl.atomic_add(workspace + DONE, 1, sem="acq_rel") == tiles - 1:
         total = _add_up(starts, base, tiles, BLOCK)
         tl.atomic_xchg(workspace + TOTAL, total, sem="relaxed")
-        _finish(counts, state, workspace, tiles, n, limit, RING)
+        _finish(counts, state, workspace, n, limit, RING)
 
 
 @triton.jit
@@ -271,7 +284,7 @@ def _add_up(starts, base, tiles, BLOCK: tl.constexpr):
     return total
 
 
-@triton.jit(do_not_specialize=["seed", "row", "n", "capacity", "slots", "status_words"])
+@triton.jit(do_not_specialize=NUMBERS)
 def copy_tiles(
     logit, ids, sources, targets, out_ids, out_logit, z, state, workspace, indices,
     seed: tl.int64, row: tl.int64, n: tl.int64, capacity: tl.int64, slots: tl.int64,

@@ -3,47 +3,53 @@
 import triton
 import triton.language as tl
 
-from drs_fast.backends.triton.arithmetic import ACCEPT, decide, finite, terms, uniform_bits
+from drs_fast.backends.triton.arithmetic import (
+    ACCEPT,
+    NUMBERS,
+    decide,
+    finite,
+    parameter,
+    terms,
+    uniform_bits,
+)
 from drs_fast.backends.triton.random import row_numbers
 
 
-@triton.jit
-def _threshold(
-    logit, log_m, gamma, s, index, inside, ROW_LOG_M: tl.constexpr, ROW_GAMMA: tl.constexpr
-):
-    value = tl.load(logit + index, mask=inside, other=float("-inf")).to(tl.float64)
-    top = tl.load(log_m + index, mask=inside, other=0.0) if ROW_LOG_M else tl.load(log_m)
-    shift = tl.load(gamma + index, mask=inside, other=0.0) if ROW_GAMMA else tl.load(gamma)
-    return value, top, shift, tl.load(s)
-
-
-@triton.jit(do_not_specialize=["seed", "row", "n"])
+@triton.jit(do_not_specialize=NUMBERS)
 def accept(
-    logit, ids, log_m, gamma, s, out, seed: tl.int64, row: tl.int64, n: tl.int64,
-    HAS_IDS: tl.constexpr, ROW_LOG_M: tl.constexpr, ROW_GAMMA: tl.constexpr, BLOCK: tl.constexpr,
+    logit, ids, log_m, gamma, out,
+    log_m_bits: tl.int64, gamma_bits: tl.int64, s_bits: tl.int64,
+    seed: tl.int64, row: tl.int64, n: tl.int64,
+    HAS_IDS: tl.constexpr, LOG_M: tl.constexpr, GAMMA: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     index = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = index < n
-    value, top, shift, s = _threshold(logit, log_m, gamma, s, index, inside, ROW_LOG_M, ROW_GAMMA)
-    rows = row_numbers(ids, row, index, inside, HAS_IDS)
-    bits = uniform_bits(seed, rows, ACCEPT, 0)
+    value = tl.load(logit + index, mask=inside, other=float("-inf")).to(tl.float64)
+    top = parameter(log_m, log_m_bits, index, inside, LOG_M)
+    shift = parameter(gamma, gamma_bits, index, inside, GAMMA)
+    s = parameter(None, s_bits, index, inside, "number")
+    bits = uniform_bits(seed, row_numbers(ids, row, index, inside, HAS_IDS), ACCEPT, 0)
     tl.store(out + index, decide(value, bits, top, shift, s), mask=inside)
 
 
-@triton.jit(do_not_specialize=["n"])
+@triton.jit(do_not_specialize=NUMBERS)
 def probability(
-    logit, log_m, gamma, s, out, n: tl.int64,
-    ROW_LOG_M: tl.constexpr, ROW_GAMMA: tl.constexpr, BLOCK: tl.constexpr,
+    logit, log_m, gamma, out,
+    log_m_bits: tl.int64, gamma_bits: tl.int64, s_bits: tl.int64, n: tl.int64,
+    LOG_M: tl.constexpr, GAMMA: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     index = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = index < n
-    value, top, shift, s = _threshold(logit, log_m, gamma, s, index, inside, ROW_LOG_M, ROW_GAMMA)
+    value = tl.load(logit + index, mask=inside, other=float("-inf")).to(tl.float64)
+    top = parameter(log_m, log_m_bits, index, inside, LOG_M)
+    shift = parameter(gamma, gamma_bits, index, inside, GAMMA)
+    s = parameter(None, s_bits, index, inside, "number")
     numerator, rest = terms(value, top, shift, s)
     p = tl.where(finite(value), numerator / (numerator + rest), 0.0)
     tl.store(out + index, p, mask=inside)
 
 
-@triton.jit(do_not_specialize=["n"])
+@triton.jit(do_not_specialize=NUMBERS)
 def largest(logit, out, n: tl.int64, BLOCK: tl.constexpr):
     """out () float64 = the largest of itself and the valid logits."""
     index = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)

@@ -3,6 +3,8 @@
 import triton
 import triton.language as tl
 
+from drs_fast.backends.triton.arithmetic import NUMBERS
+
 DONE, PREFIX, RANK = (tl.constexpr(i) for i in range(3))
 HISTOGRAM = tl.constexpr(16)
 BITS = tl.constexpr(11)
@@ -32,7 +34,7 @@ def _value(key, WIDE: tl.constexpr):
     return value
 
 
-@triton.jit(do_not_specialize=["n"])
+@triton.jit(do_not_specialize=NUMBERS)
 def sweep(
     logit, percent, workspace, out, n: tl.int64,
     SHIFT: tl.constexpr, TOP: tl.constexpr, WIDE: tl.constexpr,

@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from drs_fast.backends.triton.arithmetic import interleave, normals, uniform_bits, words
+from drs_fast.backends.triton.arithmetic import NUMBERS, interleave, normals, uniform_bits, words
 
 
 @triton.jit
@@ -12,7 +12,7 @@ def row_numbers(ids, row, index, inside, HAS_IDS: tl.constexpr):
     return tl.load(ids + index, mask=inside, other=0) if HAS_IDS else row + index
 
 
-@triton.jit(do_not_specialize=["seed", "row", "n", "stream", "draw"])
+@triton.jit(do_not_specialize=NUMBERS)
 def uniform(
     out,
     ids,
@@ -30,7 +30,7 @@ def uniform(
     tl.store(out + index, bits.to(tl.float64) * 1.1102230246251565e-16, mask=index < n)
 
 
-@triton.jit(do_not_specialize=["seed", "row", "n", "stream", "draw"])
+@triton.jit(do_not_specialize=NUMBERS)
 def elements(
     out,
     ids,
