@@ -17,7 +17,7 @@ DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 def logit(logit: Tensor) -> Tensor:
     if not isinstance(logit, Tensor) or logit.dtype not in DTYPES:
         raise ValueError(
-            "logit must be a tensor (N,) of float16, bfloat16, float32 or float64, "
+            "logit must be a floating-point tensor (N,): float16, bfloat16, float32 or float64, "
             f"got {describe(logit)}"
         )
     if logit.ndim != 1:
