@@ -1,10 +1,15 @@
-"""Builds the optional C++ backend; everything else is in pyproject.toml."""
+"""Builds the optional C++ and CUDA backends; everything else is in pyproject.toml."""
 
+import os
+import re
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
 from pybind11.setup_helpers import Pybind11Extension, build_ext
 from setuptools import setup
+from setuptools.errors import CompileError
 
 # A compiler that contracts a * b + c into one rounding would change the bits of every decision.
 if sys.platform == "win32":
@@ -13,17 +18,64 @@ else:
     flags = ["-O3", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"]
     flags += ["-Wno-maybe-uninitialized", "-Wno-psabi"]  # false alarms in GCC's own headers
 
-setup(
-    ext_modules=[
+NVCC = shutil.which("nvcc") or shutil.which("nvcc", path="/usr/local/cuda/bin")
+NVCC_FLAGS = ["-std=c++17", "-O3", "-fmad=false", "--threads=0", "-Icsrc/cuda"]
+NVCC_FLAGS += ["-gencode=arch=compute_80,code=sm_80"]
+NVCC_FLAGS += ["-gencode=arch=compute_90,code=[sm_90,compute_90]"]  # PTX serves what comes after
+
+
+class Build(build_ext):
+    """Compiles .cu files with nvcc, all else as ever."""
+
+    def build_extension(self, extension):
+        kernels = [source for source in extension.sources if source.endswith(".cu")]
+        extension.sources = [source for source in extension.sources if source not in kernels]
+        extension.extra_objects = [self.compiled(source) for source in kernels]
+        super().build_extension(extension)
+
+    def compiled(self, source):
+        made = Path(self.build_temp, source).with_suffix(".obj" if os.name == "nt" else ".o")
+        made.parent.mkdir(parents=True, exist_ok=True)
+        position = [] if os.name == "nt" else ["-Xcompiler=-fPIC"]
+        command = [NVCC, *NVCC_FLAGS, *position, "-c", source, "-o", str(made)]
+        if subprocess.run(command, check=False).returncode:
+            raise CompileError(f"nvcc could not compile {source}")
+        return str(made)
+
+
+def cuda_library_folders():
+    """Where nvcc links from; none without nvcc."""
+    if NVCC is None:
+        return []
+    plan = subprocess.run(
+        [NVCC, "--dryrun", "-x", "cu", os.devnull], capture_output=True, text=True, check=False
+    )
+    folders = re.findall(r'(?:-L|/LIBPATH:)([^"\n]+)"', plan.stderr)
+    return [folder for folder in folders if list(Path(folder).glob("*cudart_static.*"))]
+
+
+extensions = [
+    Pybind11Extension(
+        "drs_fast._C",
+        ["csrc/module.cpp", "csrc/kernels.cpp", "csrc/random.cpp", "csrc/accept.cpp"],
+        depends=[str(path) for path in Path("csrc").iterdir()],
+        cxx_std=17,
+        extra_compile_args=flags,
+        extra_link_args=[] if sys.platform == "win32" else ["-pthread"],
+        optional=True,
+    )
+]
+if cuda_library_folders():
+    extensions.append(
         Pybind11Extension(
-            "drs_fast._C",
-            ["csrc/module.cpp", "csrc/kernels.cpp", "csrc/random.cpp", "csrc/accept.cpp"],
-            depends=[str(path) for path in Path("csrc").iterdir()],
+            "drs_fast._cuda",
+            ["csrc/cuda/module.cpp", "csrc/cuda/compact.cu", "csrc/cuda/elementwise.cu"],
+            depends=[str(path) for path in Path("csrc/cuda").iterdir()],
             cxx_std=17,
-            extra_compile_args=flags,
-            extra_link_args=[] if sys.platform == "win32" else ["-pthread"],
+            library_dirs=cuda_library_folders(),
+            libraries=["cudart_static"] + ([] if os.name == "nt" else ["rt", "dl", "pthread"]),
             optional=True,
         )
-    ],
-    cmdclass={"build_ext": build_ext},
-)
+    )
+
+setup(ext_modules=extensions, cmdclass={"build_ext": Build})

@@ -1,0 +1,67 @@
+// What the CUDA kernels take: addresses and sizes, no tensor library. Launchers return CUDA errors.
+#pragma once
+
+#include <cstdint>
+
+namespace drs {
+
+enum class Kind : int { FLOAT32, FLOAT64, FLOAT16, BFLOAT16 };
+
+struct Stream {  // where a kernel runs
+    int device;
+    void* stream;
+};
+
+struct Rows {  // row numbers: ids, or row, row + 1, ...
+    uint64_t seed;
+    int64_t row;
+    const int64_t* ids;
+};
+
+struct Logits {
+    const void* data;
+    Kind kind;
+    int64_t n;
+};
+
+struct Threshold {  // log_m and gamma: one number, or one a row
+    const double *log_m, *gamma, *s;
+    bool log_m_per_row, gamma_per_row;
+};
+
+struct RowTensor {  // rows of `width` words of `word` bytes, `stride` words apart where they are read
+    const char* source;
+    char* target;
+    int64_t width, stride;
+    int word;
+};
+
+constexpr int MAX_TENSORS = 16;
+
+// Where accepted rows go. With a state (a ring's), cursor, limit, next row and counts are in it.
+struct Output {
+    RowTensor tensors[MAX_TENSORS];
+    int count_of_tensors;
+    int64_t* ids;
+    void* logit;
+    float* z;  // latents to make again, d a row; null: none
+    int64_t d;
+    int64_t capacity, slots;  // slots: mask of a slot's number
+    int64_t *count, *invalid, *above, *state;
+};
+
+// Counters (ticket, done, epoch, total, invalid, above), padding to 16 words, then status words.
+struct Workspace {
+    int64_t* words;
+    int64_t status_words;
+};
+
+const char* uniform(Stream, Rows, uint32_t stream, uint32_t draw, int64_t n, double* out);
+const char* words(Stream, Rows, uint32_t stream, uint32_t draw, int64_t n, int64_t d, int64_t* out);
+const char* normal(Stream, Rows, uint32_t stream, uint32_t draw, int64_t n, int64_t d, float* out);
+const char* probability(Stream, Logits, Threshold, double* out);
+const char* accept(Stream, Logits, Rows, Threshold, bool* out);
+const char* accept_compact(Stream, Logits, Rows, Threshold, Output, Workspace);
+int device_count(const char** error);
+
+}  // namespace drs

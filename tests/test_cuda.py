@@ -1,0 +1,224 @@
+"""The CUDA C++ kernels equal the reference in every bit: on a GPU, else as threads of the host."""
+
+import importlib.util
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pybind11
+import pytest
+import torch
+from test_ops import (
+    CONTENTS,
+    DTYPES,
+    LOG_M,
+    ROW_KINDS,
+    ROWS,
+    SIZES,
+    assert_same,
+    logits,
+    noise,
+    pairwise,
+    poisoned_out,
+)
+
+from drs_fast import Compacted, Rng, backend, ops
+from drs_fast.backends import cuda
+
+ROOT = Path(__file__).parents[1]
+SOURCES = ROOT / "csrc" / "cuda"
+ON_GPU = torch.cuda.is_available() and cuda.refuses(torch.device("cuda")) is None
+DEVICE = "cuda" if ON_GPU else "cpu"
+
+
+def emulation(folder):
+    """The CUDA sources compiled for the host: each CUDA thread is a thread there."""
+    if shutil.which("g++") is None:
+        pytest.skip("needs g++, or a GPU")
+    made = folder / "_cuda.so"
+    sources = [str(SOURCES / name) for name in ("compact.cu", "elementwise.cu", "module.cpp")]
+    includes = [ROOT / "tests" / "emulator", SOURCES, pybind11.get_include()]
+    python = subprocess.run(
+        [sys.executable, "-m", "pybind11", "--includes"], capture_output=True, text=True, check=True
+    )
+    subprocess.run(
+        ["g++", "-std=c++20", "-O1", "-ffp-contract=off", "-fPIC", "-shared", "-w", "-pthread",
+         *[f"-I{path}" for path in includes], *python.stdout.split(),
+         "-x", "c++", *sources, "-o", str(made)],
+        check=True,
+    )  # fmt: skip
+    spec = importlib.util.spec_from_file_location("_cuda", made)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module", autouse=True)
+def kernels(tmp_path_factory):
+    """The backend `cuda`, on the host where there is no GPU."""
+    with pytest.MonkeyPatch.context() as patch:
+        if not ON_GPU:
+            patch.setattr(cuda, "_cuda", emulation(tmp_path_factory.mktemp("emulation")))
+            patch.setattr(cuda, "refuses", lambda device: None)
+            patch.setattr(cuda, "_where", lambda tensor: (0, 0))
+        ops.dispatch._dispatch.cache_clear()
+        yield
+    ops.dispatch._dispatch.cache_clear()
+
+
+def moved(value):
+    if not isinstance(value, torch.Tensor):
+        return value
+    plain = value.detach()
+    whole = torch.empty(0, dtype=plain.dtype).set_(plain.untyped_storage()).to(DEVICE)
+    return whole.as_strided(plain.shape, plain.stride(), plain.storage_offset())
+
+
+def written(result):
+    if isinstance(result, torch.Tensor):
+        return (result,)
+    if isinstance(result, Compacted):
+        last = (result.count, result.invalid, result.above)
+    else:
+        last = (result.state,)
+    return (*result.rows, result.ids, result.logit, *last)
+
+
+def assert_backends_agree(call):
+    """call(to) makes its arguments with to(tensor); both backends write the same bytes."""
+    with backend("reference"):
+        expected = call(lambda value: value)
+    with backend("cuda"):
+        found = call(moved)
+    for left, right in zip(written(found), written(expected), strict=True):
+        assert_same(left.cpu(), right)
+    return expected
+
+
+def place_out(to, out):
+    return Compacted(tuple(map(to, out.rows)), *(to(t) for t in list(vars(out).values())[1:]))
+
+
+@pytest.mark.parametrize(("seed", "row"), [(0, 0), (2**64 - 5, 2**32 - 7), (2**63, 2**62)])
+@pytest.mark.parametrize("n", [0, 1, 300])
+def test_random_numbers(seed, row, n):
+    rng, ids = Rng(seed, row), torch.arange(n) * 2**33 + 5
+    calls = [
+        lambda to, d=d: ops.normal(rng, n, d, device=to(ids).device) for d in (0, 1, 4, 7, 131)
+    ]
+    calls += [
+        lambda to: ops.uniform(rng, n, stream=2**32 - 1, draw=7, device=to(ids).device),
+        lambda to: ops.uniform(rng, n, stream=1, device=to(ids).device, ids=to(ids)),
+        lambda to: ops.words(rng, n, 9, draw=3, device=to(ids).device, ids=to(ids)),
+    ]
+    for call in calls:
+        assert_backends_agree(call)
+
+
+FORMS = ("number", "0-d", "per row")
+
+
+def parameter(form, value, n, seed):
+    if form == "per row":
+        return value + noise(n, seed=seed).abs().double()
+    return torch.tensor(value, dtype=torch.float64) if form == "0-d" else value
+
+
+@pytest.mark.parametrize(
+    ("n", "dtype", "content", "row", "strided", "log_m", "gamma", "has_ids"),
+    pairwise(SIZES, DTYPES, CONTENTS, ROWS, (False, True), FORMS, FORMS, (False, True)),
+)
+def test_decisions(n, dtype, content, row, strided, log_m, gamma, has_ids):
+    logit, rng = logits(n, dtype, content, strided), Rng(2**64 - 3, row)
+    given = {
+        "log_m": parameter(log_m, LOG_M, n, 1),
+        "gamma": parameter(gamma, -0.5, n, 2),
+    }
+    ids = torch.randperm(n, generator=torch.Generator().manual_seed(n)) + row if has_ids else None
+    rows = (noise(n, 5), noise(n, 3).bfloat16(), torch.arange(n))
+
+    def arguments(to):
+        return {name: to(value) for name, value in given.items()}
+
+    assert_backends_agree(lambda to: ops.accept(to(logit), rng, ids=to(ids), **arguments(to)))
+    assert_backends_agree(lambda to: ops.probability(to(logit), **arguments(to)))
+    for capacity in (n, n // 9):
+        out = poisoned_out(capacity, logit, rows)
+        assert_backends_agree(
+            lambda to, out=out: ops.accept_compact(
+                to(logit), *map(to, rows), rng=rng, ids=to(ids), out=place_out(to, clone(out)),
+                **arguments(to),
+            )
+        )  # fmt: skip
+    for d in (0, 6, 140):
+        out = poisoned_out(n, logit, (noise(n, d),))
+        assert_backends_agree(
+            lambda to, d=d, out=out: ops.accept_latents(
+                to(logit), d, rng=rng, ids=to(ids), out=place_out(to, clone(out)), **arguments(to)
+            )
+        )
+
+
+def clone(out):
+    return Compacted(
+        tuple(row.clone() for row in out.rows), *(t.clone() for t in list(vars(out).values())[1:])
+    )
+
+
+def test_rows_of_every_kind():
+    n = 1100
+    logit, kinds = logits(n), list(ROW_KINDS.values())
+    odd = [noise(n * 5 + 1)[1:].view(n, 5), torch.arange(n * 7, dtype=torch.uint8).view(n, 7)]
+    odd += [noise(n, width) for width in (2, 31, 33, 700)]
+    for chosen in (kinds[:8], kinds[8:], odd):
+        rows = [make(n) if callable(make) else make for make in chosen]
+
+        def call(to, rows=rows):
+            made = ops.accept_compact(to(logit), *map(to, rows), rng=Rng(1), log_m=LOG_M)
+            count = int(made.count)
+            kept = (row[:count].contiguous() for row in (*made.rows, made.ids, made.logit))
+            return Compacted(tuple(kept), *(made.count,) * 5)
+
+        assert_backends_agree(call)
+
+
+def test_rings_move_on():
+    batches = (1500, 1024, 3, 0, 1025, 1500) * 3
+
+    def call(to):
+        x = to(noise(1500, 3))
+        ring = ops.ring(
+            to(logits(1500)), x, rng=Rng(7, 2**32 - 2000), capacity=2048, log_m=LOG_M, limit=2500
+        )
+        for tensor in (*ring.rows, ring.ids, ring.logit):
+            tensor.fill_(77)
+        ring.workspace[2] = 2**30 - 2  # the epoch starts again on the way
+        for i, n in enumerate(batches):
+            logit = to(logits(1500, content="nan")[i % 7 :][:n])
+            ops.accept_append(logit, x[: len(logit)], ring=ring, gamma=-1.0)
+        return ring
+
+    ring = assert_backends_agree(call)
+    assert int(ring.cursor) == 2500
+
+
+def test_cuda_and_triton_share_a_ring():
+    pytest.importorskip("triton")
+    rings = []
+    for names in (("reference",), ("cuda", "triton")):
+        to = moved if len(names) == 2 else (lambda value: value)
+        ring = ops.ring(to(logits(1500)), rng=Rng(3), capacity=8192, log_m=LOG_M)
+        for i in range(4):
+            with backend(names[i % len(names)]):
+                ops.accept_append(to(logits(1500 - 400 * (i % 3))), ring=ring)
+        rings.append(ring)
+    count = int(rings[0].cursor)
+    assert_same(rings[1].state.cpu(), rings[0].state)
+    assert_same(rings[1].ids[:count].cpu(), rings[0].ids[:count])
+
+
+def test_too_many_row_tensors_are_refused():
+    logit = moved(logits(10))
+    with backend("cuda"), pytest.raises(ValueError, match=r"16 tensors, got 10 of 17"):
+        ops.accept_compact(logit, *[logit] * 17, rng=Rng(0), log_m=0.0)
