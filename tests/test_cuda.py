@@ -30,25 +30,27 @@ ROOT = Path(__file__).parents[1]
 SOURCES = ROOT / "csrc" / "cuda"
 ON_GPU = torch.cuda.is_available() and cuda.refuses(torch.device("cuda")) is None
 DEVICE = "cuda" if ON_GPU else "cpu"
+RNG = Rng(2**64 - 3, 2**32 - 7)
 
 
-def emulation(folder):
+def emulation(folder, source=SOURCES, name="_cuda"):
     """The CUDA sources compiled for the host: each CUDA thread is a thread there."""
     if shutil.which("g++") is None:
         pytest.skip("needs g++, or a GPU")
-    made = folder / "_cuda.so"
-    sources = [str(SOURCES / name) for name in ("compact.cu", "elementwise.cu", "module.cpp")]
-    includes = [ROOT / "tests" / "emulator", SOURCES, pybind11.get_include()]
+    made = folder / f"{name}.so"
+    sources = [str(source / name) for name in ("compact.cu", "elementwise.cu", "module.cpp")]
+    includes = [ROOT / "tests" / "emulator", source, pybind11.get_include()]
     python = subprocess.run(
         [sys.executable, "-m", "pybind11", "--includes"], capture_output=True, text=True, check=True
     )
     subprocess.run(
         ["g++", "-std=c++20", "-O1", "-ffp-contract=off", "-fPIC", "-shared", "-w", "-pthread",
+         "-fvisibility=hidden", "-fno-gnu-unique",  # so that several can be loaded
          *[f"-I{path}" for path in includes], *python.stdout.split(),
          "-x", "c++", *sources, "-o", str(made)],
         check=True,
     )  # fmt: skip
-    spec = importlib.util.spec_from_file_location("_cuda", made)
+    spec = importlib.util.spec_from_file_location(name, made)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -183,7 +185,7 @@ def test_rows_of_every_kind():
         assert_backends_agree(call)
 
 
-def test_rings_move_on():
+def check_rings():
     batches = (1500, 1024, 3, 0, 1025, 1500) * 3
 
     def call(to):
@@ -201,6 +203,64 @@ def test_rings_move_on():
 
     ring = assert_backends_agree(call)
     assert int(ring.cursor) == 2500
+
+
+def test_rings_move_on():
+    check_rings()
+
+
+def check_compacted():
+    logit, rows = logits(2100, content="nan"), (noise(2100, 33),)
+
+    def call(to):
+        out = place_out(to, poisoned_out(700, logit, rows))
+        return ops.accept_compact(to(logit), *map(to, rows), rng=RNG, log_m=LOG_M, out=out)
+
+    assert_backends_agree(call)
+
+
+def check_probabilities():
+    logit = noise(300) * 9.0
+    assert_backends_agree(lambda to: ops.probability(to(logit), log_m=30.0, gamma=-40.0))
+
+
+def check_latents():
+    assert_backends_agree(lambda to: ops.normal(RNG, 300, 130, device=to(noise(1)).device))
+
+
+MUTANTS = (
+    ("compact.cu", "1u << lane <= first", "1u << lane < first", check_compacted),
+    ("compact.cu", "out.state[ROW] += n;", "out.state[ROW] += n - 1;", check_rings),
+    ("rows.cuh", "rows.row + index", "rows.row + index + 1", check_compacted),
+    (
+        "arithmetic.cuh",
+        "return {y + scale,",
+        "return {1.0 + (y + (scale - 1.0)),",
+        check_probabilities,
+    ),
+    (
+        "arithmetic.cuh",
+        "f * f) * (horner(LOG, f) * f - 0.5f)",
+        "f * f) * horner(LOG, f)",
+        check_latents,
+    ),
+)
+
+
+@pytest.mark.skipif(ON_GPU, reason="for the emulation")
+@pytest.mark.parametrize("mutant", MUTANTS)
+def test_a_planted_fault_shows(tmp_path, monkeypatch, mutant):
+    file, right, wrong, check = mutant
+    shutil.copytree(SOURCES, tmp_path / "cuda")
+    source = (tmp_path / "cuda" / file).read_text()
+    assert source.count(right) == 1
+    (tmp_path / "cuda" / file).write_text(source.replace(right, wrong))
+    bindings, name = tmp_path / "cuda" / "module.cpp", f"_cuda{MUTANTS.index(mutant)}"
+    bindings.write_text(bindings.read_text().replace("MODULE(_cuda,", f"MODULE({name},"))
+    check()
+    monkeypatch.setattr(cuda, "_cuda", emulation(tmp_path, tmp_path / "cuda", name))
+    with pytest.raises(AssertionError):
+        check()
 
 
 def test_cuda_and_triton_share_a_ring():

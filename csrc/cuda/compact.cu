@@ -64,7 +64,8 @@ __device__ void finish(const Output& out, int64_t* words, int64_t status_words, 
     const int64_t total = words[TOTAL], invalid = words[INVALID], above = words[ABOVE];
     if (out.state) {
         const int64_t end = out.state[CURSOR] + total;
-        out.state[CURSOR] = end < limit ? end : limit;
+        if (end <= limit) out.state[CURSOR] = end;
+        else if (out.state[CURSOR] < limit) out.state[CURSOR] = limit;
         out.state[ROW] += n;
         out.state[RING_INVALID] += invalid;
         out.state[RING_ABOVE] += above;
@@ -105,9 +106,9 @@ __global__ void __launch_bounds__(THREADS)
         keep[i] = false;
         if (index >= n) continue;
         const double value = wide(((const Logit*)logits.data)[index]);
-        const double log_m = log_m_of(threshold, index), c1 = c1_of(threshold, index);
+        const double log_m = value_of(threshold.log_m, index), c1 = c1_of(threshold, index);
         const uint4 word = philox(rows.seed, row_number(rows, index), ACCEPT, 0);
-        keep[i] = decide(value, uniform_bits(word), log_m, c1, *threshold.s);
+        keep[i] = decide(value, uniform_bits(word), log_m, c1, threshold.s);
         const bool valid = value < __longlong_as_double(0x7FF0000000000000);
         kept += keep[i];
         odd += valid ? value > log_m : 1 << 16;

@@ -60,7 +60,7 @@ __global__ void __launch_bounds__(THREADS)
     const int64_t i = thread_number();
     if (i >= logits.n) return;
     const double value = wide(((const Logit*)logits.data)[i]);
-    const double2 t = terms(value, log_m_of(threshold, i), c1_of(threshold, i), *threshold.s);
+    const double2 t = terms(value, value_of(threshold.log_m, i), c1_of(threshold, i), threshold.s);
     out[i] = finite(value) ? t.x / (t.x + t.y) : 0.0;
 }
 
@@ -71,7 +71,7 @@ __global__ void __launch_bounds__(THREADS)
     if (i >= logits.n) return;
     const double value = wide(((const Logit*)logits.data)[i]);
     const int64_t bits = uniform_bits(philox(rows.seed, row_number(rows, i), ACCEPT, 0));
-    out[i] = decide(value, bits, log_m_of(threshold, i), c1_of(threshold, i), *threshold.s);
+    out[i] = decide(value, bits, value_of(threshold.log_m, i), c1_of(threshold, i), threshold.s);
 }
 
 }  // namespace

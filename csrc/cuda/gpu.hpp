@@ -24,9 +24,15 @@ struct Logits {
     int64_t n;
 };
 
-struct Threshold {  // log_m and gamma: one number, or one a row
-    const double *log_m, *gamma, *s;
-    bool log_m_per_row, gamma_per_row;
+struct Parameter {  // a number; where it has an address, what is there: one value, or one a row
+    const double* data;
+    bool per_row;
+    double number;
+};
+
+struct Threshold {
+    Parameter log_m, gamma;
+    double s;
 };
 
 struct RowTensor {  // rows of `width` words of `word` bytes, `stride` words apart where they are read

@@ -17,7 +17,8 @@ using Address = uintptr_t;
 using StreamArgs = std::tuple<int, Address>;                                // device, stream
 using RowsArgs = std::tuple<uint64_t, int64_t, Address>;                    // seed, first, ids
 using LogitArgs = std::tuple<Address, int, int64_t>;                        // data, kind, n
-using ThresholdArgs = std::tuple<Address, bool, Address, bool, Address>;    // log_m, gamma, s
+using ThresholdArgs =  // address, per row, number: of log_m and of gamma; s
+    std::tuple<Address, bool, double, Address, bool, double, double>;
 using TensorArgs = std::tuple<Address, Address, int64_t, int64_t>;  // source, target, bytes, stride
 
 drs::Stream stream_of(const StreamArgs& a) { return {std::get<0>(a), (void*)std::get<1>(a)}; }
@@ -31,9 +32,10 @@ drs::Logits logits_of(const LogitArgs& a) {
 }
 
 drs::Threshold threshold_of(const ThresholdArgs& a) {
-    const auto& [log_m, log_m_per_row, gamma, gamma_per_row, s] = a;
-    return {(const double*)log_m, (const double*)gamma, (const double*)s, log_m_per_row,
-            gamma_per_row};
+    const auto& [log_m, log_m_per_row, log_m_number, gamma, gamma_per_row, gamma_number, s] = a;
+    return {{(const double*)log_m, log_m_per_row, log_m_number},
+            {(const double*)gamma, gamma_per_row, gamma_number},
+            s};
 }
 
 // The widest words in which all of it can be addressed.

@@ -15,12 +15,12 @@ __device__ inline int64_t row_number(const Rows& rows, int64_t index) {
     return rows.ids ? rows.ids[index] : rows.row + index;
 }
 
-__device__ inline double log_m_of(const Threshold& threshold, int64_t index) {
-    return threshold.log_m[threshold.log_m_per_row ? index : 0];
+__device__ inline double value_of(const Parameter& parameter, int64_t index) {
+    return parameter.data ? parameter.data[parameter.per_row ? index : 0] : parameter.number;
 }
 
 __device__ inline double c1_of(const Threshold& threshold, int64_t index) {
-    return exponential(threshold.gamma[threshold.gamma_per_row ? index : 0]).x;
+    return exponential(value_of(threshold.gamma, index)).x;
 }
 
 struct Kept {  // accepted rows of a tile

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from drs_fast.backends import reference, workspaces
+from drs_fast.backends.reference import Number
 from drs_fast.core import TILE, Compacted, Ring, Rng
 
 _cuda: ModuleType | None = None
@@ -59,7 +60,7 @@ def normal(
     return out
 
 
-def probability(logit: Tensor, log_m: Tensor, gamma: Tensor, s: Tensor) -> Tensor:
+def probability(logit: Tensor, log_m: Number, gamma: Number, s: float) -> Tensor:
     out = torch.empty(len(logit), dtype=torch.float64, device=logit.device)
     if len(logit):
         wide = _wide(logit)
@@ -70,7 +71,7 @@ def probability(logit: Tensor, log_m: Tensor, gamma: Tensor, s: Tensor) -> Tenso
 
 
 def accept(
-    logit: Tensor, rng: Rng, ids: Tensor | None, log_m: Tensor, gamma: Tensor, s: Tensor
+    logit: Tensor, rng: Rng, ids: Tensor | None, log_m: Number, gamma: Number, s: float
 ) -> Tensor:
     out = torch.empty(len(logit), dtype=torch.bool, device=logit.device)
     if len(logit):
@@ -86,9 +87,9 @@ def accept_compact(
     rows: tuple[Tensor, ...],
     rng: Rng,
     ids: Tensor | None,
-    log_m: Tensor,
-    gamma: Tensor,
-    s: Tensor,
+    log_m: Number,
+    gamma: Number,
+    s: float,
     out: Compacted,
 ) -> Compacted:
     _compact(logit, rows, rng, ids, (log_m, gamma, s), out)
@@ -99,9 +100,9 @@ def accept_latents(
     logit: Tensor,
     rng: Rng,
     ids: Tensor | None,
-    log_m: Tensor,
-    gamma: Tensor,
-    s: Tensor,
+    log_m: Number,
+    gamma: Number,
+    s: float,
     out: Compacted,
 ) -> Compacted:
     (z,) = out.rows
@@ -113,9 +114,9 @@ def accept_append(
     logit: Tensor,
     rows: tuple[Tensor, ...],
     ids: Tensor | None,
-    log_m: Tensor,
-    gamma: Tensor,
-    s: Tensor,
+    log_m: Number,
+    gamma: Number,
+    s: float,
     ring: Ring,
 ) -> Ring:
     _compact(logit, rows, Rng(ring.seed), ids, (log_m, gamma, s), ring)
@@ -135,7 +136,7 @@ def _compact(
     rows: tuple[Tensor, ...],
     rng: Rng,
     ids: Tensor | None,
-    threshold: tuple[Tensor, Tensor, Tensor],
+    threshold: tuple[Number, Number, float],
     out: Compacted | Ring,
     z: Tensor | None = None,
 ) -> None:
@@ -160,8 +161,8 @@ def _compact(
         _extension().accept_compact(
             _where(logit), _logits(logit), _rows(rng, ids), _threshold(*threshold),
             [tensor for tensor in tensors if tensor[2]],
-            out.ids.data_ptr(), out.logit.data_ptr(), *_latents(z), len(out.ids), tuple(counts), state,
-            workspace.data_ptr(), -(-room // TILE),
+            out.ids.data_ptr(), out.logit.data_ptr(), *_latents(z), len(out.ids),
+            tuple(counts), state, workspace.data_ptr(), -(-room // TILE),
         )  # fmt: skip
 
 
@@ -186,8 +187,15 @@ def _logits(logit: Tensor) -> tuple[int, int, int]:
     return logit.data_ptr(), KINDS.index(logit.dtype), len(logit)
 
 
-def _threshold(log_m: Tensor, gamma: Tensor, s: Tensor) -> tuple[int, bool, int, bool, int]:
-    return log_m.data_ptr(), log_m.ndim > 0, gamma.data_ptr(), gamma.ndim > 0, s.data_ptr()
+def _threshold(log_m: Number, gamma: Number, s: float) -> tuple[Any, ...]:
+    return *_parameter(log_m), *_parameter(gamma), s
+
+
+def _parameter(value: Number) -> tuple[int, bool, float]:
+    """Address, whether there is one a row, and the number that serves without an address."""
+    if isinstance(value, float):
+        return 0, False, value
+    return value.data_ptr(), value.ndim > 0, 0.0
 
 
 def _tensor(source: Tensor, target: Tensor) -> tuple[int, int, int, int]:
