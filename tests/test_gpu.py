@@ -4,7 +4,8 @@ import pytest
 import torch
 from test_ops import needs_cpu, noise
 
-from drs_fast import Compacted, Rng, backend, ops
+from drs_fast import Compacted, Rng, backend, backends, ops
+from drs_fast.backends import cuda
 from drs_fast.backends import triton as kernels
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -54,16 +55,26 @@ def assert_out(out, expected):
         assert_same(found, wanted)
 
 
-@pytest.fixture
-def single_pass(request, monkeypatch):
-    if not request.param:
+WAYS = ("single pass", "two launches", "CUDA C++")
+
+
+@pytest.fixture(autouse=True)
+def way(request, monkeypatch):
+    """What serves the GPU: Triton, in one launch or in two, or CUDA C++."""
+    chosen = getattr(request, "param", WAYS[0])
+    first = "cuda" if chosen == "CUDA C++" else "triton"
+    if chosen == "two launches":
         monkeypatch.setattr(kernels, "SINGLE_PASS_ROWS", 0)
+    if first == "cuda" and cuda.refuses(torch.device(DEVICE)) is not None:
+        pytest.skip(cuda.refuses(torch.device(DEVICE)))
+    monkeypatch.setattr(backends, "NAMES", (first, "cpu", "reference"))
+    ops.dispatch._dispatch.cache_clear()
+    yield
+    ops.dispatch._dispatch.cache_clear()
 
 
 def launches(test):
-    return pytest.mark.parametrize(
-        "single_pass", [True, False], ids=["single pass", "two launches"], indirect=True
-    )(test)
+    return pytest.mark.parametrize("way", WAYS, indirect=True)(test)
 
 
 def on_device(n, d, dtype=torch.float32, seed=0):
@@ -74,7 +85,7 @@ GAMMAS = (-2.0, 1.0)  # in turn, so that what a launch leaves behind is wrong fo
 
 
 @launches
-def test_a_hundred_runs_are_equal(single_pass):
+def test_a_hundred_runs_are_equal(way):
     logit, rows = on_device(LARGE, 32)
     logit[::1001], logit[7::997] = torch.nan, 4.0
     rng = Rng(3, 2**32 - LARGE // 2)
@@ -88,7 +99,7 @@ def test_a_hundred_runs_are_equal(single_pass):
 
 
 @launches
-def test_a_hundred_runs_of_latents_are_equal(single_pass):
+def test_a_hundred_runs_of_latents_are_equal(way):
     logit = on_device(LARGE, 1)[0]
     rng = Rng(3, 2**32 - LARGE // 2)
     z = ops.normal(rng, LARGE, 30).to(DEVICE)
@@ -119,7 +130,7 @@ def test_a_billion_decisions_equal_those_of_the_cpu():
 
 @launches
 @pytest.mark.timeout(60, method="thread")
-def test_many_more_tiles_than_run_at_once(single_pass):
+def test_many_more_tiles_than_run_at_once(way):
     n = 50 * LARGE
     generator = torch.Generator(DEVICE).manual_seed(5)
     logit = torch.randn(n, device=DEVICE, generator=generator)
@@ -195,7 +206,7 @@ def test_ten_thousand_replays_fill_a_ring():
 
 @launches
 @pytest.mark.parametrize("n", [1000, 10_000, 65_536, 100_000])
-def test_a_graph_takes_what_its_inputs_hold(single_pass, n):
+def test_a_graph_takes_what_its_inputs_hold(way, n):
     logit, rows = on_device(n, 16)
     rng = Rng(17)
     out = empty_out(logit, rows)
@@ -210,7 +221,7 @@ def test_a_graph_takes_what_its_inputs_hold(single_pass, n):
 
 
 @launches
-def test_two_streams_at_once(single_pass):
+def test_two_streams_at_once(way):
     streams = [torch.cuda.Stream() for _ in range(2)]
     problems = [on_device(LARGE, 4, seed=10 * i) for i in range(2)]
     rngs = [Rng(i, 2**32 - LARGE // 2) for i in range(2)]
@@ -229,7 +240,7 @@ def test_two_streams_at_once(single_pass):
 
 @launches
 @pytest.mark.filterwarnings("ignore:Synchronization debug mode")
-def test_the_host_waits_for_nothing(single_pass):
+def test_the_host_waits_for_nothing(way):
     logit, rows = on_device(5000, 8)
     rng = Rng(19)
     out = empty_out(logit, rows)
@@ -262,7 +273,7 @@ def test_the_host_waits_for_nothing(single_pass):
 
 @launches
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
-def test_logits_of_every_dtype(single_pass, dtype):
+def test_logits_of_every_dtype(way, dtype):
     logit, rows = on_device(LARGE, 4, dtype)
     logit[::1001], logit[7::997] = torch.nan, torch.inf
     rng = Rng(23, 2**62)
