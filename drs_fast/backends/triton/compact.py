@@ -195,10 +195,7 @@ def single_pass(
     """One launch. Tiles are taken by ticket, so that a tile waits only for tiles that run."""
     tile = tl.atomic_add(workspace + TICKET, 1, sem="relaxed")
     tiles = tl.num_programs(0).to(tl.int64)
-    epoch = tl.load(workspace + EPOCH)
-    start, limit = tile * 0, capacity
     if RING:
-        start, limit = tl.load(state + CURSOR), tl.load(state + LIMIT)
         row = tl.load(state + ROW)
     first = tile * BLOCK
     indices += first
@@ -207,6 +204,11 @@ def single_pass(
         HAS_IDS, LOG_M, GAMMA, BLOCK,
     )  # fmt: skip
     count = _store_indices(indices, keep, BLOCK).to(tl.int64)
+    # Not before they are needed: the decision takes all registers.
+    epoch = tl.load(workspace + EPOCH)
+    start, limit = tile * 0, capacity
+    if RING:
+        start, limit = tl.load(state + CURSOR), tl.load(state + LIMIT)
     status = workspace + STATUS
     flag = tl.where(tile == 0, INCLUSIVE, ALONE)
     tl.atomic_xchg(status + tile, _status(epoch, flag, count), sem="relaxed")
