@@ -1,5 +1,6 @@
 """Builds the optional C++ and CUDA backends; everything else is in pyproject.toml."""
 
+import importlib.util
 import os
 import re
 import shutil
@@ -7,21 +8,35 @@ import subprocess
 import sys
 from pathlib import Path
 
-from pybind11.setup_helpers import Pybind11Extension, build_ext
-from setuptools import setup
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
 from setuptools.errors import CompileError
 
 # A compiler that contracts a * b + c into one rounding would change the bits of every decision.
 if sys.platform == "win32":
-    flags = ["/O2", "/fp:precise"]
+    flags = ["/std:c++17", "/EHsc", "/O2", "/fp:precise"]
 else:
-    flags = ["-O3", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"]
+    flags = [
+        "-std=c++17",
+        "-fvisibility=hidden",
+        "-g0",
+        "-O3",
+        "-ffp-contract=off",
+        "-fno-math-errno",
+        "-fno-trapping-math",
+    ]
     flags += ["-Wno-maybe-uninitialized", "-Wno-psabi"]  # false alarms in GCC's own headers
 
 NVCC = shutil.which("nvcc") or shutil.which("nvcc", path="/usr/local/cuda/bin")
 NVCC_FLAGS = ["-std=c++17", "-O3", "-fmad=false", "--threads=0", "-Icsrc/cuda"]
 NVCC_FLAGS += ["-gencode=arch=compute_80,code=sm_80"]
 NVCC_FLAGS += ["-gencode=arch=compute_90,code=[sm_90,compute_90]"]  # PTX serves what comes after
+
+
+def bindings():
+    """Where pybind11's headers are: its own, or those that PyTorch brings along."""
+    found = importlib.util.find_spec("pybind11") or importlib.util.find_spec("torch")
+    return [str(Path(found.origin).parent / "include")] if found else []
 
 
 class Build(build_ext):
@@ -55,11 +70,12 @@ def cuda_library_folders():
 
 
 extensions = [
-    Pybind11Extension(
+    Extension(
         "drs_fast._C",
         ["csrc/module.cpp", "csrc/kernels.cpp", "csrc/random.cpp", "csrc/accept.cpp"],
         depends=[str(path) for path in Path("csrc").iterdir()],
-        cxx_std=17,
+        include_dirs=bindings(),
+        language="c++",
         extra_compile_args=flags,
         extra_link_args=[] if sys.platform == "win32" else ["-pthread"],
         optional=True,
@@ -67,11 +83,13 @@ extensions = [
 ]
 if cuda_library_folders():
     extensions.append(
-        Pybind11Extension(
+        Extension(
             "drs_fast._cuda",
             ["csrc/cuda/module.cpp", "csrc/cuda/compact.cu", "csrc/cuda/elementwise.cu"],
             depends=[str(path) for path in Path("csrc/cuda").iterdir()],
-            cxx_std=17,
+            include_dirs=bindings(),
+            language="c++",
+            extra_compile_args=flags,
             library_dirs=cuda_library_folders(),
             libraries=["cudart_static"] + ([] if os.name == "nt" else ["rt", "dl", "pthread"]),
             optional=True,

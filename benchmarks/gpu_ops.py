@@ -15,7 +15,7 @@ from benchmarks.gpu_clock import Call
 from benchmarks.gpu_cub import Select
 from benchmarks.ops import EPS, Missing
 from drs_fast.backends import triton as backend
-from drs_fast.core import Compacted
+from drs_fast.compacted import Compacted
 
 CHECKED = 2**24  # numbers compared at a time
 POISON = 0xAA

@@ -3,7 +3,8 @@
 __version__ = "0.1.0"
 
 from drs_fast import ops, samplers
-from drs_fast.core import GAN, BadLogits, Batch, Compacted, Ring, Rng, Starvation
+from drs_fast.compacted import Compacted, Ring
+from drs_fast.core import GAN, BadLogits, Batch, Rng, Starvation
 from drs_fast.engine import generate, stream
 from drs_fast.load import load, weights
 from drs_fast.ops import backend

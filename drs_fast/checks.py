@@ -8,7 +8,8 @@ from torch import Tensor
 
 from drs_fast.arguments import describe, integer, number, usable
 from drs_fast.backends import reference
-from drs_fast.core import Compacted, Ring, Rng, workspace_words
+from drs_fast.compacted import Compacted, Ring, workspace_words
+from drs_fast.core import Rng
 
 MAX_GAMMA = 600.0
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)

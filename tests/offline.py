@@ -36,6 +36,7 @@ CASES = {
     "single pass ring": lambda t, f: f.compact(128, ring=True),
     "single pass float64 with ids, per row": lambda t, f: f.per_row(),
     "two launches 128": lambda t, f: f.compact(128, single_pass=False),
+    "two launches ring": lambda t, f: f.compact(128, ring=True, single_pass=False),
     "latents 128": lambda t, f: f.compact(0, d=128),
     "latents 128 two launches": lambda t, f: f.compact(0, d=128, single_pass=False),
 }
@@ -75,7 +76,7 @@ class Fixture:
         self.rest = self.threshold[1:]
 
     def per_row(self):
-        from drs_fast.core import Compacted
+        from drs_fast.compacted import Compacted
 
         logit = self.logit.double()
         out = Compacted.empty(logit, ())
@@ -83,7 +84,7 @@ class Fixture:
 
     def compact(self, width, dtype=torch.float32, *more, d=0, ring=False, single_pass=True):
         from drs_fast import ops
-        from drs_fast.core import Compacted
+        from drs_fast.compacted import Compacted
 
         rows = tuple(torch.zeros(5000, w, dtype=dtype) for w in (width, *more) if w)
         out = Compacted.empty(self.logit, rows)

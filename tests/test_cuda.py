@@ -6,8 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import agreement
 import pytest
 import torch
+from agreement import mover, place_out, unmoved
 from test_ops import (
     CONTENTS,
     DTYPES,
@@ -30,6 +32,7 @@ SOURCES = ROOT / "csrc" / "cuda"
 ON_GPU = torch.cuda.is_available() and cuda.refuses(torch.device("cuda")) is None
 DEVICE = "cuda" if ON_GPU else "cpu"
 RNG = Rng(2**64 - 3, 2**32 - 7)
+moved = mover(DEVICE)
 
 
 def emulation(folder, source=SOURCES, name="_cuda"):
@@ -68,37 +71,8 @@ def kernels(tmp_path_factory):
     ops.dispatch._dispatch.cache_clear()
 
 
-def moved(value):
-    if not isinstance(value, torch.Tensor):
-        return value
-    plain = value.detach()
-    whole = torch.empty(0, dtype=plain.dtype).set_(plain.untyped_storage()).to(DEVICE)
-    return whole.as_strided(plain.shape, plain.stride(), plain.storage_offset())
-
-
-def written(result):
-    if isinstance(result, torch.Tensor):
-        return (result,)
-    if isinstance(result, Compacted):
-        last = (result.count, result.invalid, result.above)
-    else:
-        last = (result.state,)
-    return (*result.rows, result.ids, result.logit, *last)
-
-
 def assert_backends_agree(call):
-    """call(to) makes its arguments with to(tensor); both backends write the same bytes."""
-    with backend("reference"):
-        expected = call(lambda value: value)
-    with backend("cuda"):
-        found = call(moved)
-    for left, right in zip(written(found), written(expected), strict=True):
-        assert_same(left.cpu(), right)
-    return expected
-
-
-def place_out(to, out):
-    return Compacted(tuple(map(to, out.rows)), *(to(t) for t in list(vars(out).values())[1:]))
+    return agreement.assert_backends_agree(call, "cuda", moved)
 
 
 @pytest.mark.parametrize(("seed", "row"), [(0, 0), (2**64 - 5, 2**32 - 7), (2**63, 2**62)])
@@ -266,7 +240,7 @@ def test_cuda_and_triton_share_a_ring():
     pytest.importorskip("triton")
     rings = []
     for names in (("reference",), ("cuda", "triton")):
-        to = moved if len(names) == 2 else (lambda value: value)
+        to = moved if len(names) == 2 else unmoved
         ring = ops.ring(to(logits(1500)), rng=Rng(3), capacity=8192, log_m=LOG_M)
         for i in range(4):
             with backend(names[i % len(names)]):

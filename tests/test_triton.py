@@ -7,9 +7,11 @@ import re
 import threading
 from pathlib import Path
 
+import agreement
 import numpy as np
 import pytest
 import torch
+from agreement import mover, place_out
 from test_ops import (
     CONTENTS,
     DTYPES,
@@ -26,9 +28,9 @@ from test_ops import (
     poisoned_out,
 )
 
-from drs_fast import Compacted, Rng, backend, ops
+from drs_fast import Rng, backend, ops
 from drs_fast.backends import reference, workspaces
-from drs_fast.core import TILE
+from drs_fast.compacted import TILE
 
 triton, tl = pytest.importorskip("triton"), pytest.importorskip("triton.language")
 kernels = importlib.import_module("drs_fast.backends.triton")
@@ -41,6 +43,7 @@ arithmetic, compact = MODULES["arithmetic"], MODULES["compact"]
 # NumPy, which interprets, warns of the infinities that the decision may pass through.
 pytestmark = pytest.mark.filterwarnings("ignore:overflow encountered:RuntimeWarning")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+moved = mover(DEVICE)
 needs_interpreter = pytest.mark.skipif(DEVICE != "cpu", reason="for Triton's interpreter")
 EPOCH, STATUS = 2, 16  # words of a workspace
 LAST_EPOCH = 2**30 - 1
@@ -50,47 +53,13 @@ SEEDS = (0, 2**63, 2**64 - 1)
 WAYS = ("single pass", "two launches")
 
 
-def moved(tensor):
-    """The tensor on the device, with its strides, its offset and all that lies between."""
-    plain = tensor.detach()
-    everything = torch.empty(0, dtype=plain.dtype).set_(plain.untyped_storage()).to(DEVICE)
-    there = everything.as_strided(plain.shape, plain.stride(), plain.storage_offset())
-    return there.requires_grad_(tensor.requires_grad)
-
-
-def unmoved(tensor):
-    return tensor
-
-
 def place(to, values):
     """The values of a dict, the tensors among them moved."""
     return {k: to(v) if isinstance(v, torch.Tensor) else v for k, v in values.items()}
 
 
-def place_out(to, out):
-    return Compacted(tuple(map(to, out.rows)), *(to(t) for t in list(vars(out).values())[1:]))
-
-
-def written(result):
-    """Every tensor that an op wrote, whole: what it must not touch holds its poison."""
-    if isinstance(result, torch.Tensor):
-        return (result,)
-    if isinstance(result, Compacted):
-        last = (result.count, result.invalid, result.above)
-    else:
-        last = (result.state,)
-    return (*result.rows, result.ids, result.logit, *last)
-
-
 def assert_backends_agree(call):
-    """call(to) makes its arguments with to(tensor); both backends write the same bytes."""
-    with backend("reference"):
-        expected = call(unmoved)
-    with backend("triton"):
-        found = call(moved)
-    for left, right in zip(written(found), written(expected), strict=True):
-        assert_same(left.cpu(), right)
-    return expected
+    return agreement.assert_backends_agree(call, "triton", moved)
 
 
 def assert_numbers_agree(call):

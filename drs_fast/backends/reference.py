@@ -12,7 +12,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from drs_fast.core import ACCEPT, Compacted, Ring, Rng
+from drs_fast.compacted import Compacted, Ring
+from drs_fast.core import ACCEPT, Rng
 
 MASK = 0xFFFFFFFF
 

@@ -63,7 +63,7 @@ def operator(name: str, *arguments: Any) -> Any:
 
 def traced(rng: Rng) -> tuple[int, int]:
     """Seed, as a signed integer, and row: what an operator of torch.library takes."""
-    return rng.seed - 2**64 if rng.seed >= 2**63 else rng.seed, rng.row
+    return rng.signed_seed, rng.row
 
 
 def tensor(value: float | Tensor, logit: Tensor) -> Tensor:

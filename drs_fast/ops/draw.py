@@ -40,13 +40,7 @@ def words(
     ids: Tensor | None = None,
 ) -> Tensor:
     """Random words of n rows, (n, d) int64 in [0, 2^32): word j % 4 of draw + j // 4."""
-    if is_compiling():
-        where = torch.device(device)
-        return operator("words", *traced(rng), ids, n, d, stream, draw, where)
-    ids, where = checks.rows(rng, n, ids, device)
-    draws = max(integer("d", d, 0) - 1, 0) // 4
-    checks.counter(stream, integer("draw", draw, 0) + draws)
-    return call("words", where)(rng, ids, n, d, stream=stream, draw=draw, device=where)
+    return _elements("words", rng, n, d, stream, draw, device, ids)
 
 
 def normal(
@@ -60,13 +54,25 @@ def normal(
     ids: Tensor | None = None,
 ) -> Tensor:
     """Standard normals of n rows, (n, d) float32; element j uses draw + j // 4."""
+    return _elements("normal", rng, n, d, stream, draw, device, ids)
+
+
+def _elements(
+    op: str,
+    rng: Rng,
+    n: int,
+    d: int,
+    stream: int,
+    draw: int,
+    device: torch.device | str,
+    ids: Tensor | None,
+) -> Tensor:
     if is_compiling():
-        where = torch.device(device)
-        return operator("normal", *traced(rng), ids, n, d, stream, draw, where)
+        return operator(op, *traced(rng), ids, n, d, stream, draw, torch.device(device))
     ids, where = checks.rows(rng, n, ids, device)
     draws = max(integer("d", d, 0) - 1, 0) // 4
     checks.counter(stream, integer("draw", draw, 0) + draws)
-    return call("normal", where)(rng, ids, n, d, stream=stream, draw=draw, device=where)
+    return call(op, where)(rng, ids, n, d, stream=stream, draw=draw, device=where)
 
 
 def latents(

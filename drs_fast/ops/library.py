@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from drs_fast.core import Compacted, Ring, Rng
+from drs_fast.compacted import Compacted, Ring
+from drs_fast.core import Rng
 from drs_fast.ops import decide, draw, order
 
 _library: Any = torch.library.Library("drs_fast", "DEF")  # type: ignore[no-untyped-call]

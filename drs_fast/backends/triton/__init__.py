@@ -12,7 +12,8 @@ from torch import Tensor
 
 from drs_fast.backends import workspaces
 from drs_fast.backends.reference import Number
-from drs_fast.core import TILE, Compacted, Ring, Rng
+from drs_fast.compacted import HEADER, TILE, Compacted, Ring
+from drs_fast.core import Rng
 
 CHUNK = 4096  # words of up to 4 bytes that a block of threads copies at a time
 DRAWS = 8  # blocks of four normals of a row that it makes at a time
@@ -49,7 +50,7 @@ def uniform(
 ) -> Tensor:
     out = torch.empty(n, dtype=torch.float64, device=device)
     _launch(
-        "random.uniform", device, n, out, ids, _signed(rng.seed), rng.row, n, stream, draw,
+        "random.uniform", device, n, out, ids, rng.signed_seed, rng.row, n, stream, draw,
         HAS_IDS=ids is not None, BLOCK=TILE,
     )  # fmt: skip
     return out
@@ -81,7 +82,7 @@ def _elements(
     if d:
         draws = min(_power_of_two(-(-d // 4)), DRAWS)
         _launch(
-            "random.elements", device, n, out, ids, _signed(rng.seed), rng.row, n, stream, draw,
+            "random.elements", device, n, out, ids, rng.signed_seed, rng.row, n, stream, draw,
             HAS_IDS=ids is not None, NORMAL=dtype == torch.float32, D=d, DRAWS=draws,
             BLOCK=TILE // 4 // draws, columns=-(-d // (4 * draws)),
         )  # fmt: skip
@@ -105,7 +106,7 @@ def accept(
     _launch(
         "decision.accept", logit.device, len(logit), logit, ids,
         *_tensors(log_m, gamma), out, *_bits(log_m, gamma, s),
-        _signed(rng.seed), rng.row, len(logit),
+        rng.signed_seed, rng.row, len(logit),
         HAS_IDS=ids is not None, **_forms(log_m, gamma), BLOCK=TILE,
     )  # fmt: skip
     return out
@@ -161,7 +162,7 @@ def largest(logit: Tensor) -> Tensor:
 def order_statistic(logit: Tensor, q: float) -> Tensor:
     out = torch.empty((), dtype=logit.dtype, device=logit.device)
     percent = torch.full((), q, dtype=torch.float64, device=logit.device)
-    workspace = torch.zeros(16 + 2048, dtype=torch.int64, device=logit.device)
+    workspace = torch.zeros(HEADER + 2048, dtype=torch.int64, device=logit.device)
     wide = logit.dtype == torch.float64
     shifts = range(55, -1, -11) if wide else range(22, -1, -11)
     for shift in shifts:
@@ -197,11 +198,11 @@ def _compact(
         # Elsewhere no block may wait for another: nothing promises that both run.
         single_pass = n <= SINGLE_PASS_ROWS and torch.version.hip is None
     status_words = -(-room // TILE)
-    indices = workspace[16 + 2 * (status_words + 1) :].view(torch.int32)
+    indices = workspace[HEADER + 2 * (status_words + 1) :].view(torch.int32)
     sources, targets, layout = _as_words(rows, out.rows)
     deciding, bits = (logit, ids, *_tensors(*threshold[:2])), _bits(*threshold)
     copying = (logit, ids, sources, targets, out.ids, out.logit, z)
-    numbers = (_signed(rng.seed), rng.row, n, capacity)
+    numbers = (rng.signed_seed, rng.row, n, capacity)
     flags: dict[str, Any] = {"HAS_IDS": ids is not None, "RING": state is not None, "BLOCK": TILE}
     shape: dict[str, Any] = {
         "LAYOUT": layout,
@@ -294,10 +295,6 @@ def _form(value: Number) -> str:
     if isinstance(value, float):
         return "number"
     return "one a row" if value.ndim else "tensor"
-
-
-def _signed(seed: int) -> int:
-    return seed - 2**64 if seed >= 2**63 else seed
 
 
 def _power_of_two(n: int) -> int:

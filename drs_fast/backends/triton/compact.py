@@ -16,10 +16,11 @@ from drs_fast.backends.triton.arithmetic import (
     uniform_bits,
 )
 from drs_fast.backends.triton.random import row_numbers
+from drs_fast.compacted import HEADER
 
 # Words of the workspace: counters, totals, and one status word a tile.
 TICKET, DONE, EPOCH, TOTAL, INVALID, ABOVE = (tl.constexpr(i) for i in range(6))
-STATUS = tl.constexpr(16)
+STATUS = tl.constexpr(HEADER)
 
 # Words of a ring's state.
 CURSOR, LIMIT, ROW, RING_INVALID, RING_ABOVE = (tl.constexpr(i) for i in range(5))

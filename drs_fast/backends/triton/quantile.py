@@ -4,9 +4,10 @@ import triton
 import triton.language as tl
 
 from drs_fast.backends.triton.arithmetic import NUMBERS
+from drs_fast.compacted import HEADER
 
 DONE, PREFIX, RANK = (tl.constexpr(i) for i in range(3))
-HISTOGRAM = tl.constexpr(16)
+HISTOGRAM = tl.constexpr(HEADER)
 BITS = tl.constexpr(11)
 BINS = tl.constexpr(2048)
 LOWEST = tl.constexpr(-(2**63))
