@@ -99,7 +99,7 @@ void accept(Logits logits, Rows rows, Threshold threshold, int64_t n, int thread
 
 // Decides all rows, then copies; in between each part of them learns where its accepted rows go.
 Counts accept_compact(Logits logits, Rows rows, Threshold threshold, int64_t n, int threads,
-                      const std::vector<RowTensor>& tensors, int64_t* ids, int64_t capacity) {
+                      const std::vector<RowTensor>& tensors, Place place) {
     struct Part {
         Counts counts;
         int64_t first;
@@ -118,7 +118,7 @@ Counts accept_compact(Logits logits, Rows rows, Threshold threshold, int64_t n, 
     Counts total;
     for (Part& part : parts) {
         part.first = total.count;
-        part.counts.count = std::min(part.counts.count, capacity - total.count);
+        part.counts.count = std::min(part.counts.count, place.room - total.count);
         total.count += part.counts.count;
         total.invalid += part.counts.invalid;
         total.above += part.counts.above;
@@ -126,13 +126,32 @@ Counts accept_compact(Logits logits, Rows rows, Threshold threshold, int64_t n, 
     parallel(n, threads, [&](int64_t index, int64_t begin, int64_t) {
         const Part& part = parts[index];
         const int64_t* kept = kept_of(index, begin);
-        for (int64_t j = 0; j < part.counts.count; ++j)
-            ids[part.first + j] = number(rows, kept[j]);
-        for (const RowTensor& tensor : tensors)
-            kernels().gather(streamable(tensor, n), kept, part.counts.count, part.first);
+        int64_t done = 0;
+        while (done < part.counts.count) {  // twice where the slots begin again
+            const int64_t slot = (place.start + part.first + done) % place.capacity;
+            const int64_t count = std::min(part.counts.count - done, place.capacity - slot);
+            for (int64_t j = 0; j < count; ++j)
+                place.ids[slot + j] = number(rows, kept[done + j]);
+            for (const RowTensor& tensor : tensors)
+                kernels().gather(streamable(tensor, n), kept + done, count, slot);
+            done += count;
+        }
         finish_streams();
     });
     return total;
+}
+
+void accept_append(Logits logits, uint64_t seed, const int64_t* numbers, Threshold threshold,
+                   int64_t n, int threads, const std::vector<RowTensor>& tensors, int64_t* ids,
+                   int64_t capacity, State* state) {
+    const int64_t room = std::max<int64_t>(std::min(n, state->limit - state->cursor), 0);
+    const Counts counts =
+        accept_compact(logits, {seed, (uint64_t)state->row, numbers}, threshold, n, threads,
+                       tensors, {ids, capacity, state->cursor, room});
+    state->cursor += counts.count;
+    state->row += n;
+    state->invalid += counts.invalid;
+    state->above += counts.above;
 }
 
 namespace {

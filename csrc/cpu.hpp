@@ -30,8 +30,16 @@ struct RowTensor {
     bool streamed = false;  // written past the caches
 };
 
+struct Place {  // the k-th accepted row goes to slot (start + k) % capacity; no more than `room`
+    int64_t *ids, capacity, start, room;
+};
+
 struct Counts {
     int64_t count = 0, invalid = 0, above = 0;
+};
+
+struct State {  // of a ring
+    int64_t cursor, limit, row, invalid, above;
 };
 
 // Those of this processor, best first; the one in use; and another, for tests that compare them.
@@ -47,7 +55,11 @@ void normal(Rows rows, uint32_t stream, uint32_t draw, int64_t n, int64_t d, int
 void probability(Logits logits, Threshold threshold, int64_t n, int threads, double* out);
 void accept(Logits logits, Rows rows, Threshold threshold, int64_t n, int threads, uint8_t* keep);
 Counts accept_compact(Logits logits, Rows rows, Threshold threshold, int64_t n, int threads,
-                      const std::vector<RowTensor>& tensors, int64_t* ids, int64_t capacity);
+                      const std::vector<RowTensor>& tensors, Place place);
+// accept_compact of the ring's next rows, in the slots after those it has; then the state moves on.
+void accept_append(Logits logits, uint64_t seed, const int64_t* numbers, Threshold threshold,
+                   int64_t n, int threads, const std::vector<RowTensor>& tensors, int64_t* ids,
+                   int64_t capacity, State* state);
 // The max(1, ceil(q n / 100))-th smallest of the n valid logits; NaN if there is none.
 double order_statistic(Logits logits, double q, int64_t n);
 // Copies the rows at these indices; the part of accept_compact that memory bounds.

@@ -2,7 +2,12 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <limits>
 #include <tuple>
+
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
 
 #include "cpu.hpp"
 
@@ -32,11 +37,32 @@ drs::RowTensor tensor_of(const TensorArgs& a) {
     return {(const char*)source, (char*)target, row_bytes, stride};
 }
 
+std::vector<drs::RowTensor> tensors_of(const std::vector<TensorArgs>& tensors) {
+    std::vector<drs::RowTensor> list;
+    for (const TensorArgs& tensor : tensors) list.push_back(tensor_of(tensor));
+    return list;
+}
+
+// Freed memory stays with the process, or goes back to the system again. False where it cannot be.
+bool keep_pages(bool keep) {
+#ifdef __GLIBC__
+    constexpr int LARGE = 1 << 25;  // what glibc itself settles on where large blocks come and go
+    mallopt(M_MMAP_MAX, keep ? 0 : 65536);
+    mallopt(M_TRIM_THRESHOLD, keep ? std::numeric_limits<int>::max() : 2 * LARGE);
+    mallopt(M_MMAP_THRESHOLD, LARGE);
+    if (!keep) malloc_trim(0);
+    return true;
+#else
+    return false;
+#endif
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_C, m) {
     using Out = Address;
     const py::call_guard<py::gil_scoped_release> without_gil;
+    m.def("keep_pages", &keep_pages, without_gil);
     m.def("instruction_sets", &drs::instruction_sets);
     m.def("instruction_set", &drs::instruction_set);
     m.def("use_instruction_set", &drs::use_instruction_set);
@@ -76,12 +102,20 @@ PYBIND11_MODULE(_C, m) {
         "accept_compact",
         [](LogitArgs logits, RowsArgs rows, ThresholdArgs threshold, int64_t n, int threads,
            const std::vector<TensorArgs>& tensors, Out ids, int64_t capacity) {
-            std::vector<drs::RowTensor> list;
-            for (const TensorArgs& tensor : tensors) list.push_back(tensor_of(tensor));
-            const drs::Counts c =
-                drs::accept_compact(logits_of(logits), rows_of(rows), threshold_of(threshold), n,
-                                    threads, list, (int64_t*)ids, capacity);
+            const drs::Counts c = drs::accept_compact(
+                logits_of(logits), rows_of(rows), threshold_of(threshold), n, threads,
+                tensors_of(tensors), {(int64_t*)ids, capacity, 0, capacity});
             return std::make_tuple(c.count, c.invalid, c.above);
+        },
+        without_gil);
+    m.def(
+        "accept_append",
+        [](LogitArgs logits, uint64_t seed, Address numbers, ThresholdArgs threshold, int64_t n,
+           int threads, const std::vector<TensorArgs>& tensors, Out ids, int64_t capacity,
+           Out state) {
+            drs::accept_append(logits_of(logits), seed, (const int64_t*)numbers,
+                               threshold_of(threshold), n, threads, tensors_of(tensors),
+                               (int64_t*)ids, capacity, (drs::State*)state);
         },
         without_gil);
     m.def(

@@ -182,6 +182,27 @@ def check_ring(ring: Ring, logit: Tensor, rows: list[tuple[torch.Size, torch.dty
     )  # fmt: skip
 
 
+def fit(ring: Ring, logit: Tensor, rows: tuple[Tensor, ...]) -> bool:
+    """Whether a backend can take them as they are; the ring itself is in order."""
+    n = len(logit)
+    return (
+        n <= ring.batch
+        and len(rows) == len(ring.rows)
+        and _fits(logit, ring.logit, n)
+        and all(_fits(row, like, n) for row, like in zip(rows, ring.rows, strict=True))
+    )
+
+
+def _fits(row: Tensor, like: Tensor, n: int) -> bool:
+    return (
+        row.shape == (n, *like.shape[1:])
+        and row.dtype == like.dtype
+        and row.device == like.device
+        and row.is_contiguous()
+        and not (row.is_neg() or row.is_conj())
+    )
+
+
 def _as_wanted(logit: Tensor, *wanted: tuple[str, Any, tuple[int, ...], torch.dtype]) -> None:
     for name, tensor, shape, dtype in wanted:
         if (

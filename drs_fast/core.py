@@ -169,17 +169,23 @@ class GAN:
         """
         self._check(z, y)
         n = len(z)
-        x = None
-        logit = torch.empty(n, dtype=torch.float32, device=z.device)
-        for start in range(0, max(n, 1), self.block):
+        if n <= self.block:
+            return self._block(z, y)
+        x, logit = None, torch.empty(n, dtype=torch.float32, device=z.device)
+        for start in range(0, n, self.block):
             rows = slice(start, min(start + self.block, n))
-            label = () if y is None else (y[rows],)
-            made = self._samples(z[rows], *label)
+            made, logit[rows] = self._block(z[rows], None if y is None else y[rows])
             if x is None:
-                x = torch.empty((n, *made.shape[1:]), dtype=made.dtype, device=made.device)
-            x[rows] = made[: rows.stop - rows.start]
-            logit[rows] = self._scores(made, *label)[: rows.stop - rows.start]
+                x = made.new_empty((n, *made.shape[1:]))
+            x[rows] = made
         return cast(Tensor, x), logit
+
+    def _block(self, z: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor]:
+        n, label = len(z), () if y is None else (y,)
+        made = self._samples(z, *label)
+        # Before the discriminator, which may write to what it is given.
+        x = made[:n].clone(memory_format=torch.contiguous_format)
+        return x, self._scores(made, *label)[:n].to(torch.float32, copy=True)
 
     @torch.inference_mode()
     def _samples(self, *rows: Tensor) -> Tensor:
@@ -268,6 +274,8 @@ LINKS: dict[str, Callable[[Tensor], Tensor]] = {
 
 def _pad(rows: Tensor, size: int) -> Tensor:
     # Always a copy: what a model does in place must not reach the rows that are kept.
+    if len(rows) == size:
+        return rows.clone()
     return torch.cat([rows, rows.new_zeros((size - len(rows), *rows.shape[1:]))])
 
 

@@ -1,16 +1,16 @@
 """Runs a sampler over rows 0, 1, ... until n samples are there. Knows no sampler."""
 
-import dataclasses
+import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from os import PathLike
-from typing import Any, NoReturn, overload
+from typing import Any, overload
 
 import torch
-from torch import Tensor
 
-from drs_fast import ops
+from drs_fast import loop, ops, pages
 from drs_fast.arguments import integer
+from drs_fast.collected import Collected, Rows
 from drs_fast.core import (
     BURN_IN_ROW,
     GAN,
@@ -21,10 +21,12 @@ from drs_fast.core import (
     block_rows,
     check_invalid,
 )
+from drs_fast.loop import Landed, Step
 from drs_fast.progress import Progress
 from drs_fast.store import Samples, open_run
 
 PATIENCE = 1_000_000
+ENDLESS = ((0, 0, BURN_IN_ROW),)  # one chunk of all rows
 
 
 @overload
@@ -75,22 +77,24 @@ def generate(
     from drs_fast.saving import checked_chunk, columns, save_run
 
     kept, rows = columns(run.gan, save), checked_chunk(chunk_rows, sampler.group)
-    if out is not None:
+    with pages.kept():
+        if out is None:
+            return _generated(run, n, progress)
         save_run(run, out, kept, rows, progress)
         return open_run(out)
-    run.state = sampler.init(run.gan, run.rng)
-    names = (
-        ("x", "z", "logit", "ids") if run.gan.labels is None else ("x", "z", "logit", "ids", "y")
-    )
-    collected = Collected(n, names, None)
+
+
+def _generated(run: "Run", n: int, progress: bool) -> Batch:
+    run.state = run.sampler.init(run.gan, run.rng)
+    collected = Collected({name: run.example[name] for name in run.names}, n)
     with Progress(n, enabled=progress) as bar:
         try:
-            for batch in run.batches(0, None, n, bar):
-                collected.add(batch)
+            for landed in run.landed(ENDLESS, run.names, bar):
+                collected.add(landed.rows)
         except Starvation as hunger:
-            hunger.partial = _batch(run, collected)
+            hunger.partial = _collected(run, collected.tensors())
             raise
-    return _batch(run, collected)
+    return _collected(run, collected.tensors())
 
 
 def stream(
@@ -106,8 +110,13 @@ def stream(
     integer("patience", patience, 1)
     run = Run(gan, sampler, None, seed, batch_size, device, None, patience)
     run.state = sampler.init(run.gan, run.rng)
-    batches = run.batches(0, None, None, Progress(None, enabled=False))
-    return (_owned(batch) for batch in batches)
+    return _streamed(run)
+
+
+def _streamed(run: "Run") -> Iterator[Batch]:
+    with pages.kept():
+        for landed in run.landed(ENDLESS, run.names, Progress(None, enabled=False)):
+            yield _owned(landed, run)
 
 
 class Run:
@@ -137,48 +146,75 @@ class Run:
         self.n, self.max_proposals, self.patience = n, max_proposals, patience
         self.state: Any = None
         self.accepted = self.proposals = self.invalid = self.above = self.idle = 0
-        self.whole = False  # whether the last rows asked for were all used
 
-    def batches(
-        self, first: int, rows: int | None, wanted: int | None, bar: Progress
-    ) -> Iterator[Batch]:
-        """The accepted rows among [first, first + rows), until `wanted` of them are there."""
-        row, missing = first, math.inf if wanted is None else wanted
-        end = BURN_IN_ROW if rows is None else first + rows
-        while row < end and missing > 0:
-            size = self._size(end - row)
-            rng = self.rng.at(row)
-            z = ops.latents(self.gan, rng, size)
-            y = ops.labels(self.gan, rng, size)
-            self.state, batch = self.sampler.step(self.gan, self.state, z, y, rng)
-            row += size
-            count = int(batch.count)
-            self.whole = row == end and count <= missing
-            taken = int(min(count, missing))
-            missing -= taken
-            self._tally(batch, taken, size)
-            tried = size if taken == count else int(batch.ids[taken - 1]) - rng.row + 1
+    @functools.cached_property
+    def example(self) -> Rows:
+        """One row of everything that a step can give, for shapes and dtypes."""
+        rng = Rng(0, BURN_IN_ROW)
+        z, y = ops.latents(self.gan, rng, 1), ops.labels(self.gan, rng, 1)
+        x, logit = self.gan.logits(z, y)
+        rows = {
+            "ids": torch.zeros(1, dtype=torch.int64, device=z.device),
+            "logit": logit,
+            "x": x,
+            "z": z,
+        }
+        return rows if y is None else rows | {"y": y}
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of all that a sample has."""
+        return ("ids", "logit", "x", "z", *(() if self.gan.labels is None else ("y",)))
+
+    def landed(
+        self, chunks: Iterable[tuple[int, int, int]], names: tuple[str, ...], bar: Progress
+    ) -> Iterator[Landed]:
+        """The accepted rows of chunks (number, first row, end), until n of them are there.
+
+        Of the step that brings the n-th, `accepted` counts all, but the rows end there.
+        """
+        if self.accepted == self.n:
+            return
+        example = {name: self.example[name] for name in names}
+        lane = loop.lane(self.gan, self.sampler, self.state, self.rng, self.step_rows, example)
+        for landed in loop.landed(lane, self._steps(chunks)):
+            tried = landed.step.size
+            missing = math.inf if self.n is None else self.n - self.accepted
+            taken = int(min(landed.accepted, missing))
+            if taken < landed.accepted:
+                landed = landed._replace(rows=_first(landed.rows, taken))
+                tried = int(landed.rows[-1]["ids"][-1]) + 1 - landed.step.row
+            self._tally(landed, taken)
             bar.advance(taken, tried)
-            yield _first(batch, taken)
-            if missing > 0:
-                self._check_hunger()
+            yield landed
+            if self.accepted == self.n:
+                return
+            self._check_hunger()
+        raise Starvation(
+            f"{self.accepted:,} samples after max_proposals={self.max_proposals:,}; "
+            "raise it, or lower gamma"
+        )
 
-    def _size(self, left: int) -> int:
-        """Rows of the next step: whole groups, and no more than may still be tried."""
-        size = min(self.step_rows, left)
-        if self.max_proposals is not None:
-            allowed = self.max_proposals - self.proposals
-            size = min(size, allowed - allowed % self.sampler.group)
-            if size == 0:
-                self._give_up()
-        return size
+    def _steps(self, chunks: Iterable[tuple[int, int, int]]) -> Iterator[Step]:
+        """Whole groups, no step across two chunks, and no more rows than may still be tried."""
+        left = math.inf if self.max_proposals is None else self.max_proposals - self.proposals
+        for chunk, row, end in chunks:
+            while row < end:
+                size = int(min(self.step_rows, end - row, left))
+                size -= size % self.sampler.group
+                if size <= 0:
+                    return
+                left -= size
+                yield Step(row, size, chunk, last=row + size == end)
+                row += size
 
-    def _tally(self, batch: Batch, taken: int, size: int) -> None:
+    def _tally(self, landed: Landed, taken: int) -> None:
+        size = landed.step.size
         self.accepted += taken
         self.proposals += size
         self.idle = 0 if taken else self.idle + size
-        self.invalid += int(batch.stats.get("invalid", 0))
-        self.above += int(batch.stats.get("above", 0))
+        self.invalid += landed.invalid
+        self.above += landed.above
         check_invalid(self.invalid, self.proposals)
 
     def _check_hunger(self) -> None:
@@ -192,93 +228,46 @@ class Run:
                 "  3. give log_m yourself: logits above it are accepted almost surely, and counted"
             )
 
-    def _give_up(self) -> NoReturn:
-        raise Starvation(
-            f"{self.accepted:,} samples after max_proposals={self.max_proposals:,}; "
-            "raise it, or lower gamma"
-        )
+
+def _first(pieces: list[Rows], count: int) -> list[Rows]:
+    """The first rows of them all; views."""
+    kept = []
+    for piece in pieces:
+        here = min(count, len(piece["ids"]))
+        if here:
+            kept.append({name: rows[:here] for name, rows in piece.items()})
+        count -= here
+    return kept
 
 
-class Collected:
-    """Samples copied one batch after another into tensors allocated once.
-
-    Many small tensors, kept while large ones come and go, would scatter over the memory.
-    """
-
-    def __init__(self, capacity: int, names: tuple[str, ...], device: torch.device | None) -> None:
-        self.capacity, self.names, self.device = capacity, names, device
-        self.count = 0
-        self._tensors: dict[str, Tensor] = {}
-
-    def add(self, batch: Batch) -> None:
-        """Appends the rows [0, count) of a batch."""
-        end = self.count + int(batch.count)
-        for name in self.names:
-            rows = getattr(batch, name)
-            if name not in self._tensors:
-                shape = (self.capacity, *rows.shape[1:])
-                where = rows.device if self.device is None else self.device
-                self._tensors[name] = torch.empty(shape, dtype=rows.dtype, device=where)
-            self._tensors[name][self.count : end] = rows[: int(batch.count)]
-        self.count = end
-
-    def tensors(self) -> dict[str, Tensor]:
-        """The samples so far; views of the tensors that `add` writes to."""
-        return {name: rows[: self.count] for name, rows in self._tensors.items()}
+def _owned(landed: Landed, run: Run) -> Batch:
+    """A step's rows in tensors of their own, which do not keep all proposals alive."""
+    rows = landed.rows or [{name: row[:0] for name, row in run.example.items()}]
+    tensors = {name: torch.cat([piece[name] for piece in rows]) for name in rows[0]}
+    return _batch(tensors, invalid=landed.invalid, above=landed.above)
 
 
-def _first(batch: Batch, count: int) -> Batch:
-    """The first samples of a batch; views."""
-    return dataclasses.replace(
-        batch,
-        x=batch.x[:count],
-        z=batch.z[:count],
-        y=None if batch.y is None else batch.y[:count],
-        logit=batch.logit[:count],
-        ids=batch.ids[:count],
-        count=torch.full_like(batch.count, count),
+def _collected(run: Run, tensors: Rows) -> Batch:
+    last = tensors["ids"][-1:].tolist()
+    return _batch(
+        tensors,
+        proposals=last[0] + 1 if last else 0,
+        calls=run.proposals,
+        invalid=run.invalid,
+        above=run.above,
     )
 
 
-def _owned(batch: Batch) -> Batch:
-    """The same in tensors of its own, which do not keep all proposals alive."""
-    parts = vars(batch).items()
-    tensors: dict[str, Any] = {k: v.clone() for k, v in parts if isinstance(v, Tensor)}
-    return dataclasses.replace(batch, **tensors)
-
-
-def _batch(run: Run, collected: Collected) -> Batch:
-    if not collected.count:  # one block knows the shapes
-        x, logit = probe(run.gan)
-        z, y = ops.latents(run.gan, run.rng, 0), ops.labels(run.gan, run.rng, 0)
-        ids = torch.empty(0, dtype=torch.int64, device=logit.device)
-        return Batch(x[:0], z, y, logit[:0], ids, torch.tensor(0), _stats(run, ids))
-    tensors = collected.tensors()
+def _batch(tensors: Rows, **stats: int) -> Batch:
     return Batch(
         x=tensors["x"],
         z=tensors["z"],
         y=tensors.get("y"),
         logit=tensors["logit"],
         ids=tensors["ids"],
-        count=torch.tensor(collected.count),
-        stats=_stats(run, tensors["ids"]),
+        count=torch.tensor(len(tensors["ids"])),
+        stats={name: torch.tensor(value) for name, value in stats.items()},
     )
-
-
-def _stats(run: Run, ids: Tensor) -> dict[str, Tensor]:
-    numbers = {
-        "proposals": int(ids[-1]) + 1 if len(ids) else 0,
-        "calls": run.proposals,
-        "invalid": run.invalid,
-        "above": run.above,
-    }
-    return {name: torch.tensor(value) for name, value in numbers.items()}
-
-
-def probe(gan: GAN) -> tuple[Tensor, Tensor]:
-    """One sample and its logit, for their shapes and dtypes."""
-    rng = Rng(0, BURN_IN_ROW)
-    return gan.logits(ops.latents(gan, rng, 1), ops.labels(gan, rng, 1))
 
 
 def _histogram(gan: GAN, rng: Rng, state: Any) -> str:

@@ -1,16 +1,21 @@
 """Runs that are written to a directory, chunk by chunk, and resumed there."""
 
 import dataclasses
+import itertools
 import math
+from collections import Counter, deque
+from concurrent.futures import Future, ThreadPoolExecutor
 from os import PathLike
+from types import TracebackType
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from drs_fast import __version__
+from drs_fast.collected import Collected, Rows
 from drs_fast.core import GAN, RNG_VERSION, Sampler
-from drs_fast.engine import Collected, Run, probe
+from drs_fast.engine import Run
+from drs_fast.loop import Landed
 from drs_fast.progress import Progress
 from drs_fast.store import Conflict, Writer
 
@@ -29,7 +34,7 @@ def save_run(
 ) -> None:
     """Writes the run's samples to `out`, or the ones that an earlier call has not written."""
     sampler, n = run.sampler, run.n or 0
-    row_bytes = _row_bytes(run.gan, columns)
+    row_bytes = _row_bytes(run, columns)
     spec = {
         "rng_version": RNG_VERSION,
         "model_sha256": run.gan.sha256(),
@@ -69,46 +74,72 @@ def save_run(
             tensors = {name: t.to(run.gan.device) for name, t in writer.state.items()}
             run.state = sampler.State(**tensors)
         with Progress(n, enabled=progress) as bar:
-            _fill(run, writer, writer.facts["chunk_rows"], columns, bar)
+            _fill(run, writer, columns, bar)
         writer.finish(_summary(writer, sampler, n))
 
 
-def _fill(run: Run, writer: Writer, rows: int, columns: tuple[str, ...], bar: Progress) -> None:
+def _fill(run: Run, writer: Writer, columns: tuple[str, ...], bar: Progress) -> None:
     """Computes the chunks that are not there yet, in order, until n samples are."""
-    n, chunk, before = run.n or 0, 0, 0
-    collected = Collected(min(n, rows), ("ids", *columns), torch.device("cpu"))
-    while before < n:
-        record = writer.records.get(chunk)
-        if record is None:
-            start = run.proposals
-            counts = (run.invalid, run.above)
-            collected.count = 0
-            for batch in run.batches(chunk * rows, rows, n - before, bar):
-                collected.add(batch)
-            calls = run.proposals - start
-            tensors = collected.tensors()
-            ids = tensors["ids"]
-            writer.append(
-                chunk,
-                tensors,
-                cut=not run.whole,
-                counters={
-                    "last_row": int(ids[-1]) if len(ids) else -1,
-                    "calls": calls,
-                    "invalid": run.invalid - counts[0],
-                    "above": run.above - counts[1],
-                },
-            )
-            record = writer.records[chunk]
-        else:
-            run.accepted += record.count
-            run.proposals += record.counters["calls"]
-            run.idle = 0 if record.count else run.idle + record.counters["calls"]
-            run.invalid += record.counters["invalid"]
-            run.above += record.counters["above"]
-            bar.skip(record.count)
-        before += record.count
-        chunk += 1
+    for record in writer.records.values():
+        run.accepted += record.count
+        run.proposals += record.counters["calls"]
+        run.invalid += record.counters["invalid"]
+        run.above += record.counters["above"]
+    bar.skip(run.accepted)
+    rows, present = writer.facts["chunk_rows"], frozenset(writer.records)
+    missing = ((k, k * rows, (k + 1) * rows) for k in itertools.count() if k not in present)
+    first = max(1, min(SHARD_ROWS, SHARD_BYTES // _row_bytes(run, columns)))
+    example = {name: run.example[name] for name in ("ids", *columns)}
+    with Shards(writer, example, min(run.n or 0, rows), first) as shards:
+        for landed in run.landed(missing, tuple(example), bar):
+            whole = landed.accepted == sum(len(piece["ids"]) for piece in landed.rows)
+            shards.add(landed, ends=landed.step.last or run.accepted == run.n, whole=whole)
+
+
+class Shards:
+    """Writes one shard in a thread of its own while the rows of the next are collected."""
+
+    def __init__(self, writer: Writer, example: Rows, capacity: int, first: int) -> None:
+        self._writer = writer
+        self._thread = ThreadPoolExecutor(1, "drs_fast writer")
+        self._free = [Collected(example, capacity, first=first, on_host=True) for _ in range(2)]
+        self._written: deque[tuple[Future[None], Collected]] = deque()
+        self._counters = Counter[str]()
+
+    def __enter__(self) -> "Shards":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._thread.shutdown()
+        for future, _ in self._written:
+            if error is None or future.exception() is None:
+                future.result()
+
+    def add(self, landed: Landed, *, ends: bool, whole: bool) -> None:
+        """A step's rows; ends: they are the shard's last. whole: none of the step is left out."""
+        if not self._free:  # the disk is slower
+            future, collected = self._written.popleft()
+            future.result()
+            collected.clear()
+            self._free.append(collected)
+        self._free[0].add(landed.rows)
+        self._counters.update(calls=landed.step.size, invalid=landed.invalid, above=landed.above)
+        if ends:
+            cut = not (landed.step.last and whole)
+            collected, counters = self._free.pop(0), dict(self._counters)
+            task = self._thread.submit(self._write, landed.step.chunk, collected, counters, cut)
+            self._written.append((task, collected))
+            self._counters.clear()
+
+    def _write(self, chunk: int, collected: Collected, counters: dict[str, int], cut: bool) -> None:
+        tensors = collected.tensors()
+        counters["last_row"] = int(tensors["ids"][-1]) if collected.count else -1
+        self._writer.append(chunk, tensors, cut=cut, counters=counters)
 
 
 def _summary(writer: Writer, sampler: Sampler, n: int) -> dict[str, Any]:
@@ -126,15 +157,8 @@ def _summary(writer: Writer, sampler: Sampler, n: int) -> dict[str, Any]:
     }
 
 
-def _row_bytes(gan: GAN, columns: tuple[str, ...]) -> int:
-    x, logit = probe(gan)
-    tensors = {
-        "x": x,
-        "logit": logit,
-        "z": torch.empty(1, gan.latent_dim),
-        "y": torch.empty(1).long(),
-    }
-    return 8 + sum(tensors[name].nbytes for name in columns)
+def _row_bytes(run: Run, columns: tuple[str, ...]) -> int:
+    return sum(run.example[name].nbytes for name in ("ids", *columns))
 
 
 def columns(gan: GAN, save: tuple[str, ...]) -> tuple[str, ...]:

@@ -89,13 +89,9 @@ def accept_compact(
     out: Compacted,
 ) -> Compacted:
     wide, top, c1 = _wide(logit), _memory(log_m), _memory(reference.power(gamma))
-    tensors = [
-        _tensor(source, target)
-        for source, target in ((logit, out.logit), *zip(rows, out.rows, strict=True))
-    ]
     counts = _extension().accept_compact(
         _logits(wide), _rows(rng, ids), _threshold(top, c1, s), len(wide), _threads(),
-        tensors, _address(out.ids), len(out.ids),
+        _tensors((logit, *rows), (out.logit, *out.rows)), _address(out.ids), len(out.ids),
     )  # fmt: skip
     for scalar, value in zip((out.count, out.invalid, out.above), counts, strict=True):
         scalar.fill_(value)
@@ -127,9 +123,13 @@ def accept_append(
     s: float,
     ring: Ring,
 ) -> Ring:
-    rng = Rng(ring.seed, int(ring.row))
-    kept = accept_compact(logit, rows, rng, ids, log_m, gamma, s, Compacted.empty(logit, rows))
-    return reference.append(kept, len(logit), ring)
+    wide, top, c1 = _wide(logit), _memory(log_m), _memory(reference.power(gamma))
+    _extension().accept_append(
+        _logits(wide), ring.seed, 0 if ids is None else _address(ids), _threshold(top, c1, s),
+        len(wide), _threads(), _tensors((logit, *rows), (ring.logit, *ring.rows)),
+        _address(ring.ids), len(ring.ids), _address(ring.state),
+    )  # fmt: skip
+    return ring
 
 
 def largest(logit: Tensor) -> Tensor:
@@ -141,6 +141,12 @@ def order_statistic(logit: Tensor, q: float) -> Tensor:
     return torch.tensor(
         _extension().order_statistic(_logits(wide), q, len(wide)), dtype=logit.dtype, device="cpu"
     )
+
+
+def keep_pages(keep: bool) -> None:
+    """Whether memory that is freed stays with the process; no effect without the extension."""
+    if _C is not None:
+        _C.keep_pages(keep)
 
 
 def gather(rows: Tensor, indices: Tensor, out: Tensor) -> Tensor:
@@ -193,6 +199,12 @@ def _parameter(memory: "Tensor | array[float]") -> tuple[int, bool]:
     if isinstance(memory, array):
         return memory.buffer_info()[0], False
     return _address(memory), memory.ndim > 0
+
+
+def _tensors(
+    sources: tuple[Tensor, ...], targets: tuple[Tensor, ...]
+) -> list[tuple[int, int, int, int]]:
+    return [_tensor(*pair) for pair in zip(sources, targets, strict=True)]
 
 
 def _tensor(source: Tensor, target: Tensor) -> tuple[int, int, int, int]:

@@ -6,6 +6,7 @@ from drs_fast.ops.decide import (
     accept_append,
     accept_compact,
     accept_latents,
+    appending,
     probability,
     ring,
 )
@@ -18,6 +19,7 @@ __all__ = [
     "accept_append",
     "accept_compact",
     "accept_latents",
+    "appending",
     "available",
     "backend",
     "labels",

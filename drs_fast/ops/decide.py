@@ -1,5 +1,7 @@
 """The decision, and the accepted rows."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.compiler import is_compiling
@@ -201,3 +203,29 @@ def accept_append(
         logit, checks.row_major(rows), ids, ring.log_m if log_m is None else top, shift, s, ring
     )
     return result
+
+
+def appending(
+    ring: Ring,
+    *,
+    log_m: float | Tensor | None = None,
+    gamma: float | Tensor = 0.0,
+    eps: float = 1e-6,
+) -> Callable[..., Ring]:
+    """accept_append(logit, *rows) with this ring and threshold, which are checked only once.
+
+    For loops: from call to call nothing may change but the values of logit and rows.
+    """
+    like = ring.logit[: ring.batch]
+    checks.check_ring(ring, like, [(row.shape[1:], row.dtype) for row in ring.rows])
+    top, shift, s = checks.threshold(like, 0.0 if log_m is None else log_m, gamma, eps)
+    top = ring.log_m if log_m is None else top
+    call_backend = call("accept_append", like.device)
+
+    def append(logit: Tensor, *rows: Tensor) -> Ring:
+        if checks.fit(ring, logit, rows):
+            result: Ring = call_backend(logit, rows, None, top, shift, s, ring)
+            return result
+        return accept_append(logit, *rows, ring=ring, log_m=log_m, gamma=gamma, eps=eps)
+
+    return append

@@ -4,6 +4,7 @@ Source: Azadi, Olsson, Darrell, Goodfellow and Odena, Discriminator rejection sa
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from drs_fast import ops
 from drs_fast.arguments import integer, number
+from drs_fast.compacted import Ring
 from drs_fast.core import GAN, BadLogits, Batch, Rng
 from drs_fast.ratio.burn_in import burn_in, valid
 
@@ -108,8 +110,9 @@ class DRS:
         log_m, gamma = (torch.stack(values) for values in zip(*found, strict=True))
         if y is None:
             log_m, gamma = log_m[0], gamma[0]
-        p = ops.probability(logit, log_m=_of_row(log_m, y), gamma=_of_row(gamma, y), eps=self.eps)
-        return DRSState(log_m, gamma, p.mean(), logit)
+        state = DRSState(log_m, gamma, logit.new_zeros((), dtype=torch.float64), logit)
+        acceptance = ops.probability(logit, **self._of_rows(state, y)).mean()
+        return state._replace(acceptance=acceptance)
 
     def step(
         self, gan: GAN, state: DRSState, z: Tensor, y: Tensor | None, rng: Rng
@@ -117,16 +120,8 @@ class DRS:
         x, logit = gan.logits(z, y)
         if self.adapt == "batch":
             state = self._adapted(state, logit, y)
-        kept = ops.accept_compact(
-            logit,
-            x,
-            z,
-            *(() if y is None else (y,)),
-            rng=rng,
-            log_m=_of_row(state.log_m, y),
-            gamma=_of_row(state.gamma, y),
-            eps=self.eps,
-        )
+        rows = (x, z) if y is None else (x, z, y)
+        kept = ops.accept_compact(logit, *rows, rng=rng, **self._of_rows(state, y))
         return state, Batch(
             x=kept.rows[0],
             z=kept.rows[1],
@@ -136,6 +131,30 @@ class DRS:
             count=kept.count,
             stats={"invalid": kept.invalid, "above": kept.above},
         )
+
+    def appending(
+        self, gan: GAN, state: DRSState, ring: Ring, names: tuple[str, ...]
+    ) -> Callable[[Tensor, Tensor | None], None]:
+        """What does `step` for the ring's next rows, and adds the samples to the ring."""
+        append = None if gan.labels else ops.appending(ring, **self._of_rows(state, None))
+
+        def step(z: Tensor, y: Tensor | None) -> None:
+            x, logit = gan.logits(z, y)
+            rows: dict[str, Any] = {"x": x, "z": z, "y": y}
+            kept = [rows[name] for name in names]
+            if append is not None:
+                append(logit, *kept)
+            else:
+                ops.accept_append(logit, *kept, ring=ring, **self._of_rows(state, y))
+
+        return step
+
+    def _of_rows(self, state: DRSState, y: Tensor | None) -> dict[str, Any]:
+        """The threshold: one for all rows or, with labels, one for each."""
+        log_m, gamma = state.log_m, state.gamma
+        if y is not None:
+            log_m, gamma = log_m[y], gamma[y]
+        return {"log_m": log_m, "gamma": gamma, "eps": self.eps}
 
     def _threshold(self, logit: Tensor) -> tuple[Tensor, Tensor]:
         """log_m and gamma from burn-in logits, 0-d float64."""
@@ -179,7 +198,3 @@ class DRS:
                 log_m[k] = torch.maximum(log_m[k], ops.largest(group))
                 gamma[k] = ops.quantile_gamma(group, q, log_m=log_m[k], eps=self.eps)
         return state._replace(log_m=log_m.view_as(state.log_m), gamma=gamma.view_as(state.gamma))
-
-
-def _of_row(value: Tensor, y: Tensor | None) -> Tensor:
-    return value if y is None else value[y]

@@ -1,0 +1,277 @@
+"""Steps of a sampler, several in flight on a GPU, where the host never waits for the latest.
+
+There the next row, the cursor and the counts are device values, so that one CUDA graph of z-draw,
+G, D and accept serves every step; the host reads the counts of steps long past.
+"""
+
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from drs_fast import ops
+from drs_fast.collected import Rows
+from drs_fast.core import GAN, Rng, Sampler
+
+IN_FLIGHT = 3  # steps that wait on the GPU while the host reads the counts of the one before them
+WARM_UP = 2  # steps before the capture: they compile kernels and choose algorithms
+
+
+@dataclass(frozen=True)
+class Step:
+    """Rows [row, row + size); last: their chunk ends with them."""
+
+    row: int
+    size: int
+    chunk: int = 0
+    last: bool = False
+
+
+class Landed(NamedTuple):
+    """What a step gave; later steps may overwrite the rows.
+
+    rows: "ids" and the wanted ones of "logit", "x", "z" and "y", in pieces.
+    """
+
+    step: Step
+    rows: list[Rows]
+    accepted: int
+    invalid: int
+    above: int
+
+
+class Lane(Protocol):
+    """A way to run steps: `launch` enqueues one, and the result waits for what it gave."""
+
+    in_flight: int
+
+    def launch(self, step: Step) -> Callable[[], Landed]: ...
+
+
+def landed(lane: Lane, steps: Iterable[Step]) -> Iterator[Landed]:
+    """What each step gave, in order; the lane's `in_flight` next ones are launched by then."""
+    left, flying = iter(steps), deque[Callable[[], Landed]]()
+    while True:
+        while len(flying) <= lane.in_flight and (step := next(left, None)) is not None:
+            flying.append(lane.launch(step))
+        if not flying:
+            return
+        yield flying.popleft()()
+
+
+def lane(
+    gan: GAN, sampler: Sampler, state: Any, rng: Rng, size: int, example: Rows, graph: bool = True
+) -> Lane:
+    """The fastest one that the sampler and the device allow, for steps of so many rows.
+
+    example: one row of all that is wanted. graph: whether to try a CUDA graph.
+    """
+    if hasattr(sampler, "appending") and not sampler.sequential:
+        return Appending(gan, sampler, state, rng, size, example, graph)
+    return Stepping(gan, sampler, state, rng, tuple(example))
+
+
+class Stepping:
+    """Calls `step`, whose samples are in tensors of their own."""
+
+    def __init__(
+        self, gan: GAN, sampler: Sampler, state: Any, rng: Rng, names: tuple[str, ...]
+    ) -> None:
+        self._gan, self._sampler, self._state, self._rng = gan, sampler, state, rng
+        self._names = names
+        self._readings = Readings(gan.device)
+        self.in_flight = self._readings.in_flight
+
+    def launch(self, step: Step) -> Callable[[], Landed]:
+        rng = self._rng.at(step.row)
+        z = ops.latents(self._gan, rng, step.size)
+        y = ops.labels(self._gan, rng, step.size)
+        self._state, batch = self._sampler.step(self._gan, self._state, z, y, rng)
+        counts = [batch.count, *(batch.stats.get(name) for name in ("invalid", "above"))]
+        words = [torch.zeros_like(batch.count) if count is None else count for count in counts]
+        read = self._readings.take(torch.stack(words))
+
+        def land() -> Landed:
+            accepted, invalid, above = read()
+            rows = {name: getattr(batch, name)[:accepted] for name in self._names}
+            return Landed(step, [rows] if accepted else [], accepted, invalid, above)
+
+        return land
+
+
+class Appending:
+    """Lets the sampler append to a ring, on a GPU by one CUDA graph."""
+
+    def __init__(
+        self,
+        gan: GAN,
+        sampler: Any,
+        state: Any,
+        rng: Rng,
+        size: int,
+        example: Rows,
+        graph: bool,
+    ) -> None:
+        self._gan, self._rng = gan, rng
+        self._readings = Readings(gan.device)
+        self.in_flight = self._readings.in_flight
+        self._size = size
+        self._names = tuple(name for name in example if name not in ("ids", "logit"))
+        rows = (example[name] for name in self._names)
+        like = [row.expand(size, *row.shape[1:]) for row in rows]
+        logit = torch.empty(1, device=gan.device).expand(size)
+        room = 1 << ((self.in_flight + 1) * size - 1).bit_length()
+        self.ring = ops.ring(logit, *like, rng=rng, capacity=room, log_m=0.0)
+        self._step = sampler.appending(gan, state, self.ring, self._names)
+        self._drawn = Drawn(gan, rng)
+        self._numbers = torch.arange(size, device=gan.device) if self._readings.lagging else None
+        self._next = rng.row
+        self._before = (0, 0, 0)  # cursor, invalid and above when the last step landed
+        self._until_capture = WARM_UP if graph and self._numbers is not None else -1
+        self._replay: Callable[[], None] | None = None
+
+    def launch(self, step: Step) -> Callable[[], Landed]:
+        if step.row != self._next:
+            self.ring.row.fill_(step.row)
+        self._next = step.row + step.size
+        if step.size < self._size:
+            self._append(step.row, step.size)
+        elif self._replay is not None:
+            self._replay()
+        elif self._until_capture == 0:
+            self._capture(step)
+        else:
+            self._append(step.row, step.size)
+            self._until_capture -= 1
+        read = self._readings.take(self.ring.state)
+        return lambda: self._land(step, read())
+
+    def _append(self, row: int, size: int) -> None:
+        """One step; on a GPU its rows are the ring's next ones, whatever `row` is."""
+        if self._numbers is None:
+            self._step(*self._drawn.rows(row, size))
+        else:
+            ids = self._numbers[:size] + self.ring.row
+            z = ops.latents(self._gan, self._rng, size, ids=ids)
+            self._step(z, ops.labels(self._gan, self._rng, size, ids=ids))
+
+    def _land(self, step: Step, words: list[int]) -> Landed:
+        cursor, _, _, invalid, above, _ = words
+        start, capacity = self._before[0], len(self.ring.ids)
+        rows = []
+        while start < cursor:  # twice where the ring begins again in between
+            first = start % capacity
+            count = min(cursor - start, capacity - first)
+            rows.append(self._piece(first, first + count))
+            start += count
+        counts = [
+            new - old for new, old in zip((cursor, invalid, above), self._before, strict=True)
+        ]
+        self._before = cursor, invalid, above
+        return Landed(step, rows, *counts)
+
+    def _piece(self, begin: int, end: int) -> Rows:
+        named = dict(zip(self._names, self.ring.rows, strict=True))
+        tensors = {"ids": self.ring.ids, "logit": self.ring.logit, **named}
+        return {name: tensor[begin:end] for name, tensor in tensors.items()}
+
+    def _capture(self, step: Step) -> None:
+        """Runs the step both ways; from here on it is replayed, if that gave the same bytes."""
+        self._until_capture = -1
+        before = self.ring.state.clone()
+
+        def run(call: Callable[[], None]) -> list[Tensor]:
+            self.ring.state.copy_(before)
+            call()
+            slots = torch.arange(int(before[0]), int(self.ring.cursor), device=before.device)
+            slots &= len(self.ring.ids) - 1
+            rows = [tensor[slots] for tensor in (*self.ring.rows, self.ring.ids, self.ring.logit)]
+            return [tensor.view(torch.uint8) for tensor in (*rows, self.ring.state)]
+
+        def append() -> None:
+            self._append(step.row, step.size)
+
+        try:
+            replay = captured(append, self._gan.device)
+        except (RuntimeError, ValueError) as error:
+            reason = str(error).split("\n")[0]
+        else:
+            expected, found = run(append), run(replay)
+            if all(map(torch.equal, expected, found)):
+                self._replay = replay
+                return
+            reason = "a replay gives other bytes than a call; does G or D draw random numbers?"
+        run(append)
+        warnings.warn(
+            f"G and D do not run as a CUDA graph, but call by call ({reason})", stacklevel=2
+        )
+
+
+class Drawn:
+    """Latents and labels of the next rows, drawn for several steps at a time."""
+
+    BYTES = 2**20
+
+    def __init__(self, gan: GAN, rng: Rng) -> None:
+        self._gan, self._rng = gan, rng
+        self._row = self._end = 0
+        self._z: Tensor
+        self._y: Tensor | None
+
+    def rows(self, row: int, size: int) -> tuple[Tensor, Tensor | None]:
+        if not self._row <= row <= row + size <= self._end:
+            steps = 1
+            if not callable(self._gan.prior):  # which may depend on how many rows it is given
+                steps = max(1, self.BYTES // (4 * self._gan.latent_dim * size))
+            rng, self._row, self._end = self._rng.at(row), row, row + steps * size
+            self._z = ops.latents(self._gan, rng, steps * size)
+            self._y = ops.labels(self._gan, rng, steps * size)
+        own = slice(row - self._row, row - self._row + size)
+        return self._z[own], None if self._y is None else self._y[own]
+
+
+class Readings:
+    """A few int64 words of a device, as the host reads them some steps later."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.lagging = device.type == "cuda"
+        self.in_flight = IN_FLIGHT if self.lagging else 0
+        self._device = device
+        self._lines: list[tuple[Tensor, torch.cuda.Event]] = []
+        self._taken = 0
+
+    def take(self, words: Tensor) -> Callable[[], list[int]]:
+        """The result reads what the words are when the device gets here; it may wait for that."""
+        if not self.lagging:
+            values: list[int] = words.tolist()
+            return lambda: values
+        if len(self._lines) < self.in_flight + 1:
+            line = torch.empty_like(words, device="cpu", pin_memory=True)
+            self._lines.append((line, torch.cuda.Event()))
+        line, event = self._lines[self._taken % (self.in_flight + 1)]
+        self._taken += 1
+        line.copy_(words, non_blocking=True)
+        event.record(torch.cuda.current_stream(self._device))
+
+        def read() -> list[int]:
+            event.synchronize()
+            values: list[int] = line.tolist()
+            return values
+
+        return read
+
+
+def captured(call: Callable[[], None], device: torch.device) -> Callable[[], None]:
+    """Replays a CUDA graph of the call; the call must have run before."""
+    graph = torch.cuda.CUDAGraph()
+    # Only this thread's calls count: another one writes files, from pinned memory.
+    with (
+        torch.cuda.device(device),
+        torch.cuda.graph(graph, capture_error_mode="thread_local"),
+    ):
+        call()
+    return graph.replay

@@ -1,0 +1,32 @@
+"""Freed memory stays with the process while a run lasts.
+
+Each step frees tensors as large as those that the next one allocates. Where the C library returns
+their pages to the system in between, getting them back can take as long as G and D.
+"""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from drs_fast.backends import cpu
+
+_lock = threading.Lock()
+_runs = 0
+
+
+@contextmanager
+def kept() -> Iterator[None]:
+    """Within the block, in all threads, where the C library is glibc; no effect elsewhere."""
+    _count(1)
+    try:
+        yield
+    finally:
+        _count(-1)
+
+
+def _count(change: int) -> None:
+    global _runs
+    with _lock:
+        before, _runs = _runs, _runs + change
+        if bool(before) != bool(_runs):
+            cpu.keep_pages(bool(_runs))
