@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from drs_fast import __version__, backends, engine, ops, samplers, store
-from drs_fast.core import BadLogits, Starvation
+from drs_fast.core import PRECISIONS, BadLogits, Starvation
 from drs_fast.load import load
 
 EXIT_CODES = {
@@ -102,6 +102,9 @@ def _generate(options: argparse.Namespace) -> int:
             max_proposals=options.max_proposals,
             patience=options.patience,
             chunk_rows=options.chunk_rows,
+            precision=options.precision,
+            tune=tuple(name for name in options.tune.split(",") if name),
+            cuda_graph=not options.no_cuda_graph,
             progress=not options.quiet,
         )
     if not options.quiet:
@@ -212,6 +215,15 @@ def _parser(given: list[str]) -> argparse.ArgumentParser:
         help="rows without an accepted one before giving up (default: %(default)s)",
     )
     generate.add_argument("--chunk-rows", type=int, help="rows a shard is made from")
+    generate.add_argument(
+        "--precision", choices=PRECISIONS, default="fp32", help="of G and D (default: %(default)s)"
+    )
+    generate.add_argument(
+        "--tune", default="", help="of channels_last,compile: tried in burn-in, kept where faster"
+    )
+    generate.add_argument(
+        "--no-cuda-graph", action="store_true", help="call G and D at every step on a GPU too"
+    )
     generate.add_argument("--quiet", action="store_true", help="no progress")
     _add_fields(generate, _sampler_of(given))
     generate.set_defaults(run=_generate)

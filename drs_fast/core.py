@@ -17,6 +17,7 @@ LATENT, ACCEPT, SELECT, CHAIN, NOISE, LABEL, AUDIT, FITTING = range(8)
 BURN_IN_ROW = 2**62
 
 PRIORS = ("normal", "uniform", "truncated normal")
+PRECISIONS = ("fp32", "bf16")
 BLOCK_MULTIPLE = 256
 
 
@@ -133,6 +134,8 @@ class GAN:
         self.real = real
         self.name = name
         self._device = torch.device("cpu")
+        self.precision = PRECISIONS[0]
+        self._runs: dict[str, Callable[..., Any]] = {}
         self.block = block_rows(block)
 
     @property
@@ -143,9 +146,21 @@ class GAN:
                 return parameter.device
         return self._device
 
-    def on(self, device: torch.device | str | None = None, block: int | None = None) -> "GAN":
-        """This GAN on a device, with blocks of that many rows; modules are moved, not copied."""
+    def on(
+        self,
+        device: torch.device | str | None = None,
+        block: int | None = None,
+        precision: str | None = None,
+    ) -> "GAN":
+        """This GAN on a device, in blocks of that many rows; modules are moved, not copied.
+
+        precision: "fp32", or "bf16" for G and D under autocast; logits are float32 in any case.
+        """
         gan = copy.copy(self)
+        if precision is not None:
+            if precision not in PRECISIONS:
+                raise ValueError(f"precision must be one of {PRECISIONS}, got {precision!r}")
+            gan.precision = precision
         if block is not None:
             gan.block = block_rows(block)
         if device is not None:
@@ -153,6 +168,15 @@ class GAN:
             for function in (gan.generator, gan.discriminator):
                 if isinstance(function, torch.nn.Module):
                     function.to(device)
+        return gan
+
+    def changed(self, change: Callable[[Any], Any]) -> "GAN":
+        """This GAN, with G and D run as change(G) and change(D) from here on."""
+        gan = copy.copy(self)
+        gan._runs = {
+            role: change(self._runs.get(role, getattr(self, role)))
+            for role in ("generator", "discriminator")
+        }
         return gan
 
     def sha256(self) -> str:
@@ -207,7 +231,11 @@ class GAN:
 
     def _call(self, role: str, *arguments: Tensor) -> Any:
         try:
-            return getattr(self, role)(*arguments)
+            function = self._runs.get(role, getattr(self, role))
+            if self.precision == "fp32":
+                return function(*arguments)
+            with torch.autocast(arguments[0].device.type, torch.bfloat16):
+                return function(*arguments)
         except torch.OutOfMemoryError:
             raise
         except (RuntimeError, TypeError, OSError) as error:

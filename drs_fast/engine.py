@@ -2,13 +2,14 @@
 
 import functools
 import math
+import sys
 from collections.abc import Iterable, Iterator
 from os import PathLike
 from typing import Any, overload
 
 import torch
 
-from drs_fast import loop, ops, pages
+from drs_fast import loop, ops, pages, tuning
 from drs_fast.arguments import integer
 from drs_fast.collected import Collected, Rows
 from drs_fast.core import (
@@ -34,6 +35,7 @@ def generate(
     gan: GAN, sampler: Sampler, n: int, *, seed: int = ..., batch_size: int = ...,
     device: torch.device | str | None = ..., out: None = ..., save: tuple[str, ...] = ...,
     max_proposals: int | None = ..., patience: int = ..., chunk_rows: int | None = ...,
+    precision: str = ..., tune: tuple[str, ...] = ..., cuda_graph: bool = ...,
     progress: bool = ...,
 ) -> Batch: ...  # fmt: skip
 @overload
@@ -41,6 +43,7 @@ def generate(
     gan: GAN, sampler: Sampler, n: int, *, seed: int = ..., batch_size: int = ...,
     device: torch.device | str | None = ..., out: str | PathLike[str], save: tuple[str, ...] = ...,
     max_proposals: int | None = ..., patience: int = ..., chunk_rows: int | None = ...,
+    precision: str = ..., tune: tuple[str, ...] = ..., cuda_graph: bool = ...,
     progress: bool = ...,
 ) -> Samples: ...  # fmt: skip
 def generate(
@@ -56,6 +59,9 @@ def generate(
     max_proposals: int | None = None,
     patience: int = PATIENCE,
     chunk_rows: int | None = None,
+    precision: str = "fp32",
+    tune: tuple[str, ...] = (),
+    cuda_graph: bool = True,
     progress: bool = False,
 ) -> Batch | Samples:
     """n samples: the first n accepted rows of the seed, whatever the batch size.
@@ -65,6 +71,10 @@ def generate(
     save: which of "x", "z", "logit" `out` keeps; ids (and labels) always.
     max_proposals: rows to try in all. patience: rows without an accepted one before giving up.
     chunk_rows: rows a shard is made from, a power of two times the sampler's group.
+    precision: of G and D, "fp32" or "bf16"; then stats (or the manifest) have a `flip_rate`, the
+        share of burn-in rows whose decision it changes.
+    tune: of "channels_last" and "compile", which to try in burn-in; what is not faster is dropped.
+    cuda_graph: whether a step on a GPU is captured once and replayed, where G and D allow it.
     Raises Starvation (in memory with what there is in `partial`), BadLogits, or store.Conflict if
     `out` holds another run.
     """
@@ -73,7 +83,8 @@ def generate(
         max_proposals = integer("max_proposals", max_proposals, 1)
     if chunk_rows is not None:
         chunk_rows = integer("chunk_rows", chunk_rows, 1)
-    run = Run(gan, sampler, n, seed, batch_size, device, max_proposals, patience)
+    gan = _placed(gan, device, batch_size, precision)
+    run = Run(gan, sampler, n, seed, max_proposals, patience, tune, cuda_graph)
     from drs_fast.saving import checked_chunk, columns, save_run
 
     kept, rows = columns(run.gan, save), checked_chunk(chunk_rows, sampler.group)
@@ -84,8 +95,14 @@ def generate(
         return open_run(out)
 
 
+def _placed(gan: GAN, device: torch.device | str | None, batch_size: int, precision: str) -> GAN:
+    if not isinstance(gan, GAN):
+        raise ValueError(f"gan must be a drs.GAN, got {type(gan).__name__}; drs.load makes one")
+    return gan.on(device, block_rows(batch_size), precision)
+
+
 def _generated(run: "Run", n: int, progress: bool) -> Batch:
-    run.state = run.sampler.init(run.gan, run.rng)
+    run.begin(progress)
     collected = Collected({name: run.example[name] for name in run.names}, n)
     with Progress(n, enabled=progress) as bar:
         try:
@@ -105,11 +122,15 @@ def stream(
     batch_size: int = 4096,
     device: torch.device | str | None = None,
     patience: int = PATIENCE,
+    precision: str = "fp32",
+    tune: tuple[str, ...] = (),
+    cuda_graph: bool = True,
 ) -> Iterator[Batch]:
     """Batches of accepted rows, for ever: those that `generate` gives, in the same order."""
     integer("patience", patience, 1)
-    run = Run(gan, sampler, None, seed, batch_size, device, None, patience)
-    run.state = sampler.init(run.gan, run.rng)
+    gan = _placed(gan, device, batch_size, precision)
+    run = Run(gan, sampler, None, seed, None, patience, tune, cuda_graph)
+    run.begin(progress=False)
     return _streamed(run)
 
 
@@ -128,24 +149,41 @@ class Run:
         sampler: Sampler,
         n: int | None,
         seed: int,
-        batch_size: int,
-        device: torch.device | str | None,
         max_proposals: int | None,
         patience: int,
+        tune: tuple[str, ...],
+        cuda_graph: bool,
     ) -> None:
-        if not isinstance(gan, GAN):
-            raise ValueError(f"gan must be a drs.GAN, got {type(gan).__name__}; drs.load makes one")
         if isinstance(sampler, type) or not hasattr(sampler, "step"):
             raise ValueError(
                 f"sampler must be an instance such as drs.samplers.DRS(), got {sampler!r}"
             )
-        self.gan = gan.on(device, block_rows(batch_size))
-        self.sampler = sampler
+        self.gan, self.sampler = gan, sampler
+        self.tune, self.cuda_graph = tuning.check(tune), cuda_graph
         self.rng = Rng(seed)
         self.step_rows = math.lcm(self.gan.block, sampler.group)
         self.n, self.max_proposals, self.patience = n, max_proposals, patience
         self.state: Any = None
+        self.flip_rate: float | None = None
         self.accepted = self.proposals = self.invalid = self.above = self.idle = 0
+
+    def begin(self, progress: bool) -> dict[str, Any]:
+        """Burn-in; returns what it found apart from the sampler's state."""
+        say = functools.partial(print, file=sys.stderr) if progress else lambda line: None
+        self.gan, tuned = tuning.fastest(self.gan, self.tune, say)
+        self.state = self.sampler.init(self.gan, self.rng)
+        found: dict[str, Any] = {"tuned": list(tuned)}
+        if self.gan.precision != "fp32":
+            self.flip_rate = tuning.flip_rate(
+                self.gan, self.sampler, self.state, self.rng, self.step_rows
+            )
+            found["flip_rate"] = self.flip_rate
+        return found
+
+    def resume(self, state: Any, found: dict[str, Any]) -> None:
+        """Goes on from a burn-in of an earlier run."""
+        self.gan = tuning.applied(self.gan, tuple(found["tuned"]))
+        self.state = state
 
     @functools.cached_property
     def example(self) -> Rows:
@@ -176,7 +214,9 @@ class Run:
         if self.accepted == self.n:
             return
         example = {name: self.example[name] for name in names}
-        lane = loop.lane(self.gan, self.sampler, self.state, self.rng, self.step_rows, example)
+        lane = loop.lane(
+            self.gan, self.sampler, self.state, self.rng, self.step_rows, example, self.cuda_graph
+        )
         for landed in loop.landed(lane, self._steps(chunks)):
             tried = landed.step.size
             missing = math.inf if self.n is None else self.n - self.accepted
@@ -249,16 +289,18 @@ def _owned(landed: Landed, run: Run) -> Batch:
 
 def _collected(run: Run, tensors: Rows) -> Batch:
     last = tensors["ids"][-1:].tolist()
-    return _batch(
-        tensors,
-        proposals=last[0] + 1 if last else 0,
-        calls=run.proposals,
-        invalid=run.invalid,
-        above=run.above,
-    )
+    stats: dict[str, float] = {
+        "proposals": last[0] + 1 if last else 0,
+        "calls": run.proposals,
+        "invalid": run.invalid,
+        "above": run.above,
+    }
+    if run.flip_rate is not None:
+        stats["flip_rate"] = run.flip_rate
+    return _batch(tensors, **stats)
 
 
-def _batch(tensors: Rows, **stats: int) -> Batch:
+def _batch(tensors: Rows, **stats: float) -> Batch:
     return Batch(
         x=tensors["x"],
         z=tensors["z"],

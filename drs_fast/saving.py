@@ -42,6 +42,8 @@ def save_run(
         "seed": run.rng.seed,
         "batch_size": run.gan.block,
         "device": run.gan.device.type,
+        "precision": run.gan.precision,
+        "tune": list(run.tune),
         "save": list(columns),
     }
     if chunk_rows is not None:
@@ -55,7 +57,7 @@ def save_run(
                 "which cannot be resumed; choose another --out"
             )
         if writer.state is None:
-            run.state = sampler.init(run.gan, run.rng)
+            found = run.begin(progress)
             tensors = run.state._asdict()
             rows = spec.get("chunk_rows") or _chunk_rows(
                 tensors, sampler.group, row_bytes, run.gan.block
@@ -65,6 +67,7 @@ def save_run(
                 "model": run.gan.name,
                 "version": __version__,
                 "law": sampler.law,
+                **found,
             }
             numbers = {
                 k: v.tolist() for k, v in tensors.items() if v.numel() <= (run.gan.labels or 1)
@@ -72,7 +75,7 @@ def save_run(
             writer.save_state(tensors, {"eps": getattr(sampler, "eps", None), **numbers, **facts})
         else:
             tensors = {name: t.to(run.gan.device) for name, t in writer.state.items()}
-            run.state = sampler.State(**tensors)
+            run.resume(sampler.State(**tensors), writer.facts)
         with Progress(n, enabled=progress) as bar:
             _fill(run, writer, columns, bar)
         writer.finish(_summary(writer, sampler, n))
