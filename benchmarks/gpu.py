@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 import drs_fast as drs
-from benchmarks import gpu_checks, gpu_ops, gpu_other
+from benchmarks import gpu_checks, gpu_ops, gpu_other, loop
 from benchmarks.gpu_clock import Clock, HostClock
 from benchmarks.gpu_ops import CASES, LATENTS, OURS, Case, Differs, Problem
 from benchmarks.gpu_table import TARGETS, WARM, judged, ratios, show, show_targets
@@ -40,7 +40,7 @@ QUICK = (*SIZES[:2], (10**6, 512, 0.2, torch.float32), (10**6, 128, 0.2, torch.b
 TINY: tuple[Size, ...] = ((1000, 32, 0.2, torch.float32), (1000, 32, 0.2, torch.bfloat16))
 RESULTS = Path(__file__).parent / "results" / "gpu.json"
 MEMORY = 0.6  # of what is free
-DEADLINE_S, KILLED_S = 420.0, 475.0  # no new size, the end
+DEADLINE_S, LOOP_S, KILLED_S = 340.0, 420.0, 475.0  # no new size, no new loop, the end
 CHUNKS, WARPS, DRAWS = (1024, 2048, 4096, 8192), (4, 8, 16), (1, 2, 4, 8, 16)
 
 
@@ -126,6 +126,17 @@ def tune(clock: Clock, p: Problem) -> dict[str, Any]:
     return row
 
 
+def loop_rows(device: str, until: float) -> list[dict[str, Any]]:
+    """Whole runs, by the backend that is chosen where none is forced."""
+    on_gpu, rows = device == "cuda", []
+    for name, batch in loop.GPU if on_gpu else loop.QUICK:
+        if time.monotonic() < until:
+            seconds, rounds = (0.4, 3) if on_gpu else (0.01, 1)
+            rows.append(loop.row_of(name, batch, device, seconds, rounds))
+            loop.show(rows[-1])
+    return rows
+
+
 def main(arguments: list[str] | None = None) -> int:
     start = time.monotonic()
     parser = argparse.ArgumentParser(description=__doc__)
@@ -193,11 +204,17 @@ def main(arguments: list[str] | None = None) -> int:
             show_targets(report["rows"])
             report["reached"] = [judged(row) for row in report["rows"]]
             save()
+    if not options.tune:
+        report["loop"] = loop_rows(options.device, start + LOOP_S)
+        report["loop_targets"] = loop.judged(report["loop"], options.device)
+        loop.show_targets(report["loop_targets"])
+        save()
     failed = [name for name, step in report["steps"].items() if step["result"] != "passed"]
     for name in failed:
         print(f"{name}: {report['steps'][name]['result']}")
     bad = [name for name in failed if not report["steps"][name]["result"].startswith("skipped")]
     bad += [name for row in tables for name in row["wrong"]]
+    bad += [row["model"] for row in report.get("loop", ()) if "wrong" in row]
     faulthandler.cancel_dump_traceback_later()
     print(f"{time.monotonic() - start:.0f} s in all; {len(bad)} failed or wrong")
     return 1 if bad else 0

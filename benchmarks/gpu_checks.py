@@ -15,14 +15,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 import drs_fast as drs
 from benchmarks import gpu_cub
 from benchmarks.gpu_ops import settings
 from benchmarks.ops import Missing
+from drs_fast.backends import cuda
+from drs_fast.compacted import Ring
 
 ROOT = Path(__file__).parents[1]
-TESTS = ("tests/test_triton.py", "tests/test_gpu.py")
+TESTS = tuple(f"tests/test_{name}.py" for name in ("gpu", "gpu_loop", "cuda", "triton"))
 BUILD_S, TEST_S, SANITIZER_S = 90, 200, 60
 TAIL = 25  # lines shown of a step that failed
 WORKERS = 8
@@ -117,18 +120,25 @@ def every_kernel(device: torch.device, n: int = 5000, d: int = 32) -> None:
     rng, log_m = drs.Rng(5, 2**32 - 500), 3.0
     arguments: dict[str, Any] = {"rng": rng, "log_m": log_m, "gamma": -1.0}
     ring = drs.ops.ring(logit, rows, rng=rng, capacity=8192, log_m=log_m)
-    with drs.backend("triton"):
-        for rows_at_once in (2**31 - 1, 0):  # one launch, then two
-            with settings(SINGLE_PASS_ROWS=rows_at_once):
-                drs.ops.accept_compact(logit, rows, **arguments)
-                drs.ops.accept_latents(logit, d, **arguments)
-                drs.ops.accept_append(logit, rows, ring=ring, gamma=-1.0)
-        drs.ops.quantile_gamma(logit, 80.0, log_m=log_m)
-        drs.ops.accept(logit, rng, log_m=log_m)
-        drs.ops.uniform(rng, n, stream=1, device=device)
-        drs.ops.normal(rng, n, d, device=device)
-        drs.ops.largest(logit)
+    others = ["cuda"] if cuda.refuses(device) is None else []
+    for name in ("triton", *others):
+        with drs.backend(name):
+            every_op(logit, rows, ring, arguments)
     print(f"{int(ring.cursor)} of {int(ring.row) - rng.row} rows accepted")
+
+
+def every_op(logit: Tensor, rows: Tensor, ring: Ring, arguments: dict[str, Any]) -> None:
+    (n, d), device, rng, log_m = rows.shape, rows.device, arguments["rng"], arguments["log_m"]
+    for rows_at_once in (2**31 - 1, 0):  # one launch, then two
+        with settings(SINGLE_PASS_ROWS=rows_at_once):
+            drs.ops.accept_compact(logit, rows, **arguments)
+            drs.ops.accept_latents(logit, d, **arguments)
+            drs.ops.accept_append(logit, rows, ring=ring, gamma=-1.0)
+    drs.ops.quantile_gamma(logit, 80.0, log_m=log_m)
+    drs.ops.accept(logit, rng, log_m=log_m)
+    drs.ops.uniform(rng, n, stream=1, device=device)
+    drs.ops.normal(rng, n, d, device=device)
+    drs.ops.largest(logit)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import drs_fast as drs
 from benchmarks.gpu_clock import Call
 from benchmarks.gpu_cub import Select
 from benchmarks.ops import EPS, Missing
+from drs_fast.backends import cuda
 from drs_fast.backends import triton as backend
 from drs_fast.compacted import Compacted
 
@@ -125,6 +126,24 @@ def with_settings(prepare: Callable[[Problem], Call], **values: Any) -> Callable
     return prepared
 
 
+def in_cuda(prepare: Callable[[Problem], Call]) -> Callable[[Problem], Call]:
+    """The same call by the CUDA C++ backend."""
+
+    def prepared(p: Problem) -> Call:
+        reason = cuda.refuses(p.logit.device)
+        if reason is not None:
+            raise Missing(reason)
+        call = prepare(p)
+
+        def within() -> Any:
+            with drs.backend("cuda"):
+                return call()
+
+        return within
+
+    return prepared
+
+
 def _decide(logit: Tensor, log_m: Any, gamma: Any) -> Tensor:
     d = logit - log_m
     f = d - torch.log(1 - torch.exp(d - EPS)) - gamma
@@ -218,6 +237,8 @@ LATENTS = Case("accept_latents", latents, normals=True)
 TWO_LATENTS = Case(
     "accept_latents, two launches", with_settings(latents, SINGLE_PASS_ROWS=0), normals=True
 )
+CUDA = Case("accept_compact, CUDA C++", in_cuda(ours))
+CUDA_LATENTS = Case("accept_latents, CUDA C++", in_cuda(latents), normals=True)
 EAGER = Case("torch eager", eager, random=True, graph=False)
 GATHER = Case("limit: index_select", gather)
 CASES = (
@@ -225,6 +246,8 @@ CASES = (
     TWO,
     LATENTS,
     TWO_LATENTS,
+    CUDA,
+    CUDA_LATENTS,
     EAGER,
     Case("torch eager, preallocated", eager_preallocated, random=True, graph=False),
     GATHER,

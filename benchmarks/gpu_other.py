@@ -53,7 +53,7 @@ def measured(
     except RuntimeError as error:
         row["skipped"]["host"] = str(error)
     if p is not None:
-        for case in (gpu_ops.OURS, gpu_ops.TWO, gpu_ops.LATENTS, gpu_ops.EAGER):
+        for case in (gpu_ops.OURS, gpu_ops.TWO, gpu_ops.LATENTS, gpu_ops.CUDA, gpu_ops.EAGER):
             attempt(row, clock, f"host: {case.name}", functools.partial(_host, clock, p, case))
     return row
 

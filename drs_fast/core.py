@@ -60,7 +60,11 @@ class Batch:
 
 
 class Sampler(Protocol):
-    """A frozen dataclass, all fields with defaults; tensors live in the state."""
+    """A frozen dataclass, all fields with defaults; tensors live in the state.
+
+    A sampler may also have `appending(gan, state, ring, names)`, which returns a function of (z, y)
+    that does what `step` does for the ring's next rows, and adds the named ones of x, z and y.
+    """
 
     State: ClassVar[Any]  # a named tuple of tensors
 

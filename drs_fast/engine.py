@@ -1,29 +1,19 @@
 """Runs a sampler over rows 0, 1, ... until n samples are there. Knows no sampler."""
 
-import functools
-import math
-import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from os import PathLike
-from typing import Any, overload
+from typing import overload
 
 import torch
 
-from drs_fast import loop, ops, pages, tuning
+from drs_fast import pages
 from drs_fast.arguments import integer
 from drs_fast.collected import Collected, Rows
-from drs_fast.core import (
-    BURN_IN_ROW,
-    GAN,
-    Batch,
-    Rng,
-    Sampler,
-    Starvation,
-    block_rows,
-    check_invalid,
-)
-from drs_fast.loop import Landed, Step
+from drs_fast.core import BURN_IN_ROW, GAN, Batch, Sampler, Starvation, block_rows
+from drs_fast.loop import Landed
 from drs_fast.progress import Progress
+from drs_fast.run import Run
+from drs_fast.saving import checked_chunk, columns, save_run
 from drs_fast.store import Samples, open_run
 
 PATIENCE = 1_000_000
@@ -85,8 +75,6 @@ def generate(
         chunk_rows = integer("chunk_rows", chunk_rows, 1)
     gan = _placed(gan, device, batch_size, precision)
     run = Run(gan, sampler, n, seed, max_proposals, patience, tune, cuda_graph)
-    from drs_fast.saving import checked_chunk, columns, save_run
-
     kept, rows = columns(run.gan, save), checked_chunk(chunk_rows, sampler.group)
     with pages.kept():
         if out is None:
@@ -101,7 +89,7 @@ def _placed(gan: GAN, device: torch.device | str | None, batch_size: int, precis
     return gan.on(device, block_rows(batch_size), precision)
 
 
-def _generated(run: "Run", n: int, progress: bool) -> Batch:
+def _generated(run: Run, n: int, progress: bool) -> Batch:
     run.begin(progress)
     collected = Collected({name: run.example[name] for name in run.names}, n)
     with Progress(n, enabled=progress) as bar:
@@ -134,150 +122,10 @@ def stream(
     return _streamed(run)
 
 
-def _streamed(run: "Run") -> Iterator[Batch]:
+def _streamed(run: Run) -> Iterator[Batch]:
     with pages.kept():
         for landed in run.landed(ENDLESS, run.names, Progress(None, enabled=False)):
             yield _owned(landed, run)
-
-
-class Run:
-    """One seed's way through the rows, with the counts that say when to give up."""
-
-    def __init__(
-        self,
-        gan: GAN,
-        sampler: Sampler,
-        n: int | None,
-        seed: int,
-        max_proposals: int | None,
-        patience: int,
-        tune: tuple[str, ...],
-        cuda_graph: bool,
-    ) -> None:
-        if isinstance(sampler, type) or not hasattr(sampler, "step"):
-            raise ValueError(
-                f"sampler must be an instance such as drs.samplers.DRS(), got {sampler!r}"
-            )
-        self.gan, self.sampler = gan, sampler
-        self.tune, self.cuda_graph = tuning.check(tune), cuda_graph
-        self.rng = Rng(seed)
-        self.step_rows = math.lcm(self.gan.block, sampler.group)
-        self.n, self.max_proposals, self.patience = n, max_proposals, patience
-        self.state: Any = None
-        self.flip_rate: float | None = None
-        self.accepted = self.proposals = self.invalid = self.above = self.idle = 0
-
-    def begin(self, progress: bool) -> dict[str, Any]:
-        """Burn-in; returns what it found apart from the sampler's state."""
-        say = functools.partial(print, file=sys.stderr) if progress else lambda line: None
-        self.gan, tuned = tuning.fastest(self.gan, self.tune, say)
-        self.state = self.sampler.init(self.gan, self.rng)
-        found: dict[str, Any] = {"tuned": list(tuned)}
-        if self.gan.precision != "fp32":
-            self.flip_rate = tuning.flip_rate(
-                self.gan, self.sampler, self.state, self.rng, self.step_rows
-            )
-            found["flip_rate"] = self.flip_rate
-        return found
-
-    def resume(self, state: Any, found: dict[str, Any]) -> None:
-        """Goes on from a burn-in of an earlier run."""
-        self.gan = tuning.applied(self.gan, tuple(found["tuned"]))
-        self.state = state
-
-    @functools.cached_property
-    def example(self) -> Rows:
-        """One row of everything that a step can give, for shapes and dtypes."""
-        rng = Rng(0, BURN_IN_ROW)
-        z, y = ops.latents(self.gan, rng, 1), ops.labels(self.gan, rng, 1)
-        x, logit = self.gan.logits(z, y)
-        rows = {
-            "ids": torch.zeros(1, dtype=torch.int64, device=z.device),
-            "logit": logit,
-            "x": x,
-            "z": z,
-        }
-        return rows if y is None else rows | {"y": y}
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Of all that a sample has."""
-        return ("ids", "logit", "x", "z", *(() if self.gan.labels is None else ("y",)))
-
-    def landed(
-        self, chunks: Iterable[tuple[int, int, int]], names: tuple[str, ...], bar: Progress
-    ) -> Iterator[Landed]:
-        """The accepted rows of chunks (number, first row, end), until n of them are there.
-
-        Of the step that brings the n-th, `accepted` counts all, but the rows end there.
-        """
-        if self.accepted == self.n:
-            return
-        example = {name: self.example[name] for name in names}
-        lane = loop.lane(
-            self.gan, self.sampler, self.state, self.rng, self.step_rows, example, self.cuda_graph
-        )
-        for landed in loop.landed(lane, self._steps(chunks)):
-            tried = landed.step.size
-            missing = math.inf if self.n is None else self.n - self.accepted
-            taken = int(min(landed.accepted, missing))
-            if taken < landed.accepted:
-                landed = landed._replace(rows=_first(landed.rows, taken))
-                tried = int(landed.rows[-1]["ids"][-1]) + 1 - landed.step.row
-            self._tally(landed, taken)
-            bar.advance(taken, tried)
-            yield landed
-            if self.accepted == self.n:
-                return
-            self._check_hunger()
-        raise Starvation(
-            f"{self.accepted:,} samples after max_proposals={self.max_proposals:,}; "
-            "raise it, or lower gamma"
-        )
-
-    def _steps(self, chunks: Iterable[tuple[int, int, int]]) -> Iterator[Step]:
-        """Whole groups, no step across two chunks, and no more rows than may still be tried."""
-        left = math.inf if self.max_proposals is None else self.max_proposals - self.proposals
-        for chunk, row, end in chunks:
-            while row < end:
-                size = int(min(self.step_rows, end - row, left))
-                size -= size % self.sampler.group
-                if size <= 0:
-                    return
-                left -= size
-                yield Step(row, size, chunk, last=row + size == end)
-                row += size
-
-    def _tally(self, landed: Landed, taken: int) -> None:
-        size = landed.step.size
-        self.accepted += taken
-        self.proposals += size
-        self.idle = 0 if taken else self.idle + size
-        self.invalid += landed.invalid
-        self.above += landed.above
-        check_invalid(self.invalid, self.proposals)
-
-    def _check_hunger(self) -> None:
-        if self.idle >= self.patience:
-            raise Starvation(
-                f"none of the last {self.idle:,} proposals was accepted ({self.accepted:,} of "
-                f"{self.proposals:,} in all); {_histogram(self.gan, self.rng, self.state)}\n"
-                "  1. lower gamma, or choose it by target_acceptance (for example 0.1)\n"
-                "  2. train the discriminator on, or calibrate it: a few overconfident logits make "
-                "log_m too large\n"
-                "  3. give log_m yourself: logits above it are accepted almost surely, and counted"
-            )
-
-
-def _first(pieces: list[Rows], count: int) -> list[Rows]:
-    """The first rows of them all; views."""
-    kept = []
-    for piece in pieces:
-        here = min(count, len(piece["ids"]))
-        if here:
-            kept.append({name: rows[:here] for name, rows in piece.items()})
-        count -= here
-    return kept
 
 
 def _owned(landed: Landed, run: Run) -> Batch:
@@ -309,20 +157,4 @@ def _batch(tensors: Rows, **stats: float) -> Batch:
         ids=tensors["ids"],
         count=torch.tensor(len(tensors["ids"])),
         stats={name: torch.tensor(value) for name, value in stats.items()},
-    )
-
-
-def _histogram(gan: GAN, rng: Rng, state: Any) -> str:
-    """The burn-in logits in words."""
-    logit = getattr(state, "logits", None)
-    if logit is None:
-        logit = gan.logits(ops.latents(gan, rng, gan.block), ops.labels(gan, rng, gan.block))[1]
-    finite = logit[torch.isfinite(logit)].double()
-    quantiles = torch.quantile(finite[:100_000], finite.new_tensor([0.0, 0.25, 0.5, 0.75, 1.0]))
-    low, quarter, middle, upper, top = (f"{float(q):.3g}" for q in quantiles)
-    log_m = getattr(state, "log_m", None)
-    against = "" if log_m is None else f", log_m = {float(log_m.max()):.4g}"
-    return (
-        f"logits of {len(logit):,} proposals: lowest {low}, a quarter below {quarter}, half below "
-        f"{middle}, three quarters below {upper}, highest {top}{against}. Remedies:"
     )

@@ -93,7 +93,7 @@ class Stepping:
         self._state, batch = self._sampler.step(self._gan, self._state, z, y, rng)
         counts = [batch.count, *(batch.stats.get(name) for name in ("invalid", "above"))]
         words = [torch.zeros_like(batch.count) if count is None else count for count in counts]
-        read = self._readings.take(torch.stack(words))
+        read = self._readings.take(torch.stack([word.to(z.device).long() for word in words]))
 
         def land() -> Landed:
             accepted, invalid, above = read()

@@ -14,9 +14,9 @@ from torch import Tensor
 from drs_fast import __version__
 from drs_fast.collected import Collected, Rows
 from drs_fast.core import GAN, RNG_VERSION, Sampler
-from drs_fast.engine import Run
 from drs_fast.loop import Landed
 from drs_fast.progress import Progress
+from drs_fast.run import Run
 from drs_fast.store import Conflict, Writer
 
 SAVEABLE = ("x", "z", "logit")

@@ -15,7 +15,11 @@ pytestmark = [
     pytest.mark.skipif(torch.cuda.is_available(), reason="the interpreter is off with a GPU"),
     pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="needs Triton"),
 ]
-OWN = [case.name for case in gpu_ops.CASES if case.name.startswith("accept")]
+OWN = [
+    case.name
+    for case in gpu_ops.CASES
+    if case.name.startswith("accept") and not case.name.endswith("CUDA C++")
+]
 
 
 def report_of(tmp_path, *options, status=0):
@@ -39,9 +43,12 @@ def test_all_of_it(tmp_path, capsys):
             assert kinds
             timings = [timing for kind, timing in kinds.items() if kind != "bytes"]
             assert all(set(timing) == {"median", "p10", "p90"} for timing in timings), name
-    assert set(wide["ratios"]) >= set(report["targets"])
+    assert set(wide["ratios"]) >= set(report["targets"]) - {"CUDA C++ / Triton"}
+    (run,) = report["loop"]
+    assert run["ratios"]["drs_fast / plain"] > 0
     assert "float32 only" not in narrow["skipped"]
     assert set(narrow["skipped"]) >= {"accept_latents", "torch.compile", "CUB DeviceSelect"}
+    assert "needs CUDA tensors" in wide["skipped"]["accept_compact, CUDA C++"]
     assert "0 failed or wrong" in capsys.readouterr().out
 
 
@@ -162,15 +169,17 @@ def row_of(n, d, share=0.2, dtype="float32", **ratios):
 
 
 def test_targets():
-    compact, latents, eager, launch = gpu_table.TARGETS
+    compact, latents, eager, launch, cuda = gpu_table.TARGETS
     large = gpu_table.judged(row_of(10**6, 128, **{compact: 1.10, latents: 0.75}))
-    assert large == {compact: True, latents: False}
+    assert large == {compact: True, latents: False, cuda: None}
     assert gpu_table.judged(row_of(10**7, 512, **{compact: 1.11})) == {
         compact: False,
         latents: None,
+        cuda: None,
     }
-    small = gpu_table.judged(row_of(65_536, 128, **{eager: 10.0, launch: 12.0}))
-    assert small == {eager: True, launch: False}
+    assert gpu_table.judged(row_of(65_536, 512, **{cuda: 1.01})) == {cuda: False}
+    small = gpu_table.judged(row_of(65_536, 128, **{eager: 10.0, launch: 12.0, cuda: 1.0}))
+    assert small == {eager: True, launch: False, cuda: True}
     assert gpu_table.judged(row_of(10**6, 128, share=0.8)) == {}
     assert gpu_table.judged(row_of(10**6, 128, dtype="bfloat16")) == {}
     assert gpu_table.judged(row_of(10**6, 32)) == {}

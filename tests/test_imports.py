@@ -18,7 +18,7 @@ LAYERS = (
     ("backends",),
     ("checks", "ops"),
     ("ratio", "samplers"),
-    ("engine", "loop", "collected", "pages", "tuning", "saving", "store", "progress"),
+    ("engine", "run", "loop", "collected", "pages", "tuning", "saving", "store", "progress"),
     ("load", "report", "pictures", "demo", "doctor", "cli", "zoo", "__main__"),
 )
 LAYER = {name: i for i, names in enumerate(LAYERS) for name in names}

@@ -1,0 +1,171 @@
+"""One seed's way through the rows: burn-in, steps, and the counts that say when to give up."""
+
+import functools
+import math
+import sys
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+
+from drs_fast import loop, ops, tuning
+from drs_fast.collected import Rows
+from drs_fast.core import BURN_IN_ROW, GAN, Rng, Sampler, Starvation, check_invalid
+from drs_fast.loop import Landed, Step
+from drs_fast.progress import Progress
+
+
+class Run:
+    """One seed's way through the rows, with the counts that say when to give up."""
+
+    def __init__(
+        self,
+        gan: GAN,
+        sampler: Sampler,
+        n: int | None,
+        seed: int,
+        max_proposals: int | None,
+        patience: int,
+        tune: tuple[str, ...],
+        cuda_graph: bool,
+    ) -> None:
+        if isinstance(sampler, type) or not hasattr(sampler, "step"):
+            raise ValueError(
+                f"sampler must be an instance such as drs.samplers.DRS(), got {sampler!r}"
+            )
+        self.gan, self.sampler = gan, sampler
+        self.tune, self.cuda_graph = tuning.check(tune), cuda_graph
+        self.rng = Rng(seed)
+        self.step_rows = math.lcm(self.gan.block, sampler.group)
+        self.n, self.max_proposals, self.patience = n, max_proposals, patience
+        self.state: Any = None
+        self.flip_rate: float | None = None
+        self.accepted = self.proposals = self.invalid = self.above = self.idle = 0
+
+    def begin(self, progress: bool) -> dict[str, Any]:
+        """Burn-in; returns what it found apart from the sampler's state."""
+        say = functools.partial(print, file=sys.stderr) if progress else lambda line: None
+        self.gan, tuned = tuning.fastest(self.gan, self.tune, say)
+        self.state = self.sampler.init(self.gan, self.rng)
+        found: dict[str, Any] = {"tuned": list(tuned)}
+        if self.gan.precision != "fp32":
+            self.flip_rate = tuning.flip_rate(
+                self.gan, self.sampler, self.state, self.rng, self.step_rows
+            )
+            found["flip_rate"] = self.flip_rate
+        return found
+
+    def resume(self, state: Any, found: dict[str, Any]) -> None:
+        """Goes on from a burn-in of an earlier run."""
+        self.gan = tuning.applied(self.gan, tuple(found["tuned"]))
+        self.state = state
+
+    @functools.cached_property
+    def example(self) -> Rows:
+        """One row of everything that a step can give, for shapes and dtypes."""
+        rng = Rng(0, BURN_IN_ROW)
+        z, y = ops.latents(self.gan, rng, 1), ops.labels(self.gan, rng, 1)
+        x, logit = self.gan.logits(z, y)
+        rows = {
+            "ids": torch.zeros(1, dtype=torch.int64, device=z.device),
+            "logit": logit,
+            "x": x,
+            "z": z,
+        }
+        return rows if y is None else rows | {"y": y}
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of all that a sample has."""
+        return ("ids", "logit", "x", "z", *(() if self.gan.labels is None else ("y",)))
+
+    def landed(
+        self, chunks: Iterable[tuple[int, int, int]], names: tuple[str, ...], bar: Progress
+    ) -> Iterator[Landed]:
+        """The accepted rows of chunks (number, first row, end), until n of them are there.
+
+        Of the step that brings the n-th, `accepted` counts all, but the rows end there.
+        """
+        if self.accepted == self.n:
+            return
+        example = {name: self.example[name] for name in names}
+        lane = loop.lane(
+            self.gan, self.sampler, self.state, self.rng, self.step_rows, example, self.cuda_graph
+        )
+        for landed in loop.landed(lane, self._steps(chunks)):
+            tried = landed.step.size
+            missing = math.inf if self.n is None else self.n - self.accepted
+            taken = int(min(landed.accepted, missing))
+            if taken < landed.accepted:
+                landed = landed._replace(rows=_first(landed.rows, taken))
+                tried = int(landed.rows[-1]["ids"][-1]) + 1 - landed.step.row
+            self._tally(landed, taken)
+            bar.advance(taken, tried)
+            yield landed
+            if self.accepted == self.n:
+                return
+            self._check_hunger()
+        raise Starvation(
+            f"{self.accepted:,} samples after max_proposals={self.max_proposals:,}; "
+            "raise it, or lower gamma"
+        )
+
+    def _steps(self, chunks: Iterable[tuple[int, int, int]]) -> Iterator[Step]:
+        """Whole groups, no step across two chunks, and no more rows than may still be tried."""
+        left = math.inf if self.max_proposals is None else self.max_proposals - self.proposals
+        for chunk, row, end in chunks:
+            while row < end:
+                size = int(min(self.step_rows, end - row, left))
+                size -= size % self.sampler.group
+                if size <= 0:
+                    return
+                left -= size
+                yield Step(row, size, chunk, last=row + size == end)
+                row += size
+
+    def _tally(self, landed: Landed, taken: int) -> None:
+        size = landed.step.size
+        self.accepted += taken
+        self.proposals += size
+        self.idle = 0 if taken else self.idle + size
+        self.invalid += landed.invalid
+        self.above += landed.above
+        check_invalid(self.invalid, self.proposals)
+
+    def _check_hunger(self) -> None:
+        if self.idle >= self.patience:
+            raise Starvation(
+                f"none of the last {self.idle:,} proposals was accepted ({self.accepted:,} of "
+                f"{self.proposals:,} in all); {_histogram(self.gan, self.rng, self.state)}\n"
+                "  1. lower gamma, or choose it by target_acceptance (for example 0.1)\n"
+                "  2. train the discriminator on, or calibrate it: a few overconfident logits make "
+                "log_m too large\n"
+                "  3. give log_m yourself: logits above it are accepted almost surely, and counted"
+            )
+
+
+def _first(pieces: list[Rows], count: int) -> list[Rows]:
+    """The first rows of them all; views."""
+    kept = []
+    for piece in pieces:
+        here = min(count, len(piece["ids"]))
+        if here:
+            kept.append({name: rows[:here] for name, rows in piece.items()})
+        count -= here
+    return kept
+
+
+def _histogram(gan: GAN, rng: Rng, state: Any) -> str:
+    """The burn-in logits in words."""
+    logit = getattr(state, "logits", None)
+    if logit is None:
+        logit = gan.logits(ops.latents(gan, rng, gan.block), ops.labels(gan, rng, gan.block))[1]
+    finite = logit[torch.isfinite(logit)].double()
+    quantiles = torch.quantile(finite[:100_000], finite.new_tensor([0.0, 0.25, 0.5, 0.75, 1.0]))
+    low, quarter, middle, upper, top = (f"{float(q):.3g}" for q in quantiles)
+    log_m = getattr(state, "log_m", None)
+    against = "" if log_m is None else f", log_m = {float(log_m.max()):.4g}"
+    return (
+        f"logits of {len(logit):,} proposals: lowest {low}, a quarter below {quarter}, half below "
+        f"{middle}, three quarters below {upper}, highest {top}{against}. Remedies:"
+    )
