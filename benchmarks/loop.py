@@ -106,7 +106,7 @@ def problem(name: str, batch: int, device: str, seconds: float) -> Problem:
     z = drs.ops.latents(gan, drs.Rng(0), batch)
     p = Problem(gan, batch, sampler, log_m, gamma, z, 3, 0)
     alone(p)
-    steps = max(4, round(seconds / (timed(lambda: alone(p), p.device) / 3)))
+    steps = max(2, round(seconds / (timed(lambda: alone(p), p.device) / 3)))
     n = 0
     for row in range(0, steps * batch, batch):
         rng = drs.Rng(0, row)

@@ -199,7 +199,7 @@ def _fits(row: Tensor, like: Tensor, n: int) -> bool:
         and row.dtype == like.dtype
         and row.device == like.device
         and row.is_contiguous()
-        and not (row.is_neg() or row.is_conj())
+        and not (row.is_neg() or row.is_conj() or row.requires_grad)
     )
 
 

@@ -132,6 +132,7 @@ class Appending:
         self._next = rng.row
         self._before = (0, 0, 0)  # cursor, invalid and above when the last step landed
         self._until_capture = WARM_UP if graph and self._numbers is not None else -1
+        self._captured: Callable[[], None] | None = None
         self._replay: Callable[[], None] | None = None
 
     def launch(self, step: Step) -> Callable[[], Landed]:
@@ -180,8 +181,7 @@ class Appending:
         return {name: tensor[begin:end] for name, tensor in tensors.items()}
 
     def _capture(self, step: Step) -> None:
-        """Runs the step both ways; from here on it is replayed, if that gave the same bytes."""
-        self._until_capture = -1
+        """Runs the step both ways; once that gave the same rows, the next steps are replayed."""
         before = self.ring.state.clone()
 
         def run(call: Callable[[], None]) -> list[Tensor]:
@@ -190,22 +190,25 @@ class Appending:
             slots = torch.arange(int(before[0]), int(self.ring.cursor), device=before.device)
             slots &= len(self.ring.ids) - 1
             rows = [tensor[slots] for tensor in (*self.ring.rows, self.ring.ids, self.ring.logit)]
-            return [tensor.view(torch.uint8) for tensor in (*rows, self.ring.state)]
+            return [tensor.view(torch.uint8) for tensor in (*rows, self.ring.state.clone())]
 
         def append() -> None:
             self._append(step.row, step.size)
 
         try:
-            replay = captured(append, self._gan.device)
+            if self._captured is None:
+                self._captured = captured(append, self._gan.device)
         except (RuntimeError, ValueError) as error:
             reason = str(error).split("\n")[0]
         else:
-            expected, found = run(append), run(replay)
+            expected, found = run(append), run(self._captured)
             if all(map(torch.equal, expected, found)):
-                self._replay = replay
+                if len(expected[0]):  # else there was nothing to compare
+                    self._replay = self._captured
                 return
             reason = "a replay gives other bytes than a call; does G or D draw random numbers?"
         run(append)
+        self._captured, self._until_capture = None, -1
         warnings.warn(
             f"G and D do not run as a CUDA graph, but call by call ({reason})", stacklevel=2
         )

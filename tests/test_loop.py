@@ -156,16 +156,20 @@ def test_a_stream_owns_its_batches(make, sampler, batch_size):
     assert graphs.replays > 15
 
 
-def test_invalid_logits_are_counted_late():
+def test_counts_are_those_of_all_rows_that_were_called():
     def critic(x):
-        return torch.where(x[:, 1] > 3.6, torch.nan, x[:, 0])
+        return torch.where(x[:, 1] > 3.8, torch.nan, x[:, 0])
 
-    gan = drs.GAN(lambda z: z, critic, 2)
-    expected = drs.generate(gan, QUICK, 5000, seed=1, batch_size=256)
+    gan, sampler = drs.GAN(lambda z: z, critic, 2), DRS(log_m=2.0, gamma=2.0, burn_in=2048)
+    expected = drs.generate(gan, sampler, 3000, seed=1, batch_size=256)
     with gpu():
-        found = drs.generate(gan, QUICK, 5000, seed=1, batch_size=256)
+        found = drs.generate(gan, sampler, 3000, seed=1, batch_size=256)
     assert same(found, expected)
-    assert int(found.stats["invalid"]) > 0
+    calls = int(found.stats["calls"])
+    logit = gan.logits(ops.latents(gan, Rng(1), calls))[1]
+    assert calls == -(-(int(found.ids[-1]) + 1) // 256) * 256
+    assert int(found.stats["invalid"]) == int(logit.isnan().sum()) > 0
+    assert int(found.stats["above"]) == int((logit > 2.0).sum()) > 0
 
 
 def test_too_many_invalid_logits_stop_late_runs_at_the_same_step():
