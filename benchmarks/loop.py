@@ -4,41 +4,46 @@ python -m benchmarks.loop [--device cuda] [--quick] [--json FILE]
 """
 
 import argparse
+import contextlib
+import dataclasses
 import functools
 import json
+import multiprocessing
 import statistics
 import sys
-import tempfile
-import time
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor
 
 import drs_fast as drs
-from benchmarks import gans
+from benchmarks.loop_ways import (
+    CALLED,
+    EPS,
+    KEPT,
+    LIMIT,
+    MODELS,
+    NUMPY,
+    OURS,
+    PLAIN,
+    PLAIN_TO_DISK,
+    TO_DISK,
+    WAYS,
+    Differs,
+    Problem,
+    alone,
+    check,
+    problem,
+    timed,
+)
 from benchmarks.timing import describe, environment
-from drs_fast import pages
 from drs_fast.engine import ENDLESS
 from drs_fast.progress import Progress
 from drs_fast.run import Run
 
-EPS = 1e-6
-ACCEPTANCE = 0.2
-MODELS: dict[str, Callable[[], drs.GAN]] = {
-    "25gaussians": lambda: drs.load("25gaussians"),
-    "digits": lambda: drs.load("digits"),
-    "MLP": gans.mlp,
-    "DCGAN 32x32": gans.dcgan,
-    "SAGAN 128x128": gans.sagan,
-    "SAGAN 128x128, width 8": lambda: gans.sagan(8),
-    "MLP, width 16": lambda: gans.mlp(16),
-}
 CPU = (
     ("25gaussians", 4096),
     ("digits", 4096),
@@ -55,9 +60,6 @@ GPU = (
     ("SAGAN 128x128", 256),
 )
 QUICK = (("MLP, width 16", 256),)
-OURS, TO_DISK, CALLED = "drs_fast", "drs_fast to disk", "drs_fast without a graph"
-PLAIN, PLAIN_TO_DISK, NUMPY = "plain PyTorch", "plain PyTorch to disk", "logits to NumPy, list"
-LIMIT, KEPT = "limit: G and D alone", "limit, freed pages kept"
 EXTRA = 2  # blocks of ours beyond the steps: burn-in, and one that shows the shapes
 # What must be reached: model, batch, ratio, sign, value.
 TARGETS: dict[str, tuple[tuple[str, int, str, str, float], ...]] = {
@@ -77,140 +79,12 @@ TARGETS: dict[str, tuple[tuple[str, int, str, str, float], ...]] = {
 }
 
 
-class Differs(Exception):
-    """A loop that gives other samples than the reference: it gets no figure."""
-
-
-@dataclass(frozen=True)
-class Problem:
-    gan: drs.GAN
-    batch: int
-    sampler: drs.samplers.DRS  # with log_m and gamma fixed
-    log_m: float
-    gamma: float
-    z: Tensor  # of one batch
-    steps: int
-    n: int  # what so many steps accept
-
-    @property
-    def device(self) -> torch.device:
-        return self.gan.device
-
-
-def problem(name: str, batch: int, device: str, seconds: float) -> Problem:
-    """Steps for about so many seconds, and thresholds that accept a fifth."""
-    gan = MODELS[name]().on(device, batch)
-    found = drs.samplers.DRS(target_acceptance=ACCEPTANCE).init(gan, drs.Rng(0))
-    log_m, gamma = float(found.log_m), float(found.gamma)
-    sampler = drs.samplers.DRS(log_m=log_m, gamma=gamma, burn_in=256)
-    z = drs.ops.latents(gan, drs.Rng(0), batch)
-    p = Problem(gan, batch, sampler, log_m, gamma, z, 3, 0)
-    alone(p)
-    steps = max(2, round(seconds / (timed(lambda: alone(p), p.device) / 3)))
-    n = 0
-    for row in range(0, steps * batch, batch):
-        rng = drs.Rng(0, row)
-        logit = gan.logits(drs.ops.latents(gan, rng, batch))[1]
-        n += int(drs.ops.accept(logit, rng, log_m=log_m, gamma=gamma, eps=EPS).sum())
-    return Problem(gan, batch, sampler, log_m, gamma, z, steps, n)
-
-
-def alone(p: Problem) -> None:
-    with torch.inference_mode():
-        for _ in range(p.steps):
-            p.gan.discriminator(p.gan.generator(p.z))
-
-
-def ours(p: Problem, **options: Any) -> drs.Batch:
-    return drs.generate(p.gan, p.sampler, p.n, batch_size=p.batch, **options)
-
-
-def ours_to_disk(p: Problem) -> Any:
-    with tempfile.TemporaryDirectory() as folder:
-        return drs.generate(p.gan, p.sampler, p.n, batch_size=p.batch, out=f"{folder}/run")
-
-
-def plain(p: Problem) -> tuple[Tensor, Tensor]:
-    """What people write: a mask, and the accepted rows in a list."""
-    x, logit = [], []
-    with torch.inference_mode():
-        for _ in range(p.steps):
-            z = torch.randn(p.batch, p.gan.latent_dim, device=p.device)
-            made = p.gan.generator(z)
-            score = p.gan.discriminator(made).reshape(-1)
-            keep = torch.rand_like(score) < torch.sigmoid(_shifted(p, score))
-            x.append(made[keep])
-            logit.append(score[keep])
-    return torch.cat(x), torch.cat(logit)
-
-
-def plain_to_disk(p: Problem) -> None:
-    x, logit = plain(p)
-    with tempfile.TemporaryDirectory() as folder:
-        torch.save({"x": x.cpu(), "logit": logit.cpu()}, f"{folder}/run.pt")
-
-
-def _shifted(p: Problem, logit: Tensor) -> Tensor:
-    d = logit - p.log_m
-    return d - torch.log(1 - torch.exp(d - EPS)) - p.gamma
-
-
-def numpy_list(p: Problem) -> list[Any]:
-    """The way of the published rejection samplers: decisions in NumPy, images one by one."""
-    images: list[Any] = []
-    generator = np.random.default_rng(0)
-    with torch.inference_mode():
-        for _ in range(p.steps):
-            z = torch.randn(p.batch, p.gan.latent_dim, device=p.device)
-            made = p.gan.generator(z)
-            logit = p.gan.discriminator(made).reshape(-1).cpu().numpy().astype(np.float64)
-            d = np.minimum(logit - p.log_m, 0.0)
-            f = d - np.log(1 - np.exp(d - EPS)) - p.gamma
-            keep = generator.random(len(logit)) < 1 / (1 + np.exp(-f))
-            x = made.cpu().numpy()
-            images += [x[i] for i in np.flatnonzero(keep)]
-    return images
-
-
-def check(p: Problem) -> None:
-    """The samples of every way of ours against the reference's decisions on the same logits."""
-    kept: dict[str, list[Tensor]] = {"ids": [], "x": []}
-    for row in range(0, p.steps * p.batch, p.batch):
-        rng = drs.Rng(0, row)
-        x, logit = p.gan.logits(drs.ops.latents(p.gan, rng, p.batch))
-        with drs.backend("reference"):
-            keep = drs.ops.accept(logit, rng, log_m=p.log_m, gamma=p.gamma, eps=EPS)
-        kept["x"].append(x[keep])
-        kept["ids"].append(keep.nonzero()[:, 0] + row)
-    ids, x = torch.cat(kept["ids"]), torch.cat(kept["x"])
-    ways = {OURS: ours(p)}
-    if p.device.type == "cuda":
-        ways[CALLED] = ours(p, cuda_graph=False)
-    for name, batch in ways.items():
-        if not (torch.equal(batch.ids, ids) and torch.equal(batch.x, x)):
-            raise Differs(f"{name}: other samples than the reference's")
-
-
-def timed(call: Callable[[], Any], device: torch.device) -> float:
-    """Seconds, until the device is done."""
-    _wait(device)
-    start = time.perf_counter()
-    call()
-    _wait(device)
-    return time.perf_counter() - start
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
 def parts(p: Problem, repeats: int) -> dict[str, float]:
     """Milliseconds of a step's parts, each measured after G and D have swept the caches."""
     x, logit = p.gan.logits(p.z)
     ring = drs.ops.ring(logit, x, rng=drs.Rng(0), capacity=_power(p.batch), log_m=p.log_m)
     append = drs.ops.appending(ring, log_m=p.log_m, gamma=p.gamma, eps=EPS)
-    one = Problem(p.gan, p.batch, p.sampler, p.log_m, p.gamma, p.z, 1, 0)
+    one = dataclasses.replace(p, steps=1)
     calls: dict[str, Callable[[], Any]] = {
         "G and D": functools.partial(alone, one),
         "draw": lambda: drs.ops.latents(p.gan, drs.Rng(0), p.batch),
@@ -255,34 +129,51 @@ def synchronisations(p: Problem, steps: int = 32) -> float | None:
     return len(caught) / steps
 
 
-def measure(p: Problem, rounds: int) -> dict[str, float]:
-    """Seconds of every loop, interleaved; medians."""
-    calls: dict[str, Callable[[], Any]] = {
-        LIMIT: lambda: alone(p),
-        OURS: lambda: ours(p),
-        TO_DISK: lambda: ours_to_disk(p),
-        PLAIN: lambda: plain(p),
-        PLAIN_TO_DISK: lambda: plain_to_disk(p),
-        NUMPY: lambda: numpy_list(p),
-    }
-    if p.device.type == "cuda":
-        calls[CALLED] = lambda: ours(p, cuda_graph=False)
-    else:
-        calls[KEPT] = lambda: _kept(p)
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    names = list(calls)
-    for i in range(rounds + 1):
-        first = i % len(names)
-        for name in names[first:] + names[:first]:
-            seconds = timed(calls[name], p.device)
-            if i:  # the first round warms up
-                times[name].append(seconds)
-    return {name: statistics.median(values) for name, values in times.items()}
+def measure(p: Problem, rounds: int) -> dict[str, list[float]]:
+    """Seconds of every loop, round by round.
+
+    On a CPU ours run in a process of their own, for they change how its memory is given back.
+    """
+    on_gpu = p.device.type == "cuda"
+    names = [name for name in WAYS if name != (KEPT if on_gpu else CALLED)]
+    times: dict[str, list[float]] = {name: [] for name in names}
+    with contextlib.ExitStack() as stack:
+        theirs = ours = functools.partial(seconds_of, p)
+        if not on_gpu:
+            theirs, ours = (stack.enter_context(elsewhere(p)) for _ in range(2))
+        for i in range(rounds + 1):
+            first = i % len(names)
+            for name in names[first:] + names[:first]:
+                seconds = (ours if name in (OURS, TO_DISK, KEPT) else theirs)(name)
+                if i:  # the first round warms up
+                    times[name].append(seconds)
+    return times
 
 
-def _kept(p: Problem) -> None:
-    with pages.kept():
-        alone(p)
+def seconds_of(p: Problem, name: str) -> float:
+    return timed(lambda: WAYS[name](p), p.device)
+
+
+@contextlib.contextmanager
+def elsewhere(p: Problem) -> Iterator[Callable[[str], float]]:
+    """seconds_of this problem in another process."""
+    given = (p.name, p.batch, p.log_m, p.gamma, p.steps, p.n)
+    with ProcessPoolExecutor(
+        1, multiprocessing.get_context("spawn"), _receive, (torch.get_num_threads(), given)
+    ) as process:
+        yield lambda name: process.submit(_seconds_of_received, name).result()
+
+
+_received: list[Problem] = []
+
+
+def _receive(threads: int, given: tuple[Any, ...]) -> None:
+    torch.set_num_threads(threads)
+    _received.append(Problem.of(*given))
+
+
+def _seconds_of_received(name: str) -> float:
+    return seconds_of(_received[0], name)
 
 
 def row_of(name: str, batch: int, device: str, seconds: float, rounds: int) -> dict[str, Any]:
@@ -291,29 +182,38 @@ def row_of(name: str, batch: int, device: str, seconds: float, rounds: int) -> d
     try:
         p = problem(name, batch, device, seconds)
         check(p)
-        found = measure(p, rounds)
+        times = measure(p, rounds)
         share = parts(p, max(5, min(200, p.steps)))
         waits = synchronisations(p)
     except Differs as error:
         return row | {"wrong": str(error)}
     except RuntimeError as error:  # of a device that is too small
         return row | {"skipped": str(error).split("\n")[0]}
-    limit = found[LIMIT] / p.steps
+    found = {name: statistics.median(values) for name, values in times.items()}
+
+    def ratio(above: str, below: str) -> float:
+        """Of the same round, for a machine's speed drifts; the median."""
+        pairs = zip(times[above], times[below], strict=True)
+        return statistics.median(a / b for a, b in pairs)
+
+    blocks = (p.steps + EXTRA) / p.steps
     row |= {"steps": p.steps, "accepted": p.n, "seconds": found, "parts_ms": share}
     row["samples_per_s"] = {n: p.n / s for n, s in found.items() if not n.startswith("limit")}
     row["ratios"] = {
-        "drs_fast / limit": limit * (p.steps + EXTRA) / found[OURS],
-        "to disk / limit": limit * (p.steps + EXTRA) / found[TO_DISK],
-        "drs_fast / plain": found[PLAIN] / found[OURS],
-        "to disk / plain to disk": found[PLAIN_TO_DISK] / found[TO_DISK],
-        "drs_fast / NumPy": found[NUMPY] / found[OURS],
+        "drs_fast / limit": blocks * ratio(LIMIT, OURS),
+        "to disk / limit": blocks * ratio(LIMIT, TO_DISK),
+        "drs_fast / plain": ratio(PLAIN, OURS),
+        "to disk / plain to disk": ratio(PLAIN_TO_DISK, TO_DISK),
+        "drs_fast / NumPy": ratio(NUMPY, OURS),
         "draw / G and D": share["draw"] / share["G and D"],
         "accept / G and D": share["accept"] / share["G and D"],
-        "store / step": 1.0 - found[OURS] / found[TO_DISK],
+        "store / step": 1.0 - ratio(OURS, TO_DISK),
     }
+    if KEPT in times:
+        row["ratios"]["to disk / limit, pages kept"] = blocks * ratio(KEPT, TO_DISK)
     if waits is not None:
         row["ratios"]["synchronisations a step"] = waits
-        row["ratios"]["graph / calls"] = found[CALLED] / found[OURS]
+        row["ratios"]["graph / calls"] = ratio(CALLED, OURS)
     return row
 
 
@@ -360,8 +260,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--quick", action="store_true", help="one tiny model, to try this program")
     parser.add_argument("--only", metavar="MODEL", choices=MODELS, help="one model")
-    parser.add_argument("--seconds", type=float, default=2.0, help="of G and D in a run")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=1.0, help="of G and D in a run")
+    parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--json", type=Path, metavar="FILE")
     options = parser.parse_args(arguments)

@@ -50,7 +50,9 @@ bool keep_pages(bool keep) {
     mallopt(M_MMAP_MAX, keep ? 0 : 65536);
     mallopt(M_TRIM_THRESHOLD, keep ? std::numeric_limits<int>::max() : 2 * LARGE);
     mallopt(M_MMAP_THRESHOLD, LARGE);
-    if (!keep) malloc_trim(0);
+#if __GLIBC_PREREQ(2, 33)
+    if (!keep && mallinfo2().keepcost > 2 * LARGE) malloc_trim(0);
+#endif
     return true;
 #else
     return false;

@@ -212,8 +212,8 @@ class GAN:
         n, label = len(z), () if y is None else (y,)
         made = self._samples(z, *label)
         # Before the discriminator, which may write to what it is given.
-        x = made[:n].clone(memory_format=torch.contiguous_format)
-        return x, self._scores(made, *label)[:n].to(torch.float32, copy=True)
+        x = _first(made, n).clone(memory_format=torch.contiguous_format)
+        return x, _first(self._scores(made, *label), n).to(torch.float32, copy=True)
 
     @torch.inference_mode()
     def _samples(self, *rows: Tensor) -> Tensor:
@@ -228,10 +228,11 @@ class GAN:
     @torch.inference_mode()
     def _scores(self, made: Tensor, *label: Tensor) -> Tensor:
         score = self._call("discriminator", made, *(_pad(y, self.block) for y in label))
+        score = _one_per_sample("discriminator", score, self.block)
+        if self.link == "logit":  # checked already
+            return score
         link = LINKS[self.link] if isinstance(self.link, str) else self.link
-        return _one_per_sample(
-            "link", link(_one_per_sample("discriminator", score, self.block)), self.block
-        )
+        return _one_per_sample("link", link(score), self.block)
 
     def _call(self, role: str, *arguments: Tensor) -> Any:
         try:
@@ -302,6 +303,10 @@ LINKS: dict[str, Callable[[Tensor], Tensor]] = {
     "logit": lambda score: score,
     "probability": _logit_of_probability,
 }
+
+
+def _first(rows: Tensor, n: int) -> Tensor:
+    return rows if len(rows) == n else rows[:n]
 
 
 def _pad(rows: Tensor, size: int) -> Tensor:

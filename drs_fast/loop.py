@@ -18,7 +18,9 @@ from drs_fast.collected import Rows
 from drs_fast.core import GAN, Rng, Sampler
 
 IN_FLIGHT = 3  # steps that wait on the GPU while the host reads the counts of the one before them
-WARM_UP = 2  # steps before the capture: they compile kernels and choose algorithms
+WARM_UP = 2  # batches before the capture: they compile kernels and choose algorithms
+BATCHES = 8  # of a step, at most: what the host does for a step is then shared by them
+RING_BYTES = 2**28  # of samples; a step has fewer batches where they are large
 
 
 @dataclass(frozen=True)
@@ -45,9 +47,13 @@ class Landed(NamedTuple):
 
 
 class Lane(Protocol):
-    """A way to run steps: `launch` enqueues one, and the result waits for what it gave."""
+    """A way to run steps: `launch` enqueues one, and the result waits for what it gave.
+
+    in_flight: steps to launch before the first is waited for. most_rows: of one step.
+    """
 
     in_flight: int
+    most_rows: int
 
     def launch(self, step: Step) -> Callable[[], Landed]: ...
 
@@ -72,17 +78,17 @@ def lane(
     """
     if hasattr(sampler, "appending") and not sampler.sequential:
         return Appending(gan, sampler, state, rng, size, example, graph)
-    return Stepping(gan, sampler, state, rng, tuple(example))
+    return Stepping(gan, sampler, state, rng, size, tuple(example))
 
 
 class Stepping:
     """Calls `step`, whose samples are in tensors of their own."""
 
     def __init__(
-        self, gan: GAN, sampler: Sampler, state: Any, rng: Rng, names: tuple[str, ...]
+        self, gan: GAN, sampler: Sampler, state: Any, rng: Rng, size: int, names: tuple[str, ...]
     ) -> None:
         self._gan, self._sampler, self._state, self._rng = gan, sampler, state, rng
-        self._names = names
+        self._names, self.most_rows = names, size
         self._readings = Readings(gan.device)
         self.in_flight = self._readings.in_flight
 
@@ -121,10 +127,13 @@ class Appending:
         self.in_flight = self._readings.in_flight
         self._size = size
         self._names = tuple(name for name in example if name not in ("ids", "logit"))
-        rows = (example[name] for name in self._names)
+        rows = [example[name] for name in self._names]
         like = [row.expand(size, *row.shape[1:]) for row in rows]
         logit = torch.empty(1, device=gan.device).expand(size)
-        room = 1 << ((self.in_flight + 1) * size - 1).bit_length()
+        steps = self.in_flight + 1
+        batch_bytes = steps * size * (12 + sum(row.nbytes for row in rows))
+        self.most_rows = size * max(1, min(BATCHES, RING_BYTES // batch_bytes))
+        room = 1 << (steps * self.most_rows - 1).bit_length()
         self.ring = ops.ring(logit, *like, rng=rng, capacity=room, log_m=0.0)
         self._step = sampler.appending(gan, state, self.ring, self._names)
         self._drawn = Drawn(gan, rng)
@@ -139,20 +148,24 @@ class Appending:
         if step.row != self._next:
             self.ring.row.fill_(step.row)
         self._next = step.row + step.size
-        if step.size < self._size:
-            self._append(step.row, step.size)
-        elif self._replay is not None:
-            self._replay()
-        elif self._until_capture == 0:
-            self._capture(step)
-        else:
-            self._append(step.row, step.size)
-            self._until_capture -= 1
+        for row in range(step.row, self._next, self._size):
+            self._batch(row, min(self._size, self._next - row))
         read = self._readings.take(self.ring.state)
         return lambda: self._land(step, read())
 
+    def _batch(self, row: int, size: int) -> None:
+        if size < self._size:
+            self._append(row, size)
+        elif self._replay is not None:
+            self._replay()
+        elif self._until_capture == 0:
+            self._capture(row)
+        else:
+            self._append(row, size)
+            self._until_capture -= 1
+
     def _append(self, row: int, size: int) -> None:
-        """One step; on a GPU its rows are the ring's next ones, whatever `row` is."""
+        """One batch; on a GPU its rows are the ring's next ones, whatever `row` is."""
         if self._numbers is None:
             self._step(*self._drawn.rows(row, size))
         else:
@@ -180,8 +193,8 @@ class Appending:
         tensors = {"ids": self.ring.ids, "logit": self.ring.logit, **named}
         return {name: tensor[begin:end] for name, tensor in tensors.items()}
 
-    def _capture(self, step: Step) -> None:
-        """Runs the step both ways; once that gave the same rows, the next steps are replayed."""
+    def _capture(self, row: int) -> None:
+        """Runs a batch both ways; once that gave the same rows, the next ones are replayed."""
         before = self.ring.state.clone()
 
         def run(call: Callable[[], None]) -> list[Tensor]:
@@ -193,7 +206,7 @@ class Appending:
             return [tensor.view(torch.uint8) for tensor in (*rows, self.ring.state.clone())]
 
         def append() -> None:
-            self._append(step.row, step.size)
+            self._append(row, self._size)
 
         try:
             if self._captured is None:

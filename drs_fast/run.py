@@ -40,6 +40,7 @@ class Run:
         self.n, self.max_proposals, self.patience = n, max_proposals, patience
         self.state: Any = None
         self.flip_rate: float | None = None
+        self._flying = 0  # rows of steps that have not landed
         self.accepted = self.proposals = self.invalid = self.above = self.idle = 0
 
     def begin(self, progress: bool) -> dict[str, Any]:
@@ -92,8 +93,9 @@ class Run:
         lane = loop.lane(
             self.gan, self.sampler, self.state, self.rng, self.step_rows, example, self.cuda_graph
         )
-        for landed in loop.landed(lane, self._steps(chunks)):
+        for landed in loop.landed(lane, self._steps(chunks, lane.most_rows)):
             tried = landed.step.size
+            self._flying -= tried
             missing = math.inf if self.n is None else self.n - self.accepted
             taken = int(min(landed.accepted, missing))
             if taken < landed.accepted:
@@ -110,18 +112,24 @@ class Run:
             "raise it, or lower gamma"
         )
 
-    def _steps(self, chunks: Iterable[tuple[int, int, int]]) -> Iterator[Step]:
+    def _steps(self, chunks: Iterable[tuple[int, int, int]], most: int) -> Iterator[Step]:
         """Whole groups, no step across two chunks, and no more rows than may still be tried."""
         left = math.inf if self.max_proposals is None else self.max_proposals - self.proposals
         for chunk, row, end in chunks:
             while row < end:
-                size = int(min(self.step_rows, end - row, left))
-                size -= size % self.sampler.group
+                size = int(min(self._batches(most), end - row, left))
+                size -= size % (self.step_rows if size > self.step_rows else self.sampler.group)
                 if size <= 0:
                     return
                 left -= size
+                self._flying += size
                 yield Step(row, size, chunk, last=row + size == end)
                 row += size
+
+    def _batches(self, most: int) -> int:
+        """Rows of one batch, or of several if the n-th sample cannot come before the last one."""
+        surely_needed = 0 if self.n is None else self.n - self.accepted - self._flying
+        return self.step_rows * max(1, min(most, surely_needed) // self.step_rows)
 
     def _tally(self, landed: Landed, taken: int) -> None:
         size = landed.step.size

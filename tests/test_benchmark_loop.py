@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import drs_fast as drs
-from benchmarks import gans, loop
+from benchmarks import gans, loop, loop_ways
 
 QUICK = ["--quick", "--seconds", "0.01", "--rounds", "1", "--threads", str(torch.get_num_threads())]
 
@@ -28,7 +28,7 @@ def test_other_samples_get_no_figure(tmp_path, monkeypatch, capsys):
     def wrong(gan, sampler, n, **options):
         return generate(gan, sampler, n, **options | {"seed": 1})
 
-    monkeypatch.setattr(loop.drs, "generate", wrong)
+    monkeypatch.setattr(loop_ways.drs, "generate", wrong)
     file = tmp_path / "loop.json"
     assert loop.main([*QUICK, "--json", str(file)]) == 1
     (row,) = json.loads(file.read_text())["rows"]

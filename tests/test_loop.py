@@ -459,8 +459,8 @@ def test_a_slow_disk_holds_up_the_run_at_two_shards(tmp_path, monkeypatch):
     spied_append(monkeypatch, slow)
     gan = drs.GAN(made, lambda x: x[:, 0], 2)
     samples = save(tmp_path / "slow", make=lambda: gan, batch_size=step)
-    # It filled two, and waits with the first step of the third.
-    assert seen == [2 * chunk + step]
+    # It filled two, and waits with the first step of the third, which has several batches.
+    assert 2 * chunk < seen[0] <= 3 * chunk
     for name in ("ids", "x", "z", "logit"):
         direct = store.open_run(tmp_path / "direct").column(name)[:]
         assert torch.equal(samples.column(name)[:], direct)
