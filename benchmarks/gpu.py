@@ -40,7 +40,7 @@ QUICK = (*SIZES[:2], (10**6, 512, 0.2, torch.float32), (10**6, 128, 0.2, torch.b
 TINY: tuple[Size, ...] = ((1000, 32, 0.2, torch.float32), (1000, 32, 0.2, torch.bfloat16))
 RESULTS = Path(__file__).parent / "results" / "gpu.json"
 MEMORY = 0.6  # of what is free
-DEADLINE_S, LOOP_S, KILLED_S = 340.0, 420.0, 475.0  # no new size, no new loop, the end
+DEADLINE_S, LOOP_S, KILLED_S = 370.0, 440.0, 475.0  # no new size, no new loop, the end
 CHUNKS, WARPS, DRAWS = (1024, 2048, 4096, 8192), (4, 8, 16), (1, 2, 4, 8, 16)
 
 

@@ -21,7 +21,7 @@ from drs_fast.store import Conflict, Writer
 
 SAVEABLE = ("x", "z", "logit")
 SHARD_BYTES = 64 * 2**20
-SHARD_ROWS = 2**14
+SHARD_ROWS = 2**16
 CHUNK_ROWS = 2**18
 
 
@@ -175,7 +175,7 @@ def columns(gan: GAN, save: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _chunk_rows(tensors: dict[str, Tensor], group: int, row_bytes: int, block: int) -> int:
-    """Rows that give a shard of at most 64 MiB or 16,384 samples at the expected acceptance."""
+    """Rows that give a shard of at most 64 MiB or 65,536 samples at the expected acceptance."""
     acceptance = float(tensors["acceptance"]) if "acceptance" in tensors else 1.0 / group
     samples = max(1.0, min(SHARD_ROWS, SHARD_BYTES / row_bytes))
     groups = max(samples / max(acceptance, samples / CHUNK_ROWS), 2 * block - 1) / group
