@@ -12,7 +12,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from benchmarks.gpu_ops import CASES, LATENTS, OURS, Case, Differs, Problem
 from benchmarks.gpu_table import TARGETS, WARM, judged, ratios, show, show_targets
 from benchmarks.ops import Missing
 from benchmarks.timing import describe, environment
+from drs_fast.backends import cuda
 from drs_fast.backends import triton as backend
 
 Size = tuple[int, int, float, torch.dtype]  # N, d, share accepted, dtype of the rows
@@ -126,15 +127,17 @@ def tune(clock: Clock, p: Problem) -> dict[str, Any]:
     return row
 
 
-def loop_rows(device: str, until: float) -> list[dict[str, Any]]:
+def loop_rows(device: str, until: float) -> Iterator[dict[str, Any]]:
     """Whole runs, by the backend that is chosen where none is forced."""
-    on_gpu, rows = device == "cuda", []
+    on_gpu = device == "cuda"
     for name, batch in loop.GPU if on_gpu else loop.QUICK:
+        seconds, rounds = (0.4, 2) if on_gpu else (0.01, 1)
         if time.monotonic() < until:
-            seconds, rounds = (0.4, 3) if on_gpu else (0.01, 1)
-            rows.append(loop.row_of(name, batch, device, seconds, rounds))
-            loop.show(rows[-1])
-    return rows
+            row = loop.row_of(name, batch, device, seconds, rounds)
+        else:
+            row = {"model": name, "batch": batch, "skipped": "out of time"}
+        loop.show(row)
+        yield row
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -166,6 +169,9 @@ def main(arguments: list[str] | None = None) -> int:
     print(describe(report), flush=True)
     if on_gpu and not options.no_checks:
         report["steps"] = gpu_checks.every_step()
+        importlib.invalidate_caches()
+        importlib.reload(cuda)  # which has just been built
+        drs.ops.dispatch._dispatch.cache_clear()
     clock = Clock() if on_gpu else HostClock()
     report["device"] |= clock.describe()
     print(report["device"], flush=True)
@@ -205,7 +211,10 @@ def main(arguments: list[str] | None = None) -> int:
             report["reached"] = [judged(row) for row in report["rows"]]
             save()
     if not options.tune:
-        report["loop"] = loop_rows(options.device, start + LOOP_S)
+        report["loop"] = []
+        for row in loop_rows(options.device, start + LOOP_S):
+            report["loop"].append(row)
+            save()
         report["loop_targets"] = loop.judged(report["loop"], options.device)
         loop.show_targets(report["loop_targets"])
         save()

@@ -25,7 +25,7 @@ from drs_fast.backends import cuda
 from drs_fast.compacted import Ring
 
 ROOT = Path(__file__).parents[1]
-TESTS = tuple(f"tests/test_{name}.py" for name in ("gpu", "gpu_loop", "cuda", "triton"))
+TESTS = tuple(f"tests/test_{name}.py" for name in ("gpu", "cuda", "triton", "gpu_loop"))
 BUILD_S, TEST_S, SANITIZER_S = 90, 200, 45
 TAIL = 25  # lines shown of a step that failed
 WORKERS = 8

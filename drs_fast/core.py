@@ -239,7 +239,7 @@ class GAN:
             function = self._runs.get(role, getattr(self, role))
             if self.precision == "fp32":
                 return function(*arguments)
-            with torch.autocast(arguments[0].device.type, torch.bfloat16):
+            with torch.autocast(arguments[0].device.type, torch.bfloat16, cache_enabled=False):
                 return function(*arguments)
         except torch.OutOfMemoryError:
             raise

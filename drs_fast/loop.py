@@ -4,6 +4,8 @@ There the next row, the cursor and the counts are device values, so that one CUD
 G, D and accept serves every step; the host reads the counts of steps long past.
 """
 
+import functools
+import threading
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -210,9 +212,9 @@ class Appending:
 
         try:
             if self._captured is None:
-                self._captured = captured(append, self._gan.device)
+                self._captured = captured(append, self.ring.ids.device)
         except (RuntimeError, ValueError) as error:
-            reason = str(error).split("\n")[0]
+            reason = str(error.__context__ or error).split("\n")[0]
         else:
             expected, found = run(append), run(self._captured)
             if all(map(torch.equal, expected, found)):
@@ -284,10 +286,22 @@ class Readings:
 def captured(call: Callable[[], None], device: torch.device) -> Callable[[], None]:
     """Replays a CUDA graph of the call; the call must have run before."""
     graph = torch.cuda.CUDAGraph()
-    # Only this thread's calls count: another one writes files, from pinned memory.
     with (
+        _one_capture,
         torch.cuda.device(device),
-        torch.cuda.graph(graph, capture_error_mode="thread_local"),
+        # Gives the stream back where a capture fails, which torch.cuda.graph does not.
+        torch.cuda.stream(torch.cuda.current_stream(device)),
+        # Only this thread's calls count: another one writes files, from pinned memory.
+        torch.cuda.graph(graph, stream=_capture_stream(device), capture_error_mode="thread_local"),
     ):
         call()
     return graph.replay
+
+
+_one_capture = threading.Lock()
+
+
+@functools.cache
+def _capture_stream(device: torch.device) -> torch.cuda.Stream:
+    # PyTorch's own one belongs to the GPU that captured first.
+    return torch.cuda.Stream(device)
