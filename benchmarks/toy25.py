@@ -19,8 +19,8 @@ import drs_fast as drs
 from benchmarks.metrics import metrics, w1
 from benchmarks.timing import describe, environment
 from drs_fast.core import Sampler
+from drs_fast.ratio.fitting import Draws
 from drs_fast.samplers import DRS
-from drs_fast.zoo.fitting import Draws
 from drs_fast.zoo.gaussians25 import sample
 
 MODEL = "25gaussians"

@@ -4,8 +4,9 @@ __version__ = "0.1.0"
 
 from drs_fast import ops, samplers
 from drs_fast.compacted import Compacted, Ring
-from drs_fast.core import GAN, BadLogits, Batch, Rng, Starvation
+from drs_fast.core import BadLogits, Batch, Rng, Starvation
 from drs_fast.engine import generate, stream
+from drs_fast.gan import GAN
 from drs_fast.load import load, weights
 from drs_fast.ops import backend
 from drs_fast.store import open_run as open

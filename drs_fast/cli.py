@@ -15,7 +15,8 @@ from typing import Any
 import torch
 
 from drs_fast import __version__, backends, engine, ops, samplers, store
-from drs_fast.core import PRECISIONS, BadLogits, Starvation
+from drs_fast.core import BadLogits, Starvation
+from drs_fast.gan import PRECISIONS
 from drs_fast.load import load
 
 EXIT_CODES = {

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from drs_fast import ops, pictures, report
-from drs_fast.core import BURN_IN_ROW, GAN, Rng
+from drs_fast.core import BURN_IN_ROW, Rng
 from drs_fast.engine import generate
+from drs_fast.gan import GAN
 from drs_fast.pictures import Panel, Square
 from drs_fast.samplers.drs import DRS
 from drs_fast.store import Samples, open_run

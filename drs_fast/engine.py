@@ -9,7 +9,8 @@ import torch
 from drs_fast import pages
 from drs_fast.arguments import integer
 from drs_fast.collected import Collected, Rows
-from drs_fast.core import BURN_IN_ROW, GAN, Batch, Sampler, Starvation, block_rows
+from drs_fast.core import BURN_IN_ROW, Batch, Sampler, Starvation
+from drs_fast.gan import GAN, block_rows
 from drs_fast.loop import Landed
 from drs_fast.progress import Progress
 from drs_fast.run import Run
@@ -136,12 +137,12 @@ def _owned(landed: Landed, run: Run) -> Batch:
 
 
 def _collected(run: Run, tensors: Rows) -> Batch:
-    last = tensors["ids"][-1:].tolist()
     stats: dict[str, float] = {
-        "proposals": last[0] + 1 if last else 0,
+        "proposals": run.rows_until(tensors["ids"]),
         "calls": run.proposals,
         "invalid": run.invalid,
         "above": run.above,
+        **run.tallies,
     }
     if run.flip_rate is not None:
         stats["flip_rate"] = run.flip_rate

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from drs_fast import zoo
-from drs_fast.core import GAN
+from drs_fast.gan import GAN
 
 
 def load(name: str) -> GAN:

@@ -8,8 +8,9 @@ import functools
 import threading
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -17,7 +18,8 @@ from torch import Tensor
 
 from drs_fast import ops
 from drs_fast.collected import Rows
-from drs_fast.core import GAN, Rng, Sampler
+from drs_fast.core import Rng, Sampler
+from drs_fast.gan import GAN
 
 IN_FLIGHT = 3  # steps that wait on the GPU while the host reads the counts of the one before them
 WARM_UP = 2  # batches before the capture: they compile kernels and choose algorithms
@@ -46,6 +48,7 @@ class Landed(NamedTuple):
     accepted: int
     invalid: int
     above: int
+    tallies: Mapping[str, int] = MappingProxyType({})
 
 
 class Lane(Protocol):
@@ -83,6 +86,11 @@ def lane(
     return Stepping(gan, sampler, state, rng, size, tuple(example))
 
 
+def tallies(sampler: Sampler) -> tuple[str, ...]:
+    """The further counts that the sampler keeps."""
+    return tuple(getattr(sampler, "tallies", ()))
+
+
 class Stepping:
     """Calls `step`, whose samples are in tensors of their own."""
 
@@ -91,6 +99,7 @@ class Stepping:
     ) -> None:
         self._gan, self._sampler, self._state, self._rng = gan, sampler, state, rng
         self._names, self.most_rows = names, size
+        self._tallies = tallies(sampler)
         self._readings = Readings(gan.device)
         self.in_flight = self._readings.in_flight
 
@@ -99,14 +108,16 @@ class Stepping:
         z = ops.latents(self._gan, rng, step.size)
         y = ops.labels(self._gan, rng, step.size)
         self._state, batch = self._sampler.step(self._gan, self._state, z, y, rng)
-        counts = [batch.count, *(batch.stats.get(name) for name in ("invalid", "above"))]
+        names = ("invalid", "above", *self._tallies)
+        counts = [batch.count, *(batch.stats.get(name) for name in names)]
         words = [torch.zeros_like(batch.count) if count is None else count for count in counts]
         read = self._readings.take(torch.stack([word.to(z.device).long() for word in words]))
 
         def land() -> Landed:
-            accepted, invalid, above = read()
+            accepted, invalid, above, *others = read()
             rows = {name: getattr(batch, name)[:accepted] for name in self._names}
-            return Landed(step, [rows] if accepted else [], accepted, invalid, above)
+            named = dict(zip(self._tallies, others, strict=True))
+            return Landed(step, [rows] if accepted else [], accepted, invalid, above, named)
 
         return land
 
@@ -188,7 +199,7 @@ class Appending:
             new - old for new, old in zip((cursor, invalid, above), self._before, strict=True)
         ]
         self._before = cursor, invalid, above
-        return Landed(step, rows, *counts)
+        return Landed(step, rows, counts[0], counts[1], counts[2])
 
     def _piece(self, begin: int, end: int) -> Rows:
         named = dict(zip(self._names, self.ring.rows, strict=True))

@@ -3,14 +3,17 @@
 import functools
 import math
 import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from drs_fast import loop, ops, tuning
 from drs_fast.collected import Rows
-from drs_fast.core import BURN_IN_ROW, GAN, Rng, Sampler, Starvation, check_invalid
+from drs_fast.core import BURN_IN_ROW, Rng, Sampler, Starvation, check_invalid, last_row
+from drs_fast.gan import GAN
 from drs_fast.loop import Landed, Step
 from drs_fast.progress import Progress
 
@@ -42,6 +45,7 @@ class Run:
         self.flip_rate: float | None = None
         self._flying = 0  # rows of steps that have not landed
         self.accepted = self.proposals = self.invalid = self.above = self.idle = 0
+        self.tallies = Counter(dict.fromkeys(loop.tallies(sampler), 0))
 
     def begin(self, progress: bool) -> dict[str, Any]:
         """Burn-in; returns what it found apart from the sampler's state."""
@@ -100,7 +104,7 @@ class Run:
             taken = int(min(landed.accepted, missing))
             if taken < landed.accepted:
                 landed = landed._replace(rows=_first(landed.rows, taken))
-                tried = int(landed.rows[-1]["ids"][-1]) + 1 - landed.step.row
+                tried = self.rows_until(landed.rows[-1]["ids"]) - landed.step.row
             self._tally(landed, taken)
             bar.advance(taken, tried)
             yield landed
@@ -111,6 +115,11 @@ class Run:
             f"{self.accepted:,} samples after max_proposals={self.max_proposals:,}; "
             "raise it, or lower gamma"
         )
+
+    def rows_until(self, ids: Tensor) -> int:
+        """Rows up to the end of the last one's group."""
+        group = self.sampler.group
+        return (last_row(ids) // group + 1) * group
 
     def _steps(self, chunks: Iterable[tuple[int, int, int]], most: int) -> Iterator[Step]:
         """Whole groups, no step across two chunks, and no more rows than may still be tried."""
@@ -138,6 +147,7 @@ class Run:
         self.idle = 0 if taken else self.idle + size
         self.invalid += landed.invalid
         self.above += landed.above
+        self.tallies.update(landed.tallies)
         check_invalid(self.invalid, self.proposals)
 
     def _check_hunger(self) -> None:

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from drs_fast import __version__
 from drs_fast.collected import Collected, Rows
-from drs_fast.core import GAN, RNG_VERSION, Sampler
+from drs_fast.core import RNG_VERSION, last_row
+from drs_fast.gan import GAN
 from drs_fast.loop import Landed
 from drs_fast.progress import Progress
 from drs_fast.run import Run
@@ -67,6 +68,7 @@ def save_run(
                 "model": run.gan.name,
                 "version": __version__,
                 "law": sampler.law,
+                "group": sampler.group,
                 **found,
             }
             numbers = {
@@ -78,7 +80,7 @@ def save_run(
             run.resume(sampler.State(**tensors), writer.facts)
         with Progress(n, enabled=progress) as bar:
             _fill(run, writer, columns, bar)
-        writer.finish(_summary(writer, sampler, n))
+        writer.finish(_summary(writer, run))
 
 
 def _fill(run: Run, writer: Writer, columns: tuple[str, ...], bar: Progress) -> None:
@@ -88,6 +90,7 @@ def _fill(run: Run, writer: Writer, columns: tuple[str, ...], bar: Progress) -> 
         run.proposals += record.counters["calls"]
         run.invalid += record.counters["invalid"]
         run.above += record.counters["above"]
+        run.tallies.update({name: record.counters[name] for name in run.tallies})
     bar.skip(run.accepted)
     rows, present = writer.facts["chunk_rows"], frozenset(writer.records)
     missing = ((k, k * rows, (k + 1) * rows) for k in itertools.count() if k not in present)
@@ -131,7 +134,9 @@ class Shards:
             collected.clear()
             self._free.append(collected)
         self._free[0].add(landed.rows)
-        self._counters.update(calls=landed.step.size, invalid=landed.invalid, above=landed.above)
+        self._counters.update(
+            calls=landed.step.size, invalid=landed.invalid, above=landed.above, **landed.tallies
+        )
         if ends:
             cut = not (landed.step.last and whole)
             collected, counters = self._free.pop(0), dict(self._counters)
@@ -141,22 +146,24 @@ class Shards:
 
     def _write(self, chunk: int, collected: Collected, counters: dict[str, int], cut: bool) -> None:
         tensors = collected.tensors()
-        counters["last_row"] = int(tensors["ids"][-1]) if collected.count else -1
+        counters["last_row"] = last_row(tensors["ids"])
         self._writer.append(chunk, tensors, cut=cut, counters=counters)
 
 
-def _summary(writer: Writer, sampler: Sampler, n: int) -> dict[str, Any]:
+def _summary(writer: Writer, run: Run) -> dict[str, Any]:
+    n, group = run.n, run.sampler.group
     totals = {
         key: sum(record.counters[key] for record in writer.records.values())
-        for key in ("calls", "invalid", "above")
+        for key in ("calls", "invalid", "above", *run.tallies)
     }
     last = max((record.counters["last_row"] for record in writer.records.values()), default=-1)
     return {
-        "proposals": last + 1,
+        "proposals": (last // group + 1) * group,
         "invalid": totals["invalid"],
         "above": totals["above"],
         "calls_per_sample": totals["calls"] / n if n else None,
-        "calls_total": totals["calls"] + getattr(sampler, "burn_in", 0),
+        "calls_total": totals["calls"] + getattr(run.sampler, "burn_in", 0),
+        **{name: totals[name] for name in run.tallies},
     }
 
 

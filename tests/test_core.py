@@ -10,7 +10,8 @@ from torch import nn
 
 import drs_fast as drs
 from drs_fast import GAN, BadLogits, Compacted, Rng, backend, ops
-from drs_fast.core import block_rows, check_invalid
+from drs_fast.core import check_invalid
+from drs_fast.gan import block_rows
 from drs_fast.samplers import DRS
 
 TOO_BIG = 2**64

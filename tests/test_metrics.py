@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from benchmarks.metrics import jensen_shannon, metrics, nearest, stratified, transport, w1
-from drs_fast.zoo.fitting import Draws
+from drs_fast.ratio.fitting import Draws
 from drs_fast.zoo.gaussians25 import CENTRES, sample
 
 PAIR = torch.tensor([[0.0, 0.0], [10.0, 0.0]])

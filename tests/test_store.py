@@ -9,6 +9,7 @@ import shutil
 import stat
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from torch.utils.data import DataLoader
 from drs_fast import store
 from drs_fast.store import folder as folder_module
 from drs_fast.store.format import sealed
+from drs_fast.store.writer import _serialized
 
 CHUNK_ROWS = 64
 SPEC = {"version": "0.1.0", "seed": 7, "sampler": {"name": "drs"}, "save": ["x", "logit"]}
@@ -931,3 +933,23 @@ def test_an_open_reader_outlives_an_extension(tmp_path):
     assert torch.equal(reader.ids[:], expected(80))
     assert torch.equal(reader.ids[[79, 0]], expected(80)[[79, 0]])
     assert len(store.open_run(tmp_path / "out")) == 250
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="counts threads as Linux does")
+def test_a_shard_is_made_without_more_openmp_threads():
+    """Two teams of them on the same cores put each other to sleep, at every operation of a step."""
+    large = {"ids": torch.arange(2**20), "z": torch.zeros(2**20, 2)}
+
+    def threads_after(work):
+        thread.submit(work).result()
+        return len(list(Path("/proc/self/task").iterdir()))
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with ThreadPoolExecutor(1) as thread:
+            alone = threads_after(lambda: None)
+            assert threads_after(lambda: _serialized(large)) == alone
+            assert threads_after(lambda: large["z"].clone()) > alone  # what a team would look like
+    finally:
+        torch.set_num_threads(threads)

@@ -10,9 +10,9 @@ from safetensors import safe_open
 from torch import Tensor
 
 from drs_fast import ops, zoo
-from drs_fast.core import ACCEPT, BURN_IN_ROW, GAN, Rng
-from drs_fast.zoo import digits, gaussians25
-from drs_fast.zoo.fitting import (
+from drs_fast.core import ACCEPT, BURN_IN_ROW, Rng
+from drs_fast.gan import GAN
+from drs_fast.ratio.fitting import (
     Draws,
     Dropout,
     area_under_curve,
@@ -20,6 +20,7 @@ from drs_fast.zoo.fitting import (
     logistic_loss,
     use_draws,
 )
+from drs_fast.zoo import digits, gaussians25
 
 needs_sklearn = pytest.mark.skipif(
     importlib.util.find_spec("sklearn") is None, reason="needs scikit-learn"

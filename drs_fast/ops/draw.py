@@ -7,7 +7,8 @@ from torch.compiler import is_compiling
 from drs_fast import checks
 from drs_fast.arguments import integer
 from drs_fast.backends import reference
-from drs_fast.core import GAN, LABEL, LATENT, Rng
+from drs_fast.core import LABEL, LATENT, Rng
+from drs_fast.gan import GAN
 from drs_fast.ops.dispatch import call, operator, traced
 
 

@@ -4,7 +4,8 @@ import torch
 from torch import Tensor
 
 from drs_fast import ops
-from drs_fast.core import BURN_IN_ROW, GAN, BadLogits, Rng, check_invalid
+from drs_fast.core import BURN_IN_ROW, BadLogits, Rng, check_invalid
+from drs_fast.gan import GAN
 
 
 def burn_in(gan: GAN, rng: Rng, n: int) -> tuple[Tensor, Tensor | None]:

@@ -6,7 +6,7 @@ Source: Azadi, Olsson, Darrell, Goodfellow and Odena, Discriminator rejection sa
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -14,17 +14,11 @@ from torch import Tensor
 from drs_fast import ops
 from drs_fast.arguments import integer, number
 from drs_fast.compacted import Ring
-from drs_fast.core import GAN, BadLogits, Batch, Rng
+from drs_fast.core import Batch, Rng
+from drs_fast.gan import GAN
+from drs_fast.ratio import rejection
 from drs_fast.ratio.burn_in import burn_in, valid
-
-
-class DRSState(NamedTuple):
-    """log_m and gamma are () or, with labels, (K,)."""
-
-    log_m: Tensor  # float64
-    gamma: Tensor  # float64
-    acceptance: Tensor  # () float64, expected share of accepted rows
-    logits: Tensor  # (burn_in,) float32
+from drs_fast.ratio.rejection import RejectionState
 
 
 @dataclass(frozen=True)
@@ -51,7 +45,7 @@ class DRS:
     burn_in: int = 10_000
     adapt: str | None = None
 
-    State: ClassVar[Any] = DRSState
+    State: ClassVar[Any] = RejectionState
     group: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
@@ -98,63 +92,23 @@ class DRS:
             return "data" if self.eps == 0.0 else f"data, up to eps = {self.eps:g}"
         return "data sharpened where gamma > 0 and flattened where gamma < 0"
 
-    def init(self, gan: GAN, rng: Rng) -> DRSState:
+    def init(self, gan: GAN, rng: Rng) -> RejectionState:
         logit, y = burn_in(gan, rng, self.burn_in)
-        classes = [logit] if y is None else [logit[y == k] for k in range(gan.labels or 0)]
-        for k, group in enumerate(classes):
-            if not len(group):
-                raise ValueError(f"burn_in={self.burn_in} rows have none of class {k}; raise it")
-            if not bool(torch.isfinite(group).any()):
-                raise BadLogits(f"none of {len(group):,} logits of class {k} is finite")
-        found = [self._threshold(group) for group in classes]
-        log_m, gamma = (torch.stack(values) for values in zip(*found, strict=True))
-        if y is None:
-            log_m, gamma = log_m[0], gamma[0]
-        state = DRSState(log_m, gamma, logit.new_zeros((), dtype=torch.float64), logit)
-        acceptance = ops.probability(logit, **self._of_rows(state, y)).mean()
-        return state._replace(acceptance=acceptance)
+        return rejection.thresholds(gan, logit, y, self.eps, self._threshold)
 
     def step(
-        self, gan: GAN, state: DRSState, z: Tensor, y: Tensor | None, rng: Rng
-    ) -> tuple[DRSState, Batch]:
+        self, gan: GAN, state: RejectionState, z: Tensor, y: Tensor | None, rng: Rng
+    ) -> tuple[RejectionState, Batch]:
         x, logit = gan.logits(z, y)
         if self.adapt == "batch":
             state = self._adapted(state, logit, y)
-        rows = (x, z) if y is None else (x, z, y)
-        kept = ops.accept_compact(logit, *rows, rng=rng, **self._of_rows(state, y))
-        return state, Batch(
-            x=kept.rows[0],
-            z=kept.rows[1],
-            y=None if y is None else kept.rows[2],
-            logit=kept.logit,
-            ids=kept.ids,
-            count=kept.count,
-            stats={"invalid": kept.invalid, "above": kept.above},
-        )
+        return state, rejection.compacted(x, logit, state, z, y, rng, self.eps)
 
     def appending(
-        self, gan: GAN, state: DRSState, ring: Ring, names: tuple[str, ...]
+        self, gan: GAN, state: RejectionState, ring: Ring, names: tuple[str, ...]
     ) -> Callable[[Tensor, Tensor | None], None]:
-        """What does `step` for the ring's next rows, and adds the samples to the ring."""
-        append = None if gan.labels else ops.appending(ring, **self._of_rows(state, None))
-
-        def step(z: Tensor, y: Tensor | None) -> None:
-            x, logit = gan.logits(z, y)
-            rows: dict[str, Any] = {"x": x, "z": z, "y": y}
-            kept = [rows[name] for name in names]
-            if append is not None:
-                append(logit, *kept)
-            else:
-                ops.accept_append(logit, *kept, ring=ring, **self._of_rows(state, y))
-
-        return step
-
-    def _of_rows(self, state: DRSState, y: Tensor | None) -> dict[str, Any]:
-        """The threshold: one for all rows or, with labels, one for each."""
-        log_m, gamma = state.log_m, state.gamma
-        if y is not None:
-            log_m, gamma = log_m[y], gamma[y]
-        return {"log_m": log_m, "gamma": gamma, "eps": self.eps}
+        """What `step` does for the ring's next rows, and adds the samples to the ring."""
+        return rejection.appending(gan, state, ring, names, self.eps)
 
     def _threshold(self, logit: Tensor) -> tuple[Tensor, Tensor]:
         """log_m and gamma from burn-in logits, 0-d float64."""
@@ -188,7 +142,7 @@ class DRS:
             low, high = (gamma, high) if acceptance(gamma) > target else (low, gamma)
         return low
 
-    def _adapted(self, state: DRSState, logit: Tensor, y: Tensor | None) -> DRSState:
+    def _adapted(self, state: RejectionState, logit: Tensor, y: Tensor | None) -> RejectionState:
         """The paper's running maximum, and gamma from this batch; updated before the test."""
         q = 80.0 if self.percentile is None else self.percentile
         log_m, gamma = state.log_m.clone().view(-1), state.gamma.clone().view(-1)

@@ -47,7 +47,7 @@ def verify(path: str | PathLike[str]) -> list[str]:
     return [
         *_damaged_state(directory, manifest),
         *problems,
-        *_damaged_shards(directory, records).values(),
+        *_damaged_shards(directory, records, manifest).values(),
         *gaps(records, manifest["n"] if manifest["complete"] else None),
         *_left(directory, records),
     ]
@@ -62,7 +62,7 @@ def repair(path: str | PathLike[str]) -> list[str]:
     with contextlib.closing(folder):
         manifest = read_manifest(folder.path)
         records, torn = read_records(folder.path)
-        damaged = _damaged_shards(folder.path, records)
+        damaged = _damaged_shards(folder.path, records, manifest)
         state = _damaged_state(folder.path, manifest)
         sound = {chunk: record for chunk, record in records.items() if chunk not in damaged}
         left = _left(folder.path, records)
@@ -74,31 +74,31 @@ def repair(path: str | PathLike[str]) -> list[str]:
         return [*state, *torn, *damaged.values(), *left]
 
 
-def _damaged_shards(directory: Path, records: Mapping[int, Record]) -> dict[int, str]:
+def _damaged_shards(
+    directory: Path, records: Mapping[int, Record], manifest: Mapping[str, Any]
+) -> dict[int, str]:
     damaged = {}
-    last = -1
+    # A row may come several times where the rows of a group compete.
+    last, least = -1, 1 if manifest.get("group", 1) == 1 else 0
     for chunk in sorted(records):
         try:
-            last = _check_shard(directory, records[chunk], last)
+            last = _check_shard(directory, records[chunk], last, least)
         except (OSError, Corrupt) as error:
             damaged[chunk] = str(error)
     return damaged
 
 
-def _check_shard(directory: Path, record: Record, last: int) -> int:
+def _check_shard(directory: Path, record: Record, last: int, least: int) -> int:
     path = directory / shard_name(record.chunk)
     if not has_size(directory, record):
         raise Corrupt(f"{path} is missing or does not have its {record.size} bytes")
     if hashlib.sha256(path.read_bytes()).hexdigest() != record.sha256:
         raise Corrupt(f"{path} does not have the sha256 that was recorded")
     ids = open_shard(path, record.count).get_tensor("ids")
-    if (
-        ids.ndim != 1
-        or ids.dtype != torch.int64
-        or (torch.diff(ids, prepend=ids.new_tensor([last])) <= 0).any()
-    ):
+    rows = torch.maximum(ids, ~ids) if ids.dtype == torch.int64 and ids.ndim == 1 else None
+    if rows is None or (torch.diff(rows, prepend=rows.new_tensor([last])) < least).any():
         raise Corrupt(f"{path} must hold int64 ids that increase from {last + 1} on")
-    return int(ids[-1]) if len(ids) else last
+    return max(last, int(rows[-1])) if len(rows) else last
 
 
 def _damaged_state(directory: Path, manifest: Mapping[str, Any]) -> list[str]:

@@ -250,9 +250,14 @@ def _check_space(directory: Path, missing: int, bytes_per_sample: int) -> None:
 
 
 def _serialized(tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> bytes:
-    # Copies, because safetensors refuses tensors that share memory, such as x and z of an identity.
-    apart = {
-        name: rows.detach().cpu().clone(memory_format=torch.contiguous_format)
-        for name, rows in tensors.items()
-    }
+    apart: dict[str, Tensor] = {}
+    seen = set()
+    for name, rows in tensors.items():
+        rows = rows.detach().cpu().contiguous()
+        memory = rows.untyped_storage().data_ptr()
+        # Copies only of tensors that share memory, such as x and z of an identity: safetensors
+        # refuses those. A large copy in a thread of its own starts a second team of OpenMP threads,
+        # and from then on the threads of both fall asleep between any two operations.
+        apart[name] = rows.clone() if memory in seen else rows
+        seen.add(memory)
     return safetensors.torch.save(apart, metadata)

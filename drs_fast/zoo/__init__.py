@@ -6,7 +6,7 @@ from types import ModuleType
 import torch
 from safetensors.torch import load_file
 
-from drs_fast.core import GAN
+from drs_fast.gan import GAN
 from drs_fast.zoo import digits, gaussians25
 
 MODELS: dict[str, ModuleType] = {"25gaussians": gaussians25, "digits": digits}

@@ -5,7 +5,15 @@ from functools import cache
 import torch
 from torch import Tensor, nn
 
-from drs_fast.zoo.fitting import Draws, Dropout, Game, Say, area_under_curve, keep_train, use_draws
+from drs_fast.ratio.fitting import (
+    Draws,
+    Dropout,
+    Game,
+    Say,
+    area_under_curve,
+    keep_train,
+    use_draws,
+)
 
 SEED = 0
 LATENT_DIM = 64

@@ -10,7 +10,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from drs_fast.zoo.fitting import Draws, Game, Say, keep_train
+from drs_fast.ratio.fitting import Draws, Game, Say, keep_train
 
 SEED = 1
 LATENT_DIM = 2

@@ -1,0 +1,325 @@
+"""A generator, its discriminator, and how to read them."""
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from drs_fast import fingerprint
+from drs_fast.arguments import describe, integer, usable
+from drs_fast.ratio import links
+
+PRIORS = ("normal", "uniform", "truncated normal")
+PRECISIONS = ("fp32", "bf16")
+BLOCK_MULTIPLE = 256
+Real = Tensor | tuple[Tensor, Tensor]
+
+
+class GAN:
+    """A generator, its discriminator, and how to read them.
+
+    generator: z (n, latent_dim) float32 [, y (n,) int64] -> x (n, ...).
+    discriminator: x [, y] -> a number per sample: (n,), (n, 1), or a tuple that starts with it.
+    prior: "normal", "uniform" on [-1, 1), "truncated normal" on [-2, 2], or a callable that maps
+        (n, latent_dim) normals row by row.
+    link: what the discriminator returns: "logit", "probability", another name of
+        drs_fast.ratio.links.LINKS, or a callable to a log ratio.
+    labels: number of classes of a conditional GAN.
+    real: real samples, (x, y) with labels, or a callable n -> those.
+    block: rows in one call of G and D, rounded up to a multiple of 256.
+    Modules are put in eval mode, those inside wrappers too.
+    """
+
+    def __init__(
+        self,
+        generator: Callable[..., Any],
+        discriminator: Callable[..., Any],
+        latent_dim: int,
+        *,
+        prior: str | Callable[[Tensor], Tensor] = "normal",
+        link: str | links.Link = "logit",
+        labels: int | None = None,
+        real: Real | Callable[[int], Real] | None = None,
+        block: int = 4096,
+        name: str = "custom",
+    ) -> None:
+        if not callable(generator):
+            raise ValueError(f"generator must be callable, got {type(generator).__name__}")
+        if not (callable(prior) or (isinstance(prior, str) and prior in PRIORS)):
+            raise ValueError(f"prior must be one of {PRIORS} or a callable, got {prior!r}")
+        self.generator = generator
+        self.latent_dim = integer("latent_dim", latent_dim, 1)
+        self.prior = prior
+        self.labels = None if labels is None else integer("labels", labels, 1)
+        self.real = real
+        self.name = name
+        self._device = torch.device("cpu")
+        self.precision = PRECISIONS[0]
+        self._runs: dict[str, Callable[..., Any]] = {}
+        self.block = block_rows(block)
+        self._criticised(discriminator, link)
+
+    def _criticised(self, discriminator: Callable[..., Any], link: str | links.Link) -> None:
+        if not callable(discriminator):
+            raise ValueError(f"discriminator must be callable, got {type(discriminator).__name__}")
+        if not (callable(link) or (isinstance(link, str) and link in links.LINKS)):
+            raise ValueError(
+                f"link must be one of {tuple(links.LINKS)} or a callable, got {link!r}"
+            )
+        for module in fingerprint.modules(self.generator, discriminator, link):
+            module.eval()
+        self.discriminator, self.link = discriminator, link
+
+    @property
+    def energy(self) -> bool:
+        """Whether the logits are scores of a critic that estimates no density ratio."""
+        return self.link in links.ENERGIES
+
+    @property
+    def device(self) -> torch.device:
+        """Where the generator's weights are, or where `on` put a generator without any."""
+        if isinstance(self.generator, torch.nn.Module):
+            for parameter in self.generator.parameters():
+                return parameter.device
+        return self._device
+
+    def on(
+        self,
+        device: torch.device | str | None = None,
+        block: int | None = None,
+        precision: str | None = None,
+    ) -> "GAN":
+        """This GAN on a device, in blocks of that many rows; modules are moved, not copied.
+
+        precision: "fp32", or "bf16" for G and D under autocast; logits are float32 in any case.
+        """
+        gan = copy.copy(self)
+        if precision is not None:
+            if precision not in PRECISIONS:
+                raise ValueError(f"precision must be one of {PRECISIONS}, got {precision!r}")
+            gan.precision = precision
+        if block is not None:
+            gan.block = block_rows(block)
+        if device is not None:
+            gan._device = usable(device)
+            for function in (gan.generator, gan.discriminator, gan.link):
+                if isinstance(function, torch.nn.Module):
+                    function.to(device)
+        return gan
+
+    def changed(self, change: Callable[[Any], Any]) -> "GAN":
+        """This GAN, with G and D run as change(G) and change(D) from here on."""
+        gan = copy.copy(self)
+        gan._runs = {
+            role: change(self._runs.get(role, getattr(self, role)))
+            for role in ("generator", "discriminator")
+        }
+        return gan
+
+    def judged(
+        self,
+        discriminator: Callable[..., Any] | None = None,
+        link: str | links.Link = "logit",
+    ) -> "GAN":
+        """This GAN with another discriminator (None: the same one) and link."""
+        gan = copy.copy(self)
+        if discriminator is not None:
+            gan._runs = {role: run for role, run in self._runs.items() if role == "generator"}
+        gan._criticised(self.discriminator if discriminator is None else discriminator, link)
+        return gan
+
+    def sha256(self) -> str:
+        """Of the weights and of all else that turns latents into logits, but not of the name."""
+        return fingerprint.sha256(
+            self.latent_dim, self.labels, self.prior, self.link, self.generator, self.discriminator
+        )
+
+    def logits(self, z: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """x = G(z) and its logit, in zero-padded blocks of one shape.
+
+        z (n, latent_dim), y (n,) int64 if and only if the GAN has labels.
+        Returns x (n, ...) and logit (n,) float32: log p_data/p_model + const, in nats.
+        """
+        self._check(z, y)
+        x, logit = self._blocks(self._logits, z, y)
+        return x, logit
+
+    def scores(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        """Logits (n,) float32 of given samples x (n, ...) [, y (n,) int64]."""
+        self._check_labels(x, y)
+        return self._blocks(self._scores, x, y)[0]
+
+    def gradients(self, z: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """x = G(z), its logit, and the logit's gradient with respect to z, (n, latent_dim)."""
+        self._check(z, y)
+        x, logit, gradient = self._blocks(self._gradients, z, y)
+        return x, logit, gradient
+
+    def score_gradients(self, x: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Logits (n,) of given samples x (n, ...), and their gradients with respect to x."""
+        self._check_labels(x, y)
+        logit, gradient = self._blocks(self._score_gradients, x, y)
+        return logit, gradient
+
+    def real_samples(self, n: int) -> tuple[Tensor, Tensor | None]:
+        """Up to n real samples, the first ones, where the generator is, and their labels."""
+        if self.real is None:
+            raise ValueError("real samples are needed here: build GAN(..., real=x or n -> x)")
+        given = self.real(n) if callable(self.real) else self.real
+        x, y = given if isinstance(given, tuple) else (given, None)
+        if not isinstance(x, Tensor) or not len(x):
+            raise ValueError(f"real must give a tensor of samples (n, ...), got {describe(x)}")
+        x, y = x[:n].to(self.device), None if y is None else y[:n].to(self.device)
+        self._check_labels(x, y)
+        return x, y
+
+    def _blocks(
+        self, function: Callable[..., tuple[Tensor, ...]], rows: Tensor, y: Tensor | None
+    ) -> tuple[Tensor, ...]:
+        """The function's results for all rows, of which it takes a block at a time."""
+        n, labels = len(rows), () if y is None else (y,)
+        if n <= self.block:
+            return function(rows, *labels)
+        whole: tuple[Tensor, ...] | None = None
+        for start in range(0, n, self.block):
+            own = slice(start, min(start + self.block, n))
+            parts = function(rows[own], *(label[own] for label in labels))
+            if whole is None:
+                whole = tuple(part.new_empty((n, *part.shape[1:])) for part in parts)
+            for all_of_it, part in zip(whole, parts, strict=True):
+                all_of_it[own] = part
+        assert whole is not None
+        return whole
+
+    @torch.inference_mode()
+    def _logits(self, z: Tensor, *label: Tensor) -> tuple[Tensor, Tensor]:
+        made = self._generate(*(_pad(row, self.block) for row in (z, *label)))
+        # Before the discriminator, which may write to what it is given.
+        x = _first(made, len(z)).clone(memory_format=torch.contiguous_format)
+        return x, self._own(self._judge(made, *label), len(z))
+
+    @torch.inference_mode()
+    def _scores(self, x: Tensor, *label: Tensor) -> tuple[Tensor]:
+        return (self._own(self._judge(_pad(x, self.block), *label), len(x)),)
+
+    @torch.inference_mode(False)
+    @torch.enable_grad()
+    def _gradients(self, z: Tensor, *label: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        leaf = _pad(z, self.block).requires_grad_()
+        # To the generator goes a copy: it may write to what it is given.
+        made = self._generate(leaf.clone(), *(_pad(y, self.block) for y in label))
+        x = _first(made.detach(), len(z)).clone(memory_format=torch.contiguous_format)
+        logit = self._judge(made.clone(), *label)
+        return x, self._own(logit, len(z)), _slope(logit, leaf, len(z))
+
+    @torch.inference_mode(False)
+    @torch.enable_grad()
+    def _score_gradients(self, x: Tensor, *label: Tensor) -> tuple[Tensor, Tensor]:
+        leaf = _pad(x, self.block).requires_grad_()
+        logit = self._judge(leaf.clone(), *label)
+        return self._own(logit, len(x)), _slope(logit, leaf, len(x))
+
+    def _own(self, logit: Tensor, n: int) -> Tensor:
+        return _first(logit.detach(), n).to(torch.float32, copy=True)
+
+    def _generate(self, *rows: Tensor) -> Tensor:
+        made = self._call("generator", *rows)
+        if not isinstance(made, Tensor) or made.shape[:1] != (self.block,):
+            raise ValueError(
+                f"generator must return a tensor of {self.block} samples for {self.block} latents, "
+                f"got {describe(made)}"
+            )
+        return made
+
+    def _judge(self, made: Tensor, *label: Tensor) -> Tensor:
+        score = self._call("discriminator", made, *(_pad(y, self.block) for y in label))
+        score = _one_per_sample("discriminator", score, self.block)
+        link = links.LINKS[self.link] if isinstance(self.link, str) else self.link
+        if link is links.identity:
+            return score
+        return _one_per_sample("link", link(score), self.block)
+
+    def _call(self, role: str, *arguments: Tensor) -> Any:
+        try:
+            function = self._runs.get(role, getattr(self, role))
+            if self.precision == "fp32":
+                return function(*arguments)
+            with torch.autocast(arguments[0].device.type, torch.bfloat16, cache_enabled=False):
+                return function(*arguments)
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, TypeError, OSError) as error:
+            given = ", ".join(describe(argument) for argument in arguments)
+            raise ValueError(
+                f"{role} failed on {given}: {error}; is latent_dim={self.latent_dim} right, and "
+                f"labels={self.labels} (the number of classes, for a class-conditional GAN)?"
+            ) from error
+
+    def _check(self, z: Tensor, y: Tensor | None) -> None:
+        if not isinstance(z, Tensor) or z.ndim != 2 or z.shape[1] != self.latent_dim:
+            raise ValueError(f"z must be (n, {self.latent_dim}), got {describe(z)}")
+        self._check_labels(z, y)
+
+    def _check_labels(self, rows: Tensor, y: Tensor | None) -> None:
+        if not isinstance(rows, Tensor) or not rows.ndim:
+            raise ValueError(f"x must be a tensor of samples (n, ...), got {describe(rows)}")
+        if (y is None) != (self.labels is None):
+            raise ValueError(
+                "y was given, but this GAN has no labels; drop it or build GAN(..., labels=K)"
+                if y is not None
+                else f"this GAN has {self.labels} classes; pass y (n,) int64"
+            )
+        if y is not None and not (
+            isinstance(y, Tensor) and y.shape == rows.shape[:1] and y.dtype == torch.int64
+        ):
+            raise ValueError(f"y must be ({len(rows)},) int64, got {describe(y)}")
+
+
+def block_rows(rows: int) -> int:
+    """The block that serves a batch of this many rows: the next multiple of 256."""
+    return -(-integer("batch_size", rows, 1) // BLOCK_MULTIPLE) * BLOCK_MULTIPLE
+
+
+def _first(rows: Tensor, n: int) -> Tensor:
+    return rows if len(rows) == n else rows[:n]
+
+
+def _pad(rows: Tensor, size: int) -> Tensor:
+    # Always a copy: what a model does in place must not reach the rows that are kept.
+    if len(rows) == size:
+        return rows.detach().clone()
+    return torch.cat([rows.detach(), rows.new_zeros((size - len(rows), *rows.shape[1:]))])
+
+
+def _slope(logit: Tensor, leaf: Tensor, n: int) -> Tensor:
+    """The gradient (n, ...) of every row's logit with respect to that row; 0 if there is none."""
+    if not logit.requires_grad:
+        return torch.zeros_like(leaf[:n])
+    (slope,) = torch.autograd.grad(
+        logit, leaf, torch.ones_like(logit), allow_unused=True, materialize_grads=True
+    )
+    return _first(slope, n).clone()
+
+
+def _one_per_sample(role: str, score: Any, n: int) -> Tensor:
+    if isinstance(score, dict):
+        raise ValueError(
+            f"{role} returned a dict with keys {sorted(map(str, score))}; wrap it: "
+            'GAN(G, lambda x: D(x)["the key of its logit"], ...)'
+        )
+    if isinstance(score, (tuple, list)) and score:
+        score = score[0]
+    if not (
+        isinstance(score, Tensor)
+        and score.is_floating_point()
+        and score.shape[:1] == (n,)
+        and score.numel() == n
+    ):
+        raise ValueError(
+            f"{role} must return one floating-point number per sample, ({n},) or ({n}, 1), "
+            f"got {describe(score)}; reduce patches or classes in a wrapper, for example "
+            "GAN(G, lambda x: D(x).mean(dim=(1, 2, 3)), ...)"
+        )
+    return score.reshape(n)

@@ -1,0 +1,65 @@
+"""From what a critic returns to a log density ratio, for each loss that it may be trained with.
+
+A map holds at the loss's optimum; a trained critic is only near it, so calibrate it as well. Hinge
+and Wasserstein critics are no function of the density ratio: they can serve as energies, and become
+a ratio by drs.calibrate or drs.keep_train.
+"""
+
+import functools
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+Link = Callable[[Tensor], Tensor]
+ENERGIES = ("hinge", "wasserstein")
+MARGIN = 2.0**-20  # of the way between two targets: a critic beyond them is at 13.9 nats
+
+
+def identity(score: Tensor) -> Tensor:
+    return score
+
+
+def probability(score: Tensor) -> Tensor:
+    """log p - log(1 - p), of a critic that ends in a sigmoid."""
+    wide = score.double()
+    return torch.log(wide) - torch.log1p(-wide)
+
+
+def least_squares(score: Tensor, *, fake: float = 0.0, real: float = 1.0) -> Tensor:
+    """log (C - fake) / (real - C), with C kept between the two targets.
+
+    Source: Mao et al., Least squares generative adversarial networks (2017), equation 5.
+    """
+    share = ((score.double() - fake) / (real - fake)).clamp(MARGIN, 1.0 - MARGIN)
+    return torch.log(share) - torch.log1p(-share)
+
+
+def kullback_leibler(score: Tensor) -> Tensor:
+    """T - 1, of an f-GAN critic with conjugate exp(T - 1).
+
+    Source: Nowozin, Cseke and Tomioka, f-GAN (2016), tables 2 and 6.
+    """
+    return score - 1.0
+
+
+def reverse_kullback_leibler(score: Tensor) -> Tensor:
+    """-log(-T), of an f-GAN critic T < 0 with conjugate -1 - log(-T)."""
+    return -torch.log((-score.double()).clamp(min=torch.finfo(torch.float64).tiny))
+
+
+def chi_square(score: Tensor) -> Tensor:
+    """log(T / 2 + 1), of an f-GAN critic with conjugate T^2 / 4 + T; -inf where T <= -2."""
+    return torch.log((score.double() / 2.0 + 1.0).clamp(min=0.0))
+
+
+LINKS: dict[str, Link] = {
+    "logit": identity,
+    "probability": probability,
+    "least squares": least_squares,
+    "least squares -1 1": functools.partial(least_squares, fake=-1.0, real=1.0),
+    "kl": kullback_leibler,
+    "reverse kl": reverse_kullback_leibler,
+    "chi-square": chi_square,
+    **dict.fromkeys(ENERGIES, identity),
+}
