@@ -68,7 +68,8 @@ def problem(name: str, batch: int, device: str, seconds: float) -> Problem:
     log_m, gamma = float(found.log_m), float(found.gamma)
     p = Problem.of(name, batch, log_m, gamma, 3, 0, device)
     alone(p)
-    step = min(timed(lambda: alone(p), p.device) for _ in range(5)) / p.steps
+    with pages.kept():
+        step = min(timed(lambda: alone(p), p.device) for _ in range(5)) / p.steps
     steps = max(2, round(seconds / step))
     n = 0
     for row in range(0, steps * batch, batch):
