@@ -193,16 +193,20 @@ class GAN:
         assert whole is not None
         return whole
 
-    @torch.inference_mode()
     def _logits(self, z: Tensor, *label: Tensor) -> tuple[Tensor, Tensor]:
-        made = self._generate(*(_pad(row, self.block) for row in (z, *label)))
+        with torch.inference_mode():
+            made = self._generate(*(_pad(row, self.block) for row in (z, *label)))
         # Before the discriminator, which may write to what it is given.
         x = _first(made, len(z)).clone(memory_format=torch.contiguous_format)
-        return x, self._own(self._judge(made, *label), len(z))
+        return x, self._scored(made, label, len(z))
 
-    @torch.inference_mode()
     def _scores(self, x: Tensor, *label: Tensor) -> tuple[Tensor]:
-        return (self._own(self._judge(_pad(x, self.block), *label), len(x)),)
+        return (self._scored(_pad(x, self.block), label, len(x)),)
+
+    def _scored(self, made: Tensor, label: tuple[Tensor, ...], n: int) -> Tensor:
+        with torch.inference_mode():
+            logit = self._judge(made, *label)
+        return _own(logit, n)
 
     @torch.inference_mode(False)
     @torch.enable_grad()
@@ -212,17 +216,14 @@ class GAN:
         made = self._generate(leaf.clone(), *(_pad(y, self.block) for y in label))
         x = _first(made.detach(), len(z)).clone(memory_format=torch.contiguous_format)
         logit = self._judge(made.clone(), *label)
-        return x, self._own(logit, len(z)), _slope(logit, leaf, len(z))
+        return x, _own(logit, len(z)), _slope(logit, leaf, len(z))
 
     @torch.inference_mode(False)
     @torch.enable_grad()
     def _score_gradients(self, x: Tensor, *label: Tensor) -> tuple[Tensor, Tensor]:
         leaf = _pad(x, self.block).requires_grad_()
         logit = self._judge(leaf.clone(), *label)
-        return self._own(logit, len(x)), _slope(logit, leaf, len(x))
-
-    def _own(self, logit: Tensor, n: int) -> Tensor:
-        return _first(logit.detach(), n).to(torch.float32, copy=True)
+        return _own(logit, len(x)), _slope(logit, leaf, len(x))
 
     def _generate(self, *rows: Tensor) -> Tensor:
         made = self._call("generator", *rows)
@@ -284,6 +285,10 @@ def block_rows(rows: int) -> int:
 
 def _first(rows: Tensor, n: int) -> Tensor:
     return rows if len(rows) == n else rows[:n]
+
+
+def _own(logit: Tensor, n: int) -> Tensor:
+    return _first(logit.detach(), n).to(torch.float32, copy=True)
 
 
 def _pad(rows: Tensor, size: int) -> Tensor:

@@ -36,6 +36,12 @@ class Run:
             raise ValueError(
                 f"sampler must be an instance such as drs.samplers.DRS(), got {sampler!r}"
             )
+        if gan.energy and not getattr(sampler, "energy", False):
+            raise ValueError(
+                f"a {gan.link} critic is no density ratio, which {type(sampler).__name__} needs: "
+                "make it one with drs.calibrate or drs.keep_train, or take a sampler that follows "
+                "any critic, such as DDLS, DOT or DCD"
+            )
         self.gan, self.sampler = gan, sampler
         self.tune, self.cuda_graph = tuning.check(tune), cuda_graph
         self.rng = Rng(seed)
