@@ -62,6 +62,7 @@ def words(samples: Samples, state: dict[str, Tensor]) -> str:
         "G + D calls per sample": f"{counters['calls'] / n:.4g}" if n else None,
         "invalid logits": f"{counters['invalid']:,}",
         "logits above log_m": f"{counters['above']:,}",
+        **{name: f"{counters[name]:,}" for name in manifest.get("tallies", ())},
     }
     raw, accepted = _logits(samples, state)
     if raw is not None and bool(torch.isfinite(raw).any()):
@@ -181,7 +182,7 @@ def _counters(samples: Samples) -> dict[str, int]:
     records, manifest = read_records(samples.path)[0], samples.manifest
     totals = {
         key: sum(records[i].counters.get(key, 0) for i in range(len(samples.counts)))
-        for key in ("calls", "invalid", "above")
+        for key in ("calls", "invalid", "above", *manifest.get("tallies", ()))
     }
     whole_chunks = len(samples.counts) * int(manifest.get("chunk_rows", 0))
     return {**totals, "proposals": int(manifest.get("proposals", whole_chunks))}

@@ -69,6 +69,7 @@ def save_run(
                 "version": __version__,
                 "law": sampler.law,
                 "group": sampler.group,
+                "tallies": list(run.tallies),
                 **found,
             }
             numbers = {
