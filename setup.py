@@ -72,7 +72,13 @@ def cuda_library_folders():
 extensions = [
     Extension(
         "drs_fast._C",
-        ["csrc/module.cpp", "csrc/kernels.cpp", "csrc/random.cpp", "csrc/accept.cpp"],
+        [
+            "csrc/module.cpp",
+            "csrc/kernels.cpp",
+            "csrc/random.cpp",
+            "csrc/accept.cpp",
+            "csrc/groups.cpp",
+        ],
         depends=[str(path) for path in Path("csrc").iterdir()],
         include_dirs=bindings(),
         language="c++",

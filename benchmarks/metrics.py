@@ -1,18 +1,23 @@
-"""How well samples follow a grid of equal Gaussians.
+"""How well samples follow a grid of equal Gaussians, or a swiss roll.
 
 HQ: share of samples nearer than 4 sd to a centre. Modes: centres with at least one such sample.
 sd: per axis, of those samples about their centre. JSD: Jensen-Shannon divergence in nats between
 the mode counts and equal shares, with a bin for the junk (reference 0) or without it. W1: exact
 optimal transport with Euclidean cost to real samples that are equally many in every mode.
+
+On the roll the noiseless curve takes the place of the centres, its 25 stretches with equal shares
+of the data that of the modes (the JSD is that of a histogram along the curve), and sd is across it.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 import drs_fast as drs
+from drs_fast.zoo import swissroll
 from drs_fast.zoo.gaussians25 import CENTRES, STD
 
 QUALITY_SD = 4.0
@@ -32,15 +37,26 @@ def metrics(x: Tensor, centres: Tensor = CENTRES, std: float = STD) -> Metrics:
     """All but W1 of samples x (n, 2)."""
     offset, mode = nearest(x, centres)
     square = offset.square().sum(dim=1)
-    good = square.sqrt() < QUALITY_SD * std
-    counts = torch.bincount(mode[good], minlength=len(centres)).double()
-    shares = counts / len(x)
-    equal = torch.full_like(shares, 1 / len(centres))
+    return _metrics(square.sqrt() < QUALITY_SD * std, square / 2, mode, len(centres))
+
+
+def swiss_roll(x: Tensor) -> Metrics:
+    """All but W1 of samples x (n, 2) that should follow the swiss roll."""
+    distance, t = swissroll.nearest(x)
+    good = distance < QUALITY_SD * swissroll.STD
+    return _metrics(good, distance.square(), swissroll.stretch(t), swissroll.STRETCHES)
+
+
+def _metrics(good: Tensor, square: Tensor, mode: Tensor, modes: int) -> Metrics:
+    """square: the squared deviation per axis. All arguments but the last are (n,)."""
+    counts = torch.bincount(mode[good], minlength=modes).double()
+    shares = counts / len(good)
+    equal = torch.full_like(shares, 1 / modes)
     junk = 1 - shares.sum().clamp(max=1)
     return Metrics(
         hq=100 * float(good.double().mean()),
         modes=int((counts > 0).sum()),
-        sd=float((square[good].mean() / 2).sqrt()),
+        sd=float(square[good].mean().sqrt()),
         jsd=jensen_shannon(torch.cat([shares, junk[None]]), torch.cat([equal, torch.zeros(1)])),
         jsd_nojunk=jensen_shannon(shares, equal),
     )
@@ -66,11 +82,31 @@ def jensen_shannon(p: Tensor, q: Tensor) -> float:
     )
 
 
-def w1(x: Tensor, n: int = TRANSPORT_SAMPLES) -> float:
-    """Of the first n samples; n must be a multiple of the number of modes."""
+def stratified(n: int, seed: int = 0) -> Tensor:
+    """(n, 2) real samples, equally many in every mode."""
+    if n % len(CENTRES):
+        raise ValueError(f"n must be a multiple of {len(CENTRES)}, got {n}")
+    centres = CENTRES.repeat(n // len(CENTRES), 1)
+    return centres + STD * drs.ops.normal(drs.Rng(seed, row=2**61), n, 2)
+
+
+def stratified_roll(n: int, seed: int = 0) -> Tensor:
+    """(n, 2) real samples, evenly spread over t."""
+    t = swissroll.START + swissroll.TURN * (torch.arange(n, dtype=torch.float64) + 0.5) / n
+    noise = drs.ops.normal(drs.Rng(seed, row=2**61), n, 2)
+    return swissroll.roll(t).float() + swissroll.STD * noise
+
+
+def w1(x: Tensor, n: int = TRANSPORT_SAMPLES, real: Callable[[int], Tensor] = stratified) -> float:
+    """Of the first n samples; real is `stratified` (n a multiple of 25) or `stratified_roll`."""
     if len(x) < n:
         raise ValueError(f"w1 needs {n} samples, got {len(x)}")
-    return transport(x[:n], stratified(n))
+    return transport(x[:n], real(n))
+
+
+def w1_swiss_roll(x: Tensor, n: int = TRANSPORT_SAMPLES) -> float:
+    """The same on the roll."""
+    return w1(x, n, stratified_roll)
 
 
 def transport(x: Tensor, y: Tensor) -> float:
@@ -80,11 +116,3 @@ def transport(x: Tensor, y: Tensor) -> float:
     cost = torch.cdist(x.double(), y.double(), compute_mode="donot_use_mm_for_euclid_dist").numpy()
     rows, columns = linear_sum_assignment(cost)
     return float(cost[rows, columns].mean())
-
-
-def stratified(n: int, seed: int = 0) -> Tensor:
-    """(n, 2) real samples, equally many in every mode."""
-    if n % len(CENTRES):
-        raise ValueError(f"n must be a multiple of {len(CENTRES)}, got {n}")
-    centres = CENTRES.repeat(n // len(CENTRES), 1)
-    return centres + STD * drs.ops.normal(drs.Rng(seed, row=2**61), n, 2)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 import drs_fast as drs
 from benchmarks.metrics import QUALITY_SD, metrics, nearest
-from drs_fast.zoo.gaussians25 import CENTRES, STD
+from drs_fast.zoo.gaussians25 import CENTRES, STD, real
 
 MODEL_STD = 0.06
 GAUSSIAN_SHARE = 0.7
@@ -22,7 +22,7 @@ HALF_WIDTH = 2.5
 
 def gan() -> drs.GAN:
     """Latents are three normals: the first chooses uniform or mode, the others place the point."""
-    return drs.GAN(generator, log_ratio, 3, name="oracle")
+    return drs.GAN(generator, log_ratio, 3, real=real, name="oracle")
 
 
 def generator(z: Tensor) -> Tensor:

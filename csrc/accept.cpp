@@ -60,12 +60,6 @@ Counts decide(const Real* logit, const Rows& rows, const Threshold& threshold, i
     return {counts.count + rest.count, counts.invalid + rest.invalid, counts.above + rest.above};
 }
 
-// Calls work(logits) with their own type.
-template <class Work>
-auto typed(const Logits& logits, const Work& work) {
-    return logits.wide ? work((const double*)logits.data) : work((const float*)logits.data);
-}
-
 }  // namespace
 
 void probability(Logits logits, Threshold threshold, int64_t n, int threads, double* out) {

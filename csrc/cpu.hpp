@@ -60,6 +60,15 @@ Counts accept_compact(Logits logits, Rows rows, Threshold threshold, int64_t n, 
 void accept_append(Logits logits, uint64_t seed, const int64_t* numbers, Threshold threshold,
                    int64_t n, int threads, const std::vector<RowTensor>& tensors, int64_t* ids,
                    int64_t capacity, State* state);
+// Of each group of candidates: where its chain ends (start: null for none), or `size` drawn by
+// weight; -1 where there is none.
+void chain(Logits logits, Rows rows, const double* start, int64_t groups, int64_t candidates,
+           int threads, int64_t* out);
+void select(Logits logits, Rows rows, int64_t groups, int64_t candidates, int64_t size,
+            bool replace, int threads, int64_t* out);
+// out = (z + drift grad) + scale normal
+void langevin(const float* z, const float* grad, Rows rows, uint32_t draw, int64_t n, int64_t d,
+              float drift, float scale, int threads, float* out);
 // The max(1, ceil(q n / 100))-th smallest of the n valid logits; NaN if there is none.
 double order_statistic(Logits logits, double q, int64_t n);
 // Copies the rows at these indices; the part of accept_compact that memory bounds.

@@ -56,6 +56,23 @@ inline void odds(const Real* logit, const Threshold& t, int64_t i, Odds& o) {
     }
 }
 
+void exponentials(double* x, int64_t n) {
+    for (int64_t i = 0; i < n; ++i) x[i] = exponential(x[i]);
+}
+
+// A chain below `low` moves to the candidate, one above `high` stays: u < exp(logit - current)
+// where current < logit - ln u, and w0 gives ln u to 2e-4 unless it is small.
+void bounds(const double* logit, const uint32_t* w0, int n, double* low, double* high) {
+    const double infinity = std::numeric_limits<double>::infinity();
+    for (int i = 0; i < n; ++i) {
+        const double middle = logit[i] - (double)logarithm(w0[i]);
+        const double margin = 1e-3 + std::abs(middle) * 0x1p-50;
+        const bool finite = logit[i] - logit[i] == 0.0, precise = w0[i] >= 4096;
+        low[i] = finite & precise ? middle - margin : -infinity;
+        high[i] = !finite ? -infinity : precise ? middle + margin : infinity;
+    }
+}
+
 template <class Real>
 void probability(const Real* logit, const Threshold& threshold, int64_t n, double* p) {
     for (int64_t i = 0; i < n; i += PACK) {

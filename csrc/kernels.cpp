@@ -14,10 +14,6 @@
 namespace drs {
 namespace {
 
-constexpr double FACTORIALS[14] = {  // 1/15!, ..., 1/2!
-    1.0 / 1307674368000.0, 1.0 / 87178291200.0, 1.0 / 6227020800.0, 1.0 / 479001600.0,
-    1.0 / 39916800.0, 1.0 / 3628800.0, 1.0 / 362880.0, 1.0 / 40320.0, 1.0 / 5040.0, 1.0 / 720.0,
-    1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 1.0 / 2.0};
 constexpr float LOG[8] = {-0.12891679f, 0.1398444f,   -0.12184262f, 0.14005868f,
                           -0.16680488f, 0.20010406f, -0.24999797f, 0.33333215f};
 constexpr float SINE[3] = {-0.000195173f, 0.008332178f, -0.16666655f};
@@ -55,7 +51,8 @@ namespace avx512 {
 #define DRS_KERNELS(isa)                                                                    \
     Kernels {                                                                               \
         #isa, isa::words, isa::uniform, isa::box_muller, isa::probability<float>,           \
-            isa::probability<double>, isa::decide<float>, isa::decide<double>, isa::gather \
+            isa::probability<double>, isa::decide<float>, isa::decide<double>,              \
+            isa::exponentials, isa::bounds, isa::gather                                     \
     }
 
 // What this processor can run, best first.

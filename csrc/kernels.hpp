@@ -17,6 +17,11 @@ constexpr int64_t AHEAD = 64;                // rows between their prefetch (to 
 constexpr int64_t PREFETCHED_BYTES = 2048;   // beyond these the hardware has seen the pattern
 constexpr int64_t STREAMED_BYTES = 8 << 20;  // outputs that leave the caches anyway
 
+constexpr double FACTORIALS[14] = {  // 1/15!, ..., 1/2!
+    1.0 / 1307674368000.0, 1.0 / 87178291200.0, 1.0 / 6227020800.0, 1.0 / 479001600.0,
+    1.0 / 39916800.0, 1.0 / 3628800.0, 1.0 / 362880.0, 1.0 / 40320.0, 1.0 / 5040.0, 1.0 / 720.0,
+    1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 1.0 / 2.0};
+
 struct Key {
     uint32_t low, high;
 };
@@ -55,6 +60,12 @@ inline To bits(From from) {
     To to;
     std::memcpy(&to, &from, sizeof to);
     return to;
+}
+
+// Calls work(logits) with their own type.
+template <class Work>
+auto typed(const Logits& logits, const Work& work) {
+    return logits.wide ? work((const double*)logits.data) : work((const float*)logits.data);
 }
 
 inline int64_t number(const Rows& rows, int64_t i) {
@@ -96,6 +107,20 @@ struct Tail {
     }
 };
 
+// exp(x) for x clamped to [-700, 700].
+inline double exponential(double x) {
+    x = x < -700.0 ? -700.0 : x;
+    x = x > 700.0 ? 700.0 : x;
+    const double shifted = x * 1.4426950408889634 + 6755399441055744.0;
+    const double whole = shifted - 6755399441055744.0;
+    const uint64_t power = bits<uint64_t>(shifted) - 0x4338000000000000u;
+    const double r = (x - whole * 0.6931471805598903) - whole * 5.497923018708371e-14;
+    const double scale = bits<double>((power + 1023) << 52);
+    double h = FACTORIALS[0];
+    for (int j = 1; j < 14; ++j) h = h * r + FACTORIALS[j];
+    return (h * (r * r) + r) * scale + scale;
+}
+
 struct Kernels {
     const char* name;
     void (*words)(Key, const uint64_t* row, uint32_t stream, const uint64_t* draw, int n, Words&);
@@ -108,6 +133,8 @@ struct Kernels {
                            int64_t* kept);
     Counts (*decide_double)(const double*, const Rows&, const Threshold&, int64_t index, int64_t n,
                             int64_t* kept);
+    void (*exponentials)(double* x, int64_t n);  // in place
+    void (*bounds)(const double* logit, const uint32_t* w0, int n, double* low, double* high);
     void (*gather)(const RowTensor&, const int64_t* indices, int64_t n, int64_t first);
 };
 

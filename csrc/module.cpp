@@ -127,6 +127,30 @@ PYBIND11_MODULE(_C, m) {
         },
         without_gil);
     m.def(
+        "chain",
+        [](LogitArgs logits, RowsArgs rows, Address start, int64_t groups, int64_t candidates,
+           int threads, Out out) {
+            drs::chain(logits_of(logits), rows_of(rows), (const double*)start, groups, candidates,
+                       threads, (int64_t*)out);
+        },
+        without_gil);
+    m.def(
+        "select",
+        [](LogitArgs logits, RowsArgs rows, int64_t groups, int64_t candidates, int64_t size,
+           bool replace, int threads, Out out) {
+            drs::select(logits_of(logits), rows_of(rows), groups, candidates, size, replace,
+                        threads, (int64_t*)out);
+        },
+        without_gil);
+    m.def(
+        "langevin",
+        [](Address z, Address grad, RowsArgs rows, uint32_t draw, int64_t n, int64_t d,
+           float drift, float scale, int threads, Out out) {
+            drs::langevin((const float*)z, (const float*)grad, rows_of(rows), draw, n, d, drift,
+                          scale, threads, (float*)out);
+        },
+        without_gil);
+    m.def(
         "gather",
         [](TensorArgs tensor, Address indices, int64_t n, int threads) {
             drs::gather(tensor_of(tensor), (const int64_t*)indices, n, threads);

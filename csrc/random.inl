@@ -102,17 +102,22 @@ inline float horner(const float (&coefficients)[N], float x) {
     return total;
 }
 
+// ln u with u = (word + 1/2) 2^-32.
+inline float logarithm(uint32_t word) {
+    const int32_t mantissa = bits<int32_t>((float)word + 0.5f) - 0x3F2AAAAB;
+    const int32_t exponent = mantissa >> 23;
+    const float top = -(((float)~word + 0.5f) * 0x1p-32f);
+    const float near = bits<float>((mantissa & 0x7FFFFF) + 0x3F2AAAAB) - 1.0f;
+    const float f = exponent == 32 ? top : near;
+    const float series = f + (f * f) * (horner(LOG, f) * f - 0.5f);
+    return (float)(exponent - 32) * 0.6931472f + series;
+}
+
 // Box-Muller on the words (radius, angle) of n counters.
 void box_muller(const uint32_t* radius, const uint32_t* angle, int n, float* cosines,
                 float* sines) {
     for (int i = 0; i < n; ++i) {
-        const int32_t mantissa = bits<int32_t>((float)radius[i] + 0.5f) - 0x3F2AAAAB;
-        const int32_t exponent = mantissa >> 23;
-        const float top = -(((float)~radius[i] + 0.5f) * 0x1p-32f);
-        const float near = bits<float>((mantissa & 0x7FFFFF) + 0x3F2AAAAB) - 1.0f;
-        const float f = exponent == 32 ? top : near;
-        const float series = f + (f * f) * (horner(LOG, f) * f - 0.5f);
-        const float r = std::sqrt(((float)(exponent - 32) * 0.6931472f + series) * -2.0f);
+        const float r = std::sqrt(logarithm(radius[i]) * -2.0f);
 
         const uint32_t shifted = angle[i] + 0x20000000u;
         const uint32_t quadrant = shifted >> 30;

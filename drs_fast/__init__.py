@@ -9,6 +9,12 @@ from drs_fast.engine import generate, stream
 from drs_fast.gan import GAN
 from drs_fast.load import load, weights
 from drs_fast.ops import backend
+from drs_fast.ratio.calibrate import calibrate
+from drs_fast.ratio.contrastive import contrastive
+from drs_fast.ratio.doctor import doctor
+from drs_fast.ratio.features import density_ratio
+from drs_fast.ratio.head import keep_train
+from drs_fast.ratio.relativistic import relativistic
 from drs_fast.store import open_run as open
 
 __all__ = [
@@ -20,10 +26,16 @@ __all__ = [
     "Rng",
     "Starvation",
     "backend",
+    "calibrate",
+    "contrastive",
+    "density_ratio",
+    "doctor",
     "generate",
+    "keep_train",
     "load",
     "open",
     "ops",
+    "relativistic",
     "samplers",
     "stream",
     "weights",

@@ -12,12 +12,15 @@ from pathlib import Path
 from types import FrameType, NoneType
 from typing import Any
 
+import numpy as np
 import torch
+from safetensors.torch import load_file
 
 from drs_fast import __version__, backends, engine, ops, samplers, store
 from drs_fast.core import BadLogits, Starvation
-from drs_fast.gan import PRECISIONS
+from drs_fast.gan import PRECISIONS, Real
 from drs_fast.load import load
+from drs_fast.ratio.doctor import doctor
 
 EXIT_CODES = {
     0: "done",
@@ -28,6 +31,7 @@ EXIT_CODES = {
     5: "the disk is full, or a file could not be written",
     6: "damaged: verify found problems",
     7: "the directory is no run, is another run, or is in use",
+    8: "the doctor found problems",
     130: "interrupted (Ctrl-C); the same command goes on",
     143: "terminated; the same command goes on",
 }
@@ -119,6 +123,13 @@ def _generate(options: argparse.Namespace) -> int:
 
 
 def _doctor(options: argparse.Namespace) -> int:
+    if options.model is not None:
+        real = None if options.real is None else _samples(Path(options.real))
+        diagnosis = doctor(load(options.model).on(options.device), real, options.n, options.seed)
+        print(diagnosis)
+        return 8 if diagnosis.findings else 0
+    if options.real is not None:
+        raise ValueError("--real needs a model: drs-fast doctor MODEL --real FILE")
     print(f"drs_fast {__version__}, Python {platform.python_version()}, torch {torch.__version__}")
     names = {"cpu": f"{torch.get_num_threads()} threads"}
     names |= {f"cuda:{i}": torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())}
@@ -129,6 +140,27 @@ def _doctor(options: argparse.Namespace) -> int:
     if len(names) == 1:
         print("cuda: PyTorch finds no GPU")
     return 0
+
+
+def _samples(file: Path) -> Real:
+    """Real samples, or (samples, labels), from a file; nothing in it is run."""
+    try:
+        if file.suffix == ".npy":
+            return torch.from_numpy(np.load(file, allow_pickle=False))
+        if file.suffix == ".safetensors":
+            found: Any = load_file(file)
+        else:
+            found = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise ValueError(f"{file} could not be read: {type(error).__name__}: {error}") from error
+    if isinstance(found, dict):
+        x = next(iter(found.values())) if len(found) == 1 else found.get("x")
+        found = (x, found["y"]) if "y" in found else x
+    if isinstance(found, (tuple, list)) and len(found) == 2:
+        return found[0], found[1]
+    if not isinstance(found, torch.Tensor):
+        raise ValueError(f"{file} must hold a tensor of samples, or x and y, the labels")
+    return found
 
 
 def _detail(backend: str) -> str:
@@ -229,8 +261,26 @@ def _parser(given: list[str]) -> argparse.ArgumentParser:
     _add_fields(generate, _sampler_of(given))
     generate.set_defaults(run=_generate)
 
-    doctor = commands.add_parser("doctor", help="versions, and which backends can run and why not")
-    doctor.set_defaults(run=_doctor)
+    check = commands.add_parser(
+        "doctor",
+        help="what is wrong with a model; without one: versions, backends, why one cannot run",
+        description="What is wrong with a model and what to do about it; or, without a model, "
+        "versions, and which backends can run and why not.",
+    )
+    check.add_argument(
+        "model", nargs="?", help="zoo name, file.py:function, or package.module:function"
+    )
+    check.add_argument(
+        "--real",
+        metavar="FILE",
+        help="real samples to compare with: .npy, .pt or .safetensors (x, and y with labels)",
+    )
+    check.add_argument(
+        "-n", type=int, default=4096, help="samples to look at (default: %(default)s)"
+    )
+    check.add_argument("--seed", type=int, default=0, help="of the samples (default: %(default)s)")
+    check.add_argument("--device", help="cpu or cuda; where the model is if not given")
+    check.set_defaults(run=_doctor)
 
     verify = commands.add_parser("verify", help="check the sha256 of every shard")
     verify.add_argument("dir", metavar="DIR")
@@ -263,7 +313,8 @@ def _add_fields(parser: argparse.ArgumentParser, sampler: Any) -> None:
         kind = kinds[0] if kinds else hints[field.name]
         flag = f"--{field.name.replace('_', '-')}"
         note = "" if field.default is None else f"default: {field.default}"
-        group.add_argument(flag, type=kind, default=argparse.SUPPRESS, dest=field.name, help=note)
+        how: Any = {"action": argparse.BooleanOptionalAction} if kind is bool else {"type": kind}
+        group.add_argument(flag, default=argparse.SUPPRESS, dest=field.name, help=note, **how)
     parser.set_defaults(**{field.name: None for field in dataclasses.fields(sampler)})
 
 

@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 
 RNG_VERSION = 1
 LATENT, ACCEPT, SELECT, CHAIN, NOISE, LABEL, AUDIT, FITTING, REAL = range(9)
-BURN_IN_ROW = 2**62
+BURN_IN_ROW = 2**62  # no run comes here
+TRAINING_ROW = BURN_IN_ROW + 2**61  # of latents that networks are trained on
+HELD_OUT_ROW = TRAINING_ROW + 2**60  # and of those that they are tested and calibrated on
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,8 @@ class Sampler(Protocol):
     appending(gan, state, ring, names): returns a function of (z, y) that does what `step` does for
         the ring's next rows, and adds the named ones of x, z and y;
     tallies: names of whole numbers in the batches' stats that are summed up over a run;
-    energy: True where any critic's score will do; otherwise a log density ratio is needed.
+    energy: True where any critic's score will do; otherwise a log density ratio is needed;
+    functions: what its samples depend on beside plain fields; a run on disk knows their sha256.
     """
 
     State: ClassVar[Any]  # a named tuple of tensors

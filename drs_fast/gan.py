@@ -146,6 +146,11 @@ class GAN:
         x, logit = self._blocks(self._logits, z, y)
         return x, logit
 
+    def samples(self, z: Tensor, y: Tensor | None = None) -> Tensor:
+        """x = G(z) alone, (n, ...): the same bits as those of `logits`."""
+        self._check(z, y)
+        return self._blocks(self._samples, z, y)[0]
+
     def scores(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """Logits (n,) float32 of given samples x (n, ...) [, y (n,) int64]."""
         self._check_labels(x, y)
@@ -194,11 +199,18 @@ class GAN:
         return whole
 
     def _logits(self, z: Tensor, *label: Tensor) -> tuple[Tensor, Tensor]:
-        with torch.inference_mode():
-            made = self._generate(*(_pad(row, self.block) for row in (z, *label)))
+        made = self._made(z, label)
         # Before the discriminator, which may write to what it is given.
         x = _first(made, len(z)).clone(memory_format=torch.contiguous_format)
         return x, self._scored(made, label, len(z))
+
+    def _samples(self, z: Tensor, *label: Tensor) -> tuple[Tensor]:
+        made = _first(self._made(z, label), len(z))
+        return (made.clone(memory_format=torch.contiguous_format),)
+
+    @torch.inference_mode()
+    def _made(self, z: Tensor, label: tuple[Tensor, ...]) -> Tensor:
+        return self._generate(*(_pad(row, self.block) for row in (z, *label)))
 
     def _scores(self, x: Tensor, *label: Tensor) -> tuple[Tensor]:
         return (self._scored(_pad(x, self.block), label, len(x)),)

@@ -10,6 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from drs_fast.ratio.calibrate import Curve
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -150,6 +152,36 @@ def logits(path: Path, groups: dict[str, Tensor], heading: str = "") -> Path:
         axis.stairs(counts / width, edges, color=colour, linewidth=1.2)
     axis.set_xlabel("logit, nats")
     axis.set_ylabel("density")
+    axis.legend(frameon=False, fontsize=9, labelcolor=INK, loc="upper left")
+    _style(axis, "")
+    return _save(figure, path)
+
+
+def reliability(path: Path, curves: dict[str, Curve], heading: str = "") -> Path:
+    """Shares of real samples against those that one or two critics claim; of two, the first pale.
+
+    Bars are two standard deviations of the share to either side.
+    """
+    figure, (axis,) = _figure(1, panel=(4.4, 4.4), heading=heading)
+    axis.plot([0, 1], [0, 1], color=MARK, linewidth=1.2)
+    for (name, curve), colour in zip(curves.items(), (PALE, BLUE)[-len(curves) :], strict=True):
+        claimed, observed, size = (values.numpy() for values in curve)
+        guess = (observed * size + 1) / (size + 2)  # so that no bar vanishes at 0 or 1
+        bars = 2 * np.sqrt(guess * (1 - guess) / size)
+        axis.errorbar(
+            claimed,
+            observed,
+            bars,
+            color=colour,
+            marker="o",
+            markersize=4,
+            linewidth=1.2,
+            label=name,
+        )
+    axis.set_xlim(0, 1)
+    axis.set_ylim(0, 1)
+    axis.set_xlabel("chance of real that the logit claims")
+    axis.set_ylabel("share of real samples")
     axis.legend(frameon=False, fontsize=9, labelcolor=INK, loc="upper left")
     _style(axis, "")
     return _save(figure, path)

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from drs_fast import __version__
+from drs_fast import __version__, fingerprint
 from drs_fast.collected import Collected, Rows
 from drs_fast.core import RNG_VERSION, last_row
 from drs_fast.gan import GAN
@@ -39,7 +39,7 @@ def save_run(
     spec = {
         "rng_version": RNG_VERSION,
         "model_sha256": run.gan.sha256(),
-        "sampler": {"name": type(sampler).__name__, **dataclasses.asdict(sampler)},  # type: ignore[call-overload]
+        "sampler": _spec(sampler),
         "seed": run.rng.seed,
         "batch_size": run.gan.block,
         "device": run.gan.device.type,
@@ -82,6 +82,15 @@ def save_run(
         with Progress(n, enabled=progress) as bar:
             _fill(run, writer, columns, bar)
         writer.finish(_summary(writer, run))
+
+
+def _spec(sampler: Any) -> dict[str, Any]:
+    """Its name, its plain fields, and the sha256 of the functions that it uses."""
+    fields = {field.name: getattr(sampler, field.name) for field in dataclasses.fields(sampler)}
+    plain = {name: value for name, value in fields.items() if not callable(value)}
+    functions = getattr(sampler, "functions", ())
+    named = {"functions_sha256": fingerprint.sha256(*functions)} if functions else {}
+    return {"name": type(sampler).__name__, **plain, **named}
 
 
 def _fill(run: Run, writer: Writer, columns: tuple[str, ...], bar: Progress) -> None:

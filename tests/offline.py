@@ -27,6 +27,11 @@ CASES = {
     "largest": lambda t, f: t.largest(f.logit),
     "order_statistic": lambda t, f: t.order_statistic(f.logit, 80.0),
     "order_statistic float64": lambda t, f: t.order_statistic(f.logit.double(), 80.0),
+    "chain": lambda t, f: t.chain(f.groups, f.rng, None, None),
+    "chain of a start, with ids": lambda t, f: t.chain(f.groups, f.rng, f.ids, f.start),
+    "select": lambda t, f: t.select(f.groups, f.rng, None, 3, True),
+    "select without replacement": lambda t, f: t.select(f.groups, f.rng, None, 3, False),
+    "langevin": lambda t, f: t.langevin(f.z, f.z, f.rng, None, 7, 0.005, 0.1),
     "single pass 2": lambda t, f: f.compact(2),
     "single pass 32": lambda t, f: f.compact(32),
     "single pass 128": lambda t, f: f.compact(128),
@@ -72,6 +77,8 @@ class Fixture:
 
         self.backend, self.rng, self.cpu = backend, Rng(5, 2**33), torch.device("cpu")
         self.logit, self.ids = torch.zeros(5000), torch.arange(5000)
+        self.groups, self.start = self.logit.view(-1, 5), self.logit[:1000].double()
+        self.z = torch.zeros(5000, 128)
         self.threshold = checks.threshold(self.logit, 1.0, 0.5, 1e-6)
         self.rest = self.threshold[1:]
 

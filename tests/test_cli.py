@@ -8,8 +8,10 @@ import sys
 from collections import namedtuple
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 import drs_fast as drs
 from drs_fast import cli, engine, progress, store
@@ -37,6 +39,10 @@ def sigmoid():
 
 def wrong_shape():
     return drs.GAN(lambda z: z, lambda x: x, 2)
+
+def sound():
+    real = drs.ops.normal(drs.Rng(1), 4096, 2, stream=8) + torch.tensor([1.0, 0.0])
+    return drs.GAN(lambda z: z * 1.0, lambda x: x[:, 0] - 0.5, 2, real=real)
 
 def faulty():
     raise NotImplementedError("no checkpoint here")
@@ -350,7 +356,7 @@ def test_interruptions_have_their_codes(run, monkeypatch, error, code):
 
 
 def test_the_table_has_every_code():
-    assert set(cli.EXIT_CODES) == {*range(8), 130, 143}
+    assert set(cli.EXIT_CODES) == {*range(9), 130, 143}
 
 
 # --- doctor
@@ -373,6 +379,90 @@ def test_doctor_says_why_without_the_extension(run, monkeypatch):
     assert (code, err) == (0, "")
     assert re.search(r"^  cpu: extension not built \(no compiler was found\)$", out, re.MULTILINE)
     assert re.search(r"^  reference: ready$", out, re.MULTILINE)
+
+
+def test_doctor_finds_nothing_wrong_with_a_sound_model(run):
+    code, out, err = run("doctor", "MODELS:sound")
+    assert (code, err) == (0, "")
+    assert out.startswith("models_of_the_cli.py:sound: no problems\n")
+    assert re.search(r"^acceptance_p80 +0\.\d+$", out, re.MULTILINE)
+    assert "torch" not in out  # the environment is left out
+
+
+def test_doctor_finds_problems(run):
+    code, out, err = run("doctor", "MODELS:sigmoid", "-n", 600)
+    assert (code, err) == (8, "")
+    assert out.startswith("models_of_the_cli.py:sigmoid: 1 problem\n")
+    assert "probability-as-logit\n  seen: link='logit', but" in out
+    assert "\n  do:   use link='probability'" in out
+    assert re.search(r"^rows +600$", out, re.MULTILINE)
+
+
+def test_doctor_gives_a_diagnosis_where_generate_gives_an_error(run):
+    for model, code in (("nan", "invalid-logits"), ("wrong_shape", "fails")):
+        got, out, err = run("doctor", f"MODELS:{model}")
+        assert (got, err) == (8, "")
+        assert f"\n{code}\n" in out
+
+
+@pytest.mark.parametrize("kind", ["npy", "pt", "safetensors", "tuple.pt", "x.safetensors"])
+def test_doctor_takes_real_samples_from_a_file(run, tmp_path, kind):
+    x = drs.ops.normal(drs.Rng(2), 4096, 2, stream=8) + torch.tensor([1.0, 0.0])
+    y, file = torch.arange(4096) % 2, tmp_path / f"real.{kind}"
+    if kind == "npy":
+        np.save(file, x.double().numpy())
+    elif kind == "pt":
+        torch.save(x, file)
+    elif kind == "tuple.pt":
+        torch.save((x, y), file)
+    else:
+        save_file({"x": x, "y": y} if kind.startswith("x") else {"images": x}, file)
+    labelled = kind in ("tuple.pt", "x.safetensors")
+    model = "conditional" if labelled else "good"
+    code, out, err = run("doctor", f"MODELS:{model}", "--real", file)
+    assert err == ""
+    assert re.search(r"^auc +0\.7\d+$", out, re.MULTILINE)
+    assert code == 8 if labelled else code == 0  # its generator ignores labels
+
+
+def test_doctor_looks_at_the_file_rather_than_the_models_own_samples(run, tmp_path):
+    np.save(tmp_path / "real.npy", np.zeros((99, 3)))
+    code, out, _ = run("doctor", "MODELS:sound", "--real", tmp_path / "real.npy")
+    assert code == 8
+    assert "\nreal-shape\n" in out
+
+
+@pytest.mark.parametrize(
+    ("file", "words"),
+    [
+        (None, "MODEL"),
+        ("absent.npy", "absent.npy could not be read"),
+        ("text.pt", "text.pt could not be read"),
+        ("pickled.npy", "allow_pickle"),
+        ("state.safetensors", "must hold a tensor"),
+    ],
+)
+def test_doctor_and_files_that_hold_no_samples(run, tmp_path, file, words):
+    (tmp_path / "text.pt").write_text("samples")
+    np.save(tmp_path / "pickled.npy", np.array([{}], dtype=object))
+    save_file({"a": torch.zeros(1), "b": torch.zeros(1)}, tmp_path / "state.safetensors")
+    where = (
+        ("--real", tmp_path / "any.npy")
+        if file is None
+        else ("MODELS:good", "--real", tmp_path / file)
+    )
+    code, out, err = run("doctor", *where)
+    assert (code, out) == (2, "")
+    assert words in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"), [(("absent",), "25gaussians"), (("MODELS:faulty",), "no checkpoint")]
+)
+def test_doctor_of_a_model_that_cannot_be_loaded(run, arguments, words):
+    code, out, err = run("doctor", *arguments)
+    assert (code, out) == (2, "")
+    assert words in err
 
 
 # --- progress

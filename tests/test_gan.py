@@ -24,6 +24,7 @@ def test_scores_are_the_logits_of_what_was_generated(n):
     gan = made()
     x, logit = gan.logits(latents(n))
     assert torch.equal(gan.scores(x), logit)
+    assert torch.equal(gan.samples(latents(n)), x)
 
 
 @pytest.mark.parametrize("n", [1, 255, 256, 257, 600])
@@ -213,3 +214,13 @@ def test_every_link_takes_scores_and_keeps_their_order():
         logit = link(inside)
         assert torch.isfinite(logit).all(), name
         assert (logit.diff() > 0).all(), name
+
+
+def test_rows_of_training_calibration_burn_in_and_runs_lie_apart():
+    """2^58 rows each, more than any of them takes."""
+    from drs_fast import core
+    from drs_fast.ratio import frozen
+
+    first = sorted([0, core.BURN_IN_ROW, core.TRAINING_ROW, frozen.LATENT_ROW, core.HELD_OUT_ROW])
+    assert min(b - a for a, b in zip(first, first[1:], strict=False)) >= 2**58
+    assert first[-1] + 2**58 < 2**63

@@ -19,6 +19,7 @@ def noise(*shape, seed=0):
 
 
 LOGIT, Z, IDS = noise(N), noise(N, 3, seed=1), torch.arange(N) * 5
+GROUPS = LOGIT.view(-1, 5)
 PER_ROW = noise(N, seed=2).abs() + 1.0
 LOG_M, GAMMA = torch.tensor(1.5, dtype=torch.float64), torch.tensor(0.5, dtype=torch.float64)
 
@@ -49,6 +50,11 @@ CALLS = {
     "accept_latents": lambda: ops.accept_latents(LOGIT, 7, rng=RNG, log_m=1.5, gamma=GAMMA),
     "largest": lambda: ops.largest(LOGIT),
     "quantile_gamma": lambda: ops.quantile_gamma(LOGIT, 80.0, log_m=LOG_M),
+    "chain": lambda: ops.chain(GROUPS, RNG),
+    "chain of a start": lambda: ops.chain(GROUPS, RNG, start=GROUPS[:, 0], ids=IDS),
+    "select": lambda: ops.select(GROUPS, RNG, size=3, ids=IDS),
+    "select without replacement": lambda: ops.select(GROUPS, RNG, size=2, replace=False),
+    "langevin": lambda: ops.langevin(Z, Z + 1.0, RNG, step=3, step_size=0.1, noise=0.5),
 }
 
 
@@ -170,6 +176,9 @@ OPERATORS = {
     "accept_append": (LOGIT, [Z], SEED[0], N, None, None, GAMMA, 1e-6, ring_of(Z)),
     "largest": (LOGIT,),
     "quantile_gamma": (LOGIT, 80.0, LOG_M, 1e-6),
+    "chain": (GROUPS, *SEED, IDS, GROUPS[:, 0]),
+    "select": (GROUPS, *SEED, None, 3, False),
+    "langevin": (Z, Z + 1.0, *SEED, None, 3, 0.1, 0.5),
 }
 
 
@@ -223,7 +232,7 @@ def test_eager_calls_do_not_pay_for_operators(name, monkeypatch):
     def called(*arguments):
         raise AssertionError("an eager call went through torch.library")
 
-    for module in (ops.decide, ops.draw, ops.order):
+    for module in (ops.decide, ops.draw, ops.groups, ops.order):
         monkeypatch.setattr(module, "operator", called)
     CALLS[name]()
 

@@ -17,6 +17,7 @@ ROUTINES = {
     "normal: random.elements": "sqrt",
     "latents 128: compact.single_pass": "sqrt",
     "latents 128 two launches: compact.copy_tiles": "sqrt",
+    "langevin: groups.langevin": "sqrt",
     "probability: decision.probability": "div",
     "order_statistic: quantile.sweep": "div",
     "order_statistic float64: quantile.sweep": "div",

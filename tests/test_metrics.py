@@ -5,8 +5,19 @@ import math
 import pytest
 import torch
 
-from benchmarks.metrics import jensen_shannon, metrics, nearest, stratified, transport, w1
+from benchmarks.metrics import (
+    jensen_shannon,
+    metrics,
+    nearest,
+    stratified,
+    stratified_roll,
+    swiss_roll,
+    transport,
+    w1,
+    w1_swiss_roll,
+)
 from drs_fast.ratio.fitting import Draws
+from drs_fast.zoo import swissroll
 from drs_fast.zoo.gaussians25 import CENTRES, sample
 
 PAIR = torch.tensor([[0.0, 0.0], [10.0, 0.0]])
@@ -103,3 +114,62 @@ def test_floors_of_finite_samples():
     distance = [w1(real(2_000, seed)) for seed in range(4)]
     assert sum(distance) / 4 == pytest.approx(0.069, abs=4 * 0.010 / math.sqrt(4))
     assert w1(stratified(2_000, seed=1)) == pytest.approx(0.0217, abs=0.002)
+
+
+def on_the_roll(*shares):
+    """Points of the noiseless curve at these parts of its t, in float64."""
+    return swissroll.roll(swissroll.START + swissroll.TURN * torch.tensor(shares).double())
+
+
+def test_roll_by_hand():
+    x = on_the_roll(0.02, 0.02, 0.03, 0.50, 0.99)
+    x[0] *= 1 + 0.03 / x[0].norm()  # outwards by 0.03, almost straight across
+    x[4] *= 1 + 0.2 / x[4].norm()  # and by 6 sd
+    found = swiss_roll(x)
+    assert found.hq == 80.0
+    assert found.modes == 2, "the first stretch and the thirteenth"
+    across = 0.03 * across_the_radius(0.02)
+    assert found.sd == pytest.approx(across / 2, rel=0.02)
+    p, q = torch.zeros(26).double(), torch.full((26,), 1 / 25).double()
+    p[0], p[12], p[25], q[25] = 0.6, 0.2, 0.2, 0
+    assert found.jsd == pytest.approx(jensen_shannon(p, q), abs=1e-7)
+    assert found.jsd_nojunk == pytest.approx(jensen_shannon(p[:25], q[:25]), abs=1e-7)
+
+
+def across_the_radius(share):
+    """Cosine between the radius and the curve's normal."""
+    t = swissroll.START + swissroll.TURN * share
+    return t / math.sqrt(1 + t * t)
+
+
+def test_a_sample_at_four_sd_of_the_roll_is_junk():
+    x = on_the_roll(1.0)
+    t = swissroll.START + swissroll.TURN
+    onwards = torch.tensor([[math.cos(t) - t * math.sin(t), math.sin(t) + t * math.cos(t)]])
+    beyond = onwards / onwards.norm() * 4 * swissroll.STD
+    assert swiss_roll(x + 0.999 * beyond).hq == 100.0
+    assert swiss_roll(x + 1.001 * beyond).hq == 0.0
+
+
+def test_real_roll_reaches_the_ceilings():
+    found = swiss_roll(swissroll.sample(Draws(0), 50_000))
+    assert found.hq == pytest.approx(99.993, abs=0.02)
+    assert found.modes == 25
+    assert found.sd == pytest.approx(swissroll.STD, rel=0.01)
+    assert found.jsd < 0.001
+
+
+def test_a_lost_stretch_shows():
+    x = swissroll.sample(Draws(1), 20_000)
+    t = swissroll.nearest(x)[1]
+    part = x[swissroll.stretch(t) != 7]
+    assert swiss_roll(part).modes == 24
+    assert swiss_roll(part).jsd > 10 * swiss_roll(x).jsd
+
+
+def test_w1_of_the_roll():
+    x = stratified_roll(500)
+    assert w1_swiss_roll(x, 500) == 0.0
+    assert w1_swiss_roll(x + 0.1, 500) <= 0.1 * math.sqrt(2) + 1e-6
+    fair = w1_swiss_roll(swissroll.sample(Draws(2), 500), 500)
+    assert fair < 0.2 < w1_swiss_roll(stratified(500), 500)

@@ -20,7 +20,7 @@ from drs_fast.ratio.fitting import (
     logistic_loss,
     use_draws,
 )
-from drs_fast.zoo import digits, gaussians25
+from drs_fast.zoo import digits, gaussians25, swissroll
 
 needs_sklearn = pytest.mark.skipif(
     importlib.util.find_spec("sklearn") is None, reason="needs scikit-learn"
@@ -45,7 +45,15 @@ def accepted(grid: GAN, proposals: tuple[Tensor, Tensor]) -> Tensor:
     return x[ops.uniform(Rng(0), len(x), stream=ACCEPT) < (logit.double() - log_m).exp()]
 
 
-@pytest.mark.parametrize(("name", "shape"), [("25gaussians", (2,)), ("digits", (1, 8, 8))])
+@pytest.fixture(scope="module")
+def roll() -> tuple[Tensor, Tensor]:
+    gan = zoo.load("swissroll")
+    return gan.logits(ops.latents(gan, Rng(0), 200_000))
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"), [("25gaussians", (2,)), ("digits", (1, 8, 8)), ("swissroll", (2,))]
+)
 def test_loads_with_its_shapes(name: str, shape: tuple[int, ...]) -> None:
     gan = zoo.load(name)
     x, logit = gan.logits(ops.latents(gan, Rng(1), 300))
@@ -87,7 +95,7 @@ def test_loading_leaves_the_global_stream_alone() -> None:
 
 
 def test_unknown_name_lists_the_zoo() -> None:
-    with pytest.raises(ValueError, match="25gaussians, digits; got 'cats'"):
+    with pytest.raises(ValueError, match="25gaussians, digits, swissroll; got 'cats'"):
         zoo.load("cats")
 
 
@@ -137,6 +145,76 @@ def test_real_25gaussians_follow_the_formula() -> None:
     assert float((x - x.round()).std()) == pytest.approx(0.05, rel=0.02)
 
 
+def test_real_roll_follows_the_formula() -> None:
+    x = swissroll.real(50_000)
+    share, stretches = swissroll.quality(x)
+    assert share > 0.999
+    assert (stretches - 2_000).abs().max() < 7 * 2_000**0.5, "ends and curvature shift a few"
+    distance, _ = swissroll.nearest(x)
+    assert float(distance.square().mean().sqrt()) == pytest.approx(swissroll.STD, rel=0.02)
+    assert float(distance.max()) < 6 * swissroll.STD
+
+
+@needs_sklearn
+def test_real_roll_is_that_of_scikit_learn() -> None:
+    """The same curve, and means per axis and of the distance within 5 standard errors (1e-6)."""
+    from sklearn.datasets import make_swiss_roll
+
+    points, _ = make_swiss_roll(20_000, noise=0.25, random_state=0)
+    theirs = torch.from_numpy(points[:, [0, 2]]).float() / 7.5
+    exact = make_swiss_roll(100, noise=0.0, random_state=0)
+    torch.testing.assert_close(
+        swissroll.roll(torch.from_numpy(exact[1])),
+        torch.from_numpy(exact[0][:, [0, 2]]) / 7.5,
+    )
+    ours = swissroll.real(20_000)
+    distances = [swissroll.nearest(x)[0] for x in (ours, theirs)]
+    for a, b in (distances, *zip(ours.double().T, theirs.double().T, strict=True)):
+        error = float((a.var() / len(a) + b.var() / len(b)).sqrt())
+        assert abs(float(a.mean() - b.mean())) < 5 * error
+    assert float(distances[0].std()) == pytest.approx(float(distances[1].std()), rel=0.05)
+
+
+def test_nearest_point_of_the_roll() -> None:
+    t = torch.linspace(5.0, 14.0, 1_001, dtype=torch.float64)
+    tangent = torch.stack([t.cos() - t * t.sin(), t.sin() + t * t.cos()], dim=1)
+    normal = torch.stack([-tangent[:, 1], tangent[:, 0]], dim=1) / tangent.norm(dim=1)[:, None]
+    for offset in (-0.3, -0.1, 0.0, 0.2):
+        distance, found = swissroll.nearest(swissroll.roll(t) + offset * normal)
+        torch.testing.assert_close(distance, torch.full_like(t, abs(offset)), rtol=0, atol=1e-5)
+        torch.testing.assert_close(found, t, rtol=0, atol=2e-3)
+    ends = swissroll.roll(torch.tensor([swissroll.START, swissroll.START + swissroll.TURN]))
+    beyond = ends + torch.tensor([[-0.1, 0.0], [-0.3, 0.0]])
+    assert swissroll.nearest(beyond)[0].tolist() == pytest.approx([0.1, 0.3], abs=0.03)
+
+
+def test_raw_roll_is_imperfect_and_has_every_stretch(roll: tuple[Tensor, Tensor]) -> None:
+    share, stretches = swissroll.quality(roll[0][:20_000])
+    assert 0.55 <= share <= 0.75
+    assert (stretches > 0).all()
+
+
+def test_rejection_repairs_the_roll(roll: tuple[Tensor, Tensor]) -> None:
+    x, logit = roll
+    log_m = logit[:10_000].max()
+    kept = x[ops.uniform(Rng(0), len(x), stream=ACCEPT) < (logit.double() - log_m).exp()]
+    share, stretches = swissroll.quality(kept)
+    assert len(kept) > 5_000
+    assert share >= 0.95
+    balance = stretches * swissroll.STRETCHES / stretches.sum()
+    assert balance.min() > 0.6
+    assert balance.max() < 1.5
+    distance = swissroll.nearest(kept)[0]
+    good = distance[distance < swissroll.QUALITY_RADIUS]
+    assert float(good.square().mean().sqrt()) == pytest.approx(swissroll.STD, rel=0.2)
+
+
+def test_swissroll_logit_is_calibrated(roll: tuple[Tensor, Tensor]) -> None:
+    assert float(roll[1].double().exp().mean()) == pytest.approx(1, abs=0.15)
+    real = zoo.load("swissroll").scores(swissroll.real(100_000)).double()
+    assert float((-real).exp().mean()) == pytest.approx(1, abs=0.4)
+
+
 @needs_sklearn
 def test_digits_discriminator_tells_unseen_digits_apart() -> None:
     gan = zoo.load("digits")
@@ -184,9 +262,12 @@ def test_digits_without_sklearn_say_what_to_install(monkeypatch: pytest.MonkeyPa
         digits.real(1)
 
 
-@pytest.mark.parametrize("name", ["25gaussians", pytest.param("digits", marks=needs_sklearn)])
+@pytest.mark.parametrize(
+    "name", ["25gaussians", pytest.param("digits", marks=needs_sklearn), "swissroll"]
+)
 def test_training_repeats_itself(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gaussians25, "HELD_OUT", 1_000)
+    for toy in (gaussians25, swissroll):
+        monkeypatch.setattr(toy, "HELD_OUT", 1_000)
     state = torch.get_rng_state()
     runs = [zoo.MODELS[name].train(seed, max_steps=3)[0] for seed in (7, 7, 8)]
     assert torch.equal(torch.get_rng_state(), state), "training leaves torch's own stream alone"

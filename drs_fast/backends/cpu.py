@@ -132,6 +132,34 @@ def accept_append(
     return ring
 
 
+def chain(logit: Tensor, rng: Rng, ids: Tensor | None, start: Tensor | None) -> Tensor:
+    wide, out = _wide(logit), torch.empty(len(logit), dtype=torch.int64, device="cpu")
+    _extension().chain(
+        _logits(wide), _rows(rng, ids), 0 if start is None else _address(start), *wide.shape,
+        _threads(), _address(out),
+    )  # fmt: skip
+    return out
+
+
+def select(logit: Tensor, rng: Rng, ids: Tensor | None, size: int, replace: bool) -> Tensor:
+    wide, out = _wide(logit), torch.empty((len(logit), size), dtype=torch.int64, device="cpu")
+    _extension().select(
+        _logits(wide), _rows(rng, ids), *wide.shape, size, replace, _threads(), _address(out)
+    )
+    return out
+
+
+def langevin(
+    z: Tensor, grad: Tensor, rng: Rng, ids: Tensor | None, step: int, drift: float, scale: float
+) -> Tensor:
+    (n, d), out = z.shape, torch.empty_like(z)
+    _extension().langevin(
+        _address(z), _address(grad), _rows(rng, ids), step * -(-d // 4), n, d, drift, scale,
+        _threads(), _address(out),
+    )  # fmt: skip
+    return out
+
+
 def largest(logit: Tensor) -> Tensor:
     return reference.largest(logit)
 

@@ -12,6 +12,7 @@ from drs_fast.ops.decide import (
 )
 from drs_fast.ops.dispatch import available, backend
 from drs_fast.ops.draw import labels, latents, normal, uniform, words
+from drs_fast.ops.groups import chain, langevin, select
 from drs_fast.ops.order import largest, quantile_gamma
 
 __all__ = [
@@ -22,13 +23,16 @@ __all__ = [
     "appending",
     "available",
     "backend",
+    "chain",
     "labels",
+    "langevin",
     "largest",
     "latents",
     "normal",
     "probability",
     "quantile_gamma",
     "ring",
+    "select",
     "uniform",
     "words",
 ]

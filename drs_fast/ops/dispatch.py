@@ -49,9 +49,12 @@ def _dispatch(op: str, device_type: str, forced: str | None) -> Any:
     # On the CPU Triton is an interpreter, for those who ask for it.
     names = [name for name in backends.NAMES if (name, device_type) != ("triton", "cpu")]
     for name in names if forced is None else (forced,):
-        reason = _module(name).refuses(torch.device(device_type))
+        module = _module(name)
+        reason = module.refuses(torch.device(device_type))
         if reason is None:
-            return getattr(_module(name), op)
+            if hasattr(module, op):
+                return getattr(module, op)
+            reason = f"has no {op}()"
         reasons.append(f"  {name}: {reason}")
     raise RuntimeError("\n".join([f"no backend can run {op}() on {device_type}:", *reasons]))
 

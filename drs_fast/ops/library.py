@@ -12,7 +12,7 @@ from torch import Tensor
 
 from drs_fast.compacted import Compacted, Ring
 from drs_fast.core import Rng
-from drs_fast.ops import decide, draw, order
+from drs_fast.ops import decide, draw, groups, order
 
 _library: Any = torch.library.Library("drs_fast", "DEF")  # type: ignore[no-untyped-call]
 
@@ -214,4 +214,55 @@ _define(
     "(Tensor logit, float q, Tensor log_m, float eps) -> Tensor",
     _quantile_gamma,
     lambda logit, *others: logit.new_empty((), dtype=torch.float64),
+)
+
+
+def _chain(logit: Tensor, seed: int, row: int, ids: Tensor | None, start: Tensor | None) -> Tensor:
+    return groups.chain(logit, _rng(seed, row), start=start, ids=ids)
+
+
+_define(
+    "chain",
+    f"(Tensor logit, {ROWS}, Tensor? start) -> Tensor",
+    _chain,
+    lambda logit, *others: logit.new_empty(logit.shape[0], dtype=torch.int64),
+)
+
+
+def _select(
+    logit: Tensor, seed: int, row: int, ids: Tensor | None, size: int, replace: bool
+) -> Tensor:
+    return groups.select(logit, _rng(seed, row), size=size, replace=replace, ids=ids)
+
+
+_define(
+    "select",
+    f"(Tensor logit, {ROWS}, SymInt size, bool replace) -> Tensor",
+    _select,
+    lambda logit, seed, row, ids, size, replace: logit.new_empty(
+        (logit.shape[0], size), dtype=torch.int64
+    ),
+)
+
+
+def _langevin(
+    z: Tensor,
+    grad: Tensor,
+    seed: int,
+    row: int,
+    ids: Tensor | None,
+    step: int,
+    step_size: float,
+    noise: float,
+) -> Tensor:
+    return groups.langevin(
+        z, grad, _rng(seed, row), step=step, step_size=step_size, noise=noise, ids=ids
+    )
+
+
+_define(
+    "langevin",
+    f"(Tensor z, Tensor grad, {ROWS}, SymInt step, float step_size, float noise) -> Tensor",
+    _langevin,
+    lambda z, *others: torch.empty_like(z, memory_format=torch.contiguous_format),
 )

@@ -22,6 +22,17 @@ def burn_in(gan: GAN, rng: Rng, n: int) -> tuple[Tensor, Tensor | None]:
     return logit, None if gan.labels is None else torch.cat([y for y in labels if y is not None])
 
 
+def by_class(gan: GAN, logit: Tensor, y: Tensor | None) -> list[Tensor]:
+    """The logits of each class, or all of them; an error unless each has a finite one."""
+    classes = [logit] if y is None else [logit[y == k] for k in range(gan.labels or 0)]
+    for k, group in enumerate(classes):
+        if not len(group):
+            raise ValueError(f"burn_in={len(logit)} rows have none of class {k}; raise it")
+        if not bool(torch.isfinite(group).any()):
+            raise BadLogits(f"none of {len(group):,} logits of class {k} is finite")
+    return classes
+
+
 def valid(logit: Tensor) -> Tensor:
     """Logits that are neither NaN nor +inf; -inf is valid: a sample that cannot be real."""
     return logit[~(torch.isnan(logit) | torch.isposinf(logit))]

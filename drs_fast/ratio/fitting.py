@@ -13,6 +13,7 @@ from drs_fast.core import FITTING, Rng
 
 Say = Callable[[str], object]
 Network = TypeVar("Network", bound=nn.Module)
+Rows = TypeVar("Rows")  # whatever the discriminator takes
 
 
 class Draws:
@@ -81,7 +82,7 @@ class Dropout(nn.Module):
             raise RuntimeError("dropout in train mode needs draws; call use_draws(module, draws)")
         n, channels = x.shape[:2]
         kept = self.draws.uniform(n * channels) >= self.rate
-        return x * kept.view(n, channels, *[1] * (x.ndim - 2)) / (1 - self.rate)
+        return x * kept.to(x.device).view(n, channels, *[1] * (x.ndim - 2)) / (1 - self.rate)
 
 
 def use_draws(module: nn.Module, draws: Draws) -> None:
@@ -129,8 +130,8 @@ class Game:
         """`noise` is put on what the critic sees, real and generated alike."""
         x = self.generator(z)
         loss = logistic_loss(self.critic(noise(real)), self.critic(noise(x.detach())))
-        _descend(self.to_tell, loss)
-        _descend(self.to_fool, softplus(-self.critic(noise(x))).mean())
+        descend(self.to_tell, loss)
+        descend(self.to_fool, softplus(-self.critic(noise(x))).mean())
         with torch.no_grad():
             for kept, now in zip(
                 self.average.parameters(), self.generator.parameters(), strict=True
@@ -139,7 +140,7 @@ class Game:
 
 
 @torch.no_grad()
-def held_out_loss(discriminator: nn.Module, real: Tensor, generated: Tensor) -> float:
+def held_out_loss(discriminator: nn.Module, real: Rows, generated: Rows) -> float:
     """Logistic loss in eval mode; the mode is put back."""
     mode = discriminator.training
     discriminator.eval()
@@ -150,8 +151,8 @@ def held_out_loss(discriminator: nn.Module, real: Tensor, generated: Tensor) -> 
 
 def keep_train(
     discriminator: nn.Module,
-    batch: Callable[[], tuple[Tensor, Tensor]],
-    held_out: tuple[Tensor, Tensor],
+    batch: Callable[[], tuple[Rows, Rows]],
+    held_out: tuple[Rows, Rows],
     *,
     rate: float,
     every: int,
@@ -178,7 +179,7 @@ def keep_train(
     discriminator.train()
     for step in range(1, max_steps + 1):
         real, generated = batch()
-        _descend(optimizer, logistic_loss(discriminator(real), discriminator(generated)))
+        descend(optimizer, logistic_loss(discriminator(real), discriminator(generated)))
         if step % every:
             continue
         loss = held_out_loss(discriminator, *held_out)
@@ -197,7 +198,8 @@ def keep_train(
     return best
 
 
-def _descend(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+def descend(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+    """One step down the loss."""
     optimizer.zero_grad()
     loss.backward()  # type: ignore[no-untyped-call]
     optimizer.step()

@@ -2,14 +2,17 @@
 
 A map holds at the loss's optimum; a trained critic is only near it, so calibrate it as well. Hinge
 and Wasserstein critics are no function of the density ratio: they can serve as energies, and become
-a ratio by drs.calibrate or drs.keep_train.
+a ratio by drs.calibrate or drs.keep_train. Relativistic critics need means over both kinds of
+samples: drs.relativistic. The data critic of an alpha-GAN has judged real against generated and
+reconstructed samples together, so its logit is log p_data/(p_model + p_reconstructed): no map makes
+p_data/p_model of it, and it needs drs.keep_train first.
 """
 
 import functools
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 Link = Callable[[Tensor], Tensor]
 ENERGIES = ("hinge", "wasserstein")
@@ -26,7 +29,9 @@ def probability(score: Tensor) -> Tensor:
     return torch.log(wide) - torch.log1p(-wide)
 
 
-def least_squares(score: Tensor, *, fake: float = 0.0, real: float = 1.0) -> Tensor:
+def least_squares(
+    score: Tensor, *, fake: float | Tensor = 0.0, real: float | Tensor = 1.0
+) -> Tensor:
     """log (C - fake) / (real - C), with C kept between the two targets.
 
     Source: Mao et al., Least squares generative adversarial networks (2017), equation 5.
@@ -44,8 +49,8 @@ def kullback_leibler(score: Tensor) -> Tensor:
 
 
 def reverse_kullback_leibler(score: Tensor) -> Tensor:
-    """-log(-T), of an f-GAN critic T < 0 with conjugate -1 - log(-T)."""
-    return -torch.log((-score.double()).clamp(min=torch.finfo(torch.float64).tiny))
+    """-log(-T), of an f-GAN critic T < 0 with conjugate -1 - log(-T); invalid where T >= 0."""
+    return -torch.log(-score.double())
 
 
 def chi_square(score: Tensor) -> Tensor:
@@ -63,3 +68,20 @@ LINKS: dict[str, Link] = {
     "chi-square": chi_square,
     **dict.fromkeys(ENERGIES, identity),
 }
+
+
+class Chain(nn.Module):
+    """Two links, one after the other; a module, so that what they hold goes where the GAN goes."""
+
+    def __init__(self, first: Link, then: Link) -> None:
+        super().__init__()
+        self.first, self.then = first, then
+
+    def forward(self, score: Tensor) -> Tensor:
+        return self.then(self.first(score))
+
+
+def after(first: str | Link, then: Link) -> Link:
+    """`then`, of what the link `first` returns."""
+    own = LINKS[first] if isinstance(first, str) else first
+    return then if own is identity else Chain(own, then)

@@ -8,8 +8,9 @@ from torch import Tensor
 
 from drs_fast import ops
 from drs_fast.compacted import Ring
-from drs_fast.core import BadLogits, Batch, Rng
+from drs_fast.core import Batch, Rng
 from drs_fast.gan import GAN
+from drs_fast.ratio.burn_in import by_class
 
 
 class RejectionState(NamedTuple):
@@ -29,12 +30,7 @@ def thresholds(
     found: Callable[[Tensor], tuple[Tensor, Tensor]],
 ) -> RejectionState:
     """log_m and gamma by `found`, from all logits of the burn-in or from those of each class."""
-    classes = [logit] if y is None else [logit[y == k] for k in range(gan.labels or 0)]
-    for k, group in enumerate(classes):
-        if not len(group):
-            raise ValueError(f"burn_in={len(logit)} rows have none of class {k}; raise it")
-        if not bool(torch.isfinite(group).any()):
-            raise BadLogits(f"none of {len(group):,} logits of class {k} is finite")
+    classes = by_class(gan, logit, y)
     log_m, gamma = (torch.stack(values) for values in zip(*map(found, classes), strict=True))
     if y is None:
         log_m, gamma = log_m[0], gamma[0]

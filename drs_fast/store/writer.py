@@ -17,7 +17,6 @@ from types import TracebackType
 from typing import Any
 
 import safetensors.torch
-import torch
 from torch import Tensor
 
 from drs_fast.store.folder import Folder

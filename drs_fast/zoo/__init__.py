@@ -7,9 +7,13 @@ import torch
 from safetensors.torch import load_file
 
 from drs_fast.gan import GAN
-from drs_fast.zoo import digits, gaussians25
+from drs_fast.zoo import digits, gaussians25, swissroll
 
-MODELS: dict[str, ModuleType] = {"25gaussians": gaussians25, "digits": digits}
+MODELS: dict[str, ModuleType] = {
+    "25gaussians": gaussians25,
+    "digits": digits,
+    "swissroll": swissroll,
+}
 NAMES = tuple(MODELS)
 
 

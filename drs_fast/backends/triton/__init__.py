@@ -16,6 +16,7 @@ from drs_fast.compacted import HEADER, TILE, Compacted, Ring
 from drs_fast.core import Rng
 
 CHUNK = 4096  # words of up to 4 bytes that a block of threads copies at a time
+GROUPS = 256  # that a block of threads serves, a thread each
 DRAWS = 8  # blocks of four normals of a row that it makes at a time
 # A fused a * b + c has other bits; fewer registers would make some kernels spill.
 OPTIONS = {"num_warps": 8, "enable_fp_fusion": False}
@@ -151,6 +152,43 @@ def accept_append(
 ) -> Ring:
     _compact(logit, rows, Rng(ring.seed), ids, (log_m, gamma, s), ring)
     return ring
+
+
+def chain(logit: Tensor, rng: Rng, ids: Tensor | None, start: Tensor | None) -> Tensor:
+    groups, candidates = logit.shape
+    out = torch.empty(groups, dtype=torch.int64, device=logit.device)
+    _launch(
+        "groups.chain", logit.device, groups, logit, ids, start, out,
+        rng.signed_seed, rng.row, groups, candidates,
+        HAS_IDS=ids is not None, HAS_START=start is not None, BLOCK=GROUPS,
+    )  # fmt: skip
+    return out
+
+
+def select(logit: Tensor, rng: Rng, ids: Tensor | None, size: int, replace: bool) -> Tensor:
+    groups, candidates = logit.shape
+    out = torch.empty((groups, size), dtype=torch.int64, device=logit.device)
+    room = torch.empty((candidates, groups), dtype=torch.float64, device=logit.device)
+    _launch(
+        "groups.select", logit.device, groups, logit, ids, room, out,
+        rng.signed_seed, rng.row, groups, candidates, size,
+        HAS_IDS=ids is not None, REPLACE=replace, BLOCK=GROUPS,
+    )  # fmt: skip
+    return out
+
+
+def langevin(
+    z: Tensor, grad: Tensor, rng: Rng, ids: Tensor | None, step: int, drift: float, scale: float
+) -> Tensor:
+    (n, d), out = z.shape, torch.empty_like(z)
+    if d:
+        draws = min(_power_of_two(-(-d // 4)), DRAWS)
+        _launch(
+            "groups.langevin", z.device, n, z, grad, out, ids, drift, scale,
+            rng.signed_seed, rng.row, n, step * -(-d // 4), HAS_IDS=ids is not None, D=d,
+            DRAWS=draws, BLOCK=TILE // 4 // draws, columns=-(-d // (4 * draws)),
+        )  # fmt: skip
+    return out
 
 
 def largest(logit: Tensor) -> Tensor:

@@ -4,18 +4,18 @@ import triton
 import triton.language as tl
 
 from drs_fast import core
-from drs_fast.backends import reference
+from drs_fast.backends import arithmetic
 
 LATENT, ACCEPT = tl.constexpr(core.LATENT), tl.constexpr(core.ACCEPT)
 # Kernel arguments of which no value deserves machine code of its own.
 NUMBERS = [
     "log_m_bits", "gamma_bits", "s_bits", "seed", "row", "n", "stream", "draw", "capacity", "slots",
-    "status_words",
+    "status_words", "candidates", "size",
 ]  # fmt: skip
-LOG = tl.constexpr(reference.LOG)
-SINE = tl.constexpr(reference.SINE)
-COSINE = tl.constexpr(reference.COSINE)
-FACTORIALS = tl.constexpr(reference.FACTORIALS)
+LOG = tl.constexpr(arithmetic.LOG)
+SINE = tl.constexpr(arithmetic.SINE)
+COSINE = tl.constexpr(arithmetic.COSINE)
+FACTORIALS = tl.constexpr(arithmetic.FACTORIALS)
 
 
 @triton.jit

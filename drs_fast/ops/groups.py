@@ -1,0 +1,128 @@
+"""Groups of candidates, of which a chain or a draw takes some; and steps of a Langevin chain."""
+
+import math
+
+import torch
+from torch import Tensor
+from torch.compiler import is_compiling
+
+from drs_fast import checks
+from drs_fast.arguments import describe, integer, number
+from drs_fast.core import Rng
+from drs_fast.ops.dispatch import call, operator, traced
+
+LARGEST = 1e18  # so that step sizes, and noise times a step size, are float32 numbers
+
+
+def chain(
+    logit: Tensor, rng: Rng, *, start: Tensor | None = None, ids: Tensor | None = None
+) -> Tensor:
+    """Where each group's independence Metropolis-Hastings chain ends, (B,) int64; -1: it stayed.
+
+    logit (B, K): the chain of group b is offered its K candidates in turn, and moves to one that is
+    d higher where d >= 0 or its uniform (stream 3, row b K + k) is below exp(d). Never to -inf, NaN
+    or +inf.
+    start (B,): the logits of the states that the chains begin in. Without one, or where it is
+    neither finite nor -inf, a chain begins in its first candidate that is.
+    ids: (B K,) int64 row numbers if they are not rng.row, rng.row + 1, ...
+    """
+    if is_compiling():
+        return operator("chain", logit, *traced(rng), ids, start)
+    logit = _groups(logit)
+    ids, where = checks.rows(rng, logit.numel(), ids, logit.device)
+    if start is not None:
+        start = _start(start, logit)
+    result: Tensor = call("chain", where)(logit, rng, ids, start)
+    return result
+
+
+def select(
+    logit: Tensor, rng: Rng, *, size: int = 1, replace: bool = True, ids: Tensor | None = None
+) -> Tensor:
+    """Candidates of each group drawn in proportion to exp(logit), (B, size) int64; -1: none left.
+
+    logit (B, K), of which -inf, NaN and +inf are never drawn. Draw j uses the uniform of the
+    group's first row (stream 2, draw j). Without replacement no candidate is drawn twice.
+    ids: (B K,) int64 row numbers if they are not rng.row, rng.row + 1, ...
+    """
+    if is_compiling():
+        return operator("select", logit, *traced(rng), ids, size, replace)
+    logit = _groups(logit)
+    ids, where = checks.rows(rng, logit.numel(), ids, logit.device)
+    integer("size", size, 1, 2**32)
+    if not isinstance(replace, bool):
+        raise ValueError(f"replace must be True or False, got {describe(replace)}")
+    result: Tensor = call("select", where)(logit, rng, ids, size, replace)
+    return result
+
+
+def langevin(
+    z: Tensor,
+    grad: Tensor,
+    rng: Rng,
+    *,
+    step: int,
+    step_size: float,
+    noise: float = 1.0,
+    ids: Tensor | None = None,
+) -> Tensor:
+    """z + step_size / 2 * grad + noise * sqrt(step_size) * normal, (n, d) float32.
+
+    z, grad (n, d) float32. The normals are those of stream 4 from draw step * ceil(d / 4) on, so
+    that every step, counted from 0, has its own.
+    """
+    if is_compiling():
+        return operator("langevin", z, grad, *traced(rng), ids, step, step_size, noise)
+    z, grad = _vectors("z", z), _vectors("grad", grad)
+    n, d = z.shape
+    if grad.shape != z.shape or grad.device != z.device:
+        raise ValueError(f"grad must be ({n}, {d}) on {z.device}, got {describe(grad)}")
+    ids, where = checks.rows(rng, n, ids, z.device)
+    draws = max(-(-d // 4), 1)
+    integer("step", step, 0)
+    if (step + 1) * draws > 2**32:
+        raise ValueError(f"step must be below {2**32 // draws} for {d} columns, got {step}")
+    size = number("step_size", step_size, 0.0, LARGEST)
+    scale = number("noise", noise, 0.0, LARGEST) * math.sqrt(size)
+    result: Tensor = call("langevin", where)(
+        z, grad, rng, ids, step, _float32(size / 2.0), _float32(scale)
+    )
+    return result
+
+
+def _groups(logit: Tensor) -> Tensor:
+    if not isinstance(logit, Tensor) or logit.dtype not in checks.DTYPES:
+        raise ValueError(
+            "logit must be a floating-point tensor (B, K): float16, bfloat16, float32 or float64, "
+            f"got {describe(logit)}"
+        )
+    if logit.ndim != 2 or logit.shape[1] == 0:
+        fix = "; write logit.view(-1, K)" if logit.ndim == 1 else ""
+        raise ValueError(f"logit must be (B, K) with K >= 1, got {tuple(logit.shape)}{fix}")
+    return checks.dense(logit)
+
+
+def _start(start: Tensor, logit: Tensor) -> Tensor:
+    """In float64."""
+    if (
+        not isinstance(start, Tensor)
+        or start.dtype not in checks.DTYPES
+        or start.shape != logit.shape[:1]
+        or start.device != logit.device
+    ):
+        raise ValueError(
+            f"start must be ({len(logit)},) floating-point logits on {logit.device}, "
+            f"got {describe(start)}"
+        )
+    return checks.dense(start).double()
+
+
+def _vectors(name: str, rows: Tensor) -> Tensor:
+    if not isinstance(rows, Tensor) or rows.dtype != torch.float32 or rows.ndim != 2:
+        raise ValueError(f"{name} must be (n, d) float32, got {describe(rows)}")
+    return checks.dense(rows)
+
+
+def _float32(value: float) -> float:
+    """The nearest float32 number."""
+    return torch.tensor(value, dtype=torch.float32, device="cpu").item()

@@ -1,0 +1,157 @@
+"""Log ratios made to agree with what is real among held-out samples, and how well they do."""
+
+import math
+import warnings
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from drs_fast.core import BadLogits
+from drs_fast.gan import GAN
+from drs_fast.ratio import links
+from drs_fast.ratio.calibrators import METHODS, Line, fit
+from drs_fast.ratio.held_out import Logits, halves, held_out
+
+BINS = 15
+LARGEST_Z = 2.0
+SOUND = (0.8, 1.25)  # what a slope and a mean ratio may be, which are 1 in truth
+LEAST = 10  # samples of either kind in either half
+
+
+@torch.inference_mode(False)
+def calibrate(gan: GAN, method: str = "platt", n: int = 10_000, seed: int = 0) -> GAN:
+    """This GAN, with its logit (or a hinge or Wasserstein score) as a calibrated log ratio.
+
+    method: "platt", a line; "temperature", a line through 0; "beta", two slopes, for logits that
+        are too steep on one side; "isotonic", any rising function, but without gradients.
+    n: real samples, which neither the critic nor drs.keep_train has learned from, and as many
+        generated ones. On half of both the map is fitted, on the other half it is tested: what
+        `report` finds wrong there is given as a warning.
+    A GAN with labels is calibrated on all classes together.
+    """
+    if method not in METHODS:
+        raise ValueError(f"method must be one of {METHODS}, got {method!r}")
+    if gan.energy and method in ("temperature", "beta"):
+        raise ValueError(
+            f"{method!r} takes logits, and a {gan.link} critic's score is none; use 'platt', or "
+            "'isotonic' where no gradients are needed"
+        )
+    fitted, tested = _halves(gan, n, seed)
+    calibrator = fit(method, fitted)
+    found = measure(Logits(*map(calibrator, tested)), separated=_separated(fitted))
+    if found.warnings:
+        warnings.warn(f"calibrated by {method!r}, {'; '.join(found.warnings)}", stacklevel=3)
+    return gan.judged(link=links.after(gan.link, calibrator))
+
+
+def report(gan: GAN, n: int = 10_000, seed: int = 0) -> "Report":
+    """How far to trust the GAN's logits, on samples that `calibrate` with this seed did not see."""
+    return measure(_halves(gan, n, seed)[1])
+
+
+def curve(gan: GAN, n: int = 10_000, seed: int = 0) -> "Curve":
+    """What drs_fast.pictures.reliability draws, of the samples that `report` looks at."""
+    return reliability(_halves(gan, n, seed)[1])
+
+
+@dataclass(frozen=True)
+class Report:
+    """What held-out samples say about logits; with D the chance of real that they claim."""
+
+    real: int
+    generated: int
+    z: float  # Dawid's, sum(real - D) / sqrt(sum D (1 - D)): sd at most 1; blind to slopes
+    slope: float  # log r = slope * logit + offset; nan if all logits are equal
+    offset: float
+    brier: float  # mean (real - D)^2
+    ece: float  # expected calibration error
+    mean_ratio: float  # of exp(logit) over generated samples, 1 for a log ratio
+    separated: bool  # no generated sample has a logit like a real one's
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What is wrong, and what to do; () if nothing is."""
+        low, high = SOUND
+        found = {
+            "no score of a generated sample is as high as a real one's: the slope is set by the "
+            "number of samples; give more, or use drs.keep_train(gan) with noise": self.separated,
+            f"Dawid's Z is {self.z:.2f}, beyond +-{LARGEST_Z:g}: "
+            "the logits are too high or too low": not abs(self.z) <= LARGEST_Z,
+            f"the slope is {self.slope:.3g}, outside [{low}, {high}]: the logits are too "
+            f"{'flat' if self.slope > 1 else 'steep'}": not low <= self.slope <= high,
+            f"exp(logit) of generated samples has mean {self.mean_ratio:.3g}, and should have 1: "
+            "the largest logits are wrong, or too rare to tell": not low <= self.mean_ratio <= high,
+        }
+        return tuple(line for line, wrong in found.items() if wrong)
+
+
+class Curve(NamedTuple):
+    """Of samples in bins by the chance of real that their logits claim; empty bins left out."""
+
+    claimed: Tensor  # mean
+    observed: Tensor  # share of real samples
+    size: Tensor
+
+
+def measure(valid: Logits, separated: bool | None = None) -> Report:
+    chance, real = _chances(valid)
+    spread = float((chance * (1 - chance)).sum())
+    bins = reliability(valid)
+    slope, offset = _line(valid)
+    return Report(
+        real=len(valid.real),
+        generated=len(valid.generated),
+        z=float((real - chance).sum()) / math.sqrt(max(spread, 1e-300)),
+        slope=slope,
+        offset=offset,
+        brier=float((real - chance).square().mean()),
+        ece=float((bins.size * (bins.observed - bins.claimed).abs()).sum() / len(real)),
+        mean_ratio=float(valid.generated.exp().mean()),
+        separated=_separated(valid) if separated is None else separated,
+    )
+
+
+def reliability(valid: Logits, bins: int = BINS) -> Curve:
+    chance, real = _chances(valid)
+    place = (chance * bins).long().clamp(max=bins - 1)
+    size, claimed, observed = (
+        torch.zeros(bins, dtype=torch.float64).index_add_(0, place, weight)
+        for weight in (torch.ones_like(chance), chance, real)
+    )
+    filled = size > 0
+    size = size[filled]
+    return Curve(claimed[filled] / size, observed[filled] / size, size)
+
+
+def _halves(gan: GAN, n: int, seed: int) -> tuple[Logits, Logits]:
+    both = halves(held_out(gan, n, seed), seed)
+    fewest = min(len(logit) for half in both for logit in half)
+    if fewest < LEAST:
+        raise ValueError(
+            f"{fewest} samples are left for a half, at least {LEAST} are needed of real and of "
+            "generated ones; raise n, or give the GAN more real samples"
+        )
+    return both
+
+
+def _chances(valid: Logits) -> tuple[Tensor, Tensor]:
+    """The chance of real that each logit claims, given how many of both there are; 1 or 0."""
+    prior = math.log(len(valid.real) / len(valid.generated))
+    real = torch.zeros(len(valid.real) + len(valid.generated), dtype=torch.float64)
+    real[: len(valid.real)] = 1.0
+    return torch.sigmoid(torch.cat(valid) + prior), real
+
+
+def _line(valid: Logits) -> tuple[float, float]:
+    try:
+        line = fit("platt", valid)
+    except BadLogits:
+        return math.nan, math.nan
+    assert isinstance(line, Line)
+    return float(line.slope), float(line.offset)
+
+
+def _separated(valid: Logits) -> bool:
+    return float(valid.real.min()) > float(valid.generated.max())

@@ -1,0 +1,172 @@
+"""Keep-training: a sigmoid head on a critic's features, or the whole critic, learns the log ratio.
+
+Source: Azadi, Olsson, Darrell, Goodfellow and Odena, Discriminator rejection sampling, ICLR 2019.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from drs_fast.arguments import integer, number
+from drs_fast.gan import GAN
+from drs_fast.ratio import fitting, frozen, links
+from drs_fast.ratio.fitting import Draws
+from drs_fast.ratio.frozen import Learned, Material, OnRows, Rows, Tap
+
+
+@dataclass(frozen=True)
+class Report:
+    """What keep-training reached on samples that it was not trained on."""
+
+    held_out_loss: float  # logistic; 0.6931 if the critic says nothing
+    area_under_curve: float
+    mean_weight: float  # of exp(logit) over generated samples; 1 for a true ratio
+    steps: int
+
+
+def report(gan: GAN) -> Report:
+    """How well the critic of a GAN from keep_train does."""
+    return frozen.report_of(gan, Report, "drs.keep_train")
+
+
+def keep_train(
+    gan: GAN,
+    features: str | Callable[[Tensor], Tensor] | None = None,
+    whole: bool = False,
+    *,
+    widths: Sequence[int] = (512, 256),
+    samples: int = 20_000,
+    batch: int = 512,
+    rate: float | None = None,
+    patience: int = 5,
+    max_steps: int = 20_000,
+    seed: int = 0,
+) -> GAN:
+    """The GAN with a critic that estimates the log density ratio, whatever its critic was.
+
+    A sigmoid head is trained on features of the frozen critic by the logistic loss, with G frozen
+    too, until the loss on held-out samples stops falling; the best weights are kept. Serves hinge,
+    Wasserstein and relativistic critics, and GANs without a critic of their own. The modules given
+    are not changed, but those that a function uses are put in eval mode.
+
+    features: the dotted name of the part of the critic whose output is used; or a function of
+        samples, (n, ...) -> (n, d), such as `lambda x: x`; None: what the critic's last Linear
+        layer is given. With labels, the head is given the label too.
+    whole: train a copy of the whole critic instead, in eval mode: batch norm keeps its statistics
+        and dropout stays off, as when sampling.
+    widths: of the head's hidden layers.
+    samples: real samples to use, a fifth of which is held out.
+    batch: rows of a step, real and generated each.
+    rate: of Adam at first; 1e-3, whole 1e-4.
+    patience: hundreds of steps without a new best before the rate falls fourfold; it falls twice.
+    """
+    batch, max_steps = integer("batch", batch, 1), integer("max_steps", max_steps, 1)
+    patience = integer("patience", patience, 1)
+    rate = number("rate", (1e-4 if whole else 1e-3) if rate is None else rate, 0.0, math.inf)
+    widths = [integer("widths", width, 1) for width in widths]
+    if whole and features is not None:
+        raise ValueError("give features or whole=True, not both: whole trains the whole critic")
+    material = Material(gan, samples, seed)
+    critic: nn.Module
+    network: nn.Module
+    if whole:
+        critic = network = Whole(gan)
+        rows = material.held_out, material.generated(material.held_out)
+        batches = material.batches(batch)
+    else:
+        take = last_linear(gan, material) if features is None else frozen.taken(gan, features)
+        seen, encode = material.frozen(take)
+        rows = encode(material.held_out), encode(material.generated(material.held_out))
+        sizes = [rows[0][0].shape[1], *widths, 1]
+        network = Draws(seed, frozen.INITIAL_ROW).build(lambda: head(sizes)).to(gan.device)
+        critic = Learned(seen, network)
+        batches = material.batches(batch, encode)
+    steps = 0
+
+    def pair() -> tuple[Rows, Rows]:
+        nonlocal steps
+        steps += 1
+        return next(batches)
+
+    judge = OnRows(network, gan.block)
+    loss = fitting.keep_train(
+        judge,
+        pair,
+        rows,
+        rate=rate,
+        every=min(100, max_steps),
+        patience=patience,
+        decays=2,
+        max_steps=max_steps,
+    )
+    return gan.judged(frozen.reporting(critic, reached(judge, rows, loss, steps)))
+
+
+def head(sizes: Sequence[int]) -> nn.Sequential:
+    """Features (n, d) -> logit (n,)."""
+    layers: list[nn.Module] = []
+    for inputs, outputs in pairwise(sizes):
+        layers += [nn.Linear(inputs, outputs), nn.ReLU()]
+    return nn.Sequential(*layers[:-1], nn.Flatten(0))
+
+
+class Whole(nn.Module):
+    """A copy of the GAN's critic with its link; always in eval mode."""
+
+    def __init__(self, gan: GAN) -> None:
+        super().__init__()
+        critic = frozen.critic_module(gan, "pass features=a function x -> (n, d), not whole=True")
+        self.critic = frozen.copied(critic).requires_grad_()
+        self.link = links.LINKS[gan.link] if isinstance(gan.link, str) else gan.link
+
+    def train(self, mode: bool = True) -> "Whole":
+        return super().train(False)
+
+    def forward(self, x: Tensor, *label: Tensor) -> Tensor:
+        score = self.critic(x, *label)
+        if isinstance(score, (tuple, list)):
+            score = score[0]
+        return self.link(score.reshape(len(x)))
+
+
+def last_linear(gan: GAN, material: Material) -> Tap:
+    """What the Linear layer that runs last in the critic is given."""
+    advice = "pass features=the name of a part, or a function x -> (n, d)"
+    critic = frozen.copied(frozen.critic_module(gan, "pass features=a function x -> (n, d)"))
+    names = {part: name for name, part in critic.named_modules() if isinstance(part, nn.Linear)}
+    ran: list[str] = []
+    hooks = [
+        part.register_forward_hook(lambda part, given, returned: ran.append(names[part]))
+        for part in names
+    ]
+    with torch.no_grad():
+        critic(*(row[: gan.block] for row in material.held_out))
+    for hook in hooks:
+        hook.remove()
+    if not ran:
+        raise ValueError(
+            f"the discriminator has no Linear layer whose input could serve as features; {advice}. "
+            f"Its parts end with {frozen.parts(critic)}"
+        )
+    return Tap(critic, ran[-1], before=True)
+
+
+def reached(judge: nn.Module, rows: tuple[Rows, Rows], loss: float, steps: int) -> Report:
+    """What to report of the trained critic."""
+    if not math.isfinite(loss):
+        raise ValueError(
+            f"the held-out loss is {loss}: some samples' logits are infinite or NaN; train a head "
+            "on the critic's features instead of the whole critic, or look for overflow in it"
+        )
+    with torch.no_grad():
+        real, generated = (judge(part).double() for part in rows)
+    return Report(
+        held_out_loss=loss,
+        area_under_curve=fitting.area_under_curve(real, generated),
+        mean_weight=float(generated.exp().mean()),
+        steps=steps,
+    )

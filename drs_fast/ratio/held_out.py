@@ -1,0 +1,53 @@
+"""Logits of held-out real samples and of as many generated ones."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from drs_fast import ops
+from drs_fast.arguments import integer
+from drs_fast.core import HELD_OUT_ROW, Rng
+from drs_fast.gan import GAN
+from drs_fast.ratio.burn_in import check
+from drs_fast.ratio.fitting import Draws
+
+
+class Logits(NamedTuple):
+    """Those of real and of generated samples, each (n,) float64 on the CPU."""
+
+    real: Tensor
+    generated: Tensor
+
+    def where(self, keep: Tensor) -> "Logits":
+        return Logits(self.real[keep], self.generated[keep])
+
+    def valid(self) -> "Logits":
+        """Without NaN and +inf."""
+        return Logits(*(logit[~(logit.isnan() | logit.isposinf())] for logit in self))
+
+    def finite(self) -> "Logits":
+        return Logits(*(logit[logit.isfinite()] for logit in self))
+
+
+def held_out(gan: GAN, n: int, seed: int) -> Logits:
+    """Of the first n real samples, or of all if there are fewer, and of as many generated ones.
+
+    The generated ones have the labels of the real ones, so that classes are as frequent in both.
+    """
+    x, y = gan.real_samples(integer("n", n, 1))
+    generated = []
+    for start in range(0, len(x), gan.block):
+        size = min(gan.block, len(x) - start)
+        z = ops.latents(gan, Rng(seed, HELD_OUT_ROW + start), size)
+        generated.append(gan.logits(z, None if y is None else y[start : start + size])[1])
+    logits = Logits(gan.scores(x, y), torch.cat(generated))
+    for logit in logits:
+        check(gan, logit)
+    return Logits(*(logit.cpu().double() for logit in logits))
+
+
+def halves(logits: Logits, seed: int) -> tuple[Logits, Logits]:
+    """One to fit on and one to report on; which of them row i is in depends on seed and i alone."""
+    second = Draws(seed, HELD_OUT_ROW).uniform(len(logits.real)) >= 0.5
+    return logits.where(~second).valid(), logits.where(second).valid()

@@ -1,0 +1,129 @@
+"""What the samplers that move latents or samples along a critic's gradient share."""
+
+import math
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from drs_fast.core import Batch, Rng
+from drs_fast.gan import GAN
+
+SPACES = ("latent", "sample")
+
+
+class Prior(NamedTuple):
+    """log p0(z) = -precision |z|^2 / 2 + const where every |z_j| <= box, else -inf."""
+
+    precision: float
+    box: float
+
+
+PRIORS = {
+    "normal": Prior(1.0, math.inf),
+    "uniform": Prior(0.0, 1.0),
+    "truncated normal": Prior(1.0, 2.0),
+}
+
+
+def prior(gan: GAN) -> Prior:
+    """The density of the GAN's latents; ValueError where it is not known."""
+    if not isinstance(gan.prior, str):
+        raise ValueError(
+            "the density of the latents is needed, and a callable prior does not tell it; make it "
+            "part of the generator: GAN(lambda z: G(prior(z)), ..., prior='normal')"
+        )
+    return PRIORS[gan.prior]
+
+
+def box(gan: GAN) -> float:
+    """Latents have every |z_j| <= box; infinite where no bound is known."""
+    return PRIORS[gan.prior].box if isinstance(gan.prior, str) else math.inf
+
+
+def log_density(z: Tensor, prior: Prior) -> Tensor:
+    """log p0 up to a constant, (n,) float64."""
+    inside = (z.abs() <= prior.box).all(dim=1)
+    return torch.where(inside, -prior.precision / 2 * row_sum(z.double().square()), -torch.inf)
+
+
+def reflected(z: Tensor, box: float) -> Tensor:
+    """Latents folded back into the box at its walls; those inside are left as they are."""
+    if math.isinf(box):
+        return z
+    way = torch.remainder(z + box, 4 * box)
+    folded = torch.where(way <= 2 * box, way - box, 3 * box - way).clamp(-box, box)
+    return torch.where(z.abs() <= box, z, folded)
+
+
+def row_sum(values: Tensor) -> Tensor:
+    """Sums (n,) of the rows (n, ...), added by halves: the order depends on the width alone.
+
+    torch.sum takes an order that may depend on n.
+    """
+    values = values.flatten(1)
+    while values.shape[1] > 1:
+        half = (values.shape[1] + 1) // 2
+        rest = values[:, half:]
+        values = torch.cat([values[:, : rest.shape[1]] + rest, values[:, rest.shape[1] : half]], 1)
+    return values[:, 0]
+
+
+def steady(slope: Tensor) -> Tensor:
+    """The gradients, 0 in rows where one is not finite."""
+    return choose(finite(slope), slope, torch.zeros_like(slope))
+
+
+def finite(rows: Tensor) -> Tensor:
+    """Rows (n, ...) without a NaN or an infinity, (n,) bool."""
+    return torch.isfinite(rows).flatten(1).all(dim=1)
+
+
+def choose(where: Tensor, rows: Tensor, others: Tensor) -> Tensor:
+    """Whole rows: where (n,) bool, rows and others (n, ...)."""
+    return torch.where(beside(where, rows), rows, others)
+
+
+def beside(values: Tensor, rows: Tensor) -> Tensor:
+    """values (n,) in the shape (n, 1, ...) that goes with rows (n, ...)."""
+    return values.view(-1, *[1] * (rows.ndim - 1))
+
+
+def finished(
+    x: Tensor,
+    z: Tensor,
+    y: Tensor | None,
+    logit: Tensor,
+    rng: Rng,
+    tallies: Mapping[str, Tensor | int],
+) -> Batch:
+    """The rows whose logit is finite, in order; the others are no samples."""
+    good = torch.isfinite(logit)
+    order = torch.argsort((~good).to(torch.uint8), stable=True)
+    ids = torch.arange(len(logit), device=logit.device) + rng.row
+    stats = {
+        "invalid": (torch.isnan(logit) | torch.isposinf(logit)).sum(),
+        "above": torch.zeros((), dtype=torch.int64, device=logit.device),
+    }
+    for name, value in tallies.items():
+        stats[name] = torch.as_tensor(value, dtype=torch.int64, device=logit.device)
+    return Batch(
+        x=x[order],
+        z=z[order],
+        y=None if y is None else y[order],
+        logit=logit[order],
+        ids=ids[order],
+        count=good.sum(),
+        stats=stats,
+    )
+
+
+def one_of(name: str, value: object, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {choices}, got {value!r}")
+
+
+def positive(name: str, value: float) -> None:
+    if value <= 0.0:
+        raise ValueError(f"{name} must be greater than 0, got {value!r}")

@@ -1,0 +1,184 @@
+"""Discriminator-driven latent sampling: Langevin chains of latents.
+
+Source: Che, Zhang, Sohl-Dickstein, Larochelle, Paull, Cao and Bengio, Your GAN is secretly an
+energy-based model and you should use discriminator driven latent sampling, NeurIPS 2020.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+
+from drs_fast import ops
+from drs_fast.arguments import integer, number
+from drs_fast.core import BURN_IN_ROW, CHAIN, Batch, Rng
+from drs_fast.gan import GAN
+from drs_fast.ratio import burn_in, moving
+from drs_fast.ratio.moving import Prior
+
+KINDS = ("mala", "ula", "underdamped")
+FIRST_STEP = 0.01
+
+
+class DDLSState(NamedTuple):
+    step_size: Tensor  # () float64
+    acceptance: Tensor  # () float64: every row becomes a sample
+
+
+class Point(NamedTuple):
+    """Where the chains are. target: log p0 + logit; -inf where no chain may go."""
+
+    z: Tensor  # (n, d)
+    x: Tensor  # (n, ...)
+    logit: Tensor  # (n,) float32
+    drift: Tensor  # (n, d), the gradient of the target, 0 where that is -inf
+    target: Tensor  # (n,) float64
+
+
+@dataclass(frozen=True)
+class DDLS:
+    """A chain of latents from every row's own latent, towards p0(z) exp(logit).
+
+    kind: "ula" takes every move, "mala" accepts or rejects it by Metropolis and Hastings (slower
+        where the gradient is steep at the start), "underdamped" gives the chain a velocity that
+        keeps 1 - friction of itself at every step.
+    steps: of every chain; each costs one gradient of the logit.
+    step_size: h of z + h/2 gradient + sqrt(h) noise. Found in burn-in unless given, whatever the
+        kind: the step of which MALA accepts `target` of the moves.
+    friction: of "underdamped", in (0, 1]; 1 is the same as "ula".
+    burn_in: chains that step_size is found with.
+    The uniform and the truncated normal prior end at a wall: MALA rejects moves beyond it, the
+    others are reflected.
+
+    Source: Che et al. (2020), algorithm 1.
+    """
+
+    kind: str = "ula"
+    steps: int = 200
+    step_size: float | None = None
+    target: float = 0.9
+    friction: float = 0.5
+    burn_in: int = 1000
+
+    State: ClassVar[Any] = DDLSState
+    group: ClassVar[int] = 1
+    sequential: ClassVar[bool] = False
+    energy: ClassVar[bool] = True
+    tallies: ClassVar[tuple[str, ...]] = ("gradients", "accepted_steps")
+
+    def __post_init__(self) -> None:
+        moving.one_of("kind", self.kind, KINDS)
+        object.__setattr__(self, "steps", integer("steps", self.steps, 1))
+        object.__setattr__(self, "burn_in", integer("burn_in", self.burn_in, 1))
+        for name, high in (("step_size", math.inf), ("target", 1.0), ("friction", 1.0)):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, number(name, getattr(self, name), 0.0, high))
+                moving.positive(name, getattr(self, name))
+        if self.target == 1.0:
+            raise ValueError("target must be less than 1: only a step of size 0 is always accepted")
+
+    @property
+    def law(self) -> str:
+        limit = "p0(z) exp(logit), which is the data if the logit is exact"
+        if self.kind == "mala":
+            return f"in the limit of many steps {limit}; after {self.steps} steps near it"
+        return f"{limit}, up to a bias of order step_size and after {self.steps} steps"
+
+    def init(self, gan: GAN, rng: Rng) -> DDLSState:
+        prior = moving.prior(gan)
+        one = torch.ones((), dtype=torch.float64, device=gan.device)
+        rows = rng.at(BURN_IN_ROW)
+        z, y = ops.latents(gan, rows, self.burn_in), ops.labels(gan, rows, self.burn_in)
+        if self.step_size is not None:
+            burn_in.check(gan, gan.logits(z, y)[1])
+            return DDLSState(self.step_size * one, one)
+        here = _point(gan, prior, z, y)
+        burn_in.check(gan, here.logit)
+        size, found = FIRST_STEP, 0.0
+        late = range(self.steps // 2, self.steps)
+        for step in range(self.steps):
+            here, moved = _metropolis(gan, prior, here, y, rows, step, size)
+            share = int(moved.sum()) / self.burn_in
+            change = max((share - self.target) / (1.0 - self.target), -1.0)
+            size *= math.exp(change / math.sqrt(1 + step / 10))
+            if step in late:
+                found += math.log(size) / len(late)
+        return DDLSState(math.exp(found) * one, one)
+
+    def step(
+        self, gan: GAN, state: DDLSState, z: Tensor, y: Tensor | None, rng: Rng
+    ) -> tuple[DDLSState, Batch]:
+        size = float(state.step_size) if self.step_size is None else self.step_size
+        prior = moving.prior(gan)
+        here, velocity = _point(gan, prior, z, y), torch.zeros_like(z)
+        moves = torch.zeros((), dtype=torch.int64, device=z.device)
+        for step in range(self.steps):
+            if self.kind == "mala":
+                here, moved = _metropolis(gan, prior, here, y, rng, step, size)
+            else:
+                there, speed = self._free(prior.box, here, velocity, rng, step, size)
+                last = step + 1 == self.steps
+                point = _point(gan, prior, there, y, slope=not last)
+                moved = torch.isfinite(point.target)
+                here, velocity = _moved(moved, point, here), moving.choose(moved, speed, velocity)
+            moves += moved.sum()
+        gradients = len(z) * (self.steps + (self.kind == "mala"))
+        tallies: dict[str, Tensor | int] = {"gradients": gradients, "accepted_steps": moves}
+        return state, moving.finished(here.x, here.z, y, here.logit, rng, tallies)
+
+    def _free(
+        self, box: float, here: Point, velocity: Tensor, rng: Rng, step: int, size: float
+    ) -> tuple[Tensor, Tensor]:
+        """Latents and velocities after a move that nothing but a wall stops."""
+        if self.kind == "ula":
+            z = ops.langevin(here.z, here.drift, rng, step=step, step_size=size)
+            return moving.reflected(z, box), velocity
+        velocity = ops.langevin(
+            (1.0 - self.friction) * velocity,
+            here.drift,
+            rng,
+            step=step,
+            step_size=size,
+            noise=math.sqrt(self.friction),
+        )
+        z = here.z + velocity
+        there = moving.reflected(z, box)
+        return there, torch.where(there == z, velocity, -velocity)
+
+
+def _point(gan: GAN, prior: Prior, z: Tensor, y: Tensor | None, *, slope: bool = True) -> Point:
+    """The chains at z; without the drift, which the last point does not need, if not slope."""
+    if slope:
+        x, logit, gradient = gan.gradients(z, y)
+        gradient = gradient - prior.precision * z
+    else:
+        x, logit = gan.logits(z, y)
+        gradient = torch.zeros_like(z)
+    usable = torch.isfinite(logit) & moving.finite(gradient)
+    target = torch.where(usable, moving.log_density(z, prior) + logit.double(), -torch.inf)
+    return Point(z, x, logit, moving.steady(gradient), target)
+
+
+def _metropolis(
+    gan: GAN, prior: Prior, here: Point, y: Tensor | None, rng: Rng, step: int, size: float
+) -> tuple[Point, Tensor]:
+    """The chains after one move that may be refused, and whether it was not, (n,) bool."""
+    z = ops.langevin(here.z, here.drift, rng, step=step, step_size=size)
+    there = _point(gan, prior, z, y)
+    gain = there.target - here.target + _log_move(there, here, size) - _log_move(here, there, size)
+    # A chain that starts where none may go has gain = inf, and leaves.
+    p = ops.probability(gain.clamp(max=0.0), log_m=0.0, eps=0.0)
+    moved = ops.uniform(rng, len(z), stream=CHAIN, draw=step, device=z.device) < p
+    return _moved(moved, there, here), moved
+
+
+def _log_move(start: Point, end: Point, size: float) -> Tensor:
+    """log density of the move from start to end, up to a constant; (n,) float64."""
+    noise = end.z.double() - start.z.double() - size / 2 * start.drift.double()
+    return -moving.row_sum(noise.square()) / (2 * size)
+
+
+def _moved(moved: Tensor, there: Point, here: Point) -> Point:
+    return Point(*(moving.choose(moved, *rows) for rows in zip(there, here, strict=True)))

@@ -1,0 +1,93 @@
+"""DGflow: latents moved along a gradient flow of an f-divergence.
+
+Source: Ansari, Ang and Soh, Refining deep generative models via discriminator gradient flow,
+ICLR 2021.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+
+from drs_fast import ops
+from drs_fast.arguments import integer, number
+from drs_fast.core import Batch, Rng
+from drs_fast.gan import GAN
+from drs_fast.ratio import moving
+from drs_fast.ratio.burn_in import burn_in
+
+DIVERGENCES = ("kl", "js", "logd")
+
+
+class DGFlowState(NamedTuple):
+    acceptance: Tensor  # () float64: every row becomes a sample
+
+
+@dataclass(frozen=True)
+class DGFlow:
+    """z + step_size w gradient + sqrt(2 step_size noise) normal, `steps` times from the row's z.
+
+    divergence: w = 1 ("kl"), sigmoid(logit) ("js") or sigmoid(-logit) ("logd"); the latter two
+        depend on the logit's constant, so calibrate it.
+    noise: weight of the entropy that the flow adds to the divergence.
+    The density ratio is that of the generator all along, and the prior has no part in the flow.
+    Latents are reflected where the uniform or the truncated normal prior ends.
+    burn_in: proposals whose logits are looked at before anything is sampled.
+
+    Source: Ansari et al. (2021), algorithm 1.
+    """
+
+    steps: int = 25
+    step_size: float = 0.1
+    noise: float = 0.01
+    divergence: str = "kl"
+    burn_in: int = 1000
+
+    State: ClassVar[Any] = DGFlowState
+    group: ClassVar[int] = 1
+    sequential: ClassVar[bool] = False
+    tallies: ClassVar[tuple[str, ...]] = ("gradients",)
+
+    def __post_init__(self) -> None:
+        moving.one_of("divergence", self.divergence, DIVERGENCES)
+        object.__setattr__(self, "steps", integer("steps", self.steps, 1))
+        object.__setattr__(self, "burn_in", integer("burn_in", self.burn_in, 1))
+        for name in ("step_size", "noise"):
+            object.__setattr__(self, name, number(name, getattr(self, name), 0.0, math.inf))
+        moving.positive("step_size", self.step_size)
+
+    @property
+    def energy(self) -> bool:
+        """The KL flow follows any critic; the others need a ratio."""
+        return self.divergence == "kl"
+
+    @property
+    def law(self) -> str:
+        return (
+            f"a gradient flow of {self.divergence} from the generator, with the first density "
+            f"ratio throughout and stopped after {self.steps} steps: no known law"
+        )
+
+    def init(self, gan: GAN, rng: Rng) -> DGFlowState:
+        logit, _ = burn_in(gan, rng, self.burn_in)
+        return DGFlowState(torch.ones((), dtype=torch.float64, device=logit.device))
+
+    def step(
+        self, gan: GAN, state: DGFlowState, z: Tensor, y: Tensor | None, rng: Rng
+    ) -> tuple[DGFlowState, Batch]:
+        box = moving.box(gan)
+        for step in range(self.steps):
+            _, logit, slope = gan.gradients(z, y)
+            drift = moving.steady(self._weight(logit)[:, None] * slope)
+            size, noise = 2.0 * self.step_size, math.sqrt(self.noise)
+            z = ops.langevin(z, drift, rng, step=step, step_size=size, noise=noise)
+            z = moving.reflected(z, box)
+        x, logit = gan.logits(z, y)
+        return state, moving.finished(x, z, y, logit, rng, {"gradients": len(z) * self.steps})
+
+    def _weight(self, logit: Tensor) -> Tensor:
+        if self.divergence == "kl":
+            return torch.ones_like(logit)
+        return torch.sigmoid(logit if self.divergence == "js" else -logit)

@@ -1,0 +1,150 @@
+"""Discriminator optimal transport: samples pulled up the critic and back to where they began.
+
+Source: Tanaka, Discriminator optimal transport, NeurIPS 2019, and its errata of 2023.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+
+from drs_fast import ops
+from drs_fast.arguments import integer, number
+from drs_fast.core import BURN_IN_ROW, BadLogits, Batch, Rng
+from drs_fast.gan import GAN
+from drs_fast.ratio import burn_in, moving
+
+OPTIMISERS = ("adam", "sgd")
+PROJECTIONS = ("tangent", "released", "none")
+BETA2, ADAM_EPS = 0.9, 1e-8
+
+
+class DOTState(NamedTuple):
+    lipschitz: Tensor  # () float64
+    acceptance: Tensor  # () float64: every row becomes a sample
+
+
+@dataclass(frozen=True)
+class DOT:
+    """Descends |p - start| - logit / lipschitz, where p is the latent or the sample.
+
+    space: "latent" or "sample"; in the sample space z stays the row's latent.
+    optimiser: "adam" (betas 0 and 0.9) or "sgd".
+    delta: |p - start| is taken as sqrt(|p - start|^2 + delta^2), which has a gradient at the start.
+    project: what is done to a latent's move under a normal prior, whose latents lie near a sphere.
+        "tangent" takes out the part along z, "released" divides that part by sqrt(d) in place of
+        |z|^2, as the released code does, "none" leaves the move as it is.
+    box: samples are clipped to [-box, box], in the sample space only. Latents are clipped where the
+        uniform or the truncated normal prior ends.
+    burn_in: generated samples, of which pairs give `lipschitz`: the largest difference of logits
+        over the distance, both of a pair being of one class.
+
+    Source: Tanaka (2019), algorithms 1 and 2.
+    """
+
+    space: str = "latent"
+    steps: int = 100
+    step_size: float = 0.01
+    optimiser: str = "adam"
+    delta: float = 1e-3
+    project: str = "tangent"
+    box: float | None = None
+    burn_in: int = 200
+
+    State: ClassVar[Any] = DOTState
+    group: ClassVar[int] = 1
+    sequential: ClassVar[bool] = False
+    energy: ClassVar[bool] = True
+    tallies: ClassVar[tuple[str, ...]] = ("gradients",)
+    law: ClassVar[str] = "a transport heuristic: no known law"
+
+    def __post_init__(self) -> None:
+        moving.one_of("space", self.space, moving.SPACES)
+        moving.one_of("optimiser", self.optimiser, OPTIMISERS)
+        moving.one_of("project", self.project, PROJECTIONS)
+        object.__setattr__(self, "steps", integer("steps", self.steps, 1))
+        object.__setattr__(self, "burn_in", integer("burn_in", self.burn_in, 2))
+        if self.burn_in % 2:
+            raise ValueError(f"burn_in must be even, for it is taken in pairs, got {self.burn_in}")
+        for name in ("step_size", "delta", "box"):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, number(name, getattr(self, name), 0.0, math.inf))
+                moving.positive(name, getattr(self, name))
+        if self.box is not None and self.space == "latent":
+            raise ValueError("box clips samples; give it with space='sample', or not at all")
+
+    def init(self, gan: GAN, rng: Rng) -> DOTState:
+        rows = rng.at(BURN_IN_ROW)
+        z, y = ops.latents(gan, rows, self.burn_in), ops.labels(gan, rows, self.burn_in)
+        if y is not None:
+            y = y.view(-1, 2)[:, :1].expand(-1, 2).flatten()
+        x, logit = gan.logits(z, y)
+        burn_in.check(gan, logit)
+        lipschitz = steepest(z if self.space == "latent" else x, logit)
+        return DOTState(lipschitz, torch.ones_like(lipschitz))
+
+    def step(
+        self, gan: GAN, state: DOTState, z: Tensor, y: Tensor | None, rng: Rng
+    ) -> tuple[DOTState, Batch]:
+        scale = (1.0 / state.lipschitz).float()
+        tally = {"gradients": len(z) * self.steps}
+        if self.space == "latent":
+            box = moving.box(gan)
+            project = self.project if gan.prior == "normal" else "none"
+            z = self._descended(lambda z: gan.gradients(z, y)[2], z, scale, project, box)
+            x, logit = gan.logits(z, y)
+        else:
+            box = math.inf if self.box is None else self.box
+            slope: Callable[[Tensor], Tensor] = lambda x: gan.score_gradients(x, y)[1]  # noqa: E731
+            made = gan.samples(z, y)
+            x = self._descended(slope, made.float(), scale, "none", box).to(made.dtype)
+            logit = gan.scores(x, y)
+        return state, moving.finished(x, z, y, logit, rng, tally)
+
+    def _descended(
+        self,
+        slope: Callable[[Tensor], Tensor],
+        start: Tensor,
+        scale: Tensor,
+        project: str,
+        box: float,
+    ) -> Tensor:
+        """Where `steps` moves lead; every row's distance from its start is its own."""
+        point, second = start, torch.zeros_like(start)
+        for step in range(self.steps):
+            away = point - start
+            distance = (moving.row_sum(away.square()) + self.delta**2).sqrt()
+            back = away / moving.beside(distance, away)
+            move = scale * moving.steady(slope(point)) - back
+            if self.optimiser == "adam":
+                second = BETA2 * second + (1.0 - BETA2) * move.square()
+                move = move / ((second / (1.0 - BETA2 ** (step + 1))).sqrt() + ADAM_EPS)
+            if project != "none":
+                move = projected(move, point, project)
+            point = (point + self.step_size * move).clamp(-box, box)
+        return point
+
+
+def projected(move: Tensor, z: Tensor, project: str) -> Tensor:
+    """The moves (n, d) without their parts along the latents, or as the released code has them."""
+    radial = moving.row_sum(z * move)
+    square = moving.row_sum(z.square())
+    share = radial / (square if project == "tangent" else math.sqrt(z.shape[1]))
+    return move - share[:, None] * z
+
+
+def steepest(points: Tensor, logit: Tensor) -> Tensor:
+    """The largest |logit difference| / distance of rows 2 i and 2 i + 1; () float64."""
+    pairs, score = points.double().view(-1, 2, *points.shape[1:]), logit.double().view(-1, 2)
+    distance = moving.row_sum((pairs[:, 0] - pairs[:, 1]).square()).sqrt()
+    ratio = (score[:, 0] - score[:, 1]).abs() / distance
+    ratio = ratio[torch.isfinite(ratio)]
+    if not len(ratio) or not float(ratio.max()) > 0.0:
+        raise BadLogits(
+            f"the logits of {len(pairs):,} pairs of generated samples do not differ, or not by a "
+            "finite amount over their distance: the critic or the generator is constant"
+        )
+    return ratio.max()

@@ -1,0 +1,99 @@
+"""Optimal budgeted rejection sampling.
+
+Source: Verine, Pydi, Negrevergne and Chevaleyre, Optimal budgeted rejection sampling for generative
+models, AISTATS 2024.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from drs_fast import ops
+from drs_fast.arguments import integer, number
+from drs_fast.backends import reference
+from drs_fast.compacted import Ring
+from drs_fast.core import Batch, Rng
+from drs_fast.gan import GAN
+from drs_fast.ratio import rejection
+from drs_fast.ratio.burn_in import burn_in
+from drs_fast.ratio.rejection import RejectionState
+
+
+@dataclass(frozen=True)
+class OBRS:
+    """Accepts with probability min(1, c exp(logit - log_m)), which accepts a share `budget` of all.
+
+    budget: that share, 0-1. Where exact rejection (c = 1) accepts more, c stays 1.
+    burn_in: proposals that c and log_m, the largest logit, are found from (of all classes).
+    The state's log_m is the largest logit minus log c; logits above it are surely accepted.
+
+    Source: Verine et al. (2024); c is solved for exactly, where they bisect.
+    """
+
+    budget: float = 0.5
+    burn_in: int = 10_000
+
+    State: ClassVar[Any] = RejectionState
+    group: ClassVar[int] = 1
+    sequential: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "budget", number("budget", self.budget, 0.0, 1.0))
+        object.__setattr__(self, "burn_in", integer("burn_in", self.burn_in, 1))
+        if self.budget == 0.0:
+            raise ValueError("budget must be greater than 0: it is the share of accepted proposals")
+
+    @property
+    def law(self) -> str:
+        return (
+            f"as near the data as accepting {self.budget:g} of all proposals allows, and the data "
+            "where exact rejection accepts that many"
+        )
+
+    def init(self, gan: GAN, rng: Rng) -> RejectionState:
+        logit, y = burn_in(gan, rng, self.burn_in)
+        return rejection.thresholds(gan, logit, y, 0.0, self._threshold)
+
+    def step(
+        self, gan: GAN, state: RejectionState, z: Tensor, y: Tensor | None, rng: Rng
+    ) -> tuple[RejectionState, Batch]:
+        x, logit = gan.logits(z, y)
+        return state, rejection.compacted(x, logit, state, z, y, rng, 0.0)
+
+    def appending(
+        self, gan: GAN, state: RejectionState, ring: Ring, names: tuple[str, ...]
+    ) -> Callable[[Tensor, Tensor | None], None]:
+        """What `step` does for the ring's next rows, and adds the samples to the ring."""
+        return rejection.appending(gan, state, ring, names, 0.0)
+
+    def _threshold(self, logit: Tensor) -> tuple[Tensor, Tensor]:
+        """log_m - log c and gamma = 0, 0-d float64."""
+        log_m = ops.largest(logit)
+        return log_m - max(self._log_c(logit, log_m), 0.0), torch.zeros_like(log_m)
+
+    def _log_c(self, logit: Tensor, log_m: Tensor) -> float:
+        """The log c with mean min(1, c exp(logit - log_m)) = budget; below 0 where c would be.
+
+        With the k largest clipped to 1, c is (budget n - k) over the sum of the others; the right k
+        is the first with which none of the others needs clipping.
+        """
+        d = (logit[torch.isfinite(logit)].double() - log_m).sort(descending=True).values
+        n, finite, wanted = len(logit), len(d), self.budget * len(logit)
+        if wanted > finite * (1.0 + 1e-12):
+            raise ValueError(
+                f"budget={self.budget:g} cannot be reached: of {n:,} proposals only {finite:,} "
+                f"({finite / n:.4g}) have a finite logit; take at most that"
+            )
+        wanted = min(wanted, float(finite))
+        left = wanted - torch.arange(finite, dtype=torch.float64, device=d.device)
+        tail = torch.logcumsumexp(d.flip(0), dim=0).flip(0)
+        # False where less than nothing is left; the last one before that always fits.
+        k = int((left.log() - tail + d <= 0.0).int().argmax())
+        rest = d[k:] - d[k]
+        # Correctly rounded, so that c is the same wherever the logits are.
+        total = math.fsum(reference.exponential(rest)[0].tolist())
+        return math.log(wanted - k) - math.log(total) - float(d[k])

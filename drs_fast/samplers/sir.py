@@ -1,0 +1,104 @@
+"""Sampling importance resampling within pools of proposals.
+
+Source: Rubin, The calculation of posterior distributions by data augmentation: comment, 1987; Ding,
+Wang and Welch, Subsampling generative adversarial networks: density ratio estimation in feature
+space with softplus loss, 2020.
+"""
+
+import warnings
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+
+from drs_fast import ops
+from drs_fast.arguments import integer
+from drs_fast.core import Batch, Rng
+from drs_fast.gan import GAN
+from drs_fast.ratio import groups
+from drs_fast.ratio.burn_in import burn_in, by_class
+
+
+class SIRState(NamedTuple):
+    acceptance: Tensor  # () float64, samples per proposal
+    ess: Tensor  # () or, with labels, (classes,) float64, effective share of the proposals
+    logits: Tensor  # (burn_in,) float32
+
+
+@dataclass(frozen=True)
+class SIR:
+    """Draws `size` samples from every `pool` proposals, with weights exp(logit).
+
+    pool: proposals that compete; with labels all of them are of one class.
+    size: samples from each pool.
+    replace: whether a proposal can be drawn again. If not, unlikely ones follow the likely ones.
+    burn_in: proposals that the effective sample size is found from, with a warning where that of a
+        pool is less than a tenth of `size`, or less than `size` if not `replace`.
+    Samples of a pool are in the order of their rows. The tally `unique` counts different ones.
+
+    Source: Rubin (1987); Ding et al. (2020), who resample one pool of all proposals.
+    """
+
+    pool: int = 640
+    size: int = 64
+    replace: bool = True
+    burn_in: int = 10_000
+
+    State: ClassVar[Any] = SIRState
+    sequential: ClassVar[bool] = False
+    tallies: ClassVar[tuple[str, ...]] = ("unique",)
+
+    def __post_init__(self) -> None:
+        for name in ("pool", "size", "burn_in"):
+            object.__setattr__(self, name, integer(name, getattr(self, name), 1))
+        if not isinstance(self.replace, bool):
+            raise ValueError(f"replace must be True or False, got {self.replace!r}")
+        if self.size > self.pool:
+            # Also what a step has room for.
+            raise ValueError(f"size must be at most pool = {self.pool}, got {self.size}")
+
+    @property
+    def group(self) -> int:
+        return self.pool
+
+    @property
+    def law(self) -> str:
+        return f"tends to the data as the pool grows: {self.size} of every {self.pool} proposals"
+
+    def init(self, gan: GAN, rng: Rng) -> SIRState:
+        logit, y = burn_in(gan, rng, self.burn_in)
+        ess = torch.stack([effective(group) for group in by_class(gan, logit, y)])
+        worth = self.pool * float(ess.min())
+        if worth < (0.1 * self.size if self.replace else self.size):
+            warnings.warn(
+                f"a pool of {self.pool} proposals is worth {worth:.2g} samples of the data, too "
+                f"few to draw {self.size} from: most are copies or unlike the data; raise pool, "
+                "lower size, or calibrate the discriminator",
+                stacklevel=2,
+            )
+        acceptance = torch.full_like(ess[0], self.size / self.pool)
+        return SIRState(acceptance, ess[0] if y is None else ess, logit)
+
+    def step(
+        self, gan: GAN, state: SIRState, z: Tensor, y: Tensor | None, rng: Rng
+    ) -> tuple[SIRState, Batch]:
+        batch = groups.proposals(gan, z, y, self.pool)
+        logit = batch.logit.view(-1, self.pool)
+        drawn = ops.select(logit, rng, size=self.size, replace=self.replace)
+        nothing = self.pool  # sorts after all rows of the pool
+        drawn = torch.where(drawn < 0, nothing, drawn).sort(dim=1).values
+        taken = drawn < nothing
+        fresh = torch.ones_like(taken)
+        fresh[:, 1:] = drawn[:, 1:] != drawn[:, :-1]
+        first = torch.arange(0, len(z), self.pool, device=z.device)
+        rows = torch.where(taken, drawn, 0) + first[:, None]
+        unique = (fresh & taken).sum()
+        return state, groups.chosen(batch, rows.flatten(), taken.flatten(), rng, unique=unique)
+
+
+def effective(logit: Tensor) -> Tensor:
+    """(sum w)^2 / (n sum w^2) of the weights w = exp(logit), () float64."""
+    weight = (logit.double() - ops.largest(logit)).exp()
+    weight = torch.where(torch.isfinite(logit), weight, 0.0)
+    return weight.sum().square() / (len(logit) * weight.square().sum())

@@ -1,0 +1,138 @@
+"""A swiss roll in the plane, and a toy GAN that follows it loosely.
+
+A real point is (t cos t, t sin t) plus noise of sd 0.25 per axis, all divided by 7.5, with t
+uniform on [1.5 pi, 4.5 pi]: columns 0 and 2 of scikit-learn's make_swiss_roll(noise=0.25). The
+generator is meant to stay imperfect: its training sees jittered points and stops early.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from drs_fast.ratio.fitting import Draws, Game, Say, keep_train
+from drs_fast.zoo.gaussians25 import Critic, Generator, mlp
+
+SEED = 0
+LATENT_DIM = 2
+SCALE = 7.5
+STD = 0.25 / SCALE
+START, TURN = 1.5 * math.pi, 3 * math.pi  # of t: where the roll begins, and its length
+STRETCHES = 25  # parts of the roll with equal shares of the data
+QUALITY_RADIUS = 4 * STD
+
+HELD_OUT = 200_000  # rows, real and generated each
+
+JITTER = 0.2
+QUALITY = (0.65, 0.72)  # share of high-quality samples at which the generator is frozen
+SMALLEST_STRETCH = 0.5  # and its emptiest stretch holds this part of a fair share
+
+
+class Discriminator(nn.Module):
+    """x (n, 2) -> logit (n,). It also sees x turned back by 7.5 |x|, where the roll is straight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = mlp(4, 128, 128, 128, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        angle = SCALE * (x.square().sum(dim=1, keepdim=True) + 1e-6).sqrt()
+        turned = torch.stack([x[:, 1], -x[:, 0]], dim=1)
+        straight = x * angle.cos() + turned * angle.sin()
+        logit: Tensor = self.layers(torch.cat([x, straight], dim=1)).squeeze(1)
+        return logit
+
+
+def roll(t: Tensor) -> Tensor:
+    """The points (n, 2) of the noiseless curve."""
+    return torch.stack([t * t.cos(), t * t.sin()], dim=1) / SCALE
+
+
+def sample(draws: Draws, n: int) -> Tensor:
+    """(n, 2) points of the real density."""
+    return draws.jitter(roll(START + TURN * draws.uniform(n)).float(), STD)
+
+
+def real(n: int) -> Tensor:
+    """(n, 2) real points, the same ones on every call."""
+    return sample(Draws(0, row=2**62), n)
+
+
+def nearest(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Distances of x (n, 2) from the curve, and the t of the nearest points; (n,) float64 each."""
+    grid = torch.linspace(START, START + TURN, 2_001, dtype=torch.float64)
+    curve, wide = roll(grid), x.double()
+    t = torch.cat(
+        [grid[torch.cdist(part, curve).argmin(dim=1)] for part in torch.split(wide, 2_048)]
+    )
+    cosine, sine = t.cos(), t.sin()
+    tangent = torch.stack([cosine - t * sine, sine + t * cosine], dim=1) / SCALE
+    along = ((wide - roll(t)) * tangent).sum(dim=1) / tangent.square().sum(dim=1)
+    t = (t + along).clamp(START, START + TURN)  # from the grid's point to its tangent's
+    return (wide - roll(t)).norm(dim=1), t
+
+
+def quality(x: Tensor) -> tuple[float, Tensor]:
+    """Share of x (n, 2) less than 4 sd from the curve, and how many of those each stretch has."""
+    distance, t = nearest(x)
+    good = distance < QUALITY_RADIUS
+    return float(good.double().mean()), torch.bincount(stretch(t[good]), minlength=STRETCHES)
+
+
+def stretch(t: Tensor) -> Tensor:
+    """Numbers (n,) of the parts of the roll."""
+    return ((t - START) * (STRETCHES / TURN)).long().clamp(max=STRETCHES - 1)
+
+
+def train(
+    seed: int, *, max_steps: int = 20_000, say: Say = lambda line: None
+) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The weights to ship, and the facts measured on the way."""
+    draws = Draws(seed)
+    generator = _train_generator(draws, max_steps, say)
+
+    def batch(n: int = 2048) -> tuple[Tensor, Tensor]:
+        with torch.no_grad():
+            return sample(draws, n), generator(draws.normal(n, LATENT_DIM))
+
+    discriminator = draws.build(Discriminator)
+    loss = keep_train(
+        discriminator,
+        batch,
+        batch(HELD_OUT),
+        rate=2e-3,
+        every=min(250, max_steps),
+        patience=3,
+        max_steps=max_steps,
+        say=say,
+    )
+    with torch.no_grad():
+        x = generator(draws.normal(HELD_OUT, LATENT_DIM))
+        weight = discriminator(x).double().exp().mean()
+    share, stretches = quality(x)
+    facts = {
+        "raw_hq": f"{share:.4f}",
+        "raw_stretches": str(int((stretches > 0).sum())),
+        "held_out_loss": f"{loss:.5f}",
+        "mean_weight": f"{float(weight):.4f}",
+    }
+    weights = {f"generator.{key}": value for key, value in generator.state_dict().items()}
+    weights |= {f"discriminator.{key}": value for key, value in discriminator.state_dict().items()}
+    return weights, facts
+
+
+def _train_generator(draws: Draws, max_steps: int, say: Say) -> nn.Module:
+    """Play until the kept generator has the wanted quality and balance for the first time."""
+    generator, critic = draws.build(Generator), draws.build(Critic)
+    game = Game(generator, critic, generator_rate=5e-4, critic_rate=1e-3)
+    for step in range(1, max_steps + 1):
+        jittered = draws.jitter(sample(draws, 512), JITTER)
+        game.step(jittered, draws.normal(512, LATENT_DIM), lambda x: x)
+        if step % 100 == 0:
+            with torch.no_grad():
+                share, stretches = quality(game.average(draws.normal(20_000, LATENT_DIM)))
+            balance = float(stretches.min() * STRETCHES / stretches.sum().clamp(min=1))
+            say(f"  generator step {step}: {100 * share:.1f} % good, emptiest {balance:.2f}")
+            if QUALITY[0] <= share <= QUALITY[1] and balance >= SMALLEST_STRETCH:
+                break
+    return game.average

@@ -1,0 +1,481 @@
+"""The doctor against planted faults, and against models with none."""
+
+import math
+import re
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+from torch.nn.utils import parametrizations, spectral_norm
+
+import drs_fast as drs
+from benchmarks import oracle
+from drs_fast.core import REAL
+from drs_fast.ratio import compared, doctor, probes, symptoms
+from drs_fast.ratio.doctor import Diagnosis, Finding
+from drs_fast.ratio.fitting import Draws, area_under_curve
+from drs_fast.ratio.held_out import Logits
+
+# The sound model: N(0, I) in two dimensions, data N((1, 0), I), log ratio x_0 - 1/2.
+
+
+class Same(nn.Module):
+    """A generator with a weight, z -> z."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(2, 2, bias=False)
+        self.layer.weight.data.copy_(torch.eye(2))
+
+    def forward(self, z):
+        return self.layer(z)
+
+
+class Ratio(nn.Module):
+    """A discriminator with weights, x -> steepness (x_0 - 1/2)."""
+
+    def __init__(self, steepness=1.0):
+        super().__init__()
+        self.layer = nn.Linear(2, 1)
+        self.layer.weight.data.copy_(torch.tensor([[steepness, 0.0]]))
+        self.layer.bias.data.fill_(-steepness / 2)
+
+    def forward(self, x):
+        return self.layer(x).squeeze(1)
+
+
+class Then(nn.Module):
+    """A module, and a function or a module on its output."""
+
+    def __init__(self, first, then):
+        super().__init__()
+        self.first, self.then = first, then
+
+    def forward(self, *given):
+        return self.then(self.first(*given))
+
+
+def real(n=4096, seed=5):
+    return drs.ops.normal(drs.Rng(seed), n, 2, stream=REAL) + torch.tensor([1.0, 0.0])
+
+
+def model(generator=None, discriminator=None, **settings):
+    settings = {"real": real(), **settings}
+    return drs.GAN(generator or Same(), discriminator or Ratio(), 2, **settings)
+
+
+def d(then, **settings):
+    """The sound model, but for what is done to its logit."""
+    return model(discriminator=Then(Ratio(), then), **settings)
+
+
+def g(then, **settings):
+    return model(generator=Then(Same(), then), **settings)
+
+
+# --- planted faults: name -> (model, the codes that must be found, and no others)
+
+
+def trained(module):
+    module.train()
+    return module
+
+
+def batch_norm_of_d():
+    gan = model(discriminator=Then(nn.BatchNorm1d(2), Ratio()))
+    trained(gan.discriminator)
+    return gan
+
+
+def batch_norm_of_g():
+    gan = model(generator=Then(Same(), nn.BatchNorm1d(2)))
+    trained(gan.generator)
+    return gan
+
+
+class TrainsItself(Ratio):
+    def forward(self, x):
+        self.train()
+        return super().forward(x)
+
+
+def dropout_left_on():
+    gan = model(discriminator=Then(nn.Dropout(0.3), Ratio()))
+    trained(gan.discriminator)
+    return gan
+
+
+def minibatch_deviation(x, group=4):
+    """StyleGAN's: members of a group are n / 4 apart."""
+    spread = x.view(group, -1).std(dim=0).repeat(group)
+    return x + spread
+
+
+def neighbours(x):
+    """Groups of rows that follow each other, as with pac = 8."""
+    return x.view(-1, 8).mean(dim=1, keepdim=True).expand(-1, 8).reshape(-1)
+
+
+class Counts(Ratio):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("seen", torch.zeros(()))
+
+    def forward(self, x):
+        self.seen += len(x)
+        return super().forward(x)
+
+
+def meta():
+    with torch.device("meta"):
+        network = nn.Linear(2, 1)
+    return model(discriminator=network)
+
+
+def fresh_vectors(kind):
+    torch.manual_seed(0)
+    wide = nn.Linear(2, 64), nn.Linear(64, 64)
+    network = nn.Sequential(wide[0], nn.ReLU(), kind(wide[1]), nn.ReLU(), nn.Linear(64, 1))
+    with torch.no_grad():
+        if kind is parametrizations.spectral_norm:  # as from a checkpoint without the vectors
+            network[2].parametrizations.weight.original.copy_(torch.randn(64, 64))
+    return model(discriminator=network, real=None)
+
+
+def conditional(generator=None, discriminator=None, labels=4):
+    """Class y is around (0, y); the log ratio is x_0 - 1/2 in every class."""
+
+    def shifted(z, y):
+        return z + functional.one_hot(torch.ones_like(y), 2) * y[:, None]
+
+    def judged(x, y):
+        return x[:, 0] - 0.5 + 1e-2 * y
+
+    def labelled(n):
+        y = torch.arange(n) % 4
+        return shifted(real(n), y), y
+
+    return drs.GAN(generator or shifted, discriminator or judged, 2, labels=labels, real=labelled)
+
+
+class Embeds(nn.Module):
+    def __init__(self, classes):
+        super().__init__()
+        self.table = nn.Embedding(classes, 2)
+
+    def forward(self, z, y):
+        return z + self.table(y)
+
+
+def only_zeros_pass(x):
+    return torch.where(x > 8.0, 0.0, -torch.inf)
+
+
+def knows_them():
+    """Real samples on a grid, on which generated ones never are."""
+
+    def judge(x):
+        return x[:, 0] + 20.0 * (x * 8.0 == (x * 8.0).round()).all(dim=1)
+
+    return model(discriminator=judge, real=(real() * 8.0).round() / 8.0)
+
+
+FAULTS = {
+    "batch norm of D in train mode": (
+        batch_norm_of_d,
+        {"train-mode", "changes-state", "coupled-discriminator", "useless"}),
+    "batch norm of G in train mode": (
+        batch_norm_of_g, {"train-mode", "changes-state", "coupled-generator"}),
+    "D puts itself in train mode": (lambda: model(discriminator=TrainsItself()), {"train-mode"}),
+    "dropout in train mode": (dropout_left_on, {"train-mode", "random-discriminator"}),
+    "dropout without a mode": (
+        lambda: d(lambda x: functional.dropout(x, 0.3)), {"random-discriminator"}),
+    "noise in D": (lambda: d(lambda x: x + 0.01 * torch.randn_like(x)), {"random-discriminator"}),
+    "noise in G": (lambda: g(lambda x: x + 0.01 * torch.randn_like(x)), {"random-generator"}),
+    "minibatch standard deviation": (lambda: d(minibatch_deviation), {"coupled-discriminator"}),
+    "minibatch statistic of all rows": (
+        lambda: d(lambda x: x + 0.1 * x.mean()), {"coupled-discriminator"}),
+    "pac, repeated": (lambda: d(neighbours), {"coupled-discriminator", "underconfident"}),
+    "D depends on the place": (
+        lambda: d(lambda x: x + 0.01 * torch.arange(len(x)) / len(x)), {"coupled-discriminator"}),
+    "G looks at other latents": (
+        lambda: g(lambda x: x - 0.2 * x.mean(dim=0)), {"coupled-generator"}),
+    "D counts its calls": (lambda: model(discriminator=Counts()), {"changes-state"}),
+    "pac": (lambda: d(lambda x: x.view(-1, 8).mean(dim=1)), {"fails"}),
+    "patches": (lambda: d(lambda x: x[:, None].expand(-1, 9)), {"fails"}),
+    "a dict": (lambda: d(lambda x: {"adv_output": x}), {"fails"}),
+    "double precision": (lambda: model(discriminator=Ratio().double()), {"fails"}),
+    "another latent size": (lambda: drs.GAN(Same(), Ratio(), 3), {"fails"}),
+    "fewer classes than labels": (lambda: conditional(generator=Embeds(3)), {"fails"}),
+    "weights not loaded": (meta, {"no-weights"}),
+    "spectral norm, fresh vectors": (lambda: fresh_vectors(spectral_norm), {"spectral-norm"}),
+    "spectral norm, other weights": (
+        lambda: fresh_vectors(parametrizations.spectral_norm), {"spectral-norm", "starved"}),
+    "NaN samples": (
+        lambda: g(lambda x: torch.where(x > 3.0, torch.nan, x)), {"nan-samples", "invalid-logits"}),
+    "G ignores z": (lambda: g(lambda x: x * 0.0 + 1.0), {"ignores-latents", "constant-logits"}),
+    "G ignores y": (
+        lambda: conditional(generator=lambda z, y: z), {"generator-ignores-labels", "real-range"}),
+    "D ignores y": (
+        lambda: conditional(discriminator=lambda x, y: x[:, 0]), {"discriminator-ignores-labels"}),
+    "labels in another order": (
+        lambda: conditional(discriminator=lambda x, y: x[:, 0] - 8.0 * (y == 2)),
+        {"weak-class", "overconfident"}),
+    "probabilities as logits": (lambda: d(torch.sigmoid), {"probability-as-logit"}),
+    "logits as probabilities": (
+        lambda: d(lambda x: x, link="probability"), {"logit-as-probability", "invalid-logits"}),
+    "a sigmoid that reaches 1": (
+        lambda: d(lambda x: torch.sigmoid(40.0 * x), link="probability"),
+        {"saturated", "invalid-logits"}),
+    "a clamp": (lambda: d(lambda x: x.clamp(max=1.0)), {"saturated"}),
+    "NaN logits": (lambda: d(lambda x: torch.where(x > 2.0, torch.nan, x)), {"invalid-logits"}),
+    "infinite logits": (
+        lambda: d(lambda x: torch.where(x > 2.0, torch.inf, x)), {"invalid-logits"}),
+    "nothing can be real": (lambda: d(only_zeros_pass), {"no-finite-logits"}),
+    "constant logits": (lambda: d(lambda x: x * 0.0 + 0.3), {"constant-logits"}),
+    "bfloat16": (lambda: d(lambda x: x.bfloat16()), {"low-precision"}),
+    "half": (lambda: d(lambda x: x.half()), {"low-precision"}),
+    "a hinge critic": (lambda: model(link="hinge"), {"no-ratio"}),
+    "a Wasserstein critic": (lambda: model(link="wasserstein"), {"no-ratio"}),
+    "one outlier": (lambda: d(lambda x: torch.where(x > 2.7, 20.0 * x, x)), {"starved"}),
+    "too steep": (lambda: model(discriminator=Ratio(4.0)), {"overconfident"}),
+    "too flat": (lambda: model(discriminator=Ratio(0.25)), {"underconfident"}),
+    "reversed": (lambda: d(lambda x: -x), {"reversed"}),
+    "blind": (lambda: model(discriminator=lambda x: x[:, 1]), {"useless"}),
+    "real in another range": (
+        lambda: g(torch.tanh, real=torch.sigmoid(2 * real())), {"real-range"}),
+    "real of another shape": (lambda: model(real=torch.zeros(500, 3)), {"real-shape"}),
+    "G far from the data": (lambda: model(real=real() + 3.0), {"real-range"}),
+    "D knows the real samples": (knows_them, {"separated"}),
+}  # fmt: skip
+
+
+def snapshot(gan):
+    found = probes.modules(gan)
+    held = [t for m in found for t in (*m._parameters.values(), *m._buffers.values())]
+    return (
+        [module.training for module in found],
+        [(id(t), t.detach().clone()) for t in held if t is not None],
+        torch.get_rng_state(),
+    )
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_planted_fault_is_found_and_nothing_else(name):
+    make, expected = FAULTS[name]
+    gan = make()
+    torch.manual_seed(1)
+    before, seen = snapshot(gan), gan.real
+    diagnosis = doctor.doctor(gan)
+    assert set(diagnosis.codes) == expected
+    assert len(diagnosis.codes) == len(expected)
+    # The patient is left as it was.
+    after = snapshot(gan)
+    assert after[0] == before[0]
+    for (address, value), (now, found) in zip(before[1], after[1], strict=True):
+        assert address == now
+        assert value.is_meta or torch.equal(value, found)
+    assert torch.equal(before[2], after[2])
+    assert gan.real is seen
+
+
+def test_every_code_is_planted():
+    """But for the one that needs two devices."""
+    text = "".join(Path(m.__file__).read_text() for m in (probes, symptoms, compared, doctor))
+    codes = {"underconfident"}  # the other half of a conditional
+    for code in re.findall(r'Finding\(\s*f?"([^"]+)"', text):
+        codes |= {code.replace("{role}", role) for role in ("generator", "discriminator")}
+    assert set().union(*(expected for _, expected in FAULTS.values())) == codes - {"devices"}
+    assert len(codes) > 25
+
+
+def test_networks_on_two_devices():
+    def on(device):
+        parameters = [SimpleNamespace(device=device)]
+        return SimpleNamespace(parameters=lambda recurse: parameters)
+
+    assert list(probes.placement([on("cpu"), on("cpu")])) == []
+    (finding,) = probes.placement([on("cpu"), on("cuda:0")])
+    assert finding.code == "devices"
+    assert "cpu, cuda:0" in finding.seen
+
+
+# --- sound models
+
+
+def batch_norm_in_eval():
+    """Running statistics whose effect the affine weights undo."""
+    norm = nn.BatchNorm1d(2)
+    norm.running_mean.fill_(0.5)
+    norm.running_var.fill_(2.0)
+    norm.weight.data.fill_(math.sqrt(2.0 + norm.eps))
+    norm.bias.data.fill_(0.5)
+    return model(discriminator=Then(Then(norm, nn.Dropout(0.5)), Ratio()))
+
+
+def spectral_norm_converged(kind):
+    torch.manual_seed(0)
+    layers = [nn.Linear(2, 64), nn.ReLU(), kind(nn.Linear(64, 64)), nn.ReLU(), nn.Linear(64, 1)]
+    network = nn.Sequential(*layers)
+    for _ in range(50):
+        network(torch.zeros(2, 2))
+    return model(discriminator=network, real=None)
+
+
+def of_the_oracle():
+    gan = oracle.gan()
+    gan.real = drs.load("25gaussians").real
+    return gan
+
+
+SOUND = {
+    "the test's own": model,
+    "25gaussians": lambda: drs.load("25gaussians"),
+    "digits": lambda: drs.load("digits"),
+    "known ratio": of_the_oracle,
+    "conditional": conditional,
+    "probabilities": lambda: d(torch.sigmoid, link="probability"),
+    "log odds of LSGAN": lambda: d(torch.sigmoid, link="least squares"),
+    "batch norm and dropout in eval mode": batch_norm_in_eval,
+    "spectral norm": lambda: spectral_norm_converged(spectral_norm),
+    "spectral norm, parametrized": lambda: spectral_norm_converged(parametrizations.spectral_norm),
+    "float64 inside": lambda: d(lambda x: x.double()),
+    "equal samples have equal logits": lambda: model(
+        generator=lambda z: (z > 0).float(), discriminator=lambda x: x[:, 0] - x[:, 1], real=None
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SOUND)
+def test_nothing_is_found_in_a_sound_model(name):
+    diagnosis = doctor.doctor(SOUND[name](), n=512 if name == "digits" else 4096)
+    assert diagnosis.findings == (), str(diagnosis)
+
+
+def test_no_seed_makes_a_sound_model_ill():
+    """Three checks of 4 standard errors, one-sided: a false positive here in 500 suites."""
+    for seed in range(20):
+        diagnosis = doctor.doctor(model(real=real(512, seed=1000 + seed)), n=512, seed=seed)
+        assert diagnosis.findings == (), f"seed {seed}: {diagnosis}"
+
+
+def test_the_standard_errors_are_right():
+    """Slopes and AUCs of 50 draws: their spread is what is claimed for each, within 4 of its sd.
+
+    The sd of a sample sd is 1/sqrt(2 * 50) = 10 %.
+    """
+    slopes, areas, draws = [], [], Draws(0, 2**40)
+    for _ in range(50):
+        x, z = draws.normal(1500, 1)[:, 0].double(), draws.normal(1000, 1)[:, 0].double()
+        logits = Logits((x + 0.5) / 2, (z - 0.5) / 2)  # N(1/2, 1) against N(-1/2, 1); slope 2
+        report = compared.measure(logits)
+        error = compared._slope_error(logits, report.slope, report.offset)
+        slopes.append((report.slope - 2.0) / error)
+        same = area_under_curve(x, z)
+        areas.append((same - 0.5) / compared._area_error(1500, 1000))
+    for deviations in (slopes, areas):
+        assert abs(sum(deviations) / 50) < 4 / math.sqrt(50)
+        assert abs(torch.tensor(deviations).std() - 1.0) < 4 * 0.1
+
+
+# --- figures and words
+
+
+def test_figures_are_those_of_the_law():
+    """Of N(0, I) against N((1, 0), I): AUC Phi(1/sqrt 2), effective share 1/e; sd of 4096 rows."""
+    figures = doctor.doctor(model()).figures
+    assert figures["rows"] == figures["real_rows"] == 4096
+    assert figures["invalid_share"] == figures["minus_infinity_share"] == 0.0
+    assert figures["auc"] == pytest.approx(0.7602, abs=4 * 0.0053)
+    assert figures["slope"] == pytest.approx(1.0, abs=4 * 0.031)
+    assert figures["effective_share"] == pytest.approx(math.exp(-1), abs=0.08)
+    assert figures["logit_mean"] == pytest.approx(-0.5, abs=4 / 64)
+    assert figures["logit_sd"] == pytest.approx(1.0, abs=4 * 0.011)
+
+
+def test_acceptance_is_that_of_the_sampler():
+    gan = model()
+    figures = doctor.doctor(gan, n=10_000, seed=3).figures
+    for name, sampler in (
+        ("gamma_0", drs.samplers.DRS(gamma=0.0)),
+        ("p80", drs.samplers.DRS(percentile=80)),
+        ("p95", drs.samplers.DRS(percentile=95)),
+    ):
+        expected = float(sampler.init(gan, drs.Rng(3)).acceptance)
+        assert figures[f"acceptance_{name}"] == pytest.approx(expected, rel=1e-9)
+
+
+def test_classes_have_figures_of_their_own():
+    figures = doctor.doctor(conditional()).figures
+    for name in ("gamma_0", "p80", "p95"):
+        assert 0 < figures[f"acceptance_{name}_lowest_class"] < figures[f"acceptance_{name}"]
+
+
+def test_classes_with_too_few_rows_are_not_compared():
+    diagnosis = doctor.doctor(conditional(generator=Embeds(300), labels=300), real=None)
+    assert re.search(r"29\d of 300 classes have fewer than 23 rows", str(diagnosis))
+    assert "weak-class" not in diagnosis.codes
+
+
+@pytest.mark.parametrize("role", ["generator", "discriminator"])
+def test_writing_to_the_input_is_noted(role):
+    def doubled(rows):
+        return rows.mul_(2.0)
+
+    before = Then(doubled_module(doubled), Same() if role == "generator" else Ratio(0.5))
+    diagnosis = doctor.doctor(model(**{role: before}, real=None))
+    assert diagnosis.findings == ()
+    assert any(f"the {role} writes to its input" in note for note in diagnosis.notes)
+
+
+def doubled_module(function):
+    return Then(nn.Identity(), function)
+
+
+def test_what_was_not_checked_is_said():
+    assert any("without real samples" in note for note in doctor.doctor(model(real=None)).notes)
+
+    def absent(n):
+        raise RuntimeError("the disk with the photographs is not mounted")
+
+    diagnosis = doctor.doctor(model(real=absent))
+    assert diagnosis.findings == ()
+    assert any("not mounted" in note for note in diagnosis.notes)
+
+
+def test_real_samples_given_here_come_first():
+    gan = model(real=torch.zeros(10, 3))
+    assert doctor.doctor(gan).codes == ("real-shape",)
+    assert doctor.doctor(gan, real=real()).codes == ()
+    assert doctor.doctor(gan, real=real().double()).codes == ()
+
+
+def test_a_mild_miscalibration_is_a_note():
+    diagnosis = doctor.doctor(model(discriminator=Ratio(1.5)))
+    assert diagnosis.findings == ()
+    assert any("the slope is 0.6" in note for note in diagnosis.notes)
+
+
+def test_the_same_seed_gives_the_same_words():
+    assert str(doctor.doctor(model(), seed=4)) == str(doctor.doctor(model(), seed=4))
+    assert str(doctor.doctor(model(), seed=4)) != str(doctor.doctor(model(), seed=5))
+
+
+def test_a_diagnosis_in_words():
+    fault = Finding("useless", "AUC 0.5", "train it on")
+    text = str(Diagnosis("mine", (fault,), {"auc": 0.5, "real_rows": 9}, ("no labels",)))
+    assert text == (
+        "mine: 1 problem\n\nuseless\n  seen: AUC 0.5\n  do:   train it on\n\n"
+        "auc        0.5\nreal_rows  9\n\nnote: no labels"
+    )
+    assert str(Diagnosis("mine", (), {}, ())) == "mine: no problems"
+    assert str(Diagnosis("mine", (fault, fault), {}, ())).startswith("mine: 2 problems\n")
+
+
+@pytest.mark.parametrize("n", [0, -1, 2.5, "many"])
+def test_n_is_a_number_of_rows(n):
+    with pytest.raises(ValueError, match="n must be"):
+        doctor.doctor(model(), n=n)
