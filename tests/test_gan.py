@@ -1,5 +1,7 @@
 """Scores and gradients of a GAN in blocks, its real samples, and another discriminator for it."""
 
+import itertools
+
 import pytest
 import torch
 from test_core import networks
@@ -222,5 +224,5 @@ def test_rows_of_training_calibration_burn_in_and_runs_lie_apart():
     from drs_fast.ratio import frozen
 
     first = sorted([0, core.BURN_IN_ROW, core.TRAINING_ROW, frozen.LATENT_ROW, core.HELD_OUT_ROW])
-    assert min(b - a for a, b in zip(first, first[1:], strict=False)) >= 2**58
+    assert min(b - a for a, b in itertools.pairwise(first)) >= 2**58
     assert first[-1] + 2**58 < 2**63
