@@ -16,6 +16,7 @@ from drs_fast.core import Sampler
 from drs_fast.gan import GAN
 from drs_fast.samplers import DCD, DDLS, DOT, DRS, MH, OBRS, SIR, DGFlow
 
+BATCH = 4096
 Prepare = Callable[[GAN, int], GAN]
 
 
@@ -121,7 +122,7 @@ def sampled(gan: GAN, sampler: Sampler, n: int, seed: int) -> Samples:
     """n samples, and what each of them cost."""
     counted = Counted.of(gan)
     start = time.perf_counter()
-    batch = drs.generate(counted, sampler, n, seed=seed)
+    batch = drs.generate(counted, sampler, n, seed=seed, batch_size=min(n, BATCH))
     rate = n / (time.perf_counter() - start)
     calls = {name: rows / n for name, rows in counted.calls().items()}
     return Samples(batch.x, batch.y, **calls, rate=rate)

@@ -69,7 +69,8 @@ class Sampler(Protocol):
         the ring's next rows, and adds the named ones of x, z and y;
     tallies: names of whole numbers in the batches' stats that are summed up over a run;
     energy: True where any critic's score will do; otherwise a log density ratio is needed;
-    functions: what its samples depend on beside plain fields; a run on disk knows their sha256.
+    functions, data(gan): what its samples depend on beside plain fields and the networks; a run on
+        disk knows their sha256.
     """
 
     State: ClassVar[Any]  # a named tuple of tensors

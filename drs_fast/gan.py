@@ -311,12 +311,16 @@ def _pad(rows: Tensor, size: int) -> Tensor:
 
 
 def _slope(logit: Tensor, leaf: Tensor, n: int) -> Tensor:
-    """The gradient (n, ...) of every row's logit with respect to that row; 0 if there is none."""
-    if not logit.requires_grad:
-        return torch.zeros_like(leaf[:n])
-    (slope,) = torch.autograd.grad(
-        logit, leaf, torch.ones_like(logit), allow_unused=True, materialize_grads=True
-    )
+    """The gradient (n, ...) of every row's logit with respect to that row."""
+    slope = None
+    if logit.requires_grad:
+        (slope,) = torch.autograd.grad(logit, leaf, torch.ones_like(logit), allow_unused=True)
+    if slope is None:
+        raise ValueError(
+            "the logit has no gradient, which this method follows: G or D is constant, or cuts the "
+            "graph by detach, no_grad, integers or NumPy; give differentiable ones, or take a "
+            "sampler that needs none (DRS, OBRS, MH, SIR)"
+        )
     return _first(slope, n).clone()
 
 

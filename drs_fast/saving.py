@@ -39,7 +39,7 @@ def save_run(
     spec = {
         "rng_version": RNG_VERSION,
         "model_sha256": run.gan.sha256(),
-        "sampler": _spec(sampler),
+        "sampler": _spec(sampler, run.gan),
         "seed": run.rng.seed,
         "batch_size": run.gan.block,
         "device": run.gan.device.type,
@@ -84,12 +84,15 @@ def save_run(
         writer.finish(_summary(writer, run))
 
 
-def _spec(sampler: Any) -> dict[str, Any]:
-    """Its name, its plain fields, and the sha256 of the functions that it uses."""
+def _spec(sampler: Any, gan: GAN) -> dict[str, Any]:
+    """Its name, its plain fields, and the sha256 of the functions and the data that it uses."""
     fields = {field.name: getattr(sampler, field.name) for field in dataclasses.fields(sampler)}
     plain = {name: value for name, value in fields.items() if not callable(value)}
     functions = getattr(sampler, "functions", ())
     named = {"functions_sha256": fingerprint.sha256(*functions)} if functions else {}
+    data = sampler.data(gan) if hasattr(sampler, "data") else ()
+    if data:
+        named["data_sha256"] = fingerprint.sha256(*data)
     return {"name": type(sampler).__name__, **plain, **named}
 
 

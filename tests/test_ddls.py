@@ -80,9 +80,9 @@ def test_chains_that_only_count_when_they_moved_are_noticed(monkeypatch):
     real = ddls._metropolis
 
     def watched(*given):
-        point, moved = real(*given)
+        point, moved, inside = real(*given)
         found["moved"] = moved
-        return point, moved
+        return point, moved, inside
 
     monkeypatch.setattr(ddls, "_metropolis", watched)
     batch = steps(DDLS(kind="mala", steps=15, step_size=0.9), gan(), 2**14)
@@ -335,3 +335,11 @@ def test_laws():
 def test_a_wrong_value_names_its_field(name, value):
     with pytest.raises(ValueError, match=name):
         DDLS(**{name: value})
+
+
+@pytest.mark.parametrize("d", [1, 8, 64])
+def test_a_step_size_is_found_in_spite_of_walls(d):
+    """The first coordinate has density exp(3 x) on [-1, 1], of mean 0.6716; 5 sd and a bias."""
+    model = drs.GAN(lambda z: 1.0 * z, lambda x: 3.0 * x[:, 0], d, prior="uniform", block=1024)
+    x = drs.generate(model, DDLS(), 1024, batch_size=1024).x
+    assert float(x[:, 0].mean()) == pytest.approx(0.6716, abs=0.08)

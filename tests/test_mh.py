@@ -441,3 +441,24 @@ def test_laws_are_said_plainly():
     assert MH().law.startswith("data, ")
     assert "dropped" in MH(unmoved="drop").law
     assert "640 steps from the generator" in MH(start="first").law
+
+
+@pytest.mark.parametrize(
+    "real", [torch.zeros(50, 1), torch.zeros(50, 3), torch.zeros(50, 2, dtype=torch.int64)]
+)
+def test_real_samples_that_the_generator_could_not_give_are_refused(real):
+    gan = drs.GAN(lambda z: z, lambda x: x.double().flatten(1).sum(dim=1), 2, real=real)
+    with pytest.raises(ValueError, match="real samples must be like generated ones"):
+        drs.generate(gan, MH(chain_length=4), 3)
+
+
+def test_a_run_is_not_resumed_with_other_real_samples(tmp_path):
+    def gan(shift):
+        real = drs.ops.normal(drs.Rng(4), 300, 2) + shift
+        return drs.GAN(lambda z: z, lambda x: x[:, 0], 2, real=real)
+
+    settings = {"out": tmp_path / "run", "chunk_rows": 256, "batch_size": 256}
+    drs.generate(gan(0.0), MH(chain_length=2), 100, **settings)
+    drs.generate(gan(0.0), MH(chain_length=2), 200, **settings)
+    with pytest.raises(drs.store.Conflict, match="data_sha256"):
+        drs.generate(gan(1.0), MH(chain_length=2), 300, **settings)

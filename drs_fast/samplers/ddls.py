@@ -20,6 +20,7 @@ from drs_fast.ratio.moving import Prior
 
 KINDS = ("mala", "ula", "underdamped")
 FIRST_STEP = 0.01
+WALL_STEP = 0.01  # largest step found in a box of half-width 1, whose walls bend longer moves
 
 
 class DDLSState(NamedTuple):
@@ -99,10 +100,13 @@ class DDLS:
         size, found = FIRST_STEP, 0.0
         late = range(self.steps // 2, self.steps)
         for step in range(self.steps):
-            here, moved = _metropolis(gan, prior, here, y, rows, step, size)
-            share = int(moved.sum()) / self.burn_in
+            here, moved, inside = _metropolis(gan, prior, here, y, rows, step, size)
+            # Only MALA refuses moves beyond the prior's walls; the others are reflected there.
+            tried = self.burn_in if self.kind == "mala" else int(inside.sum())
+            share = int(moved.sum()) / tried if tried else self.target
             change = max((share - self.target) / (1.0 - self.target), -1.0)
             size *= math.exp(change / math.sqrt(1 + step / 10))
+            size = min(size, WALL_STEP * prior.box**2)
             if step in late:
                 found += math.log(size) / len(late)
         return DDLSState(math.exp(found) * one, one)
@@ -116,7 +120,7 @@ class DDLS:
         moves = torch.zeros((), dtype=torch.int64, device=z.device)
         for step in range(self.steps):
             if self.kind == "mala":
-                here, moved = _metropolis(gan, prior, here, y, rng, step, size)
+                here, moved, _ = _metropolis(gan, prior, here, y, rng, step, size)
             else:
                 there, speed = self._free(prior.box, here, velocity, rng, step, size)
                 last = step + 1 == self.steps
@@ -163,15 +167,15 @@ def _point(gan: GAN, prior: Prior, z: Tensor, y: Tensor | None, *, slope: bool =
 
 def _metropolis(
     gan: GAN, prior: Prior, here: Point, y: Tensor | None, rng: Rng, step: int, size: float
-) -> tuple[Point, Tensor]:
-    """The chains after one move that may be refused, and whether it was not, (n,) bool."""
+) -> tuple[Point, Tensor, Tensor]:
+    """The chains after one move that may be refused; whether it was not, and led beyond no wall."""
     z = ops.langevin(here.z, here.drift, rng, step=step, step_size=size)
     there = _point(gan, prior, z, y)
     gain = there.target - here.target + _log_move(there, here, size) - _log_move(here, there, size)
     # A chain that starts where none may go has gain = inf, and leaves.
     p = ops.probability(gain.clamp(max=0.0), log_m=0.0, eps=0.0)
     moved = ops.uniform(rng, len(z), stream=CHAIN, draw=step, device=z.device) < p
-    return _moved(moved, there, here), moved
+    return _moved(moved, there, here), moved, (z.abs() <= prior.box).all(dim=1)
 
 
 def _log_move(start: Point, end: Point, size: float) -> Tensor:

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from drs_fast import ops
-from drs_fast.arguments import integer
-from drs_fast.core import REAL, Batch, Rng
+from drs_fast.arguments import describe, integer
+from drs_fast.core import BURN_IN_ROW, REAL, Batch, Rng
 from drs_fast.gan import GAN
 from drs_fast.ratio import groups
 from drs_fast.ratio.burn_in import burn_in, by_class, check
@@ -73,6 +73,10 @@ class MH:
             return "between the generator and the data: chains that never moved are dropped"
         return "data, where a chain that never moved gives the real sample that it began at"
 
+    def data(self, gan: GAN) -> tuple[Tensor | None, ...]:
+        """The real samples, where they may be among those that the run gives."""
+        return gan.real_samples(self.burn_in) if self.start == "real" else ()
+
     def init(self, gan: GAN, rng: Rng) -> MHState:
         if self.start == "real" and gan.real is None:
             raise ValueError(
@@ -105,6 +109,12 @@ class MH:
     def _starts(self, gan: GAN) -> tuple[Tensor, Tensor, Tensor]:
         """The first three tensors of the state, for start="real"."""
         x, y = gan.real_samples(self.burn_in)
+        made = gan.samples(ops.latents(gan, Rng(0, BURN_IN_ROW), 1), None if y is None else y[:1])
+        if x.shape[1:] != made.shape[1:] or x.dtype.is_floating_point != made.is_floating_point():
+            raise ValueError(
+                f"real samples must be like generated ones, {describe(made)} each, got "
+                f"{describe(x)}; give GAN(..., real=) what the discriminator sees"
+            )
         score = gan.scores(x, y)
         check(gan, score)
         label = torch.zeros_like(score, dtype=torch.int64) if y is None else y
