@@ -38,7 +38,7 @@ class MH:
         at the first valid proposal.
     unmoved: what a chain gives that never left its real start: "keep": the real sample, with ids
         ~(first row of the chain) and z NaN; "drop": nothing, which biases all that is left. The
-        tally `unmoved` counts these chains.
+        tally `unmoved` counts these chains among all that were run.
     burn_in: proposals that are checked, and most real samples to start at. gan.real, if a function,
         must give the same ones every time.
 

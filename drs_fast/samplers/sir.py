@@ -35,7 +35,8 @@ class SIR:
     replace: whether a proposal can be drawn again. If not, unlikely ones follow the likely ones.
     burn_in: proposals that the effective sample size is found from, with a warning where that of a
         pool is less than a tenth of `size`, or less than `size` if not `replace`.
-    Samples of a pool are in the order of their rows. The tally `unique` counts different ones.
+    Samples of a pool are in the order of their rows. The tally `unique` counts different ones, of
+    all pools that were drawn from.
 
     Source: Rubin (1987); Ding et al. (2020), who resample one pool of all proposals.
     """
