@@ -87,9 +87,9 @@ class Counted(GAN):
         counted.__dict__ = {**vars(gan), "counts": Counter()}
         return counted
 
-    def _blocks(self, function: Any, rows: Tensor, y: Tensor | None) -> tuple[Tensor, ...]:
+    def _blocks(self, function: Any, rows: Tensor, *options: Any, **named: Any) -> list[Tensor]:
         self.counts[function.__name__] += len(rows)
-        return super()._blocks(function, rows, y)
+        return super()._blocks(function, rows, *options, **named)
 
     def calls(self) -> dict[str, int]:
         """Rows of G, of D, and of both their gradients (or D's alone)."""

@@ -1,7 +1,7 @@
 """A generator, its discriminator, and how to read them."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -159,13 +159,13 @@ class GAN:
     def gradients(self, z: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """x = G(z), its logit, and the logit's gradient with respect to z, (n, latent_dim)."""
         self._check(z, y)
-        x, logit, gradient = self._blocks(self._gradients, z, y)
+        x, logit, gradient = self._blocks(self._gradients, z, y, differentiate=True)
         return x, logit, gradient
 
     def score_gradients(self, x: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Logits (n,) of given samples x (n, ...), and their gradients with respect to x."""
         self._check_labels(x, y)
-        logit, gradient = self._blocks(self._score_gradients, x, y)
+        logit, gradient = self._blocks(self._score_gradients, x, y, differentiate=True)
         return logit, gradient
 
     def real_samples(self, n: int) -> tuple[Tensor, Tensor | None]:
@@ -181,64 +181,54 @@ class GAN:
         return x, y
 
     def _blocks(
-        self, function: Callable[..., tuple[Tensor, ...]], rows: Tensor, y: Tensor | None
-    ) -> tuple[Tensor, ...]:
-        """The function's results for all rows, of which it takes a block at a time."""
-        n, labels = len(rows), () if y is None else (y,)
-        if n <= self.block:
-            return function(rows, *labels)
-        whole: tuple[Tensor, ...] | None = None
-        for start in range(0, n, self.block):
+        self,
+        function: Callable[..., Iterator[Tensor]],
+        rows: Tensor,
+        y: Tensor | None,
+        differentiate: bool = False,
+    ) -> list[Tensor]:
+        """What the function yields for all rows; it gets copies of a block of them at a time."""
+        n, whole = len(rows), list[Tensor]()
+        given = (rows,) if y is None else (rows, y)
+        for start in range(0, max(1, n), self.block):
             own = slice(start, min(start + self.block, n))
-            parts = function(rows[own], *(label[own] for label in labels))
-            if whole is None:
-                whole = tuple(part.new_empty((n, *part.shape[1:])) for part in parts)
-            for all_of_it, part in zip(whole, parts, strict=True):
-                all_of_it[own] = part
-        assert whole is not None
+            with torch.inference_mode(not differentiate), torch.set_grad_enabled(differentiate):
+                parts = function(*(_padded(tensor[own], self.block) for tensor in given))
+                for i, part in enumerate(parts):
+                    if start == 0:
+                        with torch.inference_mode(False):
+                            whole.append(part.new_empty((n, *part.shape[1:])))
+                    whole[i][own] = part[: own.stop - start]
         return whole
 
-    def _logits(self, z: Tensor, *label: Tensor) -> tuple[Tensor, Tensor]:
-        made = self._made(z, label)
-        # Before the discriminator, which may write to what it is given.
-        x = _first(made, len(z)).clone(memory_format=torch.contiguous_format)
-        return x, self._scored(made, label, len(z))
+    def _logits(self, z: Tensor, *label: Tensor) -> Iterator[Tensor]:
+        made = self._generate(z, *label)
+        yield made  # to be copied before the discriminator, which may write to what it is given
+        yield self._judge(made, *label)
 
-    def _samples(self, z: Tensor, *label: Tensor) -> tuple[Tensor]:
-        made = _first(self._made(z, label), len(z))
-        return (made.clone(memory_format=torch.contiguous_format),)
+    def _samples(self, z: Tensor, *label: Tensor) -> Iterator[Tensor]:
+        yield self._generate(z, *label)
 
-    @torch.inference_mode()
-    def _made(self, z: Tensor, label: tuple[Tensor, ...]) -> Tensor:
-        return self._generate(*(_pad(row, self.block) for row in (z, *label)))
+    def _scores(self, x: Tensor, *label: Tensor) -> Iterator[Tensor]:
+        yield self._judge(x, *label)
 
-    def _scores(self, x: Tensor, *label: Tensor) -> tuple[Tensor]:
-        return (self._scored(_pad(x, self.block), label, len(x)),)
-
-    def _scored(self, made: Tensor, label: tuple[Tensor, ...], n: int) -> Tensor:
-        with torch.inference_mode():
-            logit = self._judge(made, *label)
-        return _own(logit, n)
-
-    @torch.inference_mode(False)
-    @torch.enable_grad()
-    def _gradients(self, z: Tensor, *label: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        leaf = _pad(z, self.block).requires_grad_()
-        # To the generator goes a copy: it may write to what it is given.
-        made = self._generate(leaf.clone(), *(_pad(y, self.block) for y in label))
-        x = _first(made.detach(), len(z)).clone(memory_format=torch.contiguous_format)
+    def _gradients(self, z: Tensor, *label: Tensor) -> Iterator[Tensor]:
+        leaf = z.requires_grad_()
+        # G and D get copies: they may write to what they are given.
+        made = self._generate(leaf.clone(), *label)
+        yield made.detach()
         logit = self._judge(made.clone(), *label)
-        return x, _own(logit, len(z)), _slope(logit, leaf, len(z))
+        yield logit.detach()
+        yield _slope(logit, leaf)
 
-    @torch.inference_mode(False)
-    @torch.enable_grad()
-    def _score_gradients(self, x: Tensor, *label: Tensor) -> tuple[Tensor, Tensor]:
-        leaf = _pad(x, self.block).requires_grad_()
+    def _score_gradients(self, x: Tensor, *label: Tensor) -> Iterator[Tensor]:
+        leaf = x.requires_grad_()
         logit = self._judge(leaf.clone(), *label)
-        return _own(logit, len(x)), _slope(logit, leaf, len(x))
+        yield logit.detach()
+        yield _slope(logit, leaf)
 
-    def _generate(self, *rows: Tensor) -> Tensor:
-        made = self._call("generator", *rows)
+    def _generate(self, z: Tensor, *label: Tensor) -> Tensor:
+        made = self._call("generator", z, *(y.clone() for y in label))
         if not isinstance(made, Tensor) or made.shape[:1] != (self.block,):
             raise ValueError(
                 f"generator must return a tensor of {self.block} samples for {self.block} latents, "
@@ -247,12 +237,12 @@ class GAN:
         return made
 
     def _judge(self, made: Tensor, *label: Tensor) -> Tensor:
-        score = self._call("discriminator", made, *(_pad(y, self.block) for y in label))
+        score = self._call("discriminator", made, *(y.clone() for y in label))
         score = _one_per_sample("discriminator", score, self.block)
         link = links.LINKS[self.link] if isinstance(self.link, str) else self.link
-        if link is links.identity:
-            return score
-        return _one_per_sample("link", link(score), self.block)
+        if link is not links.identity:
+            score = _one_per_sample("link", link(score), self.block)
+        return score.float()
 
     def _call(self, role: str, *arguments: Tensor) -> Any:
         try:
@@ -295,23 +285,14 @@ def block_rows(rows: int) -> int:
     return -(-integer("batch_size", rows, 1) // BLOCK_MULTIPLE) * BLOCK_MULTIPLE
 
 
-def _first(rows: Tensor, n: int) -> Tensor:
-    return rows if len(rows) == n else rows[:n]
-
-
-def _own(logit: Tensor, n: int) -> Tensor:
-    return _first(logit.detach(), n).to(torch.float32, copy=True)
-
-
-def _pad(rows: Tensor, size: int) -> Tensor:
-    # Always a copy: what a model does in place must not reach the rows that are kept.
+def _padded(rows: Tensor, size: int) -> Tensor:
     if len(rows) == size:
         return rows.detach().clone()
     return torch.cat([rows.detach(), rows.new_zeros((size - len(rows), *rows.shape[1:]))])
 
 
-def _slope(logit: Tensor, leaf: Tensor, n: int) -> Tensor:
-    """The gradient (n, ...) of every row's logit with respect to that row."""
+def _slope(logit: Tensor, leaf: Tensor) -> Tensor:
+    """The gradient of every row's logit with respect to that row."""
     slope = None
     if logit.requires_grad:
         (slope,) = torch.autograd.grad(logit, leaf, torch.ones_like(logit), allow_unused=True)
@@ -321,26 +302,24 @@ def _slope(logit: Tensor, leaf: Tensor, n: int) -> Tensor:
             "graph by detach, no_grad, integers or NumPy; give differentiable ones, or take a "
             "sampler that needs none (DRS, OBRS, MH, SIR)"
         )
-    return _first(slope, n).clone()
+    return slope
 
 
 def _one_per_sample(role: str, score: Any, n: int) -> Tensor:
+    if isinstance(score, (tuple, list)) and score:
+        score = score[0]
+    if isinstance(score, Tensor) and score.is_floating_point():
+        if score.shape == (n,):
+            return score
+        if score.shape[:1] == (n,) and score.numel() == n:
+            return score.reshape(n)
     if isinstance(score, dict):
         raise ValueError(
             f"{role} returned a dict with keys {sorted(map(str, score))}; wrap it: "
             'GAN(G, lambda x: D(x)["the key of its logit"], ...)'
         )
-    if isinstance(score, (tuple, list)) and score:
-        score = score[0]
-    if not (
-        isinstance(score, Tensor)
-        and score.is_floating_point()
-        and score.shape[:1] == (n,)
-        and score.numel() == n
-    ):
-        raise ValueError(
-            f"{role} must return one floating-point number per sample, ({n},) or ({n}, 1), "
-            f"got {describe(score)}; reduce patches or classes in a wrapper, for example "
-            "GAN(G, lambda x: D(x).mean(dim=(1, 2, 3)), ...)"
-        )
-    return score.reshape(n)
+    raise ValueError(
+        f"{role} must return one floating-point number per sample, ({n},) or ({n}, 1), "
+        f"got {describe(score)}; reduce patches or classes in a wrapper, for example "
+        "GAN(G, lambda x: D(x).mean(dim=(1, 2, 3)), ...)"
+    )

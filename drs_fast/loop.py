@@ -25,6 +25,7 @@ IN_FLIGHT = 3  # steps that wait on the GPU while the host reads the counts of t
 WARM_UP = 2  # batches before the capture: they compile kernels and choose algorithms
 BATCHES = 8  # of a step, at most: what the host does for a step is then shared by them
 RING_BYTES = 2**28  # of samples; a step has fewer batches where they are large
+CALL_BYTES = 2**20  # of rows that a CPU decides on at once: small batches wait in its caches
 
 
 @dataclass(frozen=True)
@@ -138,14 +139,16 @@ class Appending:
         self._gan, self._rng = gan, rng
         self._readings = Readings(gan.device)
         self.in_flight = self._readings.in_flight
-        self._size = size
         self._names = tuple(name for name in example if name not in ("ids", "logit"))
         rows = [example[name] for name in self._names]
+        steps = self.in_flight + 1
+        batch_bytes = size * (12 + sum(row.nbytes for row in rows))
+        self.most_rows = size * max(1, min(BATCHES, RING_BYTES // (steps * batch_bytes)))
+        if not self._readings.lagging:
+            size = min(self.most_rows, size * max(1, CALL_BYTES // batch_bytes))
+        self._size = size
         like = [row.expand(size, *row.shape[1:]) for row in rows]
         logit = torch.empty(1, device=gan.device).expand(size)
-        steps = self.in_flight + 1
-        batch_bytes = steps * size * (12 + sum(row.nbytes for row in rows))
-        self.most_rows = size * max(1, min(BATCHES, RING_BYTES // batch_bytes))
         room = 1 << (steps * self.most_rows - 1).bit_length()
         self.ring = ops.ring(logit, *like, rng=rng, capacity=room, log_m=0.0)
         self._step = sampler.appending(gan, state, self.ring, self._names)
