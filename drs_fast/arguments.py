@@ -5,6 +5,7 @@ import numbers
 import operator
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -29,6 +30,21 @@ def number(name: str, value: Any, low: float, high: float) -> float:
         bound = "" if math.isinf(high) else f" in [{low:g}, {high:g}]"
         raise ValueError(f"{name} must be a finite number{bound}, got {describe(value)}")
     return float(value)
+
+
+def positive(name: str, value: Any, high: float = math.inf) -> float:
+    """The value as a float; ValueError unless it is a finite number in (0, high]."""
+    real = number(name, value, 0.0, high)
+    if real == 0.0:
+        raise ValueError(f"{name} must be greater than 0, got {value!r}")
+    return real
+
+
+def flag(name: str, value: Any) -> bool:
+    """The value as a bool; ValueError unless it is one, NumPy's too."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise ValueError(f"{name} must be True or False, got {describe(value)}")
+    return bool(value)
 
 
 def usable(device: Any) -> torch.device:

@@ -173,12 +173,15 @@ class GAN:
         if self.real is None:
             raise ValueError("real samples are needed here: build GAN(..., real=x or n -> x)")
         given = self.real(n) if callable(self.real) else self.real
-        x, y = given if isinstance(given, tuple) else (given, None)
-        if not isinstance(x, Tensor) or not len(x):
-            raise ValueError(f"real must give a tensor of samples (n, ...), got {describe(x)}")
-        x, y = x[:n].to(self.device), None if y is None else y[:n].to(self.device)
+        x, y = given if isinstance(given, tuple) and len(given) == 2 else (given, None)
+        if not isinstance(x, Tensor) or not x.ndim or not len(x):
+            what = f"a tuple of {len(x)}" if isinstance(x, tuple) else describe(x)
+            raise ValueError(
+                "real must give a tensor of samples (n, ...), or with labels (samples, y), "
+                f"got {what}; torch.as_tensor makes one of an array or a list"
+            )
         self._check_labels(x, y)
-        return x, y
+        return x[:n].to(self.device), None if y is None else y[:n].to(self.device)
 
     def _blocks(
         self,
@@ -251,13 +254,14 @@ class GAN:
                 return function(*arguments)
             with torch.autocast(arguments[0].device.type, torch.bfloat16, cache_enabled=False):
                 return function(*arguments)
-        except torch.OutOfMemoryError:
+        except (torch.OutOfMemoryError, MemoryError):
             raise
-        except (RuntimeError, TypeError, OSError) as error:
+        except Exception as error:  # whatever the user's code raises
             given = ", ".join(describe(argument) for argument in arguments)
             raise ValueError(
-                f"{role} failed on {given}: {error}; is latent_dim={self.latent_dim} right, and "
-                f"labels={self.labels} (the number of classes, for a class-conditional GAN)?"
+                f"{role} failed on {given}: {type(error).__name__}: {error}; is "
+                f"latent_dim={self.latent_dim} right, and labels={self.labels} (the number of "
+                "classes, for a class-conditional GAN)?"
             ) from error
 
     def _check(self, z: Tensor, y: Tensor | None) -> None:
@@ -278,6 +282,12 @@ class GAN:
             isinstance(y, Tensor) and y.shape == rows.shape[:1] and y.dtype == torch.int64
         ):
             raise ValueError(f"y must be ({len(rows)},) int64, got {describe(y)}")
+        # On a GPU to look at them would be to wait for them.
+        if y is not None and y.device.type == "cpu" and len(y):
+            low, high = int(y.min()), int(y.max())
+            if low < 0 or high >= (self.labels or 0):
+                wrong = low if low < 0 else high
+                raise ValueError(f"y must be labels in [0, {self.labels}), got {wrong}")
 
 
 def block_rows(rows: int) -> int:

@@ -17,6 +17,14 @@ from drs_fast.gan import GAN
 from drs_fast.loop import Landed, Step
 from drs_fast.progress import Progress
 
+# What helps against starvation: fields of samplers, and what to do with them.
+REMEDIES = {
+    "gamma": "lower gamma, or choose it by target_acceptance (for example 0.1)",
+    "budget": "raise budget",
+    "log_m": "give log_m yourself: logits above it are accepted almost surely, and counted",
+    "cap": "give a lower cap: log weights above it count alike",
+}
+
 
 class Run:
     """One seed's way through the rows, with the counts that say when to give up."""
@@ -40,7 +48,7 @@ class Run:
             raise ValueError(
                 f"a {gan.link} critic is no density ratio, which {type(sampler).__name__} needs: "
                 "make it one with drs.calibrate or drs.keep_train, or take a sampler that follows "
-                "any critic, such as DDLS, DOT or DCD"
+                "any critic: DDLS, DOT, DCD, or DGFlow with divergence='kl'"
             )
         self.gan, self.sampler = gan, sampler
         self.tune, self.cuda_graph = tuning.check(tune), cuda_graph
@@ -118,8 +126,8 @@ class Run:
                 return
             self._check_hunger()
         raise Starvation(
-            f"{self.accepted:,} samples after max_proposals={self.max_proposals:,}; "
-            "raise it, or lower gamma"
+            f"{self.accepted:,} samples after max_proposals={self.max_proposals:,}; raise it"
+            + (", or lower gamma" if hasattr(self.sampler, "gamma") else "")
         )
 
     def rows_until(self, ids: Tensor) -> int:
@@ -160,11 +168,8 @@ class Run:
         if self.idle >= self.patience:
             raise Starvation(
                 f"none of the last {self.idle:,} proposals was accepted ({self.accepted:,} of "
-                f"{self.proposals:,} in all); {_histogram(self.gan, self.rng, self.state)}\n"
-                "  1. lower gamma, or choose it by target_acceptance (for example 0.1)\n"
-                "  2. train the discriminator on, or calibrate it: a few overconfident logits make "
-                "log_m too large\n"
-                "  3. give log_m yourself: logits above it are accepted almost surely, and counted"
+                f"{self.proposals:,} in all); {_histogram(self.gan, self.rng, self.state)}"
+                f"{_remedies(self.sampler)}"
             )
 
 
@@ -181,15 +186,25 @@ def _first(pieces: list[Rows], count: int) -> list[Rows]:
 
 def _histogram(gan: GAN, rng: Rng, state: Any) -> str:
     """The burn-in logits in words."""
-    logit = getattr(state, "logits", None)
+    what = "log weights" if hasattr(state, "log_weights") else "logits"
+    logit = getattr(state, what.replace(" ", "_"), None)
     if logit is None:
         logit = gan.logits(ops.latents(gan, rng, gan.block), ops.labels(gan, rng, gan.block))[1]
     finite = logit[torch.isfinite(logit)].double()
+    if not len(finite):
+        return f"none of {len(logit):,} {what} is finite. Remedies:"
     quantiles = torch.quantile(finite[:100_000], finite.new_tensor([0.0, 0.25, 0.5, 0.75, 1.0]))
     low, quarter, middle, upper, top = (f"{float(q):.3g}" for q in quantiles)
-    log_m = getattr(state, "log_m", None)
-    against = "" if log_m is None else f", log_m = {float(log_m.max()):.4g}"
+    limits = {name: getattr(state, name, None) for name in ("log_m", "cap")}
+    against = "".join(f", {k} = {float(v.max()):.4g}" for k, v in limits.items() if v is not None)
     return (
-        f"logits of {len(logit):,} proposals: lowest {low}, a quarter below {quarter}, half below "
+        f"{what} of {len(logit):,} proposals: lowest {low}, a quarter below {quarter}, half below "
         f"{middle}, three quarters below {upper}, highest {top}{against}. Remedies:"
     )
+
+
+def _remedies(sampler: Sampler) -> str:
+    """One a line, numbered: those that the sampler has fields for, and what always helps."""
+    own = [remedy for field, remedy in REMEDIES.items() if hasattr(sampler, field)]
+    lines = [*own, "train the discriminator on, or calibrate it: a few logits outweigh all others"]
+    return "".join(f"\n  {i}. {line}" for i, line in enumerate(lines, start=1))

@@ -241,3 +241,34 @@ def test_what_is_needed_is_said():
         contrastive(drs.GAN(model.generator, model.discriminator, 2))
     with pytest.raises(ValueError, match=r"torch\.nn\.Module"):
         contrastive(drs.GAN(model.generator, lambda x: x[:, 0], 2, real=model.real))
+
+
+@pytest.mark.parametrize("rate", [1e3, 1e20])
+@pytest.mark.parametrize("loss", ["softplus", "hinge"])
+def test_training_that_diverges_is_an_error(rate, loss):
+    with pytest.raises(RuntimeError, match=r"training diverged: .* take a smaller rate than 1"):
+        contrastive(toy(), **{**QUICK, "rate": rate, "steps": 20, "loss": loss})
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_training_whatever_the_caller_switched_off(mode):
+    brief = {**QUICK, "steps": 3}
+    model = toy()
+    expected = contrastive(model, **brief)
+    with mode():
+        found = contrastive(model, **brief)
+    assert found.sha256() == expected.sha256()
+
+
+def test_what_cannot_be_trained_is_refused():
+    model = toy()
+    for rate in (0, 0.0):
+        with pytest.raises(ValueError, match="rate must be greater than 0"):
+            contrastive(model, rate=rate)
+    with pytest.raises(ValueError, match="anneal must be True or False, got 1"):
+        contrastive(model, anneal=1)
+    with pytest.raises(ValueError, match=r"gan must be a drs.GAN, got 3"):
+        contrastive(3)
+    model.real = torch.zeros(50, 3)
+    with pytest.raises(ValueError, match="real samples must be like generated ones"):
+        contrastive(model)

@@ -343,3 +343,22 @@ def test_a_step_size_is_found_in_spite_of_walls(d):
     model = drs.GAN(lambda z: 1.0 * z, lambda x: 3.0 * x[:, 0], d, prior="uniform", block=1024)
     x = drs.generate(model, DDLS(), 1024, batch_size=1024).x
     assert float(x[:, 0].mean()) == pytest.approx(0.6716, abs=0.08)
+
+
+@pytest.mark.parametrize("kind", ddls.KINDS)
+def test_mala_that_accepts_nothing_warns(kind):
+    """A step of 400 ends 400 standard deviations away, where no logit is high enough."""
+    sampler = DDLS(kind=kind, steps=3, step_size=400.0, burn_in=200)
+    if kind != "mala":
+        sampler.init(gan(2), drs.Rng(0))
+        return
+    with pytest.warns(UserWarning, match=r"MALA accepts 0\.00% of its moves with step_size=400"):
+        sampler.init(gan(2), drs.Rng(0))
+    DDLS(kind=kind, steps=3, step_size=0.3, burn_in=200).init(gan(2), drs.Rng(0))
+
+
+def test_mala_whose_step_is_not_found_in_so_few_steps_warns():
+    steep = drs.GAN(torch.clone, lambda x: -1e8 * x.square().sum(dim=1), 2)
+    with pytest.warns(UserWarning, match="give a smaller step_size, or none and more steps"):
+        DDLS(kind="mala", steps=3, burn_in=200).init(steep, drs.Rng(0))
+    DDLS(kind="ula", steps=3, burn_in=200).init(steep, drs.Rng(0))

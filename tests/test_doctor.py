@@ -16,7 +16,7 @@ from benchmarks import oracle
 from drs_fast.core import REAL
 from drs_fast.ratio import compared, doctor, probes, symptoms
 from drs_fast.ratio.doctor import Diagnosis, Finding
-from drs_fast.ratio.fitting import Draws, area_under_curve
+from drs_fast.ratio.fitting import Draws, area_error, area_under_curve
 from drs_fast.ratio.held_out import Logits
 
 # The sound model: N(0, I) in two dimensions, data N((1, 0), I), log ratio x_0 - 1/2.
@@ -375,7 +375,7 @@ def test_the_standard_errors_are_right():
         error = compared._slope_error(logits, report.slope, report.offset)
         slopes.append((report.slope - 2.0) / error)
         same = area_under_curve(x, z)
-        areas.append((same - 0.5) / compared._area_error(1500, 1000))
+        areas.append((same - 0.5) / area_error(1500, 1000))
     for deviations in (slopes, areas):
         assert abs(sum(deviations) / 50) < 4 / math.sqrt(50)
         assert abs(torch.tensor(deviations).std() - 1.0) < 4 * 0.1
@@ -479,3 +479,16 @@ def test_a_diagnosis_in_words():
 def test_n_is_a_number_of_rows(n):
     with pytest.raises(ValueError, match="n must be"):
         doctor.doctor(model(), n=n)
+
+
+@pytest.mark.parametrize("error", [OSError("not mounted"), KeyError("not mounted")])
+def test_whatever_hinders_real_samples_is_a_note(error):
+    def absent(n):
+        raise error
+
+    assert any("not mounted" in note for note in doctor.doctor(model(real=absent)).notes)
+
+
+def test_only_gans_are_patients():
+    with pytest.raises(ValueError, match=r"gan must be a drs.GAN, got 3; drs.load makes one"):
+        doctor.doctor(3)

@@ -17,7 +17,16 @@ from drs_fast.ratio import features, fitting
 from drs_fast.ratio.fitting import Draws
 from drs_fast.zoo import gaussians25
 
-SMALL = {"width": 16, "depth": 2, "epochs": 2, "samples": 2000, "batch": 256, "penalty": 0.05}
+SMALL = {
+    "width": 16,
+    "depth": 2,
+    "epochs": 2,
+    "samples": 2000,
+    "batch": 256,
+    "penalty": 0.05,
+    "rate": 0.03,
+}
+BRIEFLY = pytest.mark.filterwarnings("ignore:too little was learnt")
 
 # A discrete model: of ten real and ten generated samples, so many are in state 0, 1, 2.
 REAL, GENERATED = (
@@ -136,6 +145,7 @@ def test_the_penalty_with_the_largest_held_out_mean_is_chosen():
     assert dict(found.tried)[0.1] > dict(found.tried)[10.0]
 
 
+@BRIEFLY
 def test_each_penalty_is_trained_as_if_alone():
     both = features.report(features.density_ratio(toy(), **SMALL | {"penalty": (0.0, 1.0)}))
     for penalty, mean in both.tried:
@@ -183,6 +193,7 @@ class Critic(nn.Module):
         return self.last(self.first(x).relu())
 
 
+@BRIEFLY
 def test_a_part_of_the_critic_serves_and_stays_as_it_is():
     critic = Draws(4).build(Critic)
     before = {name: tensor.clone() for name, tensor in critic.state_dict().items()}
@@ -193,6 +204,7 @@ def test_a_part_of_the_critic_serves_and_stays_as_it_is():
     assert not critic.first._forward_hooks
 
 
+@BRIEFLY
 def test_a_network_given_as_features_is_copied():
     network = Draws(4).build(lambda: nn.Sequential(nn.Linear(2, 8), nn.Dropout(0.5)))
     network.train()
@@ -206,6 +218,7 @@ def test_a_network_given_as_features_is_copied():
     assert torch.equal(gan.scores(x), score)
 
 
+@BRIEFLY
 def test_papers_network_is_deterministic_and_never_negative():
     settings = {"samples": 200, "batch": 64, "epochs": 1, "paper": True, "penalty": 0.0}
     torch.manual_seed(1)
@@ -242,6 +255,7 @@ def test_papers_training(given, loss, epochs, rates):
     assert plan.rate * plan.factor(0.75) == pytest.approx(rates[1])
 
 
+@BRIEFLY
 def test_same_seed_same_bytes():
     first, again = (features.density_ratio(toy(), **SMALL) for _ in range(2))
     other = features.density_ratio(toy(), **SMALL, seed=1)
@@ -302,6 +316,10 @@ def test_dskl_warns():
         ({"epochs": 0}, "epochs must be an integer >= 1"),
         ({"batch": 0}, "batch must be an integer >= 1"),
         ({"rate": math.nan}, "rate must be"),
+        ({"rate": 0.0}, "rate must be greater than 0"),
+        ({"loss": ["softplus"]}, "loss must be one of"),
+        ({"paper": "yes"}, "paper must be True or False, got 'yes'"),
+        ({"features": lambda x: 0 * x + 3}, "features are the same for all samples"),
         ({"features": "first"}, "must be an nn.Module here, got function"),
         ({"features": lambda x: x.log()}, "NaN or infinite"),
     ],
@@ -309,3 +327,34 @@ def test_dskl_warns():
 def test_errors_say_what_to_do(settings, message):
     with pytest.raises(ValueError, match=message):
         features.density_ratio(toy(), **settings)
+
+
+def test_too_little_learnt_is_said():
+    with pytest.warns(UserWarning, match=r"too little was learnt: .* take another rate than 1,"):
+        features.density_ratio(toy(), waves, **SMALL | {"rate": 1.0})
+
+
+def test_what_is_not_finite_is_an_error():
+    fine, broken = torch.tensor([0.5, 1.5]), torch.tensor([0.5, math.nan])
+    features.check(features.ulsif_loss, 0.0, fine + 1, fine, 1.0)
+    with pytest.raises(RuntimeError, match=r"diverged: .* is nan; take a smaller rate than 1"):
+        features.check(features.ulsif_loss, 0.0, broken, fine, 1.0)
+    with pytest.raises(RuntimeError, match="training diverged"):
+        features.density_ratio(toy(), waves, **SMALL | {"rate": 1e30})
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_training_whatever_the_caller_switched_off(mode):
+    expected = features.density_ratio(toy(), waves, **SMALL)
+    with mode():
+        found = features.density_ratio(toy(), waves, **SMALL)
+    assert found.sha256() == expected.sha256()
+
+
+def test_what_is_no_gan_or_has_other_real_samples_is_refused():
+    with pytest.raises(ValueError, match=r"gan must be a drs.GAN, got 3"):
+        features.density_ratio(3)
+    gan = toy()
+    gan.real = torch.zeros(80, 3)
+    with pytest.raises(ValueError, match="real samples must be like generated ones"):
+        features.density_ratio(gan)

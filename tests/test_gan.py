@@ -2,6 +2,7 @@
 
 import itertools
 
+import numpy as np
 import pytest
 import torch
 from test_core import networks
@@ -160,6 +161,10 @@ def test_real_samples():
         (None, r"real samples are needed here: build GAN\(\.\.\., real="),
         (torch.zeros(0, 2), "must give a tensor of samples"),
         (lambda n: [1, 2], "must give a tensor of samples .*got list"),
+        (np.zeros((3, 2)), "got ndarray; torch.as_tensor makes one"),
+        (torch.tensor(1.0), r"must give a tensor of samples .*got \(\) float32"),
+        ((torch.zeros(3, 2),), "with labels .* got a tuple of 1"),
+        ((torch.zeros(3, 2), 1, 2), "with labels .* got a tuple of 3"),
         (
             (torch.zeros(3, 2), torch.zeros(3, dtype=torch.int64)),
             "y was given, but this GAN has no",
@@ -234,3 +239,50 @@ def test_rows_of_training_calibration_burn_in_and_runs_lie_apart():
     first = sorted([0, core.BURN_IN_ROW, core.TRAINING_ROW, frozen.LATENT_ROW, core.HELD_OUT_ROW])
     assert min(b - a for a, b in itertools.pairwise(first)) >= 2**58
     assert first[-1] + 2**58 < 2**63
+
+
+@pytest.mark.parametrize("wrong", [-1, 3, 10**12])
+def test_labels_that_no_class_has_are_refused(wrong):
+    gan = GAN(lambda z, y: z, lambda x, y: x[:, 0], 2, labels=3, block=256)
+    y, message = torch.tensor([0, wrong, 2]), rf"y must be labels in \[0, 3\), got {wrong}"
+    for call in (gan.logits, gan.samples, gan.scores, gan.gradients, gan.score_gradients):
+        with pytest.raises(ValueError, match=message):
+            call(latents(3), y)
+    gan.real = (latents(3), y)
+    with pytest.raises(ValueError, match=message):
+        gan.real_samples(1)
+    assert gan.scores(latents(3), torch.tensor([0, 1, 2])).shape == (3,)
+
+
+def raising(error):
+    def function(rows):
+        raise error
+
+    return function
+
+
+@pytest.mark.parametrize(
+    "error", [KeyError("ema"), AttributeError("no layer"), IndexError("9"), ZeroDivisionError()]
+)
+def test_whatever_a_network_raises_names_the_network(error):
+    message = f"failed on .*256, 2.* {type(error).__name__}: .*is latent_dim=2 right"
+    with pytest.raises(ValueError, match=f"generator {message}"):
+        GAN(raising(error), lambda x: x[:, 0], 2, block=256).logits(latents(3))
+    with pytest.raises(ValueError, match=f"discriminator {message}") as caught:
+        GAN(lambda z: z, raising(error), 2, block=256).logits(latents(3))
+    assert caught.value.__cause__ is error
+
+
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("full"), MemoryError(), KeyboardInterrupt(), SystemExit(1)]
+)
+def test_what_is_no_fault_of_a_network_goes_through(error):
+    with pytest.raises(type(error)):
+        GAN(raising(error), lambda x: x[:, 0], 2, block=256).logits(latents(3))
+
+
+@pytest.mark.parametrize("y", [[0, 1, 2], torch.tensor(1), torch.zeros(2).long(), torch.zeros(3)])
+def test_labels_of_real_samples_that_are_none(y):
+    gan = GAN(lambda z, y: z, lambda x, y: x[:, 0], 2, labels=3, real=(torch.zeros(3, 2), y))
+    with pytest.raises(ValueError, match=r"y must be \(3,\) int64, got"):
+        gan.real_samples(2)

@@ -90,8 +90,8 @@ def test_the_best_weights_are_kept(monkeypatch):
     )
     gan = head.keep_train(hinge_gan(), **SMALL | {"max_steps": 1500}, rate=0.3)
     report = head.report(gan)
-    assert report.held_out_loss == min(seen) < min(seen[0], seen[-1])
-    assert report.steps == 100 * (len(seen) - 1)
+    assert report.held_out_loss == min(seen) < min(seen[1], seen[-1])
+    assert report.steps == 100 * (len(seen) - 2)
     material = frozen.Material(gan, 4000, 0)
     frozen.Material.generated(material, material.training)  # those that features are scaled by
     real_logit = gan.scores(*material.held_out)
@@ -114,7 +114,11 @@ def state(module):
 def test_the_modules_given_stay_as_they_are(how):
     critic = Saturated()
     before = state(critic)
-    kind = {"features=None": {}, "features='last'": {"features": "last"}, "whole": {"whole": True}}
+    kind = {
+        "features=None": {},
+        "features='last'": {"features": "last"},
+        "whole": {"whole": True, "rate": 0.01},
+    }
     kept = head.keep_train(hinge_gan(critic), **SMALL, **kind[how])
     assert all(torch.equal(before[name], tensor) for name, tensor in state(critic).items())
     assert all(parameter.requires_grad for parameter in critic.parameters())
@@ -294,7 +298,11 @@ class Convolutional(nn.Module):
         (Saturated(), {"features": lambda x: x / 0}, "NaN or infinite"),
         (Saturated(), {"samples": 20}, "samples must be an integer >= 50"),
         (Saturated(), {"widths": (0,)}, "widths must be an integer >= 1"),
+        (Saturated(), {"widths": 5}, r"widths must be integers such as \(512, 256\), got 5"),
         (Saturated(), {"rate": -1.0}, "rate must be"),
+        (Saturated(), {"rate": 0}, "rate must be greater than 0, got 0"),
+        (Saturated(), {"whole": "yes"}, "whole must be True or False, got 'yes'"),
+        (Saturated(), {"features": lambda x: 0 * x + 3}, "features are the same for all samples"),
         (Saturated(), {"patience": 0}, "patience must be"),
     ],
 )
@@ -329,3 +337,64 @@ def test_only_its_own_gans_have_a_report(trained):
     assert head.report(trained).area_under_curve == pytest.approx(0.705, abs=0.02)
     with pytest.raises(ValueError, match=r"not made by drs.keep_train"):
         head.report(hinge_gan())
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"rate": 1e20},
+        {"rate": 1e20, "whole": True},
+        {"features": lambda x: x - x.round(decimals=3), "max_steps": 100},
+    ],
+    ids=["diverged", "whole, diverged", "features that say nothing"],
+)
+def test_too_little_learnt_is_said(settings):
+    gan = drs.GAN(
+        lambda z: z,
+        Draws(5).build(lambda: nn.Linear(1, 1)),
+        1,
+        real=lambda n: Draws(9, 2**55).normal(n, 1) + 0.3,
+    )
+    with pytest.warns(UserWarning, match="too little was learnt: the held-out loss is") as seen:
+        kept = head.keep_train(gan, **SMALL | settings)
+    assert seen[0].filename == __file__
+    assert bool(kept.scores(torch.zeros(1, 1)).isfinite())
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+@pytest.mark.parametrize("whole", [False, True])
+def test_training_whatever_the_caller_switched_off(mode, whole):
+    settings = SMALL | {"max_steps": 200, "whole": whole, "rate": 0.01}
+    expected = head.keep_train(hinge_gan(), **settings)
+    with mode():
+        kept = head.keep_train(hinge_gan(), **settings)  # the GAN is made here too
+    assert kept.sha256() == expected.sha256()
+    z = drs.ops.latents(kept, drs.Rng(5), 100)
+    assert float(kept.gradients(z)[2].abs().sum()) > 0
+
+
+def test_other_things_than_gans_are_refused():
+    for thing in (3, "25gaussians", None, drs.GAN):
+        with pytest.raises(ValueError, match=r"gan must be a drs.GAN, got .*; drs.load makes one"):
+            head.keep_train(thing)
+
+
+@pytest.mark.parametrize(
+    "x", [torch.zeros(80, 3), torch.zeros(80, 2, 1), torch.zeros(80, 2).long()]
+)
+def test_real_samples_of_another_shape_are_refused(x):
+    gan = drs.GAN(oracle.generator, Saturated(), 3, real=x)
+    with pytest.raises(
+        ValueError, match=r"must be like generated ones, \(1, 2\) float32 each, got"
+    ):
+        head.keep_train(gan, lambda x: x.flatten(1)[:, :1].float() + x.numel())
+
+
+def test_a_critic_that_training_did_not_better_is_told_though_it_says_much():
+    critic = nn.Linear(1, 1)
+    nn.init.constant_(critic.weight, 1.0)
+    nn.init.constant_(critic.bias, -0.5)
+    gan = drs.GAN(lambda z: z, critic, 1, real=lambda n: Draws(9, 2**55).normal(n, 1) + 1)
+    with pytest.warns(UserWarning, match="too little was learnt"):
+        kept = head.keep_train(gan, **SMALL | {"rate": 1e20, "whole": True})
+    assert head.report(kept).area_under_curve == pytest.approx(0.76, abs=0.06)

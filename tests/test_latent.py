@@ -4,6 +4,7 @@ By chance a test of a law fails in less than 1 of 1,000 runs over all seeds; see
 """
 
 import math
+import sys
 
 import pytest
 import torch
@@ -152,7 +153,7 @@ def test_no_latent_accepted():
 def test_each_class_has_its_own_cap():
     gan, sampler = conditional(), Latent(by_class, burn_in=6000)
     state = sampler.init(gan, Rng(1))
-    assert torch.allclose(state.log_m, torch.tensor([0.0, 100.0, 200.0]).double(), atol=0.01)
+    assert torch.allclose(state.cap, torch.tensor([0.0, 100.0, 200.0]).double(), atol=0.01)
     batch = drs.generate(gan, sampler, 9000, seed=1)
     assert torch.equal(batch.y, drs.ops.labels(gan, Rng(1), 9000, ids=batch.ids))
     for k in range(3):
@@ -268,6 +269,39 @@ def test_modules_are_put_in_eval_mode():
 def test_the_burn_in_weights_are_kept():
     state = Latent(critic, burn_in=700).init(plain(), Rng(5))
     judge = drs.GAN(lambda z: z, critic, 2)
-    assert torch.equal(state.logits, burn_in(judge, Rng(5), 700)[0])
+    assert torch.equal(state.log_weights, burn_in(judge, Rng(5), 700)[0])
     assert float(state.acceptance) == pytest.approx(0.5, abs=0.1)
     assert Latent(critic).law == "the generator on latents that follow the prior times exp(critic)"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("weight = ) (", "no critic 'spoiled:weight': SyntaxError"),
+        ("import nothing_like_this", "no critic 'spoiled:weight': ModuleNotFoundError"),
+        ("raise KeyError('ema')", "no critic 'spoiled:weight': KeyError: 'ema'"),
+        ("weight = 3", "no critic 'spoiled:weight': it is no function but 3"),
+    ],
+)
+def test_whatever_a_critics_module_does_names_the_critic(text, words, tmp_path, monkeypatch):
+    (tmp_path / "spoiled.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "spoiled", raising=False)
+    with pytest.raises(ValueError, match=words):
+        drs.generate(plain(), Latent("spoiled:weight"), 3, out=tmp_path / "run")
+
+
+def test_starvation_speaks_of_log_weights_and_the_cap():
+    with pytest.raises(drs.Starvation) as error:
+        drs.generate(plain(), Latent(critic, cap=500.0), 3, patience=5000)
+    text = str(error.value)
+    assert "log weights of 10,000 proposals" in text
+    assert "cap = 500. Remedies:\n  1. give a lower cap" in text
+    assert not any(word in text for word in ("gamma", "log_m"))
+
+
+def test_a_state_that_is_not_taken_for_one_of_logits():
+    """The report reads what is called logits, log_m and gamma as a discriminator's."""
+    state = Latent(critic, burn_in=300).init(plain(), Rng(0))
+    assert state._fields == ("cap", "acceptance", "log_weights")
+    assert float(state.cap) == float(state.log_weights.max())

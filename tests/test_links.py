@@ -13,7 +13,7 @@ from torch import nn
 from torch.autograd import functional
 from torch.nn.functional import logsigmoid, softplus
 
-from drs_fast import GAN, Rng, ops
+from drs_fast import GAN, BadLogits, Rng, ops
 from drs_fast.ratio import links
 from drs_fast.ratio.held_out import Logits
 from drs_fast.ratio.links import ENERGIES, LINKS
@@ -267,6 +267,28 @@ def test_relativistic_needs_what_it_takes_means_over():
         relativistic(gan("RaSGAN"), "RaSGAN", n=0)
     with pytest.raises(ValueError, match=r"further apart .* is this the loss\?"):
         relativistic(gan("RSGAN"), "RaLSGAN")
+
+
+def test_relativistic_needs_samples_and_a_critic_that_tells_them_apart():
+    few = gan("RaSGAN")
+    few.real = few.real[:1]
+    with pytest.raises(ValueError, match=r"1 samples are left .* at least 10 are needed"):
+        relativistic(few, "RaSGAN")
+    for loss in LOSSES[1:]:
+        same = gan("RaSGAN").judged(Table(torch.full((8,), 2.0)))
+        with pytest.raises(BadLogits, match="gives every sample the same score"):
+            relativistic(same, loss)
+    with pytest.raises(ValueError, match=r"gan must be a drs\.GAN, got 'RaSGAN'"):
+        relativistic("RaSGAN")
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_relativistic_whatever_the_caller_switched_off(mode):
+    raw = gan("RaSGAN")
+    with mode():
+        found = relativistic(raw, "RaSGAN")
+    assert found.sha256() == relativistic(raw, "RaSGAN").sha256()
+    assert not any(buffer.is_inference() for buffer in found.link.buffers())
 
 
 class Scaled(nn.Module):

@@ -419,6 +419,8 @@ def test_hopeless_real_samples_are_explained():
         ("chain_length", 0),
         ("chain_length", 6.4),
         ("chain_length", True),
+        ("chain_length", 2**20),
+        ("chain_length", 10**9),
         ("start", "fake"),
         ("start", None),
         ("unmoved", "restart"),
@@ -462,3 +464,14 @@ def test_a_run_is_not_resumed_with_other_real_samples(tmp_path):
     drs.generate(gan(0.0), MH(chain_length=2), 200, **settings)
     with pytest.raises(drs.store.Conflict, match="data_sha256"):
         drs.generate(gan(1.0), MH(chain_length=2), 300, **settings)
+
+
+def test_starving_gives_no_advice_about_what_it_lacks():
+    gan = small(lambda x, logit: torch.where(x[:, 0] > 5.0, logit, -40.0), torch.full((50, 2), 9.0))
+    with pytest.raises(drs.Starvation) as error:
+        drs.generate(gan, MH(chain_length=4, unmoved="drop"), 10, patience=20_000)
+    assert "\n  1. train the discriminator on" in str(error.value)
+    with pytest.raises(drs.Starvation) as other:
+        drs.generate(gan, MH(chain_length=4, unmoved="drop"), 10, max_proposals=4096)
+    assert str(other.value).endswith("max_proposals=4,096; raise it")
+    assert not any(word in str(e.value) for e in (error, other) for word in ("gamma", "log_m"))

@@ -7,6 +7,7 @@ import itertools
 import math
 import warnings
 
+import numpy as np
 import pytest
 import torch
 from scipy.stats import chi2
@@ -14,6 +15,7 @@ from scipy.stats import chi2
 import drs_fast as drs
 from benchmarks import oracle
 from drs_fast.core import SELECT, Rng
+from drs_fast.ratio import groups
 from drs_fast.samplers.sir import SIR, effective
 
 OFFSET = torch.tensor([-7.0, 0.0, 20.0])
@@ -207,6 +209,30 @@ def test_pools_without_a_valid_proposal_give_nothing():
     assert batch.ids[:100].min() >= 240
 
 
+def balanced(pools=6000):
+    """p value of chi-square of the classes of pools, of which each is of one class."""
+    gan, sampler = conditional(), SIR(pool=8, size=4, burn_in=5000)
+    batch = drs.generate(gan, sampler, 4 * pools, seed=3)
+    own = batch.y.view(pools, 4)
+    assert (own == own[:, :1]).all()
+    counts = torch.bincount(own[:, 0], minlength=3).double()
+    return chi2.sf(float((counts - pools / 3).square().sum() / (pools / 3)), 2)
+
+
+def test_classes_are_as_frequent_as_in_raw_rows():
+    assert balanced() > 1e-4
+
+
+def test_a_pool_of_its_largest_label_would_be_noticed(monkeypatch):
+    proposals = groups.proposals
+
+    def largest(gan, z, y, size):
+        return proposals(gan, z, y.view(-1, size).amax(dim=1).repeat_interleave(size), size)
+
+    monkeypatch.setattr(groups, "proposals", largest)
+    assert balanced() < 1e-4
+
+
 # --- effective sample size
 
 
@@ -269,11 +295,13 @@ def test_poor_pools_are_warned_of(s, fields, poor):
     [
         ("pool", {"pool": 0}),
         ("pool", {"pool": 6.5}),
+        (r"pool must be an integer in \[1, 2\^20\), got 1000000000", {"pool": 10**9}),
         ("size", {"size": 0}),
         ("size", {"size": 641}),
         ("size", {"pool": 10}),
         ("replace", {"replace": 1}),
         ("replace", {"replace": "no"}),
+        ("replace must be True or False, got ndarray", {"replace": np.array([True, False])}),
         ("burn_in", {"burn_in": 0}),
     ],
 )
@@ -292,3 +320,9 @@ def test_a_hopeless_class_is_explained():
     gan = drs.GAN(lambda z, y: z, lambda x, y: torch.where(y == 1, -math.inf, x[:, 0]), 2, labels=3)
     with pytest.raises(drs.BadLogits, match="class 1"):
         SIR(burn_in=500).init(gan, Rng(0))
+
+
+def test_numpys_numbers_serve():
+    sampler = SIR(pool=np.int64(20), size=np.int32(5), replace=np.bool_(False))
+    assert sampler == SIR(pool=20, size=5, replace=False)
+    assert sampler.replace is False

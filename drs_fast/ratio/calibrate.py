@@ -12,15 +12,16 @@ from drs_fast.core import BadLogits
 from drs_fast.gan import GAN
 from drs_fast.ratio import links
 from drs_fast.ratio.calibrators import METHODS, Line, fit
-from drs_fast.ratio.held_out import Logits, halves, held_out
+from drs_fast.ratio.fitting import SURE, area_error, area_under_curve, of_gan
+from drs_fast.ratio.held_out import Logits, enough, halves, held_out
 
 BINS = 15
+RISING = ("beta", "isotonic")
 LARGEST_Z = 2.0
 SOUND = (0.8, 1.25)  # what a slope and a mean ratio may be, which are 1 in truth
-LEAST = 10  # samples of either kind in either half
 
 
-@torch.inference_mode(False)
+@of_gan
 def calibrate(gan: GAN, method: str = "platt", n: int = 10_000, seed: int = 0) -> GAN:
     """This GAN, with its logit (or a hinge or Wasserstein score) as a calibrated log ratio.
 
@@ -39,6 +40,13 @@ def calibrate(gan: GAN, method: str = "platt", n: int = 10_000, seed: int = 0) -
             "'isotonic' where no gradients are needed"
         )
     fitted, tested = _halves(gan, n, seed)
+    area = area_under_curve(*fitted)
+    if method in RISING and area < 0.5 - SURE * area_error(*map(len, fitted)):
+        raise BadLogits(
+            f"the critic finds generated samples more real than real ones (AUC {area:.4f}), and "
+            f"{method!r} keeps their order: turn its sign round with link=lambda logit: -logit, or "
+            "take 'platt', which can do so; or check its weights and its input's range"
+        )
     calibrator = fit(method, fitted)
     found = measure(Logits(*map(calibrator, tested)), separated=_separated(fitted))
     if found.warnings:
@@ -46,11 +54,13 @@ def calibrate(gan: GAN, method: str = "platt", n: int = 10_000, seed: int = 0) -
     return gan.judged(link=links.after(gan.link, calibrator))
 
 
+@of_gan
 def report(gan: GAN, n: int = 10_000, seed: int = 0) -> "Report":
     """How far to trust the GAN's logits, on samples that `calibrate` with this seed did not see."""
     return measure(_halves(gan, n, seed)[1])
 
 
+@of_gan
 def curve(gan: GAN, n: int = 10_000, seed: int = 0) -> "Curve":
     """What drs_fast.pictures.reliability draws, of the samples that `report` looks at."""
     return reliability(_halves(gan, n, seed)[1])
@@ -127,12 +137,7 @@ def reliability(valid: Logits, bins: int = BINS) -> Curve:
 
 def _halves(gan: GAN, n: int, seed: int) -> tuple[Logits, Logits]:
     both = halves(held_out(gan, n, seed), seed)
-    fewest = min(len(logit) for half in both for logit in half)
-    if fewest < LEAST:
-        raise ValueError(
-            f"{fewest} samples are left for a half, at least {LEAST} are needed of real and of "
-            "generated ones; raise n, or give the GAN more real samples"
-        )
+    enough(*both)
     return both
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
 from drs_fast.core import BadLogits
-from drs_fast.ratio.held_out import Logits
+from drs_fast.ratio.held_out import Logits, varied
 
 METHODS = ("platt", "temperature", "beta", "isotonic")
 NEWTON_STEPS = 100
@@ -90,13 +90,8 @@ def fit(method: str, valid: Logits) -> Calibrator:
     finite = valid.finite()
     if not len(finite.real) or not len(finite.generated):
         raise BadLogits("every real or every generated sample has the logit -inf")
+    varied(finite)
     score = torch.cat(finite)
-    low, high = score.min(), score.max()
-    if low == high:
-        raise BadLogits(
-            "the critic gives every sample the same score, so there is nothing to calibrate; check "
-            "its weights, or use drs.keep_train(gan)"
-        )
     real = torch.zeros(len(score), dtype=torch.bool)
     real[: len(finite.real)] = True
     prior = math.log(len(valid.real) / len(valid.generated))

@@ -9,12 +9,10 @@ from torch import Tensor
 from drs_fast.arguments import describe
 from drs_fast.gan import GAN
 from drs_fast.ratio.calibrate import measure
-from drs_fast.ratio.fitting import area_under_curve
+from drs_fast.ratio.fitting import SURE, area_error, area_under_curve
 from drs_fast.ratio.held_out import Logits, held_out
 from drs_fast.ratio.probes import BLOCK, Finding
 from drs_fast.ratio.symptoms import ELEMENTS, Chart, Sampled
-
-SURE = 4.0  # standard errors: a false positive in 16,000 sound models for a two-sided check
 
 
 def of_real(gan: GAN, sampled: Sampled, n: int, seed: int, chart: Chart) -> Iterator[Finding]:
@@ -26,7 +24,7 @@ def of_real(gan: GAN, sampled: Sampled, n: int, seed: int, chart: Chart) -> Iter
         return
     try:
         real = gan.real_samples(n)[0]
-    except (ValueError, RuntimeError) as error:
+    except Exception as error:  # whatever the user's function raises
         chart.notes.append(f"real samples cannot be had, so they are not compared: {error}")
         return
     if real.shape[1:] != sampled.x.shape[1:]:
@@ -79,7 +77,7 @@ def _middle(x: Tensor) -> tuple[float, float]:
 def _of_both(logits: Logits, chart: Chart) -> Iterator[Finding]:
     m, n = map(len, logits)
     auc = area_under_curve(*logits)
-    error = _area_error(m, n)
+    error = area_error(m, n)
     report = measure(logits)
     chart.figures.update(
         real_rows=m,
@@ -121,11 +119,6 @@ def _of_both(logits: Logits, chart: Chart) -> Iterator[Finding]:
                 "be 1 times",
                 "drs.calibrate(gan), or drs.keep_train(gan)",
             )
-
-
-def _area_error(m: int, n: int) -> float:
-    """Standard error of the AUC of m against n where it is 1/2."""
-    return math.sqrt((m + n + 1) / (12 * m * n))
 
 
 def _slope_error(logits: Logits, slope: float, offset: float) -> float:

@@ -12,13 +12,16 @@ from torch import Tensor, nn
 from torch.nn.functional import relu, softplus
 
 from drs_fast import ops
-from drs_fast.arguments import describe, integer, number
+from drs_fast.arguments import describe, flag, integer, number, positive
 from drs_fast.core import TRAINING_ROW, Rng
 from drs_fast.gan import GAN
 from drs_fast.ratio import links, moving
-from drs_fast.ratio.fitting import Draws
+from drs_fast.ratio.fitting import Draws, of_gan
+from drs_fast.ratio.held_out import alike
 
-LOSSES = ("softplus", "hinge")
+CONSTANT = {"softplus": 2 * math.log(2), "hinge": 2.0}  # each loss of a critic that is always 0
+LOSSES = tuple(CONSTANT)
+DIVERGED = 10.0  # times the loss that it began with, or a constant's
 THIRDS, FIFTH = (1.0, 0.7, 0.4), 0.1
 BETAS = (0.0, 0.9)
 
@@ -38,11 +41,11 @@ class Moves:
     def __post_init__(self) -> None:
         moving.one_of("space", self.space, moving.SPACES)
         object.__setattr__(self, "steps", integer("steps", self.steps, 1))
-        for name in ("step_size", "noise", "clip", "box"):
+        object.__setattr__(self, "noise", number("noise", self.noise, 0.0, math.inf))
+        for name in ("step_size", "clip", "box"):
             if getattr(self, name) is not None:
-                object.__setattr__(self, name, number(name, getattr(self, name), 0.0, math.inf))
-                if name != "noise":
-                    moving.positive(name, getattr(self, name))
+                object.__setattr__(self, name, positive(name, getattr(self, name)))
+        object.__setattr__(self, "anneal", flag("anneal", self.anneal))
         if self.box is not None and self.space == "latent":
             raise ValueError("box clips samples; give it with space='sample', or not at all")
 
@@ -81,6 +84,7 @@ class Moves:
         return moved if self.box is None else moved.clamp(-self.box, self.box)
 
 
+@of_gan
 def contrastive(
     gan: GAN,
     *,
@@ -110,7 +114,7 @@ def contrastive(
     push = Moves(space, moves, step_size, noise, clip, box, anneal)
     moving.one_of("loss", loss, LOSSES)
     steps, batch = integer("steps", steps, 1), integer("batch", batch, 1)
-    reals, rate = integer("reals", reals, 1), number("rate", rate, 0.0, math.inf)
+    reals, rate = integer("reals", reals, 1), positive("rate", rate)
     if not isinstance(gan.discriminator, nn.Module):
         raise ValueError(
             "contrastive trains the discriminator, which must be a torch.nn.Module, got "
@@ -128,13 +132,24 @@ def contrastive(
         # Generated samples take the labels of the real ones beside them.
         y = None if label is None else label[own]
         z = ops.latents(gan, rows, batch)
-        low = critic(push.pushed(pusher, z, y, rows)[0], *(() if y is None else (y,)))
-        high = critic(x[own], *(() if y is None else (y,)))
+        pushed = push.pushed(pusher, z, y, rows)[0]
+        alike(x, pushed)
+        labels = () if y is None else (y,)
+        low = critic(pushed, *labels)
+        high = critic(x[own], *labels)
         cost = _loss(loss, high, low)
         optimizer.zero_grad()
         cost.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
+        if step == 0:
+            first = float(cost.detach())
     critic.requires_grad_(False)
+    last = float(_loss(loss, *(critic(given, *labels) for given in (x[own], pushed))))
+    if not last <= DIVERGED * max(first, CONSTANT[loss]):
+        raise RuntimeError(
+            f"training diverged: the loss went from {first:.4g} to {last:.4g} in {steps:,} steps; "
+            f"take a smaller rate than {rate:g}"
+        )
     return trained
 
 

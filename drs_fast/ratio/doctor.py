@@ -11,6 +11,7 @@ from drs_fast.arguments import integer
 from drs_fast.core import BURN_IN_ROW, Rng
 from drs_fast.gan import GAN, Real
 from drs_fast.ratio import compared, links, probes, symptoms
+from drs_fast.ratio.fitting import of_gan
 from drs_fast.ratio.probes import BLOCK, Finding
 from drs_fast.ratio.symptoms import Chart, Sampled
 
@@ -41,6 +42,7 @@ class Diagnosis:
         return "\n".join([*lines, *(f"\nnote: {note}" for note in self.notes)])
 
 
+@of_gan
 def doctor(gan: GAN, real: Real | None = None, n: int = 4096, seed: int = 0) -> Diagnosis:
     """Examines G and D on n generated samples, and on real ones if given here or with the GAN.
 

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from drs_fast.arguments import integer, number
+from drs_fast.arguments import flag, integer, number, positive
 from drs_fast.gan import GAN
-from drs_fast.ratio import frozen, links
-from drs_fast.ratio.fitting import Draws, Dropout, descend, use_draws
+from drs_fast.ratio import frozen, links, moving
+from drs_fast.ratio.fitting import Draws, Dropout, descend, of_gan, use_draws
 from drs_fast.ratio.frozen import Given, Learned, Material, OnRows, Rows
 
 SMALL = 1e-14  # keeps the logarithms finite in the losses that have them
@@ -74,6 +74,7 @@ def report(gan: GAN) -> Report:
     return frozen.report_of(gan, Report, "drs.density_ratio")
 
 
+@of_gan
 def density_ratio(
     gan: GAN,
     features: str | Callable[[Tensor], Tensor] | None = None,
@@ -108,8 +109,7 @@ def density_ratio(
     batch: rows of a step, real and generated each.
     rate: of Adam; it falls to 0 along a cosine, or as in the paper.
     """
-    if loss not in LOSSES:
-        raise ValueError(f"loss must be one of {tuple(LOSSES)}, got {loss!r}")
+    moving.one_of("loss", loss, tuple(LOSSES))
     if penalty is None:
         penalty = PENALTIES[loss]
     given = penalty if isinstance(penalty, Sequence) else (penalty,)
@@ -117,12 +117,12 @@ def density_ratio(
     if not penalties:
         raise ValueError("penalty must be a number or several, got none")
     batch = integer("batch", batch, 1)
-    plan = Plan.of(features, loss, width, depth, epochs, paper, rate)
+    plan = Plan.of(features, loss, width, depth, epochs, flag("paper", paper), rate)
     if loss == "dskl":
         warnings.warn(
             "the dskl loss has no minimiser: R runs away from the density ratio the longer it is "
             "trained; use softplus or ulsif but for comparisons",
-            stacklevel=2,
+            stacklevel=3,
         )
     material = Material(gan, samples, seed)
     take = Given(links.identity) if features is None else frozen.taken(gan, features)
@@ -134,15 +134,16 @@ def density_ratio(
     judges = [OnRows(network, gan.block) for network in networks]
     with torch.no_grad():
         means = [float(judge(held_out).double().mean()) for judge in judges]
-        best = max(range(len(means)), key=means.__getitem__)
-        judge = judges[best]
-        fresh = judge(encode(material.generated(material.held_out))).double().mean()
-        ks_p = same_law(judge(encode(material.training)), judge(held_out))
+        best = max(range(len(means)), key=lambda i: -math.inf if math.isnan(means[i]) else means[i])
+        judge, real = judges[best], judges[best](held_out)
+        fresh = judge(encode(material.generated(material.held_out))).double()
+        check(LOSSES[loss], penalties[best], real.double(), fresh, plan.rate)
+        ks_p = same_law(judge(encode(material.training)), real)
     found = Report(
         loss=loss,
         penalty=penalties[best],
         held_out_mean=means[best],
-        generated_mean=float(fresh),
+        generated_mean=float(fresh.mean()),
         ks_p=ks_p,
         tried=tuple(zip(penalties, means, strict=True)),
     )
@@ -183,7 +184,7 @@ class Plan:
         return cls(
             widths,
             integer("epochs", usual if epochs is None else epochs, 1),
-            number("rate", first if rate is None else rate, 0.0, math.inf),
+            positive("rate", first if rate is None else rate),
             1e-4 if paper and features is not None else 0.0,
             factor,
             paper,
@@ -251,6 +252,30 @@ def train(
             descend(optimizer, loss(network(real), network(generated), penalty))
     for network in networks:
         network.eval()
+
+
+def check(
+    loss: Callable[[Tensor, Tensor, float], Tensor],
+    penalty: float,
+    real: Tensor,
+    generated: Tensor,
+    rate: float,
+) -> None:
+    """RuntimeError if these held-out R are not finite; a warning if R = 1 has no larger loss."""
+    reached, nothing = (
+        float(loss(one, other, penalty))
+        for one, other in ((real, generated), (torch.ones_like(real), torch.ones_like(generated)))
+    )
+    if not math.isfinite(reached):
+        raise RuntimeError(
+            f"training diverged: the held-out loss is {reached}; take a smaller rate than {rate:g}"
+        )
+    if reached >= nothing:
+        warnings.warn(
+            f"too little was learnt: the held-out loss is {reached:.4f}, and {nothing:.4f} for "
+            f"R = 1; take another rate than {rate:g}, other features, or more epochs",
+            stacklevel=4,
+        )
 
 
 class Logarithm(nn.Module):

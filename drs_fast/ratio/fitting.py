@@ -1,19 +1,38 @@
 """What the training scripts share: named random numbers, the GAN game, and the kept training."""
 
 import copy
+import functools
+import math
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from drs_fast import ops
+from drs_fast.arguments import describe
 from drs_fast.core import FITTING, Rng
+from drs_fast.gan import GAN
 
+SURE = 4.0  # standard errors: a false positive in 16,000 sound models for a two-sided check
 Say = Callable[[str], object]
+Function = TypeVar("Function", bound=Callable[..., Any])
 Network = TypeVar("Network", bound=nn.Module)
 Rows = TypeVar("Rows")  # whatever the discriminator takes
+
+
+def of_gan(function: Function) -> Function:
+    """A function of a GAN; it can take gradients even where its caller has switched them off."""
+
+    @functools.wraps(function)
+    def wrapped(gan: GAN, *given: Any, **named: Any) -> Any:
+        if not isinstance(gan, GAN):
+            raise ValueError(f"gan must be a drs.GAN, got {describe(gan)}; drs.load makes one")
+        with torch.inference_mode(False):  # switches gradients on as well
+            return function(gan, *given, **named)
+
+    return cast(Function, wrapped)
 
 
 class Draws:
@@ -102,6 +121,11 @@ def area_under_curve(real: Tensor, generated: Tensor) -> float:
     order = generated.sort().values
     below, up_to = torch.searchsorted(order, real), torch.searchsorted(order, real, right=True)
     return float((below + up_to).double().mean()) / (2 * len(generated))
+
+
+def area_error(m: int, n: int) -> float:
+    """Standard error of the area under the curve of m against n where it is 1/2."""
+    return math.sqrt((m + n + 1) / (12 * m * n))
 
 
 class Game:

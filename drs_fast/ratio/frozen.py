@@ -12,6 +12,7 @@ from drs_fast.arguments import describe, integer
 from drs_fast.core import TRAINING_ROW, Rng
 from drs_fast.gan import GAN
 from drs_fast.ratio.fitting import Draws
+from drs_fast.ratio.held_out import alike
 
 Features = str | Callable[[Tensor], Tensor] | None
 Rows = tuple[Tensor, ...]
@@ -121,6 +122,11 @@ class Frozen(nn.Module):
         wide = rows.double()
         sd, mean = torch.std_mean(wide, dim=0, correction=0)
         constant = sd <= 1e-6 * wide.abs().amax(dim=0)
+        if bool(constant.all()):
+            raise ValueError(
+                "the features are the same for all samples, so nothing can be learnt from them; "
+                "take others"
+            )
         self.mean = mean.to(rows)
         self.scale = torch.where(constant, 1.0, sd).to(rows)
 
@@ -195,6 +201,7 @@ class Material:
         z = ops.latents(self.gan, self.rng, len(real[0]))
         self.rng = self.rng.at(self.rng.row + len(z))
         x, _ = self.gan.logits(z, *real[1:])
+        alike(real[0], x)
         return (x.clone(), *real[1:])  # a clone, for autograd takes no tensors of inference mode
 
     def batches(

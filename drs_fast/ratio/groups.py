@@ -6,6 +6,8 @@ from torch import Tensor
 from drs_fast.core import Batch, Rng
 from drs_fast.gan import GAN
 
+BELOW = 2**20  # rows of a group, all of which one step must hold
+
 
 def proposals(gan: GAN, z: Tensor, y: Tensor | None, size: int) -> Batch:
     """All rows; with labels those of a group take the label of its first row."""

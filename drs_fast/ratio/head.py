@@ -4,17 +4,19 @@ Source: Azadi, Olsson, Darrell, Goodfellow and Odena, Discriminator rejection sa
 """
 
 import math
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import softplus
 
-from drs_fast.arguments import integer, number
+from drs_fast.arguments import describe, flag, integer, positive
 from drs_fast.gan import GAN
 from drs_fast.ratio import fitting, frozen, links
-from drs_fast.ratio.fitting import Draws
+from drs_fast.ratio.fitting import Draws, of_gan
 from drs_fast.ratio.frozen import Learned, Material, OnRows, Rows, Tap
 
 
@@ -33,6 +35,7 @@ def report(gan: GAN) -> Report:
     return frozen.report_of(gan, Report, "drs.keep_train")
 
 
+@of_gan
 def keep_train(
     gan: GAN,
     features: str | Callable[[Tensor], Tensor] | None = None,
@@ -66,7 +69,10 @@ def keep_train(
     """
     batch, max_steps = integer("batch", batch, 1), integer("max_steps", max_steps, 1)
     patience = integer("patience", patience, 1)
-    rate = number("rate", (1e-4 if whole else 1e-3) if rate is None else rate, 0.0, math.inf)
+    whole = flag("whole", whole)
+    rate = positive("rate", (1e-4 if whole else 1e-3) if rate is None else rate)
+    if not isinstance(widths, Iterable):
+        raise ValueError(f"widths must be integers such as (512, 256), got {describe(widths)}")
     widths = [integer("widths", width, 1) for width in widths]
     if whole and features is not None:
         raise ValueError("give features or whole=True, not both: whole trains the whole critic")
@@ -93,6 +99,7 @@ def keep_train(
         return next(batches)
 
     judge = OnRows(network, gan.block)
+    first = fitting.held_out_loss(judge, *rows)
     loss = fitting.keep_train(
         judge,
         pair,
@@ -103,7 +110,15 @@ def keep_train(
         decays=2,
         max_steps=max_steps,
     )
-    return gan.judged(frozen.reporting(critic, reached(judge, rows, loss, steps)))
+    found = reached(judge, rows, loss, steps)
+    if loss >= first or not tells(judge, rows):
+        warnings.warn(
+            f"too little was learnt: the held-out loss is {loss:.4f}, was {first:.4f} before, and "
+            f"a critic that says nothing has 0.6931; take another rate than {rate:g}, other "
+            "features, or more steps or samples",
+            stacklevel=3,
+        )
+    return gan.judged(frozen.reporting(critic, found))
 
 
 def head(sizes: Sequence[int]) -> nn.Sequential:
@@ -153,6 +168,14 @@ def last_linear(gan: GAN, material: Material) -> Tap:
             f"Its parts end with {frozen.parts(critic)}"
         )
     return Tap(critic, ran[-1], before=True)
+
+
+@torch.no_grad()
+def tells(judge: nn.Module, rows: tuple[Rows, Rows]) -> bool:
+    """Whether the loss is surely below log 2, that of a critic that says nothing."""
+    real, generated = (judge(part).double() for part in rows)
+    gain = math.log(2) - torch.cat([softplus(-real), softplus(generated)])
+    return float(gain.mean()) > fitting.SURE * float(gain.std()) / math.sqrt(len(gain))
 
 
 def reached(judge: nn.Module, rows: tuple[Rows, Rows], loss: float, steps: int) -> Report:

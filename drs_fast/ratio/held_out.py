@@ -6,11 +6,13 @@ import torch
 from torch import Tensor
 
 from drs_fast import ops
-from drs_fast.arguments import integer
-from drs_fast.core import HELD_OUT_ROW, Rng
+from drs_fast.arguments import describe, integer
+from drs_fast.core import HELD_OUT_ROW, BadLogits, Rng
 from drs_fast.gan import GAN
 from drs_fast.ratio.burn_in import check
 from drs_fast.ratio.fitting import Draws
+
+LEAST = 10  # samples of either kind
 
 
 class Logits(NamedTuple):
@@ -40,11 +42,42 @@ def held_out(gan: GAN, n: int, seed: int) -> Logits:
     for start in range(0, len(x), gan.block):
         size = min(gan.block, len(x) - start)
         z = ops.latents(gan, Rng(seed, HELD_OUT_ROW + start), size)
-        generated.append(gan.logits(z, None if y is None else y[start : start + size])[1])
+        made, logit = gan.logits(z, None if y is None else y[start : start + size])
+        alike(x, made)
+        generated.append(logit)
     logits = Logits(gan.scores(x, y), torch.cat(generated))
     for logit in logits:
         check(gan, logit)
     return Logits(*(logit.cpu().double() for logit in logits))
+
+
+def alike(real: Tensor, made: Tensor) -> None:
+    """ValueError unless real samples (n, ...) are such as those that G makes."""
+    if real.shape[1:] != made.shape[1:] or real.is_floating_point() != made.is_floating_point():
+        raise ValueError(
+            f"real samples must be like generated ones, {describe(made[:1])} each, got "
+            f"{describe(real)}; give GAN(..., real=) what the discriminator sees"
+        )
+
+
+def enough(*parts: Logits) -> None:
+    """ValueError unless there are some of either kind in every part."""
+    fewest = min(len(logit) for part in parts for logit in part)
+    if fewest < LEAST:
+        raise ValueError(
+            f"{fewest} samples are left for a part, at least {LEAST} are needed of real and of "
+            "generated ones; raise n, or give the GAN more real samples"
+        )
+
+
+def varied(finite: Logits) -> None:
+    """BadLogits if all of them are equal."""
+    low, high = torch.cat(finite).aminmax()
+    if low == high:
+        raise BadLogits(
+            "the critic gives every sample the same score, which no map makes a ratio of; check "
+            "its weights, or use drs.keep_train(gan)"
+        )
 
 
 def halves(logits: Logits, seed: int) -> tuple[Logits, Logits]:

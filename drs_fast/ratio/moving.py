@@ -122,8 +122,3 @@ def finished(
 def one_of(name: str, value: object, choices: tuple[str, ...]) -> None:
     if value not in choices:
         raise ValueError(f"{name} must be one of {choices}, got {value!r}")
-
-
-def positive(name: str, value: float) -> None:
-    if value <= 0.0:
-        raise ValueError(f"{name} must be greater than 0, got {value!r}")

@@ -21,7 +21,8 @@ from torch.nn.functional import logsigmoid
 
 from drs_fast.gan import GAN
 from drs_fast.ratio import links
-from drs_fast.ratio.held_out import Logits, held_out
+from drs_fast.ratio.fitting import of_gan
+from drs_fast.ratio.held_out import Logits, enough, held_out, varied
 
 LOSSES = ("RSGAN", "RaSGAN", "RLSGAN", "RaLSGAN")
 
@@ -64,7 +65,7 @@ class LeastSquares(nn.Module):
         return links.least_squares(score, fake=self.fake, real=self.real)
 
 
-@torch.inference_mode(False)
+@of_gan
 def relativistic(gan: GAN, loss: str = "RSGAN", n: int = 10_000, seed: int = 0) -> GAN:
     """This GAN, with what its critic returns turned into a log ratio.
 
@@ -88,7 +89,10 @@ def relativistic(gan: GAN, loss: str = "RSGAN", n: int = 10_000, seed: int = 0) 
     critic = gan.judged(link=own)
     if loss == "RSGAN":
         return critic
-    return gan.judged(link=links.after(own, link_of(loss, held_out(critic, n, seed).finite())))
+    logits = held_out(critic, n, seed).finite()
+    enough(logits)
+    varied(logits)
+    return gan.judged(link=links.after(own, link_of(loss, logits)))
 
 
 def link_of(loss: str, critic: Logits) -> nn.Module:

@@ -5,6 +5,7 @@ energy-based model and you should use discriminator driven latent sampling, Neur
 """
 
 import math
+import warnings
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from drs_fast import ops
-from drs_fast.arguments import integer, number
+from drs_fast.arguments import integer, positive
 from drs_fast.core import BURN_IN_ROW, CHAIN, Batch, Rng
 from drs_fast.gan import GAN
 from drs_fast.ratio import burn_in, moving
@@ -20,6 +21,8 @@ from drs_fast.ratio.moving import Prior
 
 KINDS = ("mala", "ula", "underdamped")
 FIRST_STEP = 0.01
+TRIED = 10  # moves of a given step, which are to show whether MALA accepts any
+STUCK = 0.01  # share of accepted moves below which chains stand still
 WALL_STEP = 0.01  # largest step found in a box of half-width 1, whose walls bend longer moves
 
 
@@ -49,7 +52,7 @@ class DDLS:
     step_size: h of z + h/2 gradient + sqrt(h) noise. Found in burn-in unless given, whatever the
         kind: the step of which MALA accepts `target` of the moves.
     friction: of "underdamped", in (0, 1]; 1 is the same as "ula".
-    burn_in: chains that step_size is found with.
+    burn_in: chains that step_size is found with, or a given one of "mala" is tried with.
     The uniform and the truncated normal prior end at a wall: MALA rejects moves beyond it, the
     others are reflected.
 
@@ -75,8 +78,7 @@ class DDLS:
         object.__setattr__(self, "burn_in", integer("burn_in", self.burn_in, 1))
         for name, high in (("step_size", math.inf), ("target", 1.0), ("friction", 1.0)):
             if getattr(self, name) is not None:
-                object.__setattr__(self, name, number(name, getattr(self, name), 0.0, high))
-                moving.positive(name, getattr(self, name))
+                object.__setattr__(self, name, positive(name, getattr(self, name), high))
         if self.target == 1.0:
             raise ValueError("target must be less than 1: only a step of size 0 is always accepted")
 
@@ -92,12 +94,19 @@ class DDLS:
         one = torch.ones((), dtype=torch.float64, device=gan.device)
         rows = rng.at(BURN_IN_ROW)
         z, y = ops.latents(gan, rows, self.burn_in), ops.labels(gan, rows, self.burn_in)
-        if self.step_size is not None:
+        if self.step_size is not None and self.kind != "mala":
             burn_in.check(gan, gan.logits(z, y)[1])
             return DDLSState(self.step_size * one, one)
         here = _point(gan, prior, z, y)
         burn_in.check(gan, here.logit)
-        size, found = FIRST_STEP, 0.0
+        if self.step_size is not None:
+            moves = 0
+            for step in range(TRIED):
+                here, moved, _ = _metropolis(gan, prior, here, y, rows, step, self.step_size)
+                moves += int(moved.sum())
+            _warn(moves / (TRIED * self.burn_in), self.step_size)
+            return DDLSState(self.step_size * one, one)
+        size, found, moves = FIRST_STEP, 0.0, 0
         late = range(self.steps // 2, self.steps)
         for step in range(self.steps):
             here, moved, inside = _metropolis(gan, prior, here, y, rows, step, size)
@@ -109,6 +118,9 @@ class DDLS:
             size = min(size, WALL_STEP * prior.box**2)
             if step in late:
                 found += math.log(size) / len(late)
+                moves += int(moved.sum())
+        if self.kind == "mala":
+            _warn(moves / (len(late) * self.burn_in), math.exp(found))
         return DDLSState(math.exp(found) * one, one)
 
     def step(
@@ -150,6 +162,15 @@ class DDLS:
         z = here.z + velocity
         there = moving.reflected(z, box)
         return there, torch.where(there == z, velocity, -velocity)
+
+
+def _warn(share: float, size: float) -> None:
+    if share < STUCK:
+        warnings.warn(
+            f"MALA accepts {share:.2%} of its moves with step_size={size:.3g}, so that most "
+            "samples are those of the generator: give a smaller step_size, or none and more steps",
+            stacklevel=3,
+        )
 
 
 def _point(gan: GAN, prior: Prior, z: Tensor, y: Tensor | None, *, slope: bool = True) -> Point:

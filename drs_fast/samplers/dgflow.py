@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from drs_fast import ops
-from drs_fast.arguments import integer, number
+from drs_fast.arguments import integer, number, positive
 from drs_fast.core import Batch, Rng
 from drs_fast.gan import GAN
 from drs_fast.ratio import moving
@@ -54,9 +54,8 @@ class DGFlow:
         moving.one_of("divergence", self.divergence, DIVERGENCES)
         object.__setattr__(self, "steps", integer("steps", self.steps, 1))
         object.__setattr__(self, "burn_in", integer("burn_in", self.burn_in, 1))
-        for name in ("step_size", "noise"):
-            object.__setattr__(self, name, number(name, getattr(self, name), 0.0, math.inf))
-        moving.positive("step_size", self.step_size)
+        object.__setattr__(self, "step_size", positive("step_size", self.step_size))
+        object.__setattr__(self, "noise", number("noise", self.noise, 0.0, math.inf))
 
     @property
     def energy(self) -> bool:

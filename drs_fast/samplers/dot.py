@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from drs_fast import ops
-from drs_fast.arguments import integer, number
+from drs_fast.arguments import integer, positive
 from drs_fast.core import BURN_IN_ROW, BadLogits, Batch, Rng
 from drs_fast.gan import GAN
 from drs_fast.ratio import burn_in, moving
@@ -71,8 +71,7 @@ class DOT:
             raise ValueError(f"burn_in must be even, for it is taken in pairs, got {self.burn_in}")
         for name in ("step_size", "delta", "box"):
             if getattr(self, name) is not None:
-                object.__setattr__(self, name, number(name, getattr(self, name), 0.0, math.inf))
-                moving.positive(name, getattr(self, name))
+                object.__setattr__(self, name, positive(name, getattr(self, name)))
         if self.box is not None and self.space == "latent":
             raise ValueError("box clips samples; give it with space='sample', or not at all")
 

@@ -9,13 +9,13 @@ import importlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
 from drs_fast import ops
-from drs_fast.arguments import integer, number
+from drs_fast.arguments import describe, integer, number
 from drs_fast.core import BadLogits, Batch, Rng
 from drs_fast.gan import GAN
 from drs_fast.ratio import rejection
@@ -23,6 +23,14 @@ from drs_fast.ratio.burn_in import burn_in
 from drs_fast.ratio.rejection import RejectionState
 
 Critic = Callable[..., Tensor]
+
+
+class LatentState(NamedTuple):
+    """Log weights are the critic's; cap is () or, with labels, (K,)."""
+
+    cap: Tensor  # float64
+    acceptance: Tensor  # () float64, expected share of accepted latents
+    log_weights: Tensor  # (burn_in,) float32
 
 
 @dataclass(frozen=True)
@@ -35,7 +43,7 @@ class Latent:
         class, with labels) unless given.
     burn_in: latents that the cap is found from.
     The generator and the discriminator see only accepted latents, in blocks as large as a block of
-    latents leaves: raise batch_size where few are accepted. The state's logits are log weights.
+    latents leaves: raise batch_size where few are accepted.
 
     Source: Rosca et al. (2017); Issenhuth et al. (2022).
     """
@@ -44,7 +52,7 @@ class Latent:
     cap: float | None = None
     burn_in: int = 10_000
 
-    State: ClassVar[Any] = RejectionState
+    State: ClassVar[Any] = LatentState
     group: ClassVar[int] = 1
     sequential: ClassVar[bool] = False
     energy: ClassVar[bool] = True  # the discriminator has no say
@@ -70,17 +78,21 @@ class Latent:
         """What the samples depend on beside the fields."""
         return (self._critic(),)
 
-    def init(self, gan: GAN, rng: Rng) -> RejectionState:
+    def init(self, gan: GAN, rng: Rng) -> LatentState:
         with _of_critic():
             weight, y = burn_in(self._judge(gan), rng, self.burn_in)
-            return rejection.thresholds(gan, weight, y, 0.0, self._threshold)
+            found = rejection.thresholds(gan, weight, y, 0.0, self._threshold)
+        return LatentState(found.log_m, found.acceptance, weight)
 
     def step(
-        self, gan: GAN, state: RejectionState, z: Tensor, y: Tensor | None, rng: Rng
-    ) -> tuple[RejectionState, Batch]:
+        self, gan: GAN, state: LatentState, z: Tensor, y: Tensor | None, rng: Rng
+    ) -> tuple[LatentState, Batch]:
         with _of_critic():
             weight = self._judge(gan).logits(z, y)[1]
-        kept = rejection.compacted(z, weight, state, z, y, rng, 0.0)
+        cap = RejectionState(
+            state.cap, torch.zeros_like(state.cap), state.acceptance, state.log_weights
+        )
+        kept = rejection.compacted(z, weight, cap, z, y, rng, 0.0)
         n = int(kept.count)  # the host must know it, lest G runs for rejected latents
         z, y, ids = kept.z[:n], None if kept.y is None else kept.y[:n], kept.ids[:n]
         x, logit = gan.on(block=_block(gan, state)).logits(z, y)
@@ -119,8 +131,12 @@ class Latent:
         module, _, name = self.critic.rpartition(":")
         try:
             critic: Critic = getattr(importlib.import_module(module), name)
-        except (ImportError, AttributeError) as error:
-            raise ValueError(f"no critic {self.critic!r}: {error}") from error
+        except Exception as error:  # whatever the user's module raises
+            raise ValueError(
+                f"no critic {self.critic!r}: {type(error).__name__}: {error}"
+            ) from error
+        if not callable(critic):
+            raise ValueError(f"no critic {self.critic!r}: it is no function but {describe(critic)}")
         return critic
 
 
@@ -128,7 +144,7 @@ def _itself(z: Tensor, y: Tensor | None = None) -> Tensor:
     return z
 
 
-def _block(gan: GAN, state: RejectionState) -> int:
+def _block(gan: GAN, state: LatentState) -> int:
     """Rows that G takes at once: four deviations more than are left of a block on average."""
     expected = gan.block * float(state.acceptance)
     return min(gan.block, int(expected + 4.0 * expected**0.5) + 1)

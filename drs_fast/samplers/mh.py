@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 
 from drs_fast import ops
-from drs_fast.arguments import describe, integer
+from drs_fast.arguments import integer
 from drs_fast.core import BURN_IN_ROW, REAL, Batch, Rng
 from drs_fast.gan import GAN
 from drs_fast.ratio import groups
 from drs_fast.ratio.burn_in import burn_in, by_class, check
+from drs_fast.ratio.held_out import alike
 
 STARTS = ("real", "first")
 UNMOVED = ("keep", "drop")
@@ -55,8 +56,8 @@ class MH:
     tallies: ClassVar[tuple[str, ...]] = ("unmoved",)
 
     def __post_init__(self) -> None:
-        for name in ("chain_length", "burn_in"):
-            object.__setattr__(self, name, integer(name, getattr(self, name), 1))
+        for name, below in (("chain_length", groups.BELOW), ("burn_in", None)):
+            object.__setattr__(self, name, integer(name, getattr(self, name), 1, below))
         for name, choices in (("start", STARTS), ("unmoved", UNMOVED)):
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} must be one of {choices}, got {getattr(self, name)!r}")
@@ -110,11 +111,7 @@ class MH:
         """The first three tensors of the state, for start="real"."""
         x, y = gan.real_samples(self.burn_in)
         made = gan.samples(ops.latents(gan, Rng(0, BURN_IN_ROW), 1), None if y is None else y[:1])
-        if x.shape[1:] != made.shape[1:] or x.dtype.is_floating_point != made.is_floating_point():
-            raise ValueError(
-                f"real samples must be like generated ones, {describe(made)} each, got "
-                f"{describe(x)}; give GAN(..., real=) what the discriminator sees"
-            )
+        alike(x, made)
         score = gan.scores(x, y)
         check(gan, score)
         label = torch.zeros_like(score, dtype=torch.int64) if y is None else y

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from drs_fast import ops
-from drs_fast.arguments import integer
+from drs_fast.arguments import flag, integer
 from drs_fast.core import Batch, Rng
 from drs_fast.gan import GAN
 from drs_fast.ratio import groups
@@ -30,7 +30,9 @@ class SIRState(NamedTuple):
 class SIR:
     """Draws `size` samples from every `pool` proposals, with weights exp(logit).
 
-    pool: proposals that compete; with labels all of them are of one class.
+    pool: proposals that compete; with labels all of them are of one class, that of the pool's
+        first row. Samples then come in runs of `size` of one class, and the classes are as frequent
+        as in the raw rows over many pools alone.
     size: samples from each pool.
     replace: whether a proposal can be drawn again. If not, unlikely ones follow the likely ones.
     burn_in: proposals that the effective sample size is found from, with a warning where that of a
@@ -51,10 +53,9 @@ class SIR:
     tallies: ClassVar[tuple[str, ...]] = ("unique",)
 
     def __post_init__(self) -> None:
-        for name in ("pool", "size", "burn_in"):
-            object.__setattr__(self, name, integer(name, getattr(self, name), 1))
-        if not isinstance(self.replace, bool):
-            raise ValueError(f"replace must be True or False, got {self.replace!r}")
+        for name, below in (("pool", groups.BELOW), ("size", None), ("burn_in", None)):
+            object.__setattr__(self, name, integer(name, getattr(self, name), 1, below))
+        object.__setattr__(self, "replace", flag("replace", self.replace))
         if self.size > self.pool:
             # Also what a step has room for.
             raise ValueError(f"size must be at most pool = {self.pool}, got {self.size}")
