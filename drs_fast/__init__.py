@@ -4,7 +4,7 @@ __version__ = "0.1.0"
 
 from drs_fast import ops, samplers
 from drs_fast.compacted import Compacted, Ring
-from drs_fast.core import BadLogits, Batch, Rng, Starvation
+from drs_fast.core import BadLogits, Batch, Rng, Stale, Starvation
 from drs_fast.engine import generate, stream
 from drs_fast.gan import GAN
 from drs_fast.load import load, weights
@@ -15,6 +15,7 @@ from drs_fast.ratio.doctor import doctor
 from drs_fast.ratio.features import density_ratio
 from drs_fast.ratio.head import keep_train
 from drs_fast.ratio.relativistic import relativistic
+from drs_fast.squeeze import Squeeze
 from drs_fast.store import open_run as open
 
 __all__ = [
@@ -24,6 +25,8 @@ __all__ = [
     "Compacted",
     "Ring",
     "Rng",
+    "Squeeze",
+    "Stale",
     "Starvation",
     "backend",
     "calibrate",

@@ -12,15 +12,14 @@ from pathlib import Path
 from types import FrameType, NoneType
 from typing import Any
 
-import numpy as np
 import torch
-from safetensors.torch import load_file
 
 from drs_fast import __version__, backends, engine, ops, samplers, store
-from drs_fast.core import BadLogits, Starvation
-from drs_fast.gan import PRECISIONS, Real
-from drs_fast.load import load
+from drs_fast.core import BadLogits, Stale, Starvation
+from drs_fast.gan import PRECISIONS
+from drs_fast.load import load, real_samples
 from drs_fast.ratio.doctor import doctor
+from drs_fast.squeeze import Squeeze
 
 EXIT_CODES = {
     0: "done",
@@ -32,6 +31,7 @@ EXIT_CODES = {
     6: "damaged: verify found problems",
     7: "the directory is no run, is another run, or is in use",
     8: "the doctor found problems",
+    9: "the bound of a squeezed run loses too much",
     130: "interrupted (Ctrl-C); the same command goes on",
     143: "terminated; the same command goes on",
 }
@@ -50,6 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(3, error)
     except Starvation as error:
         return _fail(4, error)
+    except Stale as error:
+        return _fail(9, error)
     except store.Conflict as error:
         return _fail(7, error)
     except store.Corrupt as error:
@@ -94,6 +96,8 @@ def _generate(options: argparse.Namespace) -> int:
     kind = samplers.get(options.sampler)
     fields = {field.name: getattr(options, field.name) for field in dataclasses.fields(kind)}
     sampler = kind(**{name: value for name, value in fields.items() if value is not None})
+    if options.squeeze is not None:
+        sampler = Squeeze(sampler, options.squeeze)
     with ops.backend(options.backend):
         samples = engine.generate(
             load(options.model),
@@ -124,7 +128,7 @@ def _generate(options: argparse.Namespace) -> int:
 
 def _doctor(options: argparse.Namespace) -> int:
     if options.model is not None:
-        real = None if options.real is None else _samples(Path(options.real))
+        real = None if options.real is None else real_samples(Path(options.real))
         diagnosis = doctor(load(options.model).on(options.device), real, options.n, options.seed)
         print(diagnosis)
         return 8 if diagnosis.findings else 0
@@ -140,27 +144,6 @@ def _doctor(options: argparse.Namespace) -> int:
     if len(names) == 1:
         print("cuda: PyTorch finds no GPU")
     return 0
-
-
-def _samples(file: Path) -> Real:
-    """Real samples, or (samples, labels), from a file; nothing in it is run."""
-    try:
-        if file.suffix == ".npy":
-            return torch.from_numpy(np.load(file, allow_pickle=False))
-        if file.suffix == ".safetensors":
-            found: Any = load_file(file)
-        else:
-            found = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise ValueError(f"{file} could not be read: {type(error).__name__}: {error}") from error
-    if isinstance(found, dict):
-        x = next(iter(found.values())) if len(found) == 1 else found.get("x")
-        found = (x, found["y"]) if "y" in found else x
-    if isinstance(found, (tuple, list)) and len(found) == 2:
-        return found[0], found[1]
-    if not isinstance(found, torch.Tensor):
-        raise ValueError(f"{file} must hold a tensor of samples, or x and y, the labels")
-    return found
 
 
 def _detail(backend: str) -> str:
@@ -256,6 +239,15 @@ def _parser(given: list[str]) -> argparse.ArgumentParser:
     )
     generate.add_argument(
         "--no-cuda-graph", action="store_true", help="call G and D at every step on a GPU too"
+    )
+    generate.add_argument(
+        "--squeeze",
+        type=float,
+        nargs="?",
+        const=Squeeze.tolerance,
+        metavar="TOLERANCE",
+        help="reject by a bound of the latent first; it may lose that share of the samples "
+        "(default: %(const)s)",
     )
     generate.add_argument("--quiet", action="store_true", help="no progress")
     _add_fields(generate, _sampler_of(given))

@@ -69,6 +69,11 @@ class Sampler(Protocol):
         the ring's next rows, and adds the named ones of x, z and y;
     tallies: names of whole numbers in the batches' stats that are summed up over a run;
     energy: True where any critic's score will do; otherwise a log density ratio is needed;
+    rows(gan, state, rng, n), span(state): what `step` does for n rows whose latents it draws
+        itself, and how many rows it takes for one that G and D see;
+    choice(state), remark(state, n): which sampler to run with which state after burn-in, and why;
+    measured(tallies), note(tallies), check(tallies): what tallies say, to the manifest and in a few
+        words, and an error where a run may not go on;
     functions, data(gan): what its samples depend on beside plain fields and the networks; a run on
         disk knows their sha256.
     """
@@ -103,6 +108,10 @@ class Sampler(Protocol):
 
 class BadLogits(RuntimeError):
     """The discriminator's output cannot be sampled from."""
+
+
+class Stale(RuntimeError):
+    """The bound of a squeezed run loses more than its tolerance."""
 
 
 class Starvation(RuntimeError):

@@ -139,7 +139,7 @@ def _owned(landed: Landed, run: Run) -> Batch:
 def _collected(run: Run, tensors: Rows) -> Batch:
     stats: dict[str, float] = {
         "proposals": run.rows_until(tensors["ids"]),
-        "calls": run.proposals,
+        "calls": run.calls,
         "invalid": run.invalid,
         "above": run.above,
         **run.tallies,

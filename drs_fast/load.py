@@ -1,4 +1,4 @@
-"""A GAN by name: from the zoo, a Python file, or an importable module."""
+"""A GAN by name, its weights, and real samples: from the zoo, from files and from modules."""
 
 import importlib
 import importlib.util
@@ -8,10 +8,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from safetensors.torch import load_file
 
 from drs_fast import zoo
-from drs_fast.gan import GAN
+from drs_fast.gan import GAN, Real
 
 
 def load(name: str) -> GAN:
@@ -50,8 +52,6 @@ def weights(path: str | Path) -> dict[str, Any]:
     if not file.is_file():
         raise ValueError(f"no weights at {file}")
     if file.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
         with _blamed(str(file)):
             return dict(load_file(file))
     try:
@@ -65,6 +65,27 @@ def weights(path: str | Path) -> dict[str, Any]:
     if not isinstance(state, dict):
         raise ValueError(f"{file} holds a {type(state).__name__}; a state dict was expected")
     return state
+
+
+def real_samples(file: Path) -> Real:
+    """Real samples, or (samples, labels), from a file; nothing in it is run."""
+    try:
+        if file.suffix == ".npy":
+            return torch.from_numpy(np.load(file, allow_pickle=False))
+        if file.suffix == ".safetensors":
+            found: Any = load_file(file)
+        else:
+            found = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise ValueError(f"{file} could not be read: {type(error).__name__}: {error}") from error
+    if isinstance(found, dict):
+        x = next(iter(found.values())) if len(found) == 1 else found.get("x")
+        found = (x, found["y"]) if "y" in found else x
+    if isinstance(found, (tuple, list)) and len(found) == 2:
+        return found[0], found[1]
+    if not isinstance(found, torch.Tensor):
+        raise ValueError(f"{file} must hold a tensor of samples, or x and y, the labels")
+    return found
 
 
 def _module(source: str) -> Any:

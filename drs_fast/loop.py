@@ -25,6 +25,7 @@ IN_FLIGHT = 3  # steps that wait on the GPU while the host reads the counts of t
 WARM_UP = 2  # batches before the capture: they compile kernels and choose algorithms
 BATCHES = 8  # of a step, at most: what the host does for a step is then shared by them
 RING_BYTES = 2**28  # of samples; a step has fewer batches where they are large
+MOST_ROWS = 2**24  # of a step of a sampler that draws latents itself
 CALL_BYTES = 2**20  # of rows that a CPU decides on at once: small batches wait in its caches
 
 
@@ -49,6 +50,7 @@ class Landed(NamedTuple):
     accepted: int
     invalid: int
     above: int
+    calls: int  # of G and D
     tallies: Mapping[str, int] = MappingProxyType({})
 
 
@@ -100,25 +102,36 @@ class Stepping:
     ) -> None:
         self._gan, self._sampler, self._state, self._rng = gan, sampler, state, rng
         self._names, self.most_rows = names, size
+        self._rows = getattr(sampler, "rows", None)
+        if self._rows is not None:
+            rows = BATCHES * size * float(sampler.span(state))  # type: ignore[attr-defined]
+            self.most_rows = size * max(1, min(MOST_ROWS, int(rows)) // size)
         self._tallies = tallies(sampler)
         self._readings = Readings(gan.device)
         self.in_flight = self._readings.in_flight
 
     def launch(self, step: Step) -> Callable[[], Landed]:
         rng = self._rng.at(step.row)
-        z = ops.latents(self._gan, rng, step.size)
-        y = ops.labels(self._gan, rng, step.size)
-        self._state, batch = self._sampler.step(self._gan, self._state, z, y, rng)
+        if self._rows is not None:
+            self._state, batch = self._rows(self._gan, self._state, rng, step.size)
+        else:
+            z = ops.latents(self._gan, rng, step.size)
+            y = ops.labels(self._gan, rng, step.size)
+            self._state, batch = self._sampler.step(self._gan, self._state, z, y, rng)
         names = ("invalid", "above", *self._tallies)
-        counts = [batch.count, *(batch.stats.get(name) for name in names)]
+        seen = batch.stats.get("calls", torch.full_like(batch.count, step.size))
+        counts = [batch.count, seen, *(batch.stats.get(name) for name in names)]
         words = [torch.zeros_like(batch.count) if count is None else count for count in counts]
-        read = self._readings.take(torch.stack([word.to(z.device).long() for word in words]))
+        read = self._readings.take(
+            torch.stack([word.to(batch.ids.device).long() for word in words])
+        )
 
         def land() -> Landed:
-            accepted, invalid, above, *others = read()
+            accepted, calls, invalid, above, *others = read()
             rows = {name: getattr(batch, name)[:accepted] for name in self._names}
             named = dict(zip(self._tallies, others, strict=True))
-            return Landed(step, [rows] if accepted else [], accepted, invalid, above, named)
+            pieces = [rows] if accepted else []
+            return Landed(step, pieces, accepted, invalid, above, calls, named)
 
         return land
 
@@ -202,7 +215,7 @@ class Appending:
             new - old for new, old in zip((cursor, invalid, above), self._before, strict=True)
         ]
         self._before = cursor, invalid, above
-        return Landed(step, rows, counts[0], counts[1], counts[2])
+        return Landed(step, rows, counts[0], counts[1], counts[2], calls=step.size)
 
     def _piece(self, begin: int, end: int) -> Rows:
         named = dict(zip(self._names, self.ring.rows, strict=True))

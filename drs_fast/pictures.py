@@ -157,6 +157,25 @@ def logits(path: Path, groups: dict[str, Tensor], heading: str = "") -> Path:
     return _save(figure, path)
 
 
+def bounds(path: Path, logit: Tensor, bound: Tensor, chance: Tensor, heading: str = "") -> Path:
+    """Bounds against logits, (n,) each, of rows that were chosen with these chances."""
+    figure, (axis,) = _figure(1, panel=(5.0, 4.4), heading=heading)
+    finite = torch.isfinite(logit)
+    logit, bound, weight = logit[finite], bound[finite], 1.0 / chance[finite].double()
+    below = bound < logit
+    for rows, colour in ((~below, BLUE), (below, MARK)):
+        axis.scatter(
+            logit[rows].numpy(), bound[rows].numpy(), s=3, color=colour, alpha=0.4, linewidths=0
+        )
+    ends = [float(logit.min()), float(logit.max())]
+    axis.plot(ends, ends, color=INK, linewidth=1.0)
+    axis.set_xlabel("logit")
+    axis.set_ylabel("bound")
+    share = float(weight[below].sum() / weight.sum())
+    _style(axis, f"{share:.3%} of all rows have a bound below their logit (red)")
+    return _save(figure, path)
+
+
 def reliability(path: Path, curves: dict[str, Curve], heading: str = "") -> Path:
     """Shares of real samples against those that one or two critics claim; of two, the first pale.
 

@@ -16,6 +16,7 @@ class Progress:
         self.enabled = enabled
         self.start = self.last = time.monotonic()
         self.accepted = self.proposals = self.before = 0
+        self.note = ""
         self.bar = _bar(n) if enabled and sys.stderr.isatty() else None
 
     def __enter__(self) -> "Progress":
@@ -42,7 +43,7 @@ class Progress:
         self.accepted += accepted
         self.proposals += proposals
         if self.bar is not None:
-            self.bar.set_postfix_str(f"{self._acceptance():.2%} accepted", refresh=False)
+            self.bar.set_postfix_str(self._words(), refresh=False)
             self.bar.update(accepted)
         elif self.enabled and time.monotonic() - self.last >= SECONDS_BETWEEN_LINES:
             self._line()
@@ -50,13 +51,17 @@ class Progress:
     def _acceptance(self) -> float:
         return (self.accepted - self.before) / self.proposals if self.proposals else 0.0
 
+    def _words(self) -> str:
+        found = f"{self._acceptance():.2%} accepted"
+        return f"{found}, {self.note}" if self.note else found
+
     def _line(self) -> None:
         self.last = time.monotonic()
         rate = (self.accepted - self.before) / max(self.last - self.start, 1e-9)
         left = ((self.n or 0) - self.accepted) / rate if rate else float("inf")
         sys.stderr.write(
             f"{self.accepted:,} of {self.n:,} samples, {rate:,.0f}/s, "
-            f"{self._acceptance():.2%} accepted, {left:,.0f} s left\n"
+            f"{self._words()}, {left:,.0f} s left\n"
         )
         sys.stderr.flush()
 

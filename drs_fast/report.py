@@ -11,6 +11,7 @@ from torch import Tensor
 from drs_fast import ops, pictures
 from drs_fast.core import BURN_IN_ROW, LABEL, Rng
 from drs_fast.pictures import Panel, Square
+from drs_fast.squeeze import audit
 from drs_fast.store import Samples, open_run
 from drs_fast.store.format import read_records
 
@@ -57,12 +58,15 @@ def words(samples: Samples, state: dict[str, Tensor]) -> str:
         "proposals": f"{counters['proposals']:,}",
         "acceptance": _acceptance(n, counters["proposals"], state.get("acceptance")),
         "log_m": _range(state.get("log_m")),
+        "cap": _range(state.get("cap")),
         "gamma": _range(state.get("gamma")),
         "eps": manifest.get("eps"),
         "G + D calls per sample": f"{counters['calls'] / n:.4g}" if n else None,
         "invalid logits": f"{counters['invalid']:,}",
-        "logits above log_m": f"{counters['above']:,}",
-        **{name: f"{counters[name]:,}" for name in manifest.get("tallies", ())},
+        f"{'log weights above cap' if 'cap' in state else 'logits above log_m'}": (
+            f"{counters['above']:,}"
+        ),
+        **_tallies(manifest, counters),
     }
     raw, accepted = _logits(samples, state)
     if raw is not None and bool(torch.isfinite(raw).any()):
@@ -75,6 +79,20 @@ def words(samples: Samples, state: dict[str, Tensor]) -> str:
     if n > READ:
         lines.append(f"  quantiles and pictures are of the first {READ:,} samples")
     return "\n".join(lines)
+
+
+def _tallies(manifest: dict[str, Any], counters: dict[str, int]) -> dict[str, str | None]:
+    """Further counts; of a bound's sums, what they say."""
+    if "lost" not in counters:
+        return {name: f"{counters[name]:,}" for name in manifest.get("tallies", ())}
+    remark = manifest["remark"].partition(": ")[2]
+    if not counters["mass"]:
+        return {"squeeze": remark}
+    return {
+        "squeeze": remark,
+        "lost mass": f"{audit.loss(counters)}, 95 % interval",
+        "calls for audits": f"{counters['audited'] / counters['calls']:.2%}",
+    }
 
 
 def state_of(samples: Samples) -> dict[str, Tensor]:
@@ -117,6 +135,10 @@ def _draw(samples: Samples, state: dict[str, Tensor], folder: Path) -> tuple[lis
         reasons.append("scores: the sampler's state does not hold logits, log_m and gamma")
     else:
         drawn.append(pictures.scores(folder / "scores.png", *found, title))
+    checked = state.get("checked")
+    if checked is not None and len(checked):
+        logit, bound, chance = checked.unbind(dim=1)
+        drawn.append(pictures.bounds(folder / "bounds.png", logit, bound, chance, title))
     raw, accepted = _logits(samples, state)
     groups = {
         f"{name}, {len(logit):,}": logit

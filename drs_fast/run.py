@@ -25,6 +25,8 @@ REMEDIES = {
     "cap": "give a lower cap: log weights above it count alike",
 }
 
+LARGEST_STEP = 2**17  # rows, where blocks of G and D do not divide a sampler's groups
+
 
 class Run:
     """One seed's way through the rows, with the counts that say when to give up."""
@@ -54,19 +56,29 @@ class Run:
         self.tune, self.cuda_graph = tuning.check(tune), cuda_graph
         self.rng = Rng(seed)
         self.step_rows = math.lcm(self.gan.block, sampler.group)
+        if self.step_rows > LARGEST_STEP:  # then a block of G and D is not full
+            self.step_rows = sampler.group * max(1, LARGEST_STEP // 2 // sampler.group)
         self.n, self.max_proposals, self.patience = n, max_proposals, patience
         self.state: Any = None
         self.flip_rate: float | None = None
+        self._rate = 1.0  # expected share of accepted rows, where a step is chosen by it
         self._flying = 0  # rows of steps that have not landed
-        self.accepted = self.proposals = self.invalid = self.above = self.idle = 0
+        self.accepted = self.proposals = self.calls = self.invalid = self.above = self.idle = 0
         self.tallies = Counter(dict.fromkeys(loop.tallies(sampler), 0))
 
     def begin(self, progress: bool) -> dict[str, Any]:
         """Burn-in; returns what it found apart from the sampler's state."""
-        say = functools.partial(print, file=sys.stderr) if progress else lambda line: None
+
+        def say(line: str) -> None:
+            if progress:
+                sys.stderr.write(f"{line}\n")
+
         self.gan, tuned = tuning.fastest(self.gan, self.tune, say)
         self.state = self.sampler.init(self.gan, self.rng)
         found: dict[str, Any] = {"tuned": list(tuned)}
+        if hasattr(self.sampler, "remark"):
+            found["remark"] = self.sampler.remark(self.state, self.n)
+            say(found["remark"])
         if self.gan.precision != "fp32":
             self.flip_rate = tuning.flip_rate(
                 self.gan, self.sampler, self.state, self.rng, self.step_rows
@@ -108,8 +120,9 @@ class Run:
         if self.accepted == self.n:
             return
         example = {name: self.example[name] for name in names}
+        sampler, state = self._chosen()
         lane = loop.lane(
-            self.gan, self.sampler, self.state, self.rng, self.step_rows, example, self.cuda_graph
+            self.gan, sampler, state, self.rng, self.step_rows, example, self.cuda_graph
         )
         for landed in loop.landed(lane, self._steps(chunks, lane.most_rows)):
             tried = landed.step.size
@@ -120,6 +133,7 @@ class Run:
                 landed = landed._replace(rows=_first(landed.rows, taken))
                 tried = self.rows_until(landed.rows[-1]["ids"]) - landed.step.row
             self._tally(landed, taken)
+            bar.note = self._note()
             bar.advance(taken, tried)
             yield landed
             if self.accepted == self.n:
@@ -129,6 +143,18 @@ class Run:
             f"{self.accepted:,} samples after max_proposals={self.max_proposals:,}; raise it"
             + (", or lower gamma" if hasattr(self.sampler, "gamma") else "")
         )
+
+    def _chosen(self) -> tuple[Sampler, Any]:
+        """What runs after burn-in: it may have found that a simpler sampler is faster."""
+        sampler, state = self.sampler, self.state
+        if hasattr(sampler, "choice"):
+            sampler, state = sampler.choice(state)
+        self._rate = float(state.acceptance) if hasattr(sampler, "rows") else 1.0
+        return sampler, state
+
+    def _note(self) -> str:
+        """What the tallies say, for a progress bar."""
+        return str(self.sampler.note(self.tallies)) if hasattr(self.sampler, "note") else ""
 
     def rows_until(self, ids: Tensor) -> int:
         """Rows up to the end of the last one's group."""
@@ -151,18 +177,24 @@ class Run:
 
     def _batches(self, most: int) -> int:
         """Rows of one batch, or of several if the n-th sample cannot come before the last one."""
-        surely_needed = 0 if self.n is None else self.n - self.accepted - self._flying
-        return self.step_rows * max(1, min(most, surely_needed) // self.step_rows)
+        missing = 0 if self.n is None else self.n - self.accepted
+        if self._rate < 1.0:  # most rows cost little: rather too many than another step
+            missing = math.ceil((missing + 2.0 * math.sqrt(missing)) / self._rate)
+        wanted = missing - self._flying
+        return self.step_rows * max(1, min(most, wanted) // self.step_rows)
 
     def _tally(self, landed: Landed, taken: int) -> None:
         size = landed.step.size
         self.accepted += taken
         self.proposals += size
+        self.calls += landed.calls
         self.idle = 0 if taken else self.idle + size
         self.invalid += landed.invalid
         self.above += landed.above
         self.tallies.update(landed.tallies)
-        check_invalid(self.invalid, self.proposals)
+        check_invalid(self.invalid, self.calls if self._rate < 1.0 else self.proposals)
+        if landed.tallies and hasattr(self.sampler, "check"):
+            self.sampler.check(self.tallies)
 
     def _check_hunger(self) -> None:
         if self.idle >= self.patience:

@@ -93,17 +93,21 @@ def _spec(sampler: Any, gan: GAN) -> dict[str, Any]:
     data = sampler.data(gan) if hasattr(sampler, "data") else ()
     if data:
         named["data_sha256"] = fingerprint.sha256(*data)
-    return {"name": type(sampler).__name__, **plain, **named}
+    nested = {
+        name: _spec(value, gan) for name, value in plain.items() if dataclasses.is_dataclass(value)
+    }
+    return {"name": type(sampler).__name__, **plain, **nested, **named}
 
 
 def _fill(run: Run, writer: Writer, columns: tuple[str, ...], bar: Progress) -> None:
     """Computes the chunks that are not there yet, in order, until n samples are."""
     for record in writer.records.values():
         run.accepted += record.count
-        run.proposals += record.counters["calls"]
+        run.proposals += record.counters["rows"]
+        run.calls += record.counters["calls"]
         run.invalid += record.counters["invalid"]
         run.above += record.counters["above"]
-        run.tallies.update({name: record.counters[name] for name in run.tallies})
+        run.tallies.update({name: record.counters.get(name, 0) for name in run.tallies})
     bar.skip(run.accepted)
     rows, present = writer.facts["chunk_rows"], frozenset(writer.records)
     missing = ((k, k * rows, (k + 1) * rows) for k in itertools.count() if k not in present)
@@ -148,7 +152,11 @@ class Shards:
             self._free.append(collected)
         self._free[0].add(landed.rows)
         self._counters.update(
-            calls=landed.step.size, invalid=landed.invalid, above=landed.above, **landed.tallies
+            rows=landed.step.size,
+            calls=landed.calls,
+            invalid=landed.invalid,
+            above=landed.above,
+            **landed.tallies,
         )
         if ends:
             cut = not (landed.step.last and whole)
@@ -166,7 +174,7 @@ class Shards:
 def _summary(writer: Writer, run: Run) -> dict[str, Any]:
     n, group = run.n, run.sampler.group
     totals = {
-        key: sum(record.counters[key] for record in writer.records.values())
+        key: sum(record.counters.get(key, 0) for record in writer.records.values())
         for key in ("calls", "invalid", "above", *run.tallies)
     }
     last = max((record.counters["last_row"] for record in writer.records.values()), default=-1)
@@ -175,9 +183,16 @@ def _summary(writer: Writer, run: Run) -> dict[str, Any]:
         "invalid": totals["invalid"],
         "above": totals["above"],
         "calls_per_sample": totals["calls"] / n if n else None,
-        "calls_total": totals["calls"] + getattr(run.sampler, "burn_in", 0),
+        "calls_total": totals["calls"] + _burn_in(run),
         **{name: totals[name] for name in run.tallies},
+        **(run.sampler.measured(totals) if hasattr(run.sampler, "measured") else {}),
     }
+
+
+def _burn_in(run: Run) -> int:
+    """Calls of G and D before the first row."""
+    spent = getattr(run.state, "spent", None)
+    return int(getattr(run.sampler, "burn_in", 0) if spent is None else spent)
 
 
 def _row_bytes(run: Run, columns: tuple[str, ...]) -> int:

@@ -4,6 +4,7 @@ import os
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 
 # Last on the path, so that an installed drs_fast wins.
@@ -11,3 +12,15 @@ sys.path.append(str(Path(__file__).parents[1]))
 
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # before the kernels are imported
+
+pytest.register_assert_rewrite("agreement", "linear_gaussian", "runs")
+
+
+@pytest.fixture
+def fresh_dispatch():
+    """The backends are looked up anew, in the test and after it."""
+    from drs_fast import ops
+
+    ops.dispatch._dispatch.cache_clear()
+    yield
+    ops.dispatch._dispatch.cache_clear()

@@ -1,16 +1,19 @@
 """Compiles every Triton kernel for a GPU that is not there: `python tests/offline.py 90`.
 
-Prints JSON: what the machine code of each case holds (registers, spills, instructions). The faults
-that the tests plant: --fusion (a * b + c rounded once), --no-barrier, --few-registers.
+Prints JSON: what the machine code of each case holds (registers, spills, instructions). With the
+faults that the tests plant, what it holds with each of them: --fusion (a * b + c rounded once),
+--no-barrier, --few-registers.
 """
 
 import functools
 import json
 import os
 import re
+import struct
 import subprocess
 import sys
 import tempfile
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -51,6 +54,7 @@ COUNTED = {
     "WIDE LOAD": r"\bLDG\S*\.128",
     "WIDE STORE": r"\bSTG\S*\.128",
 }
+INSTRUCTION = 16  # bytes
 
 
 class Driver:
@@ -101,19 +105,45 @@ class Fixture:
         self.backend._compact(self.logit, rows, self.rng, None, self.threshold, out, z, single_pass)
 
 
-def inspect(kernel):
+def shown(tool, *flags, data):
+    """What a tool that comes with Triton prints of a file."""
     import triton
 
-    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+    program = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / tool
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(kernel.asm["cubin"])
+        file.write(data)
         file.flush()
-        usage, sass, symbols = (
-            subprocess.run(
-                [tool, flag, file.name], capture_output=True, text=True, check=True
-            ).stdout
-            for flag in ("-res-usage", "-sass", "-elf")
-        )
+        command = [program, *flags, file.name]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def instructions(cubin):
+    """The bytes of an ELF file's text sections."""
+    (table,) = struct.unpack_from("<Q", cubin, 0x28)
+    size, count, names = struct.unpack_from("<HHH", cubin, 0x3A)
+    heads = [struct.unpack_from("<IIQQQQ", cubin, table + i * size) for i in range(count)]
+    return b"".join(
+        cubin[offset : offset + length]
+        for name, _, _, _, offset, length in heads
+        if cubin.startswith(b".text", heads[names][4] + name)
+    )
+
+
+def disassembled(arch, cubins):
+    """Of each, by one call of the disassembler, whose start takes longer than all its work."""
+    parts = [instructions(cubin) for cubin in cubins]
+    listing = shown("nvdisasm", "--binary", f"SM{arch}", data=b"".join(parts))
+    lines = re.findall(r"^ */\*[0-9a-f]+\*/ .*", listing, re.MULTILINE)
+    assert len(lines) * INSTRUCTION == sum(map(len, parts))
+    for part in parts:
+        yield "\n".join(lines[: len(part) // INSTRUCTION])
+        del lines[: len(part) // INSTRUCTION]
+
+
+def inspect(kernel, sass):
+    usage, symbols = (
+        shown("cuobjdump", flag, data=kernel.asm["cubin"]) for flag in ("-res-usage", "-elf")
+    )
     found = {name: int(n) for name, n in re.findall(r"(REG|STACK|LOCAL):(\d+)", usage)}
     found |= {name: len(re.findall(p, sass)) for name, p in COUNTED.items()}
     found["FMA"] = len(re.findall(r"\b(?:fma|mad)\.rn\.f(?:32|64)", kernel.asm["ptx"]))
@@ -125,17 +155,29 @@ def nothing():
     pass
 
 
-def compiled(arch, wanted, faults=()):
+@contextmanager
+def planted(fault):
     import triton
 
     from drs_fast.backends import triton as backend
 
-    if "--fusion" in faults:
+    options, barrier = dict(backend.OPTIONS), triton.language.debug_barrier
+    if fault == "--fusion":
         backend.OPTIONS["enable_fp_fusion"] = True
-    if "--few-registers" in faults:
+    if fault == "--few-registers":
         backend.OPTIONS["maxnreg"] = 24
-    if "--no-barrier" in faults:
+    if fault == "--no-barrier":
         triton.language.debug_barrier = triton.jit(nothing)
+    yield
+    triton.language.debug_barrier = barrier
+    backend.OPTIONS.clear()
+    backend.OPTIONS.update(options)
+
+
+def compiled(arch, wanted):
+    import triton
+
+    from drs_fast.backends import triton as backend
 
     triton.runtime.driver.set_active(Driver(arch))
     found = {}
@@ -147,17 +189,24 @@ def compiled(arch, wanted, faults=()):
         key = f"{case}: {name}"
         while key in found:
             key += "'"
-        found[key] = inspect(kernel)
+        found[key] = kernel
 
     for case, call in CASES.items():
         if not wanted or case in wanted:
             backend._launch = functools.partial(launch, case)
             call(backend, Fixture(backend))
-    return {"triton": triton.__version__, "kernels": found}
+    listings = disassembled(arch, [kernel.asm["cubin"] for kernel in found.values()])
+    return {
+        name: inspect(*pair) for name, *pair in zip(found, found.values(), listings, strict=True)
+    }
 
 
 if __name__ == "__main__":
     assert "TRITON_INTERPRET" not in os.environ
     faults = [word for word in sys.argv[2:] if word.startswith("--")]
     cases = [word for word in sys.argv[2:] if not word.startswith("--")]
-    json.dump(compiled(int(sys.argv[1]), cases, faults), sys.stdout)
+    made = {}
+    for fault in faults or [""]:
+        with planted(fault):
+            made[fault] = compiled(int(sys.argv[1]), cases)
+    json.dump(made if faults else made[""], sys.stdout)

@@ -22,6 +22,13 @@ OWN = [
 ]
 
 
+@pytest.fixture
+def only_rows(monkeypatch):
+    """Neither whole runs, which start processes, nor the other ops."""
+    monkeypatch.setattr(gpu.gpu_other, "measured", lambda *rest: gpu.blank(n=0))
+    monkeypatch.setattr(gpu, "loop_rows", lambda *rest: ())
+
+
 def report_of(tmp_path, *options, status=0):
     file = tmp_path / "results" / "gpu.json"
     assert gpu.main(["--device", "cpu", "--output", str(file), *options]) == status
@@ -136,7 +143,7 @@ def test_a_wrong_peer_gets_no_figure(problem, peer):
         gpu_ops.check(peer, problem, (~keep, rows))
 
 
-def test_another_reference_leaves_no_figure_of_ours(tmp_path, monkeypatch):
+def test_another_reference_leaves_no_figure_of_ours(tmp_path, monkeypatch, only_rows):
     accepted = gpu_ops.accepted
 
     def other(logit, **arguments):
@@ -151,7 +158,7 @@ def test_another_reference_leaves_no_figure_of_ours(tmp_path, monkeypatch):
         assert set(OWN) <= set(row["wrong"]) | set(row["skipped"])
 
 
-def test_a_failure_loses_nothing_else(tmp_path, monkeypatch):
+def test_a_failure_loses_nothing_else(tmp_path, monkeypatch, only_rows):
     def fails(p):
         raise torch.OutOfMemoryError("no more\nof it")
 

@@ -5,20 +5,18 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections import namedtuple
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from runs import Usage
 from safetensors.torch import save_file
 
 import drs_fast as drs
 from drs_fast import cli, engine, progress, store
 from drs_fast.backends import cpu
 from drs_fast.samplers.drs import DRS
-
-Usage = namedtuple("Usage", "total used free")
 
 MODELS = """
 import math
@@ -356,7 +354,7 @@ def test_interruptions_have_their_codes(run, monkeypatch, error, code):
 
 
 def test_the_table_has_every_code():
-    assert set(cli.EXIT_CODES) == {*range(9), 130, 143}
+    assert set(cli.EXIT_CODES) == {*range(10), 130, 143}
 
 
 # --- doctor
@@ -513,9 +511,10 @@ def test_a_bar_on_a_terminal(models, tmp_path):
         if not block:
             break
         shown += block
-    process.communicate()
+    printed, _ = process.communicate()
     os.close(leader)
     assert process.returncode == 0
+    assert printed.startswith(b"50 samples in ")
     assert b"50.0/50.0" in shown
     assert b"accepted" in shown
 
@@ -523,16 +522,13 @@ def test_a_bar_on_a_terminal(models, tmp_path):
 # --- as a process
 
 
-def test_a_process_ends_with_the_code(models, tmp_path):
-    def command(*arguments):
-        return subprocess.run(
-            [sys.executable, "-m", "drs_fast.cli", *arguments], capture_output=True, text=True
-        )
-
-    generate = ["generate", f"{models}:good", "-n", "20", "--out", str(tmp_path / "run")]
-    done = command(*generate)
-    assert done.returncode == 0
-    assert done.stdout.startswith("20 samples in ")
-    done = command(*generate, "--seed", "5")
+def test_a_process_ends_with_the_code(run, models, tmp_path):
+    assert run(*GENERATE)[0] == 0
+    command = ["generate", f"{models}:good", "-n", "50", "--out", str(tmp_path / "run")]
+    done = subprocess.run(
+        [sys.executable, "-m", "drs_fast.cli", *command, "--seed", "5"],
+        capture_output=True,
+        text=True,
+    )
     assert (done.returncode, done.stdout) == (7, "")
     assert done.stderr.startswith("drs-fast: ")

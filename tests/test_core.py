@@ -178,7 +178,7 @@ class TestSha256:
     @pytest.mark.parametrize(
         "change",
         [{"prior": "uniform"}, {"link": "probability"}, {"labels": 3}, {"prior": torch.sin}],
-        ids=str,
+        ids=["prior", "link", "labels", "function"],
     )
     def test_the_spec_counts(self, change):
         assert make(**change).sha256() != make().sha256()

@@ -9,19 +9,22 @@ from pathlib import Path
 import agreement
 import pytest
 import torch
-from agreement import mover, place_out, unmoved
-from test_ops import (
+from agreement import (
     CONTENTS,
     DTYPES,
+    FORMS,
     LOG_M,
     ROW_KINDS,
     ROWS,
     SIZES,
     assert_same,
     logits,
+    mover,
     noise,
     pairwise,
+    place_out,
     poisoned_out,
+    unmoved,
 )
 
 from drs_fast import Compacted, Rng, backend, ops
@@ -35,23 +38,35 @@ RNG = Rng(2**64 - 3, 2**32 - 7)
 moved = mover(DEVICE)
 
 
-def emulation(folder, source=SOURCES, name="_cuda"):
-    """The CUDA sources compiled for the host: each CUDA thread is a thread there."""
+def compiled(source, *arguments):
     if shutil.which("g++") is None:
         pytest.skip("needs g++, or a GPU")
-    made = folder / f"{name}.so"
-    sources = [str(source / name) for name in ("compact.cu", "elementwise.cu", "module.cpp")]
-    includes = [ROOT / "tests" / "emulator", source]
-    python = subprocess.run(
-        [sys.executable, "-m", "pybind11", "--includes"], capture_output=True, text=True, check=True
-    )
+    includes = [f"-I{path}" for path in (ROOT / "tests" / "emulator", source)]
     subprocess.run(
-        ["g++", "-std=c++20", "-O1", "-ffp-contract=off", "-fPIC", "-shared", "-w", "-pthread",
+        ["g++", "-std=c++20", "-O1", "-ffp-contract=off", "-fPIC", "-w", "-pthread",
          "-fvisibility=hidden", "-fno-gnu-unique",  # so that several can be loaded
-         *[f"-I{path}" for path in includes], *python.stdout.split(),
-         "-x", "c++", *sources, "-o", str(made)],
+         *includes, *map(str, arguments)],
         check=True,
     )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def bindings(tmp_path_factory):
+    """Compiled once, for they take several times as long as the kernels."""
+    made = tmp_path_factory.mktemp("bindings") / "module.o"
+    if not ON_GPU:
+        python = [sys.executable, "-m", "pybind11", "--includes"]
+        flags = subprocess.run(python, capture_output=True, text=True, check=True).stdout.split()
+        compiled(SOURCES, *flags, "-c", SOURCES / "module.cpp", "-o", made)
+    return made
+
+
+def emulation(folder, bindings, source=SOURCES, name="_cuda"):
+    """The CUDA sources compiled for the host: each CUDA thread is a thread there."""
+    made = folder / f"{name}.so"
+    kernels = [source / file for file in ("compact.cu", "elementwise.cu")]
+    start = [] if name == "_cuda" else [f"-Wl,--defsym=PyInit_{name}=PyInit__cuda"]
+    compiled(source, "-shared", *start, "-x", "c++", *kernels, "-x", "none", bindings, "-o", made)
     spec = importlib.util.spec_from_file_location(name, made)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -59,11 +74,11 @@ def emulation(folder, source=SOURCES, name="_cuda"):
 
 
 @pytest.fixture(scope="module", autouse=True)
-def kernels(tmp_path_factory):
+def kernels(tmp_path_factory, bindings):
     """The backend `cuda`, on the host where there is no GPU."""
     with pytest.MonkeyPatch.context() as patch:
         if not ON_GPU:
-            patch.setattr(cuda, "_cuda", emulation(tmp_path_factory.mktemp("emulation")))
+            patch.setattr(cuda, "_cuda", emulation(tmp_path_factory.mktemp("emulation"), bindings))
             patch.setattr(cuda, "refuses", lambda device: None)
             patch.setattr(cuda, "_where", lambda tensor: (0, 0))
         ops.dispatch._dispatch.cache_clear()
@@ -89,9 +104,6 @@ def test_random_numbers(seed, row, n):
     ]
     for call in calls:
         assert_backends_agree(call)
-
-
-FORMS = ("number", "0-d", "per row")
 
 
 def parameter(form, value, n, seed):
@@ -222,16 +234,15 @@ MUTANTS = (
 
 @pytest.mark.skipif(ON_GPU, reason="for the emulation")
 @pytest.mark.parametrize("mutant", MUTANTS)
-def test_a_planted_fault_shows(tmp_path, monkeypatch, mutant):
+def test_a_planted_fault_shows(tmp_path, monkeypatch, bindings, mutant):
     file, right, wrong, check = mutant
     shutil.copytree(SOURCES, tmp_path / "cuda")
     source = (tmp_path / "cuda" / file).read_text()
     assert source.count(right) == 1
     (tmp_path / "cuda" / file).write_text(source.replace(right, wrong))
-    bindings, name = tmp_path / "cuda" / "module.cpp", f"_cuda{MUTANTS.index(mutant)}"
-    bindings.write_text(bindings.read_text().replace("MODULE(_cuda,", f"MODULE({name},"))
     check()
-    monkeypatch.setattr(cuda, "_cuda", emulation(tmp_path, tmp_path / "cuda", name))
+    name = f"_cuda{MUTANTS.index(mutant)}"
+    monkeypatch.setattr(cuda, "_cuda", emulation(tmp_path, bindings, tmp_path / "cuda", name))
     with pytest.raises(AssertionError):
         check()
 

@@ -4,6 +4,7 @@ import re
 
 import pytest
 import torch
+from runs import OFFSET, SCALE, plain, scaled
 
 import drs_fast as drs
 from drs_fast.core import BURN_IN_ROW
@@ -12,21 +13,6 @@ from drs_fast.samplers import NAMES
 from drs_fast.samplers.drs import DRS
 
 CLASSES = 3
-SCALE = torch.tensor([0.01, 1.0, 40.0])  # logits of the classes lie orders of magnitude apart
-OFFSET = torch.tensor([-50.0, 0.0, 300.0])
-
-
-def plain(logit=lambda x: 1.5 * x[:, 0] - 0.3 * x[:, 1].square()):
-    return drs.GAN(lambda z: z, logit, 2)
-
-
-def conditional():
-    return drs.GAN(
-        lambda z, y: z,
-        lambda x, y: SCALE[y] * x[:, 0] + OFFSET[y],
-        2,
-        labels=CLASSES,
-    )
 
 
 def replaced(change):
@@ -284,7 +270,7 @@ def test_equal_logits_are_accepted(percentile):
 @pytest.mark.parametrize("target", [0.1, 0.5])
 def test_each_class_has_its_own_threshold(target):
     sampler = DRS(target_acceptance=target, burn_in=12_000)
-    gan = conditional()
+    gan = scaled()
     state = sampler.init(gan, drs.Rng(3))
     logit, y = burn_in(gan, drs.Rng(3), 12_000)
     assert state.log_m.tolist() == [float(logit[y == k].max()) for k in range(CLASSES)]
@@ -295,7 +281,7 @@ def test_each_class_has_its_own_threshold(target):
 
 
 def test_a_percentile_of_each_class():
-    gan = conditional()
+    gan = scaled()
     state = DRS(percentile=90).init(gan, drs.Rng(5))
     logit, y = burn_in(gan, drs.Rng(5), 10_000)
     for k in range(CLASSES):
@@ -305,7 +291,7 @@ def test_a_percentile_of_each_class():
 
 
 def test_rows_keep_their_labels():
-    gan, sampler = conditional(), DRS()
+    gan, sampler = scaled(), DRS()
     state = sampler.init(gan, drs.Rng(0))
     y = drs.ops.labels(gan, drs.Rng(0), 2000)
     _, batch = sampler.step(gan, state, drs.ops.latents(gan, drs.Rng(0), 2000), y, drs.Rng(0))
@@ -325,7 +311,7 @@ def test_a_class_without_burn_in_rows_is_explained():
 
 
 @pytest.mark.parametrize("percentile", [None, 95])
-@pytest.mark.parametrize("gan", [plain(), conditional()], ids=["plain", "conditional"])
+@pytest.mark.parametrize("gan", [plain(), scaled()], ids=["plain", "conditional"])
 def test_adapting_follows_the_papers_loop(percentile, gan):
     """Running maximum before the test, percentile of F within the batch; from equation 8."""
     sampler, burn, size, eps = (

@@ -1,69 +1,22 @@
-import hashlib
 import itertools
 import math
 import shutil
 import subprocess
 import sys
-from collections import namedtuple
 
 import pytest
 import torch
+from runs import QUICK, Counted, Usage, columns, conditional, equal, files, toy
 
 import drs_fast as drs
 from drs_fast import store
 from drs_fast.samplers.drs import DRS
-
-Usage = namedtuple("Usage", "total used free")
-SHIFT = torch.tensor([-5.0, 0.0, 9.0])
-
-
-def toy():
-    return drs.GAN(lambda z: z, lambda x: x[:, 0] - 0.25 * x[:, 1].square(), 2)
-
-
-def conditional():
-    return drs.GAN(
-        lambda z, y: z + SHIFT[y, None],
-        lambda x, y: (1.0 + y) * (x - SHIFT[y, None])[:, 0],
-        2,
-        labels=3,
-    )
-
 
 MODELS = {
     "25gaussians": (lambda: drs.load("25gaussians"), 1500),
     "digits": (lambda: drs.load("digits"), 300),
     "conditional": (conditional, 2500),
 }
-QUICK = DRS(burn_in=2048)
-
-
-def columns(batch):
-    named = {"ids": batch.ids, "x": batch.x, "z": batch.z, "logit": batch.logit}
-    return named if batch.y is None else {**named, "y": batch.y}
-
-
-def equal(a, b):
-    a, b = columns(a), columns(b)
-    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
-
-
-def files(directory):
-    return {
-        path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in directory.iterdir()
-    }
-
-
-class Counted:
-    """A function that counts the rows it was given."""
-
-    def __init__(self, function):
-        self.function = function
-        self.rows = 0
-
-    def __call__(self, *given):
-        self.rows += len(given[0])
-        return self.function(*given)
 
 
 # --- the same samples, however they are made

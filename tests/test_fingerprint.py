@@ -91,7 +91,7 @@ def test_every_process_finds_the_same_sha256(tmp_path):
             text=True,
             check=True,
         ).stdout
-        for seed in range(3)
+        for seed in (0, 2)  # which put {"b", "a"} in another order
     }
     assert len(found) == 1
 

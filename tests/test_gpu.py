@@ -2,7 +2,10 @@
 
 import pytest
 import torch
-from test_ops import needs_cpu, noise
+from agreement import (
+    needs_cpu,
+    noise,
+)
 
 from drs_fast import Compacted, Rng, backend, backends, ops
 from drs_fast.backends import cuda

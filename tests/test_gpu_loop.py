@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from test_engine import SHIFT, columns, files, toy
+from runs import SHIFT, columns, files, toy
 
 import drs_fast as drs
 from drs_fast import backends, loop, ops

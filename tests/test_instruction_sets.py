@@ -1,5 +1,6 @@
 import pytest
 import torch
+from agreement import threads
 
 from drs_fast import Rng, ops
 from drs_fast.backends import cpu
@@ -42,7 +43,7 @@ def expected():
 
 def test_every_instruction_set_gives_the_bits_of_the_reference(instruction_set, expected):
     assert cpu.instruction_set() == instruction_set
-    with ops.backend("cpu"):
+    with ops.backend("cpu"), threads(2):
         got = list(everything())
     for ours, theirs in zip(got, expected, strict=True):
         assert torch.equal(ours, theirs)

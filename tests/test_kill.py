@@ -1,6 +1,5 @@
 """Runs that are stopped at any moment and started again end in the bytes of an undisturbed run."""
 
-import hashlib
 import os
 import random
 import signal
@@ -9,8 +8,10 @@ import sys
 import time
 
 import pytest
+from agreement import threads
+from runs import files
 
-from drs_fast import store
+from drs_fast import cli, store
 
 if sys.platform == "win32":
     pytest.skip("POSIX signals", allow_module_level=True)
@@ -28,10 +29,14 @@ FEW, MANY = 20_000, 130_000  # samples: about 22 and 142 chunks
 SECONDS = 120  # until something must have happened
 
 
+def command(out, n, *more):
+    words = ["generate", "25gaussians", "-n", n, "--out", out, "--chunk-rows", 4096, "--quiet"]
+    return [str(word) for word in (*words, *more)]
+
+
 def start(out, n, *more, largest_file=0):
-    command = ["generate", "25gaussians", "-n", n, "--out", out, "--chunk-rows", 4096, "--quiet"]
     return subprocess.Popen(
-        [sys.executable, "-c", LAUNCH, str(largest_file), *map(str, [*command, *more])],
+        [sys.executable, "-c", LAUNCH, str(largest_file), *command(out, n, *more)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -40,16 +45,10 @@ def start(out, n, *more, largest_file=0):
 
 
 def finish(out, n, *more):
-    process = start(out, n, *more)
-    assert process.communicate() == ("", "")
-    assert process.returncode == 0
+    """The command in this process, for a new one takes seconds to import PyTorch."""
+    with threads(1):
+        assert cli.main(command(out, n, *more)) == 0
     return files(out)
-
-
-def files(directory):
-    return {
-        path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in directory.iterdir()
-    }
 
 
 def recorded(out):

@@ -4,6 +4,7 @@ import contextlib
 
 import pytest
 import torch
+from agreement import noise
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from drs_fast import GAN, Rng, backend, ops
@@ -12,10 +13,6 @@ from drs_fast.ops import dispatch
 N = 300
 RNG = Rng(2**64 - 3, 2**32 - 7)
 SEED = dispatch.traced(RNG)
-
-
-def noise(*shape, seed=0):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 LOGIT, Z, IDS = noise(N), noise(N, 3, seed=1), torch.arange(N) * 5

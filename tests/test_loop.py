@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from test_engine import QUICK, Counted, columns, conditional, equal, files, toy
+from runs import QUICK, Counted, columns, conditional, equal, files, toy
 
 import drs_fast as drs
 from drs_fast import Rng, collected, loop, ops, pages, saving, store

@@ -8,23 +8,13 @@ from functools import partial
 
 import pytest
 import torch
+from runs import plain, scaled
 
 import drs_fast as drs
 from benchmarks import oracle
 from drs_fast.core import ACCEPT
 from drs_fast.ratio.burn_in import burn_in
 from drs_fast.samplers.obrs import OBRS
-
-SCALE = torch.tensor([0.01, 1.0, 40.0])
-OFFSET = torch.tensor([-50.0, 0.0, 300.0])
-
-
-def plain(logit=lambda x: 1.5 * x[:, 0] - 0.3 * x[:, 1].square()):
-    return drs.GAN(lambda z: z, logit, 2)
-
-
-def conditional():
-    return drs.GAN(lambda z, y: z, lambda x, y: SCALE[y] * x[:, 0] + OFFSET[y], 2, labels=3)
 
 
 def of(logits):
@@ -192,7 +182,7 @@ def test_the_law_is_said_plainly():
 
 
 def test_each_class_has_its_own_budget():
-    gan, sampler = conditional(), OBRS(budget=0.4, burn_in=12_000)
+    gan, sampler = scaled(), OBRS(budget=0.4, burn_in=12_000)
     state = sampler.init(gan, drs.Rng(3))
     logit, y = burn_in(gan, drs.Rng(3), 12_000)
     for k in range(3):
@@ -208,7 +198,7 @@ def test_each_class_has_its_own_budget():
         assert share == pytest.approx(0.4, abs=4.5 * math.sqrt(0.24 * (1 / 4000 + 1 / 33_000)))
 
 
-@pytest.mark.parametrize("gan", [plain(), conditional()], ids=["plain", "conditional"])
+@pytest.mark.parametrize("gan", [plain(), scaled()], ids=["plain", "conditional"])
 @pytest.mark.parametrize("batch_size", [1, 1000, 4096])
 def test_batches_and_the_ring_give_the_rows_of_one_step(gan, batch_size):
     sampler, rng = OBRS(burn_in=2000), drs.Rng(8)

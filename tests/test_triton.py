@@ -11,10 +11,10 @@ import agreement
 import numpy as np
 import pytest
 import torch
-from agreement import mover, place_out
-from test_ops import (
+from agreement import (
     CONTENTS,
     DTYPES,
+    FORMS,
     LOG_M,
     ROW_KINDS,
     ROWS,
@@ -22,10 +22,13 @@ from test_ops import (
     assert_same,
     bits,
     logits,
+    mover,
     needs_cpu,
     noise,
     pairwise,
+    place_out,
     poisoned_out,
+    wide,
 )
 
 from drs_fast import Rng, backend, ops
@@ -48,7 +51,6 @@ needs_interpreter = pytest.mark.skipif(DEVICE != "cpu", reason="for Triton's int
 EPOCH, STATUS = 2, 16  # words of a workspace
 LAST_EPOCH = 2**30 - 1
 ALONE, INCLUSIVE = 1, 2  # flags of a status word
-FORMS = ("number", "0-d", "per row")
 SEEDS = (0, 2**63, 2**64 - 1)
 WAYS = ("single pass", "two launches")
 
@@ -340,10 +342,6 @@ def launch(kernel, n, *arguments):
     on_device = [t.to(DEVICE) if isinstance(t, torch.Tensor) else t for t in arguments]
     kernel[(-(-n // 1024),)](*on_device, n, BLOCK=1024, **kernels.OPTIONS)
     return on_device
-
-
-def wide(values):
-    return torch.tensor(values, dtype=torch.float64)
 
 
 def adversarial_logits(log_m, gamma, eps):
@@ -802,13 +800,6 @@ def test_checks_catch_planted_faults(plant, workspace, fault):
 
 
 # Which backend runs.
-
-
-@pytest.fixture
-def fresh_dispatch():
-    ops.dispatch._dispatch.cache_clear()
-    yield
-    ops.dispatch._dispatch.cache_clear()
 
 
 @needs_cpu

@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 import torch
-from test_engine import columns, equal, files, toy
+from runs import columns, equal, files, toy
 from torch import nn
 
 import drs_fast as drs

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from agreement import threads
 from safetensors import safe_open
 from torch import Tensor
 
@@ -20,7 +21,7 @@ from drs_fast.ratio.fitting import (
     logistic_loss,
     use_draws,
 )
-from drs_fast.zoo import digits, gaussians25, swissroll
+from drs_fast.zoo import digits, gaussians25, plane, swissroll
 
 needs_sklearn = pytest.mark.skipif(
     importlib.util.find_spec("sklearn") is None, reason="needs scikit-learn"
@@ -266,8 +267,7 @@ def test_digits_without_sklearn_say_what_to_install(monkeypatch: pytest.MonkeyPa
     "name", ["25gaussians", pytest.param("digits", marks=needs_sklearn), "swissroll"]
 )
 def test_training_repeats_itself(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for toy in (gaussians25, swissroll):
-        monkeypatch.setattr(toy, "HELD_OUT", 1_000)
+    monkeypatch.setattr(plane, "HELD_OUT", 1_000)
     state = torch.get_rng_state()
     runs = [zoo.MODELS[name].train(seed, max_steps=3)[0] for seed in (7, 7, 8)]
     assert torch.equal(torch.get_rng_state(), state), "training leaves torch's own stream alone"
@@ -282,13 +282,12 @@ def test_training_script_writes_what_load_reads(
     from drs_fast.zoo import train
 
     original = gaussians25.train
-    monkeypatch.setattr(gaussians25, "HELD_OUT", 1_000)
+    monkeypatch.setattr(plane, "HELD_OUT", 1_000)
     monkeypatch.setattr(
         gaussians25, "train", lambda seed, say: original(seed, max_steps=2, say=say)
     )
-    threads = torch.get_num_threads()
-    train.main(["25gaussians", "--seed", "3", "--out", str(tmp_path / "new" / "w.safetensors")])
-    torch.set_num_threads(threads)
+    with threads(torch.get_num_threads()):  # main sets it
+        train.main(["25gaussians", "--seed", "3", "--out", str(tmp_path / "new" / "w.safetensors")])
     monkeypatch.setattr(zoo, "weights_file", lambda name: tmp_path / "new" / "w.safetensors")
     assert zoo.load("25gaussians").logits(torch.zeros(1, 2))[1].isfinite().all()
     assert "held-out loss" in capsys.readouterr().out

@@ -13,6 +13,14 @@ from drs_fast.gan import GAN
 from drs_fast.ratio.burn_in import by_class
 
 
+class Rejection(NamedTuple):
+    """What rejects rows: the GAN whose logits count, thresholds, and eps."""
+
+    judge: GAN
+    state: "RejectionState"
+    eps: float
+
+
 class RejectionState(NamedTuple):
     """log_m and gamma are () or, with labels, (K,)."""
 
@@ -35,7 +43,7 @@ def thresholds(
     if y is None:
         log_m, gamma = log_m[0], gamma[0]
     state = RejectionState(log_m, gamma, logit.new_zeros((), dtype=torch.float64), logit)
-    acceptance = ops.probability(logit, **_of_rows(state, y, eps)).mean()
+    acceptance = ops.probability(logit, **of_rows(state, y, eps)).mean()
     return state._replace(acceptance=acceptance)
 
 
@@ -47,10 +55,11 @@ def compacted(
     y: Tensor | None,
     rng: Rng,
     eps: float,
+    ids: Tensor | None = None,
 ) -> Batch:
-    """The rows that pass."""
+    """The rows that pass; ids: their numbers, unless they are rng.row, rng.row + 1, ..."""
     rows = (x, z) if y is None else (x, z, y)
-    kept = ops.accept_compact(logit, *rows, rng=rng, **_of_rows(state, y, eps))
+    kept = ops.accept_compact(logit, *rows, rng=rng, ids=ids, **of_rows(state, y, eps))
     return Batch(
         x=kept.rows[0],
         z=kept.rows[1],
@@ -66,7 +75,7 @@ def appending(
     gan: GAN, state: RejectionState, ring: Ring, names: tuple[str, ...], eps: float
 ) -> Callable[[Tensor, Tensor | None], None]:
     """What `compacted` does for the ring's next rows, and adds the named ones to the ring."""
-    append = None if gan.labels else ops.appending(ring, **_of_rows(state, None, eps))
+    append = None if gan.labels else ops.appending(ring, **of_rows(state, None, eps))
 
     def step(z: Tensor, y: Tensor | None) -> None:
         x, logit = gan.logits(z, y)
@@ -75,12 +84,12 @@ def appending(
         if append is not None:
             append(logit, *kept)
         else:
-            ops.accept_append(logit, *kept, ring=ring, **_of_rows(state, y, eps))
+            ops.accept_append(logit, *kept, ring=ring, **of_rows(state, y, eps))
 
     return step
 
 
-def _of_rows(state: RejectionState, y: Tensor | None, eps: float) -> dict[str, Any]:
+def of_rows(state: RejectionState, y: Tensor | None, eps: float) -> dict[str, Any]:
     """The threshold: one for all rows or, with labels, one for each."""
     log_m, gamma = state.log_m, state.gamma
     if y is not None:

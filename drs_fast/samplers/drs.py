@@ -18,7 +18,7 @@ from drs_fast.core import Batch, Rng
 from drs_fast.gan import GAN
 from drs_fast.ratio import rejection
 from drs_fast.ratio.burn_in import burn_in, valid
-from drs_fast.ratio.rejection import RejectionState
+from drs_fast.ratio.rejection import Rejection, RejectionState
 
 
 @dataclass(frozen=True)
@@ -103,6 +103,10 @@ class DRS:
         if self.adapt == "batch":
             state = self._adapted(state, logit, y)
         return state, rejection.compacted(x, logit, state, z, y, rng, self.eps)
+
+    def rejection(self, gan: GAN, state: RejectionState) -> Rejection:
+        """What decides on a row: `drs.Squeeze` bounds it."""
+        return Rejection(gan, state, self.eps)
 
     def appending(
         self, gan: GAN, state: RejectionState, ring: Ring, names: tuple[str, ...]

@@ -20,7 +20,7 @@ from drs_fast.core import BadLogits, Batch, Rng
 from drs_fast.gan import GAN
 from drs_fast.ratio import rejection
 from drs_fast.ratio.burn_in import burn_in
-from drs_fast.ratio.rejection import RejectionState
+from drs_fast.ratio.rejection import Rejection, RejectionState
 
 Critic = Callable[..., Tensor]
 
@@ -87,12 +87,25 @@ class Latent:
     def step(
         self, gan: GAN, state: LatentState, z: Tensor, y: Tensor | None, rng: Rng
     ) -> tuple[LatentState, Batch]:
+        judge, cap, eps = self.rejection(gan, state)
         with _of_critic():
-            weight = self._judge(gan).logits(z, y)[1]
-        cap = RejectionState(
-            state.cap, torch.zeros_like(state.cap), state.acceptance, state.log_weights
+            weight = judge.logits(z, y)[1]
+        return state, self.completed(
+            gan, state, rejection.compacted(z, weight, cap, z, y, rng, eps)
         )
-        kept = rejection.compacted(z, weight, cap, z, y, rng, 0.0)
+
+    def rejection(self, gan: GAN, state: LatentState) -> Rejection:
+        """What decides on a row: `drs.Squeeze` bounds it."""
+        cap, acceptance, log_weights = state
+        thresholds = RejectionState(cap, torch.zeros_like(cap), acceptance, log_weights)
+        return Rejection(self._judge(gan), thresholds, 0.0)
+
+    def restored(self, thresholds: RejectionState) -> LatentState:
+        """The state that `rejection` took them from."""
+        return LatentState(thresholds.log_m, thresholds.acceptance, thresholds.logits)
+
+    def completed(self, gan: GAN, state: LatentState, kept: Batch) -> Batch:
+        """The samples of accepted latents."""
         n = int(kept.count)  # the host must know it, lest G runs for rejected latents
         z, y, ids = kept.z[:n], None if kept.y is None else kept.y[:n], kept.ids[:n]
         x, logit = gan.on(block=_block(gan, state)).logits(z, y)
@@ -100,8 +113,9 @@ class Latent:
         if bool(bad.any()):
             x, z, ids, logit = x[~bad], z[~bad], ids[~bad], logit[~bad]
             y = None if y is None else y[~bad]
-        stats = {**kept.stats, "invalid": kept.stats["invalid"] + bad.sum()}
-        return state, Batch(x, z, y, logit, ids, torch.full_like(kept.count, len(ids)), stats)
+        calls = torch.full_like(kept.count, n)
+        stats = {**kept.stats, "invalid": kept.stats["invalid"] + bad.sum(), "calls": calls}
+        return Batch(x, z, y, logit, ids, torch.full_like(kept.count, len(ids)), stats)
 
     def _threshold(self, weight: Tensor) -> tuple[Tensor, Tensor]:
         """The cap, and gamma = 0, 0-d float64."""

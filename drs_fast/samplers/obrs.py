@@ -20,7 +20,7 @@ from drs_fast.core import Batch, Rng
 from drs_fast.gan import GAN
 from drs_fast.ratio import rejection
 from drs_fast.ratio.burn_in import burn_in
-from drs_fast.ratio.rejection import RejectionState
+from drs_fast.ratio.rejection import Rejection, RejectionState
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,10 @@ class OBRS:
     ) -> tuple[RejectionState, Batch]:
         x, logit = gan.logits(z, y)
         return state, rejection.compacted(x, logit, state, z, y, rng, 0.0)
+
+    def rejection(self, gan: GAN, state: RejectionState) -> Rejection:
+        """What decides on a row: `drs.Squeeze` bounds it."""
+        return Rejection(gan, state, 0.0)
 
     def appending(
         self, gan: GAN, state: RejectionState, ring: Ring, names: tuple[str, ...]

@@ -10,22 +10,20 @@ import math
 import torch
 from torch import Tensor, nn
 
-from drs_fast.ratio.fitting import Draws, Game, Say, keep_train
-from drs_fast.zoo.gaussians25 import Critic, Generator, mlp
+from drs_fast.ratio.fitting import Draws, Say
+from drs_fast.zoo import plane
+from drs_fast.zoo.plane import mlp
 
 SEED = 0
-LATENT_DIM = 2
+LATENT_DIM = plane.LATENT_DIM
 SCALE = 7.5
 STD = 0.25 / SCALE
 START, TURN = 1.5 * math.pi, 3 * math.pi  # of t: where the roll begins, and its length
 STRETCHES = 25  # parts of the roll with equal shares of the data
 QUALITY_RADIUS = 4 * STD
-
-HELD_OUT = 200_000  # rows, real and generated each
-
 JITTER = 0.2
-QUALITY = (0.65, 0.72)  # share of high-quality samples at which the generator is frozen
-SMALLEST_STRETCH = 0.5  # and its emptiest stretch holds this part of a fair share
+
+Generator = plane.Generator
 
 
 class Discriminator(nn.Module):
@@ -88,51 +86,13 @@ def train(
     seed: int, *, max_steps: int = 20_000, say: Say = lambda line: None
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The weights to ship, and the facts measured on the way."""
-    draws = Draws(seed)
-    generator = _train_generator(draws, max_steps, say)
-
-    def batch(n: int = 2048) -> tuple[Tensor, Tensor]:
-        with torch.no_grad():
-            return sample(draws, n), generator(draws.normal(n, LATENT_DIM))
-
-    discriminator = draws.build(Discriminator)
-    loss = keep_train(
-        discriminator,
-        batch,
-        batch(HELD_OUT),
-        rate=2e-3,
-        every=min(250, max_steps),
-        patience=3,
+    return plane.train(
+        seed,
+        sample,
+        quality,
+        Discriminator,
+        jitter=JITTER,
+        parts="stretches",
         max_steps=max_steps,
         say=say,
     )
-    with torch.no_grad():
-        x = generator(draws.normal(HELD_OUT, LATENT_DIM))
-        weight = discriminator(x).double().exp().mean()
-    share, stretches = quality(x)
-    facts = {
-        "raw_hq": f"{share:.4f}",
-        "raw_stretches": str(int((stretches > 0).sum())),
-        "held_out_loss": f"{loss:.5f}",
-        "mean_weight": f"{float(weight):.4f}",
-    }
-    weights = {f"generator.{key}": value for key, value in generator.state_dict().items()}
-    weights |= {f"discriminator.{key}": value for key, value in discriminator.state_dict().items()}
-    return weights, facts
-
-
-def _train_generator(draws: Draws, max_steps: int, say: Say) -> nn.Module:
-    """Play until the kept generator has the wanted quality and balance for the first time."""
-    generator, critic = draws.build(Generator), draws.build(Critic)
-    game = Game(generator, critic, generator_rate=5e-4, critic_rate=1e-3)
-    for step in range(1, max_steps + 1):
-        jittered = draws.jitter(sample(draws, 512), JITTER)
-        game.step(jittered, draws.normal(512, LATENT_DIM), lambda x: x)
-        if step % 100 == 0:
-            with torch.no_grad():
-                share, stretches = quality(game.average(draws.normal(20_000, LATENT_DIM)))
-            balance = float(stretches.min() * STRETCHES / stretches.sum().clamp(min=1))
-            say(f"  generator step {step}: {100 * share:.1f} % good, emptiest {balance:.2f}")
-            if QUALITY[0] <= share <= QUALITY[1] and balance >= SMALLEST_STRETCH:
-                break
-    return game.average

@@ -1,0 +1,126 @@
+"""A small network that bounds the logit of a latent, and how it is fitted."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import one_hot, relu
+from torch.nn.utils import parameters_to_vector
+
+from drs_fast import ops
+from drs_fast.core import Rng
+from drs_fast.gan import GAN
+from drs_fast.ratio.fitting import Draws, descend
+
+TINY, LARGE = (16,), (64, 64)  # widths
+SLICE = 2**14  # rows that a bound is asked for at once: always so many, so that bits do not vary
+STEPS = 2_000
+ROWS_A_STEP = 512
+RATE = 3e-3
+SPREADS = 4.0  # the log spread stays within so many nats of the logits' own
+
+
+class Bound(nn.Module):
+    """z (n, d) [, y (n,)] -> mean (n,) and spread (n,) of the logit, float32."""
+
+    def __init__(self, d: int, classes: int, widths: tuple[int, ...]) -> None:
+        super().__init__()
+        self.classes = classes
+        inputs = (d + classes, *widths)
+        self.hidden = nn.ModuleList(nn.Linear(a, b) for a, b in zip(inputs, widths, strict=False))
+        self.last = nn.Linear(inputs[-1], 2)
+        self.scale = nn.Parameter(torch.empty(2), requires_grad=False)  # the logits' mean and sd
+
+    def forward(self, z: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        rows = z if y is None else torch.cat([z, one_hot(y, self.classes).to(z.dtype)], dim=1)
+        for layer in self.hidden:
+            rows = relu(layer(rows))
+        mean, spread = self.last(rows).unbind(dim=1)
+        centre, scale = self.scale
+        return centre + scale * mean, scale * spread.clamp(-SPREADS, SPREADS).exp()
+
+    def above(self, margin: float, z: Tensor, y: Tensor | None) -> Tensor:
+        """The mean and `margin` spreads, (n,)."""
+        with torch.inference_mode():
+            mean, spread = self(z, y)
+            bound: Tensor = mean + margin * spread
+        return bound
+
+
+def build(gan: GAN, widths: tuple[int, ...], draws: Draws) -> Bound:
+    """A new one, where the generator is."""
+    network = draws.build(lambda: Bound(gan.latent_dim, gan.labels or 0, widths))
+    with torch.no_grad():
+        network.scale.copy_(torch.tensor([0.0, 1.0]))
+    return network.to(gan.device)
+
+
+def packed(networks: tuple[Bound, ...]) -> Tensor:
+    """All their weights as one vector."""
+    return torch.cat([parameters_to_vector(network.parameters()) for network in networks]).detach()
+
+
+def unpacked(gan: GAN, weights: Tensor) -> tuple[Bound, ...]:
+    """The tiny and the large bound with the weights of `packed`, which they share."""
+    with torch.device("meta"):
+        networks = tuple(Bound(gan.latent_dim, gan.labels or 0, w) for w in (TINY, LARGE))
+    for network in networks:
+        own = {}
+        for name, parameter in network.named_parameters():
+            own[name] = weights[: parameter.numel()].view_as(parameter)
+            weights = weights[parameter.numel() :]
+        network.load_state_dict(own, assign=True)
+    return networks
+
+
+def fit(network: Bound, z: Tensor, y: Tensor | None, logit: Tensor, draws: Draws) -> None:
+    """Trains it on latents (n, d), labels (n,) and finite logits (n,), as if those were normal."""
+    with torch.inference_mode(False), torch.enable_grad():
+        with torch.no_grad():
+            network.scale.copy_(torch.stack([logit.mean(), logit.std().clamp(min=1e-6)]))
+        weights = [parameter for parameter in network.parameters() if parameter.requires_grad]
+        optimizer = torch.optim.Adam(weights, RATE)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=STEPS)
+        for rows in _minibatches(len(z), draws):
+            rows = rows.to(z.device)
+            mean, spread = network(z[rows], None if y is None else y[rows])
+            surprise = ((logit[rows] - mean) / spread).square() / 2 + spread.log()
+            descend(optimizer, surprise.mean())
+            schedule.step()
+
+
+def _minibatches(n: int, draws: Draws) -> Iterator[Tensor]:
+    """STEPS times some of n rows, each row as often as any other."""
+    size = min(n, ROWS_A_STEP)
+    order, at = draws.permutation(n), 0
+    for _ in range(STEPS):
+        if at + size > n:
+            order, at = draws.permutation(n), 0
+        yield order[at : at + size]
+        at += size
+
+
+Slice = tuple[Rng, int, Tensor, Tensor | None]  # first row, rows that count, SLICE latents, labels
+
+
+def drawn(gan: GAN, rng: Rng, n: int) -> Iterator[Slice]:
+    """Rows rng.row to rng.row + n."""
+    for start in range(0, n, SLICE):
+        own = rng.at(rng.row + start)
+        z, y = ops.latents(gan, own, SLICE), ops.labels(gan, own, SLICE)
+        yield own, min(SLICE, n - start), z, y
+
+
+def given(z: Tensor, y: Tensor | None, rng: Rng) -> Iterator[Slice]:
+    """The same, of latents that are there."""
+    for start in range(0, len(z), SLICE):
+        own, size = slice(start, start + SLICE), min(SLICE, len(z) - start)
+        label = None if y is None else padded(y[own], SLICE)
+        yield rng.at(rng.row + start), size, padded(z[own], SLICE), label
+
+
+def padded(rows: Tensor, size: int) -> Tensor:
+    """The rows, and zeros up to `size` rows."""
+    if len(rows) == size:
+        return rows
+    return torch.cat([rows, rows.new_zeros((size - len(rows), *rows.shape[1:]))])

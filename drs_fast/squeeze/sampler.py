@@ -1,0 +1,156 @@
+"""Exact rejection without paying for the rejected.
+
+A row is rejected where u >= p(logit). If bound(z) >= logit, then u >= p(bound) with the same u says
+so before G and D run. Where the bound is too low an accepted row is lost; how many are is
+estimated all along, from rows that pass and from audited ones.
+"""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from drs_fast import ops
+from drs_fast.arguments import number
+from drs_fast.core import Batch, Rng, Stale
+from drs_fast.gan import GAN
+from drs_fast.ratio import rejection
+from drs_fast.ratio.rejection import RejectionState, of_rows
+from drs_fast.squeeze import audit
+from drs_fast.squeeze.bound import Slice, drawn, given
+from drs_fast.squeeze.search import Search
+from drs_fast.squeeze.stages import SqueezeState, Stages
+
+
+@dataclass(frozen=True)
+class Squeeze:
+    """A rejection sampler that rejects most rows by a bound of the latent, before G and D run.
+
+    sampler: DRS, OBRS or Latent.
+    tolerance: the share of accepted samples that the bound may lose; beyond it a run stops with
+        `Stale`. For the same log_m and gamma the samples are a subset of those without a bound.
+    The bound is found in burn-in, and not used where a sample would not become cheaper.
+    """
+
+    sampler: Any
+    tolerance: float = 2e-3
+
+    State: ClassVar[Any] = SqueezeState
+    group: ClassVar[int] = 1
+    sequential: ClassVar[bool] = False
+    tallies: ClassVar[tuple[str, ...]] = ("audited", *audit.SUMS)
+
+    def __post_init__(self) -> None:
+        if not hasattr(self.sampler, "rejection") or isinstance(self.sampler, type):
+            raise ValueError(
+                "Squeeze takes a rejection sampler such as drs.samplers.DRS(), OBRS() or Latent(), "
+                f"got {self.sampler!r}"
+            )
+        if self.sampler.sequential:
+            raise ValueError("Squeeze needs thresholds that stay as they are; drop adapt='batch'")
+        object.__setattr__(self, "tolerance", number("tolerance", self.tolerance, 0.0, 1.0))
+        if self.tolerance == 0.0:
+            raise ValueError("tolerance must be greater than 0; without any loss, do not squeeze")
+
+    @property
+    def law(self) -> str:
+        return f"{self.sampler.law}; a bound may lose {self.tolerance:g} of the samples"
+
+    @property
+    def eps(self) -> float | None:
+        return getattr(self.sampler, "eps", None)
+
+    @property
+    def energy(self) -> bool:
+        return bool(getattr(self.sampler, "energy", False))
+
+    def init(self, gan: GAN, rng: Rng) -> SqueezeState:
+        decides = self.sampler.rejection(gan, self.sampler.init(gan, rng))
+        free = getattr(self.sampler, "log_m", 0.0) is None and self.sampler.gamma is not None
+        return Search(decides, rng, self.tolerance, free).state()
+
+    def choice(self, state: SqueezeState) -> tuple[Any, Any]:
+        """The sampler to run and its state: the wrapped one where a bound does not pay."""
+        return (self, state) if _used(state) else (self.sampler, self._inner(state))
+
+    def step(
+        self, gan: GAN, state: SqueezeState, z: Tensor, y: Tensor | None, rng: Rng
+    ) -> tuple[SqueezeState, Batch]:
+        return self._step(gan, state, rng, given(z, y, rng))
+
+    def rows(self, gan: GAN, state: SqueezeState, rng: Rng, n: int) -> tuple[SqueezeState, Batch]:
+        """What `step` does for n rows, whose latents are drawn slice by slice."""
+        return self._step(gan, state, rng, drawn(gan, rng, n))
+
+    def span(self, state: SqueezeState) -> float:
+        """Rows for one that G and D see."""
+        return 1.0 / float(state.calls)
+
+    def remark(self, state: SqueezeState, n: int | None) -> str:
+        """What the bound brings for n samples, in a line."""
+        without, squeezed, search = state.seconds.tolist()
+        if not _used(state):
+            return (
+                f"squeeze: not used, for a sample costs {1e3 * without:.3g} ms without a bound and "
+                f"{1e3 * squeezed:.3g} ms with one"
+            )
+        pays = math.ceil(search / (without - squeezed))
+        late = "" if n is None or n >= pays else f"; it pays from n = {pays:,} on"
+        return (
+            f"squeeze: a sample costs {1e3 * squeezed:.3g} ms instead of {1e3 * without:.3g} ms, "
+            f"and the search took {search:.3g} s{late}"
+        )
+
+    def measured(self, tallies: Mapping[str, int]) -> dict[str, Any]:
+        """What a run's tallies say."""
+        if not tallies["mass"]:
+            return {}
+        found = audit.loss(tallies)
+        return {"lost_mass": found.share, "lost_mass_interval": [found.low, found.high]}
+
+    def note(self, tallies: Mapping[str, int]) -> str:
+        """The lost mass."""
+        return f"{audit.loss(tallies)} lost" if tallies["mass"] else ""
+
+    def check(self, tallies: Mapping[str, int]) -> None:
+        """Raises Stale where surely more than the tolerance is lost."""
+        found = audit.loss(tallies)
+        if found.low > self.tolerance:
+            raise Stale(
+                f"the bound loses {found} of the samples, more than tolerance={self.tolerance:g}; "
+                "begin another run with another seed, for which another bound is fitted, or with "
+                "a larger tolerance"
+            )
+
+    def _inner(self, state: SqueezeState) -> Any:
+        thresholds = RejectionState(*state[: len(RejectionState._fields)])
+        restored = getattr(self.sampler, "restored", None)
+        return thresholds if restored is None else restored(thresholds)
+
+    def _step(
+        self, gan: GAN, state: SqueezeState, rng: Rng, slices: Iterable[Slice]
+    ) -> tuple[SqueezeState, Batch]:
+        inner = self._inner(state)
+        decides = self.sampler.rejection(gan, inner)
+        stages = Stages(decides, state)
+        parts = [stages.survivors(one) for one in slices]
+        z, ids, passed, seen, audited = (
+            torch.cat(column) for column in zip(*(part[:5] for part in parts), strict=True)
+        )
+        y = None if gan.labels is None else torch.cat([p.y for p in parts if p.y is not None])
+        x, logit = decides.judge.logits(z, y)
+        batch = rejection.compacted(x, logit, decides.state, z, y, rng, decides.eps, ids)
+        stats = {**batch.stats, "calls": torch.full_like(batch.count, len(ids))}
+        if hasattr(self.sampler, "completed"):
+            batch = self.sampler.completed(gan, inner, batch)
+            stats = batch.stats
+        accepted = ops.probability(logit, **of_rows(decides.state, y, decides.eps))
+        stats = {**stats, "audited": audited.sum(), **audit.tallied(accepted, passed, seen)}
+        return state, Batch(batch.x, batch.z, batch.y, batch.logit, batch.ids, batch.count, stats)
+
+
+def _used(state: SqueezeState) -> bool:
+    return bool(torch.isfinite(state.margins[1]))

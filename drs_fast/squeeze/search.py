@@ -1,0 +1,300 @@
+"""Finds bounds for a GAN: rows to fit to, margins that keep the tolerance, and what they cost."""
+
+import functools
+import math
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from drs_fast import ops
+from drs_fast.core import AUDIT, BURN_IN_ROW, TRAINING_ROW, Rng
+from drs_fast.ratio.fitting import Draws
+from drs_fast.ratio.rejection import Rejection, of_rows
+from drs_fast.squeeze.audit import Loss, loss, tallied
+from drs_fast.squeeze.bound import LARGE, SLICE, TINY, Bound, build, drawn, fit, packed
+from drs_fast.squeeze.stages import SqueezeState, score
+
+SEARCH_ROW = TRAINING_ROW + 2**58  # of latents that bounds are fitted to
+ROWS = (8_192, 16_384, 32_768, 65_536)  # that G and D see for a search, round by round
+SCANNED = 64  # rows that a bound looks at for each of those
+LOOKED = 2.0  # spreads above the mean, where rows for G and D are looked for
+GAIN = 0.9  # of the calls: a further round must bring at least that
+MOST = 10.0  # spreads
+BISECTIONS = 14
+TINY_SHARE = 0.25  # of the tolerance, that the tiny bound may lose
+AUDITED = 0.04  # audits, of all calls of G and D
+TWICE = 0.7  # of the large bound's cost: what two bounds may cost together
+MORE = 1.1  # calls of G and D, at most, for one without the tiny bound
+WORTH = 0.95  # of the cost a sample without bounds: what does not come below it is not used
+
+
+class Seen(NamedTuple):
+    """Rows that G and D saw, and the probability with which each was chosen, (n,) float64."""
+
+    z: Tensor
+    logit: Tensor
+    chosen: Tensor
+    y: Tensor | None
+
+    def plus(self, other: "Seen") -> "Seen":
+        y = None if self.y is None or other.y is None else torch.cat([self.y, other.y])
+        z, logit, chosen = (torch.cat(pair) for pair in zip(self[:3], other[:3], strict=True))
+        return Seen(z, logit, chosen, y)
+
+    def finite(self) -> "Seen":
+        keep = torch.isfinite(self.logit)
+        y = None if self.y is None else self.y[keep]
+        return Seen(self.z[keep], self.logit[keep], self.chosen[keep], y)
+
+
+class Margin(NamedTuple):
+    """Spreads above the mean, what is lost, and rows that pass, for an accepted one."""
+
+    spreads: float
+    loss: Loss
+    passing: float
+
+
+class Search:
+    """Bounds of what rejects rows; they depend on the seed and the GAN alone.
+
+    free: whether log_m may rise to the largest logit that is seen.
+    """
+
+    def __init__(self, decides: Rejection, rng: Rng, tolerance: float, free: bool) -> None:
+        self.decides, self.rng, self.tolerance, self.free = decides, rng, tolerance, free
+        self.draws = Draws(rng.seed, SEARCH_ROW)
+        self.spent = len(decides.state.logits)
+        self.row = SEARCH_ROW
+
+    def state(self) -> SqueezeState:
+        """All that a run needs."""
+        start, costs = time.perf_counter(), self._costs()
+        networks = tuple(build(self.decides.judge, w, self.draws) for w in (TINY, LARGE))
+        acceptance = float(self.decides.state.acceptance)
+        plan = Plan(networks, (0.0, 0.0), 0.0, 1.0, self.decides.state.logits.new_empty(0, 3))
+        if self._squeezed(costs, plan, acceptance) < WORTH * costs.without(acceptance):
+            plan, acceptance = self._plan()
+        squeezed = self._squeezed(costs, plan, acceptance)
+        margins, audits = (math.inf, math.inf), -math.inf
+        if plan.high <= self.tolerance and squeezed < WORTH * costs.without(acceptance):
+            margins, audits = plan.margins, self._audits(plan, acceptance)
+        base = self.decides.state
+        seconds = costs.without(acceptance), squeezed, time.perf_counter() - start
+        return SqueezeState(
+            log_m=base.log_m,
+            gamma=base.gamma,
+            acceptance=base.log_m.new_tensor(acceptance),
+            logits=base.logits,
+            weights=packed(plan.networks),
+            margins=base.log_m.new_tensor(margins),
+            audits=base.log_m.new_tensor(audits),
+            calls=base.log_m.new_tensor(_calls(plan, acceptance)),
+            seconds=base.log_m.new_tensor(seconds),
+            checked=plan.checked,
+            spent=torch.tensor(self.spent, device=base.logits.device),
+        )
+
+    def _plan(self) -> tuple["Plan", float]:
+        """The bounds to use, and the share of rows that would be accepted without any."""
+        large, seen, fresh = self.large()
+        tiny = self.fitted(TINY, seen)
+        acceptance = float((self.accepted(fresh) / fresh.chosen).sum()) / self.scanned
+        above, above_tiny = _above(large, fresh), _above(tiny, fresh)
+        alone = self.margin(fresh, above, self.tolerance)
+        before = self.margin(fresh, above_tiny, TINY_SHARE * self.tolerance)
+        first = above_tiny(before.spreads)
+        both = self.margin(fresh, lambda k: torch.minimum(first, above(k)), self.tolerance)
+        left = before.passing * acceptance
+        if _twice_pays((tiny, large), left, both.passing / alone.passing):
+            margins, chosen = (before.spreads, both.spreads), both
+            bound = torch.minimum(first, above(both.spreads))
+        else:
+            margins, chosen, left = (math.inf, alone.spreads), alone, 1.0
+            bound = above(alone.spreads)
+        checked = torch.stack([fresh.logit, bound, fresh.chosen.float()], dim=1)
+        return Plan(
+            (tiny, large), margins, left, chosen.passing, checked, chosen.loss.high
+        ), acceptance
+
+    def _squeezed(self, costs: "Costs", plan: "Plan", acceptance: float) -> float:
+        """Seconds of a sample."""
+        twice = math.isfinite(plan.margins[0])
+        asked = costs.tiny + plan.left * costs.large if twice else costs.large
+        return (costs.draw + asked) / acceptance + (1.0 + AUDITED) * plan.passing * costs.call
+
+    def large(self) -> tuple[Bound, Seen, Seen]:
+        """A bound fitted to more and more rows until more do not help; those, and unseen ones."""
+        seen, best = self.known(), math.inf
+        for n in ROWS:
+            network = self.fitted(LARGE, seen)
+            fresh = self.found(network, n)
+            margin = self.margin(fresh, _above(network, fresh), self.tolerance)
+            if n == ROWS[-1] or (
+                margin.loss.high <= self.tolerance and margin.passing > GAIN * best
+            ):
+                break
+            best = min(best, margin.passing)
+            seen = seen.plus(fresh)
+        return network, seen, fresh
+
+    def known(self) -> Seen:
+        """The burn-in of the sampler."""
+        judge, state, _ = self.decides
+        n, rng = len(state.logits), self.rng.at(BURN_IN_ROW)
+        z, y = ops.latents(judge, rng, n), ops.labels(judge, rng, n)
+        return Seen(z, state.logits, torch.ones_like(state.logits, dtype=torch.float64), y)
+
+    def fitted(self, widths: tuple[int, ...], seen: Seen) -> Bound:
+        """A new bound of these rows."""
+        network, seen = build(self.decides.judge, widths, self.draws), seen.finite()
+        fit(network, seen.z, seen.y, seen.logit, self.draws)
+        return network
+
+    def found(self, network: Bound, n: int) -> Seen:
+        """About n new rows, the likelier chosen the higher the bound is."""
+        judge, self.scanned = self.decides.judge, SCANNED * n
+        first, self.row = self.rng.at(self.row), self.row + self.scanned
+        scores = self.scores(network, LOOKED, first, self.scanned)
+        chance = (scores + level(scores, n)).clamp(max=0.0).exp().double()
+        u = ops.uniform(first, self.scanned, stream=AUDIT, device=judge.device)
+        rows = (u < chance).nonzero().squeeze(1)
+        ids = rows + first.row
+        z = ops.latents(judge, first, len(ids), ids=ids)
+        y = ops.labels(judge, first, len(ids), ids=ids)
+        seen = Seen(z, judge.logits(z, y)[1], chance[rows], y)
+        self.spent += len(ids)
+        if self.free:
+            self._raise(seen)
+        return seen
+
+    def scores(self, network: Bound, margin: float, rng: Rng, n: int) -> Tensor:
+        """Of n rows."""
+        return torch.cat([
+            score(self.decides, network.above(margin, z, y), y)[:size]
+            for _, size, z, y in drawn(self.decides.judge, rng, n)
+        ])  # fmt: skip
+
+    def accepted(self, seen: Seen, bound: Tensor | None = None) -> Tensor:
+        """Acceptance probabilities by the logit, or by a bound instead; (n,) float64."""
+        judged = seen.logit if bound is None else bound
+        return ops.probability(judged, **of_rows(self.decides.state, seen.y, self.decides.eps))
+
+    def margin(self, seen: Seen, bound: Callable[[float], Tensor], tolerance: float) -> Margin:
+        """The least one that loses no more than the tolerance, with 95 % confidence."""
+        accepted = self.accepted(seen)
+        mass = float((accepted / seen.chosen).sum())
+
+        def at(spreads: float) -> Margin:
+            passed = self.accepted(seen, bound(spreads))
+            sums = tallied(accepted, passed, seen.chosen)
+            lost = loss({name: int(total) for name, total in sums.items()})
+            return Margin(spreads, lost, float((passed / seen.chosen).sum()) / mass)
+
+        low, high = 0.0, MOST
+        for _ in range(BISECTIONS):
+            middle = (low + high) / 2
+            low, high = (low, middle) if at(middle).loss.high <= tolerance else (middle, high)
+        return at(high)
+
+    def _audits(self, plan: "Plan", acceptance: float) -> float:
+        """What to add to scores, so that audits have their share of the calls."""
+        n, first = SCANNED * ROWS[0], 0 if math.isfinite(plan.margins[0]) else 1
+        scores = self.scores(plan.networks[first], plan.margins[first], self.rng.at(self.row), n)
+        return level(scores, AUDITED / (1.0 + AUDITED) * _calls(plan, acceptance) * n)
+
+    def _raise(self, seen: Seen) -> None:
+        state = self.decides.state
+        log_m = state.log_m.clone().view(-1)
+        for k in range(len(log_m)):
+            logit = seen.logit if seen.y is None else seen.logit[seen.y == k]
+            if bool(torch.isfinite(logit).any()):
+                log_m[k] = torch.maximum(log_m[k], ops.largest(logit))
+        state = state._replace(log_m=log_m.view_as(state.log_m))
+        self.decides = self.decides._replace(state=state)
+
+    def _costs(self) -> "Costs":
+        judge, rng = self.decides.judge, self.rng.at(BURN_IN_ROW)
+        n, device = judge.block, judge.device
+        z, y = ops.latents(judge, rng, n), ops.labels(judge, rng, n)
+        _, _, some, labels = next(drawn(judge, rng, SLICE))
+        asks = (functools.partial(build(judge, w, Draws(0)).above, 0.0) for w in (TINY, LARGE))
+        tiny, large = (_least(functools.partial(ask, some, labels), device) / SLICE for ask in asks)
+        draw = _least(lambda: next(drawn(judge, rng, SLICE)), device) / SLICE
+        return Costs(draw, _least(lambda: judge.logits(z, y), device) / n, tiny, large)
+
+
+class Costs(NamedTuple):
+    """Seconds of a row: to draw it, to call G and D, to ask the tiny and the large bound."""
+
+    draw: float
+    call: float
+    tiny: float
+    large: float
+
+    def without(self, acceptance: float) -> float:
+        """Of a sample without bounds."""
+        return (self.draw + self.call) / acceptance
+
+
+class Plan(NamedTuple):
+    """Bounds and their margins, inf where one is not used; without any they would be ideal ones.
+
+    left: the share of rows that the tiny bound leaves. passing: rows for G and D, for an accepted
+    one. checked: as in the state. high: what may be lost.
+    """
+
+    networks: tuple[Bound, ...]
+    margins: tuple[float, float]
+    left: float
+    passing: float
+    checked: Tensor
+    high: float = math.inf
+
+
+def _calls(plan: Plan, acceptance: float) -> float:
+    """The share of rows that G and D see."""
+    return min(1.0, (1.0 + AUDITED) * plan.passing * acceptance)
+
+
+def _twice_pays(networks: tuple[Bound, ...], left: float, more: float) -> bool:
+    """Whether the tiny bound before the large one is the cheaper way, by multiplications.
+
+    left: the share of rows that the tiny one leaves. more: calls of G and D for one without it.
+    Not by the clock: what is found shall depend on the seed and the GAN alone.
+    """
+    tiny, large = (sum(parameter.numel() for parameter in net.parameters()) for net in networks)
+    return tiny + left * large < TWICE * large and more < MORE
+
+
+def level(scores: Tensor, n: float) -> float:
+    """What to add to scores (m,), at most 0, so that the sum of min(1, exp(score)) is n < m."""
+    low, high = -100.0, 100.0 - float(scores.min())
+    for _ in range(60):
+        middle = (low + high) / 2
+        total = float((scores.double() + middle).clamp(max=0.0).exp().sum())
+        low, high = (middle, high) if total < n else (low, middle)
+    return low
+
+
+def _above(network: Bound, seen: Seen) -> Callable[[float], Tensor]:
+    with torch.inference_mode():
+        mean, spread = network(seen.z, seen.y)
+    return lambda spreads: mean + spreads * spread
+
+
+def _least(call: Callable[[], object], device: torch.device) -> float:
+    """Seconds, the least of a few calls."""
+    least = math.inf
+    for _ in range(3):
+        for wait in (True, False):
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            if wait:
+                start = time.perf_counter()
+                call()
+        least = min(least, time.perf_counter() - start)
+    return least

@@ -1,0 +1,65 @@
+"""Small GANs, and what two runs have in common."""
+
+import hashlib
+from collections import namedtuple
+
+import torch
+
+import drs_fast as drs
+from drs_fast.samplers.drs import DRS
+
+Usage = namedtuple("Usage", "total used free")
+QUICK = DRS(burn_in=2048)
+SHIFT = torch.tensor([-5.0, 0.0, 9.0])
+SCALE = torch.tensor([0.01, 1.0, 40.0])
+OFFSET = torch.tensor([-50.0, 0.0, 300.0])
+
+
+def toy():
+    return drs.GAN(lambda z: z, lambda x: x[:, 0] - 0.25 * x[:, 1].square(), 2)
+
+
+def conditional():
+    return drs.GAN(
+        lambda z, y: z + SHIFT[y, None],
+        lambda x, y: (1.0 + y) * (x - SHIFT[y, None])[:, 0],
+        2,
+        labels=3,
+    )
+
+
+def plain(logit=lambda x: 1.5 * x[:, 0] - 0.3 * x[:, 1].square()):
+    return drs.GAN(lambda z: z, logit, 2)
+
+
+def scaled():
+    """Class-conditional, with logits of very different places and widths."""
+    return drs.GAN(lambda z, y: z, lambda x, y: SCALE[y] * x[:, 0] + OFFSET[y], 2, labels=3)
+
+
+def columns(batch):
+    named = {"ids": batch.ids, "x": batch.x, "z": batch.z, "logit": batch.logit}
+    return named if batch.y is None else {**named, "y": batch.y}
+
+
+def equal(a, b):
+    a, b = columns(a), columns(b)
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def files(directory):
+    return {
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in directory.iterdir()
+    }
+
+
+class Counted:
+    """A function that counts the rows it was given."""
+
+    def __init__(self, function):
+        self.function = function
+        self.rows = 0
+
+    def __call__(self, *given):
+        self.rows += len(given[0])
+        return self.function(*given)

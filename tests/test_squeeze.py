@@ -1,0 +1,319 @@
+"""Bounds of latents: a subset of the samples, a known loss, and what is refused.
+
+Bounds are fitted in a hurry here, so that they are poor. The statistical test states its own
+false-positive rate; everything else is exact.
+"""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+import drs_fast as drs
+from benchmarks import oracle
+from drs_fast import GAN, Rng, cli, ops, samplers
+from drs_fast.core import BURN_IN_ROW
+from drs_fast.ratio.fitting import Draws
+from drs_fast.ratio.rejection import of_rows
+from drs_fast.squeeze import audit, bound, search, stages
+
+EXACT = samplers.DRS(gamma=0.0)
+
+
+@pytest.fixture
+def hurried(monkeypatch):
+    """Small searches whose bounds are used whatever they cost."""
+    monkeypatch.setattr(search, "ROWS", (1024, 2048))
+    monkeypatch.setattr(search, "WORTH", math.inf)
+    monkeypatch.setattr(bound, "STEPS", 60)
+
+
+def hill(labels=None):
+    """A GAN whose logit is easily told from the latent; class k is shifted by k."""
+
+    def generator(z, y=None):
+        return z if y is None else z + y[:, None].to(z.dtype)
+
+    def discriminator(x, y=None):
+        shift = 0.0 if y is None else y.to(x.dtype)
+        return 2.0 * x[:, 0] + (x[:, 1] - shift).sin() - 0.2 * x.square().sum(dim=1) + shift
+
+    return GAN(generator, discriminator, 4, labels=labels, block=256, name="hill")
+
+
+GANS = {
+    "hill": hill,
+    "oracle": oracle.gan,
+    **{name: (lambda name=name: drs.load(name)) for name in drs.zoo.NAMES},
+}
+
+
+def forced(gan, sampler, *, cascade, margin=0.5, audits=-4.0, seed=0):
+    """A state with margins of our own, so that a known part is lost."""
+    decides = sampler.rejection(gan, sampler.init(gan, Rng(seed)))
+    found = search.Search(decides, Rng(seed), 0.5, free=False)
+    seen = found.known()
+    networks = tuple(found.fitted(widths, seen) for widths in (bound.TINY, bound.LARGE))
+    double = seen.chosen.new_tensor
+    return stages.SqueezeState(
+        *decides.state,
+        weights=bound.packed(networks),
+        margins=double([margin + 0.5 if cascade else math.inf, margin]),
+        audits=double(audits),
+        calls=double(0.5),
+        seconds=double([1.0, 0.1, 1.0]),
+        checked=torch.empty(0, 3),
+        spent=torch.tensor(0),
+    )
+
+
+def exact_probabilities(gan, sampler, state, n, row=0, seed=0):
+    """p by the logit and p by the bounds of n rows."""
+    of = stages.Stages(sampler.rejection(gan, sampler.init(gan, Rng(seed))), state)
+    accepted, passed = [], []
+    for _, size, z, y in bound.drawn(gan, Rng(seed, row), n):
+        threshold = of_rows(of.decides.state, None if y is None else y[:size], of.decides.eps)
+        tops = [
+            network.above(margin, z, y)[:size]
+            for network, margin in zip(of.networks, of.margins, strict=True)
+            if math.isfinite(margin)
+        ]
+        logit = gan.logits(z[:size], None if y is None else y[:size])[1]
+        accepted.append(ops.probability(logit, **threshold))
+        passed.append(ops.probability(torch.stack(tops).amin(dim=0), **threshold))
+    return torch.cat(accepted), torch.cat(passed)
+
+
+@pytest.mark.parametrize("name", GANS)
+@pytest.mark.parametrize("cascade", [False, True])
+def test_the_samples_are_those_of_the_sampler_but_for_lost_ones(name, cascade, hurried):
+    gan, sampler = GANS[name]().on(block=1024), EXACT
+    if name == "digits":
+        sampler = samplers.DRS(percentile=80.0, burn_in=2048)
+    state, n = forced(gan, sampler, cascade=cascade), 2**13
+    squeezed = drs.Squeeze(sampler)
+    _, batch = squeezed.rows(gan, state, Rng(0), n)
+    z, y = ops.latents(gan, Rng(0), n), ops.labels(gan, Rng(0), n)
+    inner = sampler.State(*state[:4])
+    _, whole = sampler.step(gan, inner, z, y, Rng(0))
+    ours, all_of_them = batch.ids[: int(batch.count)], whole.ids[: int(whole.count)]
+    at = torch.searchsorted(all_of_them, ours)
+    assert torch.equal(all_of_them[at], ours)
+    for column in ("x", "z", "logit"):
+        assert torch.equal(getattr(batch, column)[: len(ours)], getattr(whole, column)[at])
+    assert 0 < len(ours) < len(all_of_them)  # margins of half a spread do lose some
+    assert int(batch.stats["calls"]) < n
+
+
+@pytest.mark.parametrize("cascade", [False, True])
+def test_a_row_is_lost_only_where_its_bound_says_so(cascade, hurried):
+    gan, n = hill(), 2**15
+    state = forced(gan, EXACT, cascade=cascade, audits=-math.inf)
+    accepted, passed = exact_probabilities(gan, EXACT, state, n)
+    u = ops.uniform(Rng(0), n, stream=1)
+    batch = drs.Squeeze(EXACT).rows(gan, state, Rng(0), n)[1]
+    kept = torch.zeros(n, dtype=torch.bool)
+    kept[batch.ids[: int(batch.count)]] = True
+    assert torch.equal(kept, (u < accepted) & (u < passed))
+    assert int(batch.stats["audited"]) == 0
+
+
+def test_audited_rows_that_are_accepted_are_samples(hurried):
+    gan, n = hill(), 2**15
+    without, audited = (
+        drs.Squeeze(EXACT).rows(gan, forced(gan, EXACT, cascade=True, audits=audits), Rng(0), n)[1]
+        for audits in (-math.inf, 0.0)
+    )
+    fewer, more = (batch.ids[: int(batch.count)] for batch in (without, audited))
+    assert bool(torch.isin(fewer, more).all())
+    assert len(more) > len(fewer)
+    assert int(audited.stats["audited"]) > 0
+
+
+@pytest.mark.parametrize("sampler", [EXACT, samplers.DRS(), samplers.OBRS(budget=0.1)])
+@pytest.mark.parametrize("labels", [None, 3])
+def test_neither_batches_nor_steps_matter(sampler, labels, hurried, tmp_path):
+    squeezed, gan = drs.Squeeze(sampler, tolerance=0.3), hill(labels)
+    runs = [drs.generate(gan, squeezed, 700, batch_size=size, seed=4) for size in (256, 1024)]
+    chunks = [
+        drs.generate(
+            gan, squeezed, 700, batch_size=256, seed=4, out=tmp_path / str(rows), chunk_rows=rows
+        )
+        for rows in (2**12, 2**14)
+    ]
+    for other in (runs[1], *chunks):
+        assert torch.equal(runs[0].ids, other.ids[:])
+        assert torch.equal(runs[0].x, other.x[:])
+    state = squeezed.init(gan, Rng(4))
+    assert math.isfinite(float(state.margins[1]))
+    z, y = ops.latents(gan, Rng(4), 5000), ops.labels(gan, Rng(4), 5000)
+    stepped = squeezed.step(gan, state, z, y, Rng(4))[1]
+    ids = stepped.ids[: min(int(stepped.count), 700)]
+    assert len(ids) > 20
+    assert torch.equal(ids, runs[0].ids[: len(ids)])
+
+
+def test_a_run_goes_on_where_it_stopped(hurried, tmp_path):
+    squeezed, gan = drs.Squeeze(EXACT, tolerance=0.3), hill()
+    whole = drs.generate(gan, squeezed, 900, out=tmp_path / "whole", chunk_rows=2**12)
+    drs.generate(gan, squeezed, 200, out=tmp_path / "part", chunk_rows=2**12)
+    part = drs.generate(gan, squeezed, 900, out=tmp_path / "part", chunk_rows=2**12)
+    assert torch.equal(whole.ids[:], part.ids[:])
+    for key in ("calls_per_sample", "calls_total", "lost_mass", "lost_mass_interval"):
+        assert whole.manifest[key] == part.manifest[key], key
+    low, high = whole.manifest["lost_mass_interval"]
+    assert low <= whole.manifest["lost_mass"] <= high
+    assert whole.manifest["calls_total"] > 900 * whole.manifest["calls_per_sample"] + 10_000
+    assert whole.manifest["sampler"]["sampler"]["name"] == "DRS"
+    assert "squeeze: a sample costs" in whole.manifest["remark"]
+
+
+def test_the_search_depends_on_the_seed_and_the_gan_alone(hurried):
+    states = [drs.Squeeze(EXACT, tolerance=0.3).init(hill(), Rng(seed)) for seed in (2, 2, 3)]
+    same = [
+        all(
+            torch.equal(a, b)
+            for name, a, b in zip(states[0]._fields, states[0], other, strict=True)
+            if name != "seconds"
+        )
+        for other in states[1:]
+    ]
+    assert same == [True, False]
+
+
+def test_the_search_raises_log_m_of_a_sampler_that_looks_for_it(hurried):
+    gan, few = hill(), samplers.DRS(gamma=0.0, burn_in=300)
+    before = float(few.init(gan, Rng(0)).log_m)
+    assert float(drs.Squeeze(few).init(gan, Rng(0)).log_m) > before
+    given = samplers.DRS(gamma=0.0, burn_in=300, log_m=before)
+    assert float(drs.Squeeze(given).init(gan, Rng(0)).log_m) == before
+
+
+def test_audits_have_their_share(monkeypatch):
+    monkeypatch.setattr(search, "WORTH", math.inf)
+    monkeypatch.setattr(bound, "STEPS", 300)
+    gan, squeezed = hill(), drs.Squeeze(EXACT, tolerance=0.05)
+    batch = drs.generate(gan, squeezed, 4000, seed=1)
+    share = float(batch.stats["audited"] / batch.stats["calls"])
+    assert 0.005 < share < 0.05
+    assert float(batch.stats["calls"]) < 0.5 * float(batch.stats["proposals"])
+
+
+def test_a_bound_that_does_not_pay_is_not_used(tmp_path):
+    gan = hill()
+    found = drs.generate(gan, drs.Squeeze(EXACT), 500, out=tmp_path / "run")
+    plain = drs.generate(gan, EXACT, 500)
+    assert torch.equal(found.ids[:], plain.ids)
+    assert "not used" in found.manifest["remark"]
+    assert "lost_mass" not in found.manifest
+    assert found.manifest["calls_total"] == 10_000 + int(plain.stats["calls"])
+
+
+def test_latents_that_are_judged_themselves(hurried):
+    def weigh(z):
+        return -z.square().sum(dim=1)
+
+    gan, sampler = hill(), samplers.Latent(critic=weigh)
+    batch = drs.generate(gan, drs.Squeeze(sampler, tolerance=0.2), 600)
+    whole = drs.generate(gan, sampler, 700)
+    both = batch.ids[batch.ids <= int(whole.ids[-1])]
+    assert len(both) > 400
+    assert bool(torch.isin(both, whole.ids).all())
+    assert int(batch.stats["calls"]) < 1300
+
+
+def test_a_stale_bound_stops_the_run(hurried, tmp_path, monkeypatch):
+    gan, squeezed = hill(), drs.Squeeze(EXACT, tolerance=0.01)
+    state = forced(gan, EXACT, cascade=False, margin=-1.0)
+    monkeypatch.setattr(type(squeezed), "init", lambda self, gan, rng: state)
+    with pytest.raises(drs.Stale, match=r"loses .* more than tolerance=0.01; begin another run"):
+        drs.generate(gan, squeezed, 100_000, out=tmp_path / "run", chunk_rows=2**12)
+
+
+def test_the_interval_covers_the_lost_mass(hurried):
+    """100 seeds: at 95 %, fewer than 88 covered has a chance of 0.4 %."""
+    gan, squeezed = oracle.gan(), drs.Squeeze(EXACT)
+    state = forced(gan, EXACT, cascade=True, margin=1.0)
+    accepted, passed = exact_probabilities(gan, EXACT, state, 2**20, row=BURN_IN_ROW)
+    truth = float((accepted - passed).clamp(min=0.0).sum() / accepted.sum())
+    covered = 0
+    for seed in range(100):
+        batch = squeezed.rows(gan, state, Rng(1000 + seed), 2**14)[1]
+        found = audit.loss({name: int(batch.stats[name]) for name in audit.SUMS})
+        covered += found.low <= truth <= found.high
+    assert 0.001 < truth < 0.5
+    assert covered >= 88
+
+
+def test_an_interval_that_forgets_the_audits_is_noticed(hurried):
+    """Weights of survivors alone: what the bound does not pass at all is then never counted."""
+    gan, squeezed = oracle.gan(), drs.Squeeze(EXACT)
+    state = forced(gan, EXACT, cascade=True, margin=1.0, audits=-math.inf)
+    accepted, passed = exact_probabilities(gan, EXACT, state, 2**20, row=BURN_IN_ROW)
+    truth = float((accepted - passed).clamp(min=0.0).sum() / accepted.sum())
+    covered = 0
+    for seed in range(40):
+        batch = squeezed.rows(gan, state, Rng(1000 + seed), 2**14)[1]
+        found = audit.loss({name: int(batch.stats[name]) for name in audit.SUMS})
+        covered += found.low <= truth <= found.high
+    assert covered < 36
+
+
+def test_sums_do_not_depend_on_the_order():
+    u = ops.uniform(Rng(0), 1000, stream=1)
+    accepted, passed, seen = u, u.flip(0), (u + 0.1) / 1.1
+    whole = audit.tallied(accepted, passed, seen)
+    halves = [
+        audit.tallied(accepted[part], passed[part], seen[part])
+        for part in (slice(0, 300), slice(300, None))
+    ]
+    for name in audit.SUMS:
+        assert int(whole[name]) == sum(int(half[name]) for half in halves)
+
+
+def test_loss_of_nothing_and_of_everything():
+    nothing = dict.fromkeys(audit.SUMS, 0)
+    assert audit.loss(nothing) == audit.Loss(0.0, 0.0, 1.0)
+    ones = torch.ones(400, dtype=torch.float64)
+    none_lost = audit.loss({k: int(v) for k, v in audit.tallied(ones, ones, ones).items()})
+    assert none_lost.share == none_lost.low == 0.0
+    assert 0.003 < none_lost.high < 0.02  # about 3 / 400, the rule of three, or a little more
+    all_lost = audit.loss({k: int(v) for k, v in audit.tallied(ones, 0 * ones, ones).items()})
+    assert all_lost.share == all_lost.high == 1.0
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: drs.Squeeze(samplers.MH()), "takes a rejection sampler"),
+        (lambda: drs.Squeeze(samplers.DRS), "takes a rejection sampler"),
+        (lambda: drs.Squeeze(samplers.DRS(adapt="batch")), "drop adapt"),
+        (lambda: drs.Squeeze(EXACT, tolerance=0.0), "greater than 0"),
+        (lambda: drs.Squeeze(EXACT, tolerance=2.0), "tolerance"),
+    ],
+)
+def test_wrong_arguments(make, words):
+    with pytest.raises(ValueError, match=words):
+        make()
+
+
+def test_the_command_line(tmp_path, hurried, capsys):
+    out = tmp_path / "run"
+    wanted = ["generate", "25gaussians", "-n", "50", "--gamma", "0", "--squeeze", "0.4"]
+    assert cli.main([*wanted, "--out", str(out), "--quiet"]) == 0
+    manifest = drs.open(out).manifest
+    assert manifest["sampler"]["name"] == "Squeeze"
+    assert manifest["sampler"]["tolerance"] == 0.4
+    assert manifest["lost_mass"] >= 0.0
+    assert cli.main(["report", str(out)]) == 0
+    assert "lost mass" in capsys.readouterr().out
+
+
+def test_networks_come_back_from_their_weights():
+    gan, draws = hill(3), Draws(1)
+    networks = tuple(bound.build(gan, widths, draws) for widths in (bound.TINY, bound.LARGE))
+    z, y = torch.ones(5, 4), torch.arange(5) % 3
+    for old, new in zip(networks, bound.unpacked(gan, bound.packed(networks)), strict=True):
+        assert isinstance(new, nn.Module)
+        assert torch.equal(old.above(1.5, z, y), new.above(1.5, z, y))
