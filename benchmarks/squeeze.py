@@ -1,0 +1,167 @@
+"""Rejection with a bound of the latent against the same rejection without one.
+
+python -m benchmarks.squeeze [--only MODEL ...] [--seconds S] [--json FILE] [--mnist FILE]
+
+Burn-in and search count in every total. A run of 1,000,000 samples is extrapolated from measured
+rates, and one of 10,000 too where it would take longer than --seconds.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import drs_fast as drs
+from benchmarks import features, metrics, mnist
+from benchmarks.timing import describe, environment
+from drs_fast.collected import Collected, Rows
+from drs_fast.engine import ENDLESS
+from drs_fast.gan import GAN
+from drs_fast.progress import Progress
+from drs_fast.run import Run
+from drs_fast.samplers import DRS, OBRS
+from drs_fast.squeeze import Squeeze
+from drs_fast.zoo import digits
+
+WAYS = {
+    "gamma 0": DRS(gamma=0.0),
+    "p95": DRS(percentile=95.0),
+    "p80": DRS(percentile=80.0),
+    "OBRS 10 %": OBRS(budget=0.1),
+}
+SIZES = (10_000, 1_000_000)
+FEATURES = 1_000  # samples that distances are measured on
+
+
+@dataclass(frozen=True)
+class Timed:
+    """A run: seconds before its first row and of its rows, which gave so many samples."""
+
+    before: float
+    rows: float
+    samples: Rows
+    run: Run
+
+    def total(self, n: int) -> float:
+        return self.before + self.rows * n / max(1, len(self.samples["ids"]))
+
+
+def timed(gan: GAN, sampler: Any, n: int, seconds: float, state: Any = None) -> Timed:
+    """n samples, or as many as there are after so many seconds."""
+    run = Run(gan, sampler, n, 0, None, 2**62, (), True)
+    start = time.perf_counter()
+    if state is None:
+        run.begin(progress=False)
+    else:
+        run.state = state
+    before = time.perf_counter() - start
+    example = {name: run.example[name] for name in run.names}
+    collected = Collected(example, n)
+    start = time.perf_counter()
+    for landed in run.landed(ENDLESS, run.names, Progress(None, enabled=False)):
+        collected.add(landed.rows)
+        if time.perf_counter() - start > seconds:
+            break
+    return Timed(before, time.perf_counter() - start, collected.tensors(), run)
+
+
+def compared(
+    gan: GAN, sampler: Any, seconds: float, quality: Callable[[Tensor], float] | None
+) -> dict[str, Any]:
+    """Both ways; SystemExit if the squeezed samples are no subset of the others."""
+    squeezed = timed(gan, Squeeze(sampler), SIZES[0], seconds)
+    state = squeezed.run.state
+    thresholds = state[:4]
+    plain = timed(gan, sampler, SIZES[0], seconds, sampler.State(*thresholds))
+    start = time.perf_counter()
+    sampler.init(gan, drs.Rng(0))
+    burn_in = time.perf_counter() - start
+    both = min(squeezed.run.proposals, plain.run.proposals)
+    ours, theirs = (t.samples["ids"][t.samples["ids"] < both] for t in (squeezed, plain))
+    used = bool(torch.isfinite(state.margins[1]))
+    if not bool(torch.isin(ours, theirs).all()):
+        raise SystemExit(f"{gan.name}, {sampler}: a squeezed run has samples of its own")
+    found: dict[str, Any] = {
+        "used": used,
+        "remark": Squeeze(sampler).remark(state, None),
+        "calls": plain.run.calls / len(plain.samples["ids"]),
+        "squeezed_calls": squeezed.run.calls / len(squeezed.samples["ids"]),
+        "search_calls": int(state.spent),
+        "search_s": squeezed.before,
+        "seen_lost": 1 - len(ours) / len(theirs),
+        "compared": len(theirs),
+        "seconds": {n: burn_in + plain.total(n) for n in SIZES},
+        "squeezed_seconds": {n: squeezed.total(n) for n in SIZES},
+        "measured": [len(plain.samples["ids"]), len(squeezed.samples["ids"])],
+    }
+    if used:
+        found |= Squeeze(sampler).measured(squeezed.run.tallies)
+    if quality is not None:
+        found["distance"] = [quality(t.samples["x"][:FEATURES]) for t in (plain, squeezed)]
+    return found
+
+
+def line(name: str, found: dict[str, Any]) -> str:
+    gains = (found["seconds"][n] / found["squeezed_seconds"][n] for n in SIZES)
+    lost = "not used"
+    if found["used"]:
+        low, high = found["lost_mass_interval"]
+        lost = f"{found['lost_mass']:.3%} ({low:.3%} to {high:.3%})"
+    cells = (
+        name,
+        f"{found['calls']:.4g}",
+        f"{found['squeezed_calls']:.4g}",
+        lost,
+        f"{found['search_s']:.1f}",
+        *(f"{gain:.3g}" for gain in gains),
+        " / ".join(f"{value:.3f}" for value in found.get("distance", ())),
+    )
+    return "| " + " | ".join(cells) + " |"
+
+
+HEADER = (
+    "| | calls a sample | squeezed | lost mass | search s | times faster at 10,000 | at 1,000,000 "
+    "| distance |\n|---|--:|--:|---|--:|--:|--:|--:|"
+)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", nargs="+", choices=("digits", "25gaussians", "mnist"))
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
+    parser.add_argument("--seconds", type=float, default=30.0, help="of one run, at most")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--mnist", type=Path, default=Path("mnist.safetensors"), metavar="FILE")
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(options.threads)
+    space = features.Space(digits.split()[1])
+    models: dict[str, tuple[Callable[[], GAN], Callable[[Tensor], float] | None]] = {
+        "digits": (lambda: drs.load("digits"), lambda x: space.quality(x)["frechet"]),
+        "25gaussians": (lambda: drs.load("25gaussians"), metrics.w1),
+        "mnist": (lambda: mnist.load(options.mnist), None),
+    }
+    here = environment()
+    print(describe(here))
+    report: dict[str, Any] = {**here, "seconds": options.seconds, "measured": {}}
+    for model in options.only or models:
+        load, quality = models[model]
+        gan = load()
+        rows = report["measured"][model] = {}
+        print(f"\n{model}\n\n{HEADER}", flush=True)
+        for name in options.ways:
+            rows[name] = compared(gan, WAYS[name], options.seconds, quality)
+            print(line(name, rows[name]), flush=True)
+            if options.json:
+                options.json.write_text(json.dumps(report, indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
