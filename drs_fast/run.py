@@ -177,11 +177,12 @@ class Run:
 
     def _batches(self, most: int) -> int:
         """Rows of one batch, or of several if the n-th sample cannot come before the last one."""
-        missing = 0 if self.n is None else self.n - self.accepted
+        wanted: float = 0 if self.n is None else self.n - self.accepted
         if self._rate < 1.0:  # most rows cost little: rather too many than another step
-            missing = math.ceil((missing + 2.0 * math.sqrt(missing)) / self._rate)
-        wanted = missing - self._flying
-        return self.step_rows * max(1, min(most, wanted) // self.step_rows)
+            wanted = math.inf if self.n is None else wanted + 2.0 * math.sqrt(wanted)
+            wanted /= self._rate
+        wanted -= self._flying
+        return self.step_rows * max(1, int(min(most, wanted)) // self.step_rows)
 
     def _tally(self, landed: Landed, taken: int) -> None:
         size = landed.step.size
