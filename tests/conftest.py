@@ -24,3 +24,11 @@ def fresh_dispatch():
     ops.dispatch._dispatch.cache_clear()
     yield
     ops.dispatch._dispatch.cache_clear()
+
+
+@pytest.fixture(autouse=True)
+def same_path():
+    """What a test adds to the module search path is gone after it."""
+    before = list(sys.path)
+    yield
+    sys.path[:] = before
