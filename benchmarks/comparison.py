@@ -29,7 +29,9 @@ def parser(description: str | None, samples: int) -> argparse.ArgumentParser:
     made.add_argument("-n", type=int, default=samples, help="samples (default: %(default)s)")
     made.add_argument("--seeds", type=int, default=5)
     made.add_argument("--fits", type=int, help="networks fitted (default: one a seed)")
-    made.add_argument("--only", nargs="+", choices=WAYS, metavar="WAY", help=", ".join(WAYS))
+    made.add_argument(
+        "--only", nargs="+", choices=WAYS, metavar="WAY", help=", ".join(WAYS).replace("%", "%%")
+    )
     made.add_argument("--json", type=Path, metavar="FILE")
     made.add_argument("--picture", type=Path, metavar="FILE")
     made.add_argument("--threads", type=int, default=2)

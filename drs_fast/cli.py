@@ -96,8 +96,8 @@ def _generate(options: argparse.Namespace) -> int:
     kind = samplers.get(options.sampler)
     fields = {field.name: getattr(options, field.name) for field in dataclasses.fields(kind)}
     sampler = kind(**{name: value for name, value in fields.items() if value is not None})
-    if options.squeeze is not None:
-        sampler = Squeeze(sampler, options.squeeze)
+    if options.squeeze:
+        sampler = Squeeze(sampler, options.tolerance)
     with ops.backend(options.backend):
         samples = engine.generate(
             load(options.model),
@@ -241,13 +241,13 @@ def _parser(given: list[str]) -> argparse.ArgumentParser:
         "--no-cuda-graph", action="store_true", help="call G and D at every step on a GPU too"
     )
     generate.add_argument(
-        "--squeeze",
+        "--squeeze", action="store_true", help="reject by a bound of the latent before G and D run"
+    )
+    generate.add_argument(
+        "--tolerance",
         type=float,
-        nargs="?",
-        const=Squeeze.tolerance,
-        metavar="TOLERANCE",
-        help="reject by a bound of the latent first; it may lose that share of the samples "
-        "(default: %(const)s)",
+        default=Squeeze.tolerance,
+        help="share of the samples that the bound may lose (default: %(default)s)",
     )
     generate.add_argument("--quiet", action="store_true", help="no progress")
     _add_fields(generate, _sampler_of(given))

@@ -120,7 +120,7 @@ class Run:
         if self.accepted == self.n:
             return
         example = {name: self.example[name] for name in names}
-        sampler, state = self._chosen()
+        sampler, state = self.chosen()
         lane = loop.lane(
             self.gan, sampler, state, self.rng, self.step_rows, example, self.cuda_graph
         )
@@ -144,12 +144,12 @@ class Run:
             + (", or lower gamma" if hasattr(self.sampler, "gamma") else "")
         )
 
-    def _chosen(self) -> tuple[Sampler, Any]:
+    def chosen(self) -> tuple[Sampler, Any]:
         """What runs after burn-in: it may have found that a simpler sampler is faster."""
         sampler, state = self.sampler, self.state
         if hasattr(sampler, "choice"):
             sampler, state = sampler.choice(state)
-        self._rate = float(state.acceptance) if hasattr(sampler, "rows") else 1.0
+        self._rate = max(float(state.acceptance), 2.0**-40) if hasattr(sampler, "rows") else 1.0
         return sampler, state
 
     def _note(self) -> str:
@@ -179,6 +179,7 @@ class Run:
         """Rows of one batch, or of several if the n-th sample cannot come before the last one."""
         wanted: float = 0 if self.n is None else self.n - self.accepted
         if self._rate < 1.0:  # most rows cost little: rather too many than another step
+            most = min(most, self.patience)
             wanted = math.inf if self.n is None else wanted + 2.0 * math.sqrt(wanted)
             wanted /= self._rate
         wanted -= self._flying
@@ -236,8 +237,9 @@ def _histogram(gan: GAN, rng: Rng, state: Any) -> str:
     )
 
 
-def _remedies(sampler: Sampler) -> str:
+def _remedies(sampler: Any) -> str:
     """One a line, numbered: those that the sampler has fields for, and what always helps."""
-    own = [remedy for field, remedy in REMEDIES.items() if hasattr(sampler, field)]
+    wrapped = getattr(sampler, "sampler", sampler)
+    own = [remedy for field, remedy in REMEDIES.items() if hasattr(wrapped, field)]
     lines = [*own, "train the discriminator on, or calibrate it: a few logits outweigh all others"]
     return "".join(f"\n  {i}. {line}" for i, line in enumerate(lines, start=1))

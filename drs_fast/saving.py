@@ -59,7 +59,8 @@ def save_run(
             )
         if writer.state is None:
             found = run.begin(progress)
-            tensors = run.state._asdict()
+            fleeting = getattr(sampler, "fleeting", ())
+            tensors = {k: v for k, v in run.state._asdict().items() if k not in fleeting}
             rows = spec.get("chunk_rows") or _chunk_rows(
                 tensors, sampler.group, row_bytes, run.gan.block
             )
@@ -67,7 +68,7 @@ def save_run(
                 "chunk_rows": rows,
                 "model": run.gan.name,
                 "version": __version__,
-                "law": sampler.law,
+                "law": run.chosen()[0].law,
                 "group": sampler.group,
                 "tallies": list(run.tallies),
                 **found,
@@ -212,8 +213,10 @@ def columns(gan: GAN, save: tuple[str, ...]) -> tuple[str, ...]:
 def _chunk_rows(tensors: dict[str, Tensor], group: int, row_bytes: int, block: int) -> int:
     """Rows that give a shard of at most 64 MiB or 65,536 samples at the expected acceptance."""
     acceptance = float(tensors["acceptance"]) if "acceptance" in tensors else 1.0 / group
+    calls = float(tensors["calls"]) if "calls" in tensors else 1.0  # of G and D, for a row
     samples = max(1.0, min(SHARD_ROWS, SHARD_BYTES / row_bytes))
-    groups = max(samples / max(acceptance, samples / CHUNK_ROWS), 2 * block - 1) / group
+    rows = samples / max(acceptance, samples * calls / CHUNK_ROWS)
+    groups = max(rows, (2 * block - 1) / calls) / group
     return group << math.floor(math.log2(max(groups, 1.0)))
 
 

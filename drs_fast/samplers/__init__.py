@@ -23,7 +23,8 @@ def get(name: str) -> Any:
 def __getattr__(name: str) -> Any:
     if name.lower() in NAMES and get(name.lower()).__name__ == name:
         return get(name.lower())
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}; samplers: {NAMES}")
+    known = ", ".join(get(each).__name__ for each in NAMES)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}; samplers: {known}")
 
 
 def __dir__() -> list[str]:

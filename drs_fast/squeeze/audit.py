@@ -55,7 +55,8 @@ def loss(sums: Mapping[str, int]) -> Loss:
         return Loss(0.0, 0.0, 1.0)
     share = lost / mass
     variance = lost_squared - 2.0 * share * mass_by_lost + share * share * mass_squared
-    event = lost_squared / lost if lost else mass_squared / mass
+    variance = max(0.0, variance)  # the sums are rounded
+    event = max(mass_squared / mass, lost_squared / lost if lost else 0.0)
     low = _gamma_quantile(lost, variance, -NORMAL) / mass if lost else 0.0
     high = _gamma_quantile(lost + event, variance + event * event, NORMAL) / mass
     return Loss(share, min(low, share), max(min(high, 1.0), share))

@@ -17,6 +17,7 @@ SLICE = 2**14  # rows that a bound is asked for at once: always so many, so that
 STEPS = 2_000
 ROWS_A_STEP = 512
 RATE = 3e-3
+CERTAIN = 3e38
 SPREADS = 4.0  # the log spread stays within so many nats of the logits' own
 
 
@@ -44,7 +45,8 @@ class Bound(nn.Module):
         with torch.inference_mode():
             mean, spread = self(z, y)
             bound: Tensor = mean + margin * spread
-        return bound
+        # What it cannot tell passes.
+        return bound.nan_to_num(nan=CERTAIN, posinf=CERTAIN)
 
 
 def build(gan: GAN, widths: tuple[int, ...], draws: Draws) -> Bound:
@@ -77,7 +79,8 @@ def fit(network: Bound, z: Tensor, y: Tensor | None, logit: Tensor, draws: Draws
     """Trains it on latents (n, d), labels (n,) and finite logits (n,), as if those were normal."""
     with torch.inference_mode(False), torch.enable_grad():
         with torch.no_grad():
-            network.scale.copy_(torch.stack([logit.mean(), logit.std().clamp(min=1e-6)]))
+            spread = logit.std(correction=0).clamp(min=1e-6)
+            network.scale.copy_(torch.stack([logit.mean(), spread]))
         weights = [parameter for parameter in network.parameters() if parameter.requires_grad]
         optimizer = torch.optim.Adam(weights, RATE)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=STEPS)

@@ -39,6 +39,7 @@ class Squeeze:
     tolerance: float = 2e-3
 
     State: ClassVar[Any] = SqueezeState
+    fleeting: ClassVar[tuple[str, ...]] = ("seconds",)
     group: ClassVar[int] = 1
     sequential: ClassVar[bool] = False
     tallies: ClassVar[tuple[str, ...]] = ("audited", *audit.SUMS)
@@ -67,6 +68,7 @@ class Squeeze:
     def energy(self) -> bool:
         return bool(getattr(self.sampler, "energy", False))
 
+    @torch.inference_mode(False)
     def init(self, gan: GAN, rng: Rng) -> SqueezeState:
         decides = self.sampler.rejection(gan, self.sampler.init(gan, rng))
         free = getattr(self.sampler, "log_m", 0.0) is None and self.sampler.gamma is not None
@@ -79,6 +81,8 @@ class Squeeze:
     def step(
         self, gan: GAN, state: SqueezeState, z: Tensor, y: Tensor | None, rng: Rng
     ) -> tuple[SqueezeState, Batch]:
+        if not _used(state) or not len(z):
+            return state, self.sampler.step(gan, self._inner(state), z, y, rng)[1]
         return self._step(gan, state, rng, given(z, y, rng))
 
     def rows(self, gan: GAN, state: SqueezeState, rng: Rng, n: int) -> tuple[SqueezeState, Batch]:
@@ -92,10 +96,15 @@ class Squeeze:
     def remark(self, state: SqueezeState, n: int | None) -> str:
         """What the bound brings for n samples, in a line."""
         without, squeezed, search = state.seconds.tolist()
+        if float(state.high) > self.tolerance:
+            return (
+                "squeeze: not used, for no bound was found that surely loses at most tolerance="
+                f"{self.tolerance:g} of the samples"
+            )
         if not _used(state):
             return (
                 f"squeeze: not used, for a sample costs {1e3 * without:.3g} ms without a bound and "
-                f"{1e3 * squeezed:.3g} ms with one"
+                f"{1e3 * squeezed:.3g} ms with one, which must be at least 5 % less"
             )
         pays = math.ceil(search / (without - squeezed))
         late = "" if n is None or n >= pays else f"; it pays from n = {pays:,} on"

@@ -1,6 +1,5 @@
 """Finds bounds for a GAN: rows to fit to, margins that keep the tolerance, and what they cost."""
 
-import functools
 import math
 import time
 from collections.abc import Callable
@@ -12,10 +11,10 @@ from torch import Tensor
 from drs_fast import ops
 from drs_fast.core import AUDIT, BURN_IN_ROW, TRAINING_ROW, Rng
 from drs_fast.ratio.fitting import Draws
-from drs_fast.ratio.rejection import Rejection, of_rows
+from drs_fast.ratio.rejection import Rejection, RejectionState, of_rows
 from drs_fast.squeeze.audit import Loss, loss, tallied
 from drs_fast.squeeze.bound import LARGE, SLICE, TINY, Bound, build, drawn, fit, packed
-from drs_fast.squeeze.stages import SqueezeState, score
+from drs_fast.squeeze.stages import AUDITED, FLOOR, SqueezeState, Stages, score
 
 SEARCH_ROW = TRAINING_ROW + 2**58  # of latents that bounds are fitted to
 ROWS = (8_192, 16_384, 32_768, 65_536)  # that G and D see for a search, round by round
@@ -25,9 +24,9 @@ GAIN = 0.9  # of the calls: a further round must bring at least that
 MOST = 10.0  # spreads
 BISECTIONS = 14
 TINY_SHARE = 0.25  # of the tolerance, that the tiny bound may lose
-AUDITED = 0.04  # audits, of all calls of G and D
+HOPELESS = 0.7  # share of all rows that pass
 TWICE = 0.7  # of the large bound's cost: what two bounds may cost together
-MORE = 1.1  # calls of G and D, at most, for one without the tiny bound
+MORE = 1.1  # rows that pass both, at most, for one that passes the large one alone
 WORTH = 0.95  # of the cost a sample without bounds: what does not come below it is not used
 
 
@@ -66,65 +65,66 @@ class Search:
 
     def __init__(self, decides: Rejection, rng: Rng, tolerance: float, free: bool) -> None:
         self.decides, self.rng, self.tolerance, self.free = decides, rng, tolerance, free
+        self.before = decides.state
         self.draws = Draws(rng.seed, SEARCH_ROW)
         self.spent = len(decides.state.logits)
         self.row = SEARCH_ROW
 
     def state(self) -> SqueezeState:
         """All that a run needs."""
-        start, costs = time.perf_counter(), self._costs()
-        networks = tuple(build(self.decides.judge, w, self.draws) for w in (TINY, LARGE))
-        acceptance = float(self.decides.state.acceptance)
-        plan = Plan(networks, (0.0, 0.0), 0.0, 1.0, self.decides.state.logits.new_empty(0, 3))
-        if self._squeezed(costs, plan, acceptance) < WORTH * costs.without(acceptance):
-            plan, acceptance = self._plan()
-        squeezed = self._squeezed(costs, plan, acceptance)
-        margins, audits = (math.inf, math.inf), -math.inf
-        if plan.high <= self.tolerance and squeezed < WORTH * costs.without(acceptance):
-            margins, audits = plan.margins, self._audits(plan, acceptance)
-        base = self.decides.state
-        seconds = costs.without(acceptance), squeezed, time.perf_counter() - start
+        start, acceptance = time.perf_counter(), float(self.before.acceptance)
+        draw, call, ask = self._seconds()
+        without, squeezed = (draw + call) / acceptance, (draw + ask) / acceptance + call
+        plan = Plan.none(tuple(build(self.decides.judge, w, self.draws) for w in (TINY, LARGE)))
+        if squeezed < WORTH * without:  # and it would be so with the best bound that there is
+            plan = self._plan()
+            without, squeezed = (draw + call) / plan.acceptance, math.inf
+        if plan.high <= self.tolerance:
+            state = self._state(plan, self.decides.state)
+            row = self._seconds_of_row(Stages(self.decides, state))
+            squeezed = row / plan.acceptance + (1.0 + AUDITED) * plan.passing * call
+        if squeezed >= WORTH * without:
+            state = self._state(Plan.none(plan.networks)._replace(high=plan.high), self.before)
+        seconds = without, squeezed, time.perf_counter() - start
+        return state._replace(seconds=state.log_m.new_tensor(seconds))
+
+    def _state(self, plan: "Plan", base: RejectionState) -> SqueezeState:
+        used = math.isfinite(plan.margins[1])
+        number = base.log_m.new_tensor
         return SqueezeState(
             log_m=base.log_m,
             gamma=base.gamma,
-            acceptance=base.log_m.new_tensor(acceptance),
+            acceptance=number(plan.acceptance) if used else base.acceptance,
             logits=base.logits,
             weights=packed(plan.networks),
-            margins=base.log_m.new_tensor(margins),
-            audits=base.log_m.new_tensor(audits),
-            calls=base.log_m.new_tensor(_calls(plan, acceptance)),
-            seconds=base.log_m.new_tensor(seconds),
+            margins=number(plan.margins),
+            audits=number(self._audits(plan) if used else -math.inf),
+            calls=number(_calls(plan) if used else 1.0),
+            high=number(plan.high),
             checked=plan.checked,
             spent=torch.tensor(self.spent, device=base.logits.device),
+            seconds=number([0.0, 0.0, 0.0]),
         )
 
-    def _plan(self) -> tuple["Plan", float]:
-        """The bounds to use, and the share of rows that would be accepted without any."""
+    def _plan(self) -> "Plan":
+        """The bounds to use."""
         large, seen, fresh = self.large()
         tiny = self.fitted(TINY, seen)
         acceptance = float((self.accepted(fresh) / fresh.chosen).sum()) / self.scanned
+        if not acceptance:
+            return Plan.none((tiny, large))._replace(high=1.0)
         above, above_tiny = _above(large, fresh), _above(tiny, fresh)
         alone = self.margin(fresh, above, self.tolerance)
         before = self.margin(fresh, above_tiny, TINY_SHARE * self.tolerance)
         first = above_tiny(before.spreads)
         both = self.margin(fresh, lambda k: torch.minimum(first, above(k)), self.tolerance)
         left = before.passing * acceptance
-        if _twice_pays((tiny, large), left, both.passing / alone.passing):
+        margins, chosen, bound = (math.inf, alone.spreads), alone, above(alone.spreads)
+        if _twice_pays((tiny, large), left, both.passing, alone.passing):
             margins, chosen = (before.spreads, both.spreads), both
             bound = torch.minimum(first, above(both.spreads))
-        else:
-            margins, chosen, left = (math.inf, alone.spreads), alone, 1.0
-            bound = above(alone.spreads)
         checked = torch.stack([fresh.logit, bound, fresh.chosen.float()], dim=1)
-        return Plan(
-            (tiny, large), margins, left, chosen.passing, checked, chosen.loss.high
-        ), acceptance
-
-    def _squeezed(self, costs: "Costs", plan: "Plan", acceptance: float) -> float:
-        """Seconds of a sample."""
-        twice = math.isfinite(plan.margins[0])
-        asked = costs.tiny + plan.left * costs.large if twice else costs.large
-        return (costs.draw + asked) / acceptance + (1.0 + AUDITED) * plan.passing * costs.call
+        return Plan((tiny, large), margins, chosen.passing, acceptance, chosen.loss.high, checked)
 
     def large(self) -> tuple[Bound, Seen, Seen]:
         """A bound fitted to more and more rows until more do not help; those, and unseen ones."""
@@ -133,9 +133,9 @@ class Search:
             network = self.fitted(LARGE, seen)
             fresh = self.found(network, n)
             margin = self.margin(fresh, _above(network, fresh), self.tolerance)
-            if n == ROWS[-1] or (
-                margin.loss.high <= self.tolerance and margin.passing > GAIN * best
-            ):
+            enough = margin.loss.high <= self.tolerance and margin.passing > GAIN * best
+            hopeless = n > ROWS[0] and margin.passing * float(self.before.acceptance) > HOPELESS
+            if n == ROWS[-1] or enough or hopeless:
                 break
             best = min(best, margin.passing)
             seen = seen.plus(fresh)
@@ -160,6 +160,7 @@ class Search:
         first, self.row = self.rng.at(self.row), self.row + self.scanned
         scores = self.scores(network, LOOKED, first, self.scanned)
         chance = (scores + level(scores, n)).clamp(max=0.0).exp().double()
+        chance = chance.clamp(min=FLOOR / SCANNED)  # so that no region is never looked at
         u = ops.uniform(first, self.scanned, stream=AUDIT, device=judge.device)
         rows = (u < chance).nonzero().squeeze(1)
         ids = rows + first.row
@@ -188,6 +189,9 @@ class Search:
         accepted = self.accepted(seen)
         mass = float((accepted / seen.chosen).sum())
 
+        if not mass:
+            return Margin(MOST, Loss(0.0, 0.0, 1.0), math.inf)
+
         def at(spreads: float) -> Margin:
             passed = self.accepted(seen, bound(spreads))
             sums = tallied(accepted, passed, seen.chosen)
@@ -200,11 +204,11 @@ class Search:
             low, high = (low, middle) if at(middle).loss.high <= tolerance else (middle, high)
         return at(high)
 
-    def _audits(self, plan: "Plan", acceptance: float) -> float:
+    def _audits(self, plan: "Plan") -> float:
         """What to add to scores, so that audits have their share of the calls."""
         n, first = SCANNED * ROWS[0], 0 if math.isfinite(plan.margins[0]) else 1
         scores = self.scores(plan.networks[first], plan.margins[first], self.rng.at(self.row), n)
-        return level(scores, AUDITED / (1.0 + AUDITED) * _calls(plan, acceptance) * n)
+        return level(scores, (1.0 - FLOOR) * AUDITED / (1.0 + AUDITED) * _calls(plan) * n)
 
     def _raise(self, seen: Seen) -> None:
         state = self.decides.state
@@ -216,58 +220,57 @@ class Search:
         state = state._replace(log_m=log_m.view_as(state.log_m))
         self.decides = self.decides._replace(state=state)
 
-    def _costs(self) -> "Costs":
+    def _seconds(self) -> tuple[float, float, float]:
+        """Of a row: to draw it, to call G and D, and to ask the tiny bound."""
         judge, rng = self.decides.judge, self.rng.at(BURN_IN_ROW)
-        n, device = judge.block, judge.device
+        n, device, tiny = judge.block, judge.device, build(judge, TINY, Draws(0))
         z, y = ops.latents(judge, rng, n), ops.labels(judge, rng, n)
         _, _, some, labels = next(drawn(judge, rng, SLICE))
-        asks = (functools.partial(build(judge, w, Draws(0)).above, 0.0) for w in (TINY, LARGE))
-        tiny, large = (_least(functools.partial(ask, some, labels), device) / SLICE for ask in asks)
         draw = _least(lambda: next(drawn(judge, rng, SLICE)), device) / SLICE
-        return Costs(draw, _least(lambda: judge.logits(z, y), device) / n, tiny, large)
+        ask = _least(lambda: tiny.above(0.0, some, labels), device) / SLICE
+        return draw, _least(lambda: judge.logits(z, y), device) / n, ask
 
-
-class Costs(NamedTuple):
-    """Seconds of a row: to draw it, to call G and D, to ask the tiny and the large bound."""
-
-    draw: float
-    call: float
-    tiny: float
-    large: float
-
-    def without(self, acceptance: float) -> float:
-        """Of a sample without bounds."""
-        return (self.draw + self.call) / acceptance
+    def _seconds_of_row(self, stages: Stages) -> float:
+        """To draw it and to ask the bounds."""
+        judge, rng = self.decides.judge, self.rng.at(self.row)
+        return (
+            _least(lambda: stages.survivors(next(drawn(judge, rng, SLICE))), judge.device) / SLICE
+        )
 
 
 class Plan(NamedTuple):
-    """Bounds and their margins, inf where one is not used; without any they would be ideal ones.
+    """Bounds and their margins, inf where one is not used.
 
-    left: the share of rows that the tiny bound leaves. passing: rows for G and D, for an accepted
-    one. checked: as in the state. high: what may be lost.
+    passing: rows for G and D, for an accepted one. acceptance: without bounds. high: the upper
+    limit of what is lost. checked: as in the state.
     """
 
     networks: tuple[Bound, ...]
     margins: tuple[float, float]
-    left: float
     passing: float
+    acceptance: float
+    high: float
     checked: Tensor
-    high: float = math.inf
+
+    @staticmethod
+    def none(networks: tuple[Bound, ...]) -> "Plan":
+        """Without any bound."""
+        return Plan(networks, (math.inf, math.inf), 1.0, 1.0, 0.0, torch.empty(0, 3))
 
 
-def _calls(plan: Plan, acceptance: float) -> float:
+def _calls(plan: Plan) -> float:
     """The share of rows that G and D see."""
-    return min(1.0, (1.0 + AUDITED) * plan.passing * acceptance)
+    return min(1.0, (1.0 + AUDITED) * plan.passing * plan.acceptance)
 
 
-def _twice_pays(networks: tuple[Bound, ...], left: float, more: float) -> bool:
+def _twice_pays(networks: tuple[Bound, ...], left: float, both: float, alone: float) -> bool:
     """Whether the tiny bound before the large one is the cheaper way, by multiplications.
 
-    left: the share of rows that the tiny one leaves. more: calls of G and D for one without it.
+    left: the share of rows that the tiny one leaves. both, alone: rows that then pass.
     Not by the clock: what is found shall depend on the seed and the GAN alone.
     """
     tiny, large = (sum(parameter.numel() for parameter in net.parameters()) for net in networks)
-    return tiny + left * large < TWICE * large and more < MORE
+    return tiny + left * large < TWICE * large and both < MORE * alone
 
 
 def level(scores: Tensor, n: float) -> float:

@@ -11,6 +11,8 @@ from drs_fast.core import AUDIT
 from drs_fast.ratio.rejection import Rejection, of_rows
 from drs_fast.squeeze.bound import Bound, Slice, padded, unpacked
 
+FLOOR = 0.25  # of the rows that are chosen by their bound: so many are chosen evenly
+AUDITED = 0.04  # audits, of all calls of G and D
 BLOCK = 2**11  # rows that the second bound is asked for at once
 
 
@@ -25,9 +27,11 @@ class SqueezeState(NamedTuple):
     margins: Tensor  # (2,) float64, their spreads above the mean; inf where one is not used
     audits: Tensor  # float64, added to a score: the exponential is the chance of an audit
     calls: Tensor  # float64, expected share of rows that G and D see
-    seconds: Tensor  # (3,) float64: a sample without bounds, a sample with them, the search
+    high: Tensor  # float64, the upper limit of what is lost
     checked: Tensor  # (m, 3) float32 of the search's last rows: logit, bound, chance to be chosen
     spent: Tensor  # int64, calls of G and D in burn-in and search
+    # (3,) float64: a sample without bounds, a sample with them, the search. Not saved.
+    seconds: Tensor = torch.zeros(3)
 
 
 class Survivors(NamedTuple):
@@ -49,6 +53,7 @@ class Stages:
         self.networks = unpacked(decides.judge, state.weights)
         self.margins: list[float] = state.margins.tolist()
         self.audits = float(state.audits)
+        self.floor = FLOOR * AUDITED / (1.0 + AUDITED) * float(state.calls)
 
     def survivors(self, rows: Slice) -> Survivors:
         """Of one slice."""
@@ -59,6 +64,8 @@ class Stages:
         bound = first.above(margin, z, y)[:size]
         y = None if y is None else y[:size]
         chance = (score(self.decides, bound, y) + self.audits).clamp(max=0.0).exp().double()
+        if self.audits > -math.inf:
+            chance = chance.clamp(min=self.floor)
         audited = ops.uniform(rng, size, stream=AUDIT, device=z.device) < chance
         passing = ops.accept(bound, rng, **self._threshold(y))
         rows_left = (passing | audited).nonzero().squeeze(1)

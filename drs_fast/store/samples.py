@@ -101,9 +101,10 @@ class Samples(Dataset[dict[str, Tensor]]):
     def column(self, name: str) -> "Column":
         """A column by its name. AttributeError if the run did not save it."""
         if name not in self.columns:
+            saved = [column for column in self.columns if column not in ("ids", "y")]
             raise AttributeError(
                 f"{self.path} holds {', '.join(self.columns)}, not {name}: "
-                f"generate again with --save {','.join([*self.columns[1:], name])}"
+                f"generate again with --save {','.join([*saved, name])}"
             )
         return Column(self, name)
 
