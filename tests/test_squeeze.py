@@ -411,6 +411,15 @@ def test_the_command_line(tmp_path, hurried, capsys):
     assert "lost mass" in capsys.readouterr().out
 
 
+def test_a_score_is_of_its_class(hurried):
+    gan = hill(3)
+    decides = EXACT.rejection(gan, EXACT.init(gan, Rng(0)))
+    y = torch.tensor([0, 1, 2, 2])
+    found = stages.score(decides, torch.zeros(4), y)
+    assert torch.equal(found, -(decides.state.log_m[y].float() / 2))
+    assert len(found.unique()) == 3
+
+
 def test_networks_come_back_from_their_weights():
     gan, draws = hill(3), Draws(1)
     networks = tuple(bound.build(gan, widths, draws) for widths in (bound.TINY, bound.LARGE))
