@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 import drs_fast as drs
-from benchmarks import features, metrics, mnist
+from benchmarks import features, gans, metrics, mnist
 from benchmarks.timing import describe, environment
 from drs_fast.collected import Collected, Rows
 from drs_fast.engine import ENDLESS
@@ -35,6 +35,7 @@ WAYS = {
     "p80": DRS(percentile=80.0),
     "OBRS 10 %": OBRS(budget=0.1),
 }
+MODELS = ("digits", "25gaussians", "mnist", "MLP")
 SIZES = (10_000, 1_000_000)
 FEATURES = 1_000  # samples that distances are measured on
 
@@ -50,6 +51,13 @@ class Timed:
 
     def total(self, n: int) -> float:
         return self.before + self.rows * n / max(1, len(self.samples["ids"]))
+
+
+def likeness_of(gan: GAN) -> float:
+    """The correlation of the logits of z and of 0.9 z + sqrt(1 - 0.81) z', another latent."""
+    z, other = (drs.ops.latents(gan, drs.Rng(seed, 2**62), 4096) for seed in (0, 1))
+    logits = [gan.logits(rows)[1] for rows in (z, 0.9 * z + (1.0 - 0.81) ** 0.5 * other)]
+    return float(torch.corrcoef(torch.stack(logits))[0, 1])
 
 
 def timed(gan: GAN, sampler: Any, n: int, seconds: float, state: Any = None) -> Timed:
@@ -133,7 +141,7 @@ HEADER = (
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", nargs="+", choices=("digits", "25gaussians", "mnist"))
+    parser.add_argument("--only", nargs="+", choices=MODELS)
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
     parser.add_argument("--seconds", type=float, default=30.0, help="of one run, at most")
     parser.add_argument("--threads", type=int, default=2)
@@ -146,15 +154,18 @@ def main(arguments: list[str] | None = None) -> int:
         "digits": (lambda: drs.load("digits"), lambda x: space.quality(x)["frechet"]),
         "25gaussians": (lambda: drs.load("25gaussians"), metrics.w1),
         "mnist": (lambda: mnist.load(options.mnist), None),
+        "MLP": (gans.mlp, None),  # random weights: a smooth logit
     }
     here = environment()
     print(describe(here))
     report: dict[str, Any] = {**here, "seconds": options.seconds, "measured": {}}
-    for model in options.only or models:
+    for model in options.only or MODELS:
         load, quality = models[model]
         gan = load()
-        rows = report["measured"][model] = {}
-        print(f"\n{model}\n\n{HEADER}", flush=True)
+        likeness = likeness_of(gan)
+        rows: dict[str, Any] = {}
+        report["measured"][model] = {"likeness": likeness, "rows": rows}
+        print(f"\n{model}: logits of z and 0.9 z + 0.44 z' correlate by {likeness:.2f}\n\n{HEADER}")
         for name in options.ways:
             rows[name] = compared(gan, WAYS[name], options.seconds, quality)
             print(line(name, rows[name]), flush=True)
