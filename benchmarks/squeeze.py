@@ -90,7 +90,7 @@ def compared(
     start = time.perf_counter()
     sampler.init(gan, drs.Rng(0))
     burn_in = time.perf_counter() - start
-    both = min(squeezed.run.proposals, plain.run.proposals)
+    both = 1 + min(int(t.samples["ids"][-1]) for t in (squeezed, plain))
     ours, theirs = (t.samples["ids"][t.samples["ids"] < both] for t in (squeezed, plain))
     used = bool(torch.isfinite(state.margins[1]))
     if not bool(torch.isin(ours, theirs).all()):
