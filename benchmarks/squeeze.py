@@ -152,7 +152,7 @@ def main(arguments: list[str] | None = None) -> int:
     space = features.Space(digits.split()[1])
     models: dict[str, tuple[Callable[[], GAN], Callable[[Tensor], float] | None]] = {
         "digits": (lambda: drs.load("digits"), lambda x: space.quality(x)["frechet"]),
-        "25gaussians": (lambda: drs.load("25gaussians"), metrics.w1),
+        "25gaussians": (lambda: drs.load("25gaussians"), lambda x: metrics.w1(x, FEATURES)),
         "mnist": (lambda: mnist.load(options.mnist), None),
         "MLP": (gans.mlp, None),  # random weights: a smooth logit
     }
