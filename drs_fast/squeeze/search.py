@@ -27,6 +27,7 @@ TINY_SHARE = 0.25  # of the tolerance, that the tiny bound may lose
 HOPELESS = 0.7  # share of all rows that pass
 TWICE = 0.7  # of the large bound's cost: what two bounds may cost together
 MORE = 1.1  # rows that pass both, at most, for one that passes the large one alone
+LEAST = 2.0**-60  # share of accepted rows that costs are counted with
 WORTH = 0.95  # of the cost a sample without bounds: what does not come below it is not used
 
 
@@ -72,14 +73,14 @@ class Search:
 
     def state(self) -> SqueezeState:
         """All that a run needs."""
-        start, acceptance = time.perf_counter(), float(self.before.acceptance)
+        start, acceptance = time.perf_counter(), max(float(self.before.acceptance), LEAST)
         draw, call, ask = self._seconds()
         without, squeezed = (draw + call) / acceptance, (draw + ask) / acceptance + call
         plan = Plan.none(tuple(build(self.decides.judge, w, self.draws) for w in (TINY, LARGE)))
         if squeezed < WORTH * without:  # and it would be so with the best bound that there is
             plan = self._plan()
             without, squeezed = (draw + call) / plan.acceptance, math.inf
-        if plan.high <= self.tolerance:
+        if math.isfinite(plan.margins[1]) and plan.high <= self.tolerance:
             state = self._state(plan, self.decides.state)
             row = self._seconds_of_row(Stages(self.decides, state))
             squeezed = row / plan.acceptance + (1.0 + AUDITED) * plan.passing * call
