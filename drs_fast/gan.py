@@ -58,6 +58,7 @@ class GAN:
         self._device = torch.device("cpu")
         self.precision = PRECISIONS[0]
         self._runs: dict[str, Callable[..., Any]] = {}
+        self._row: Tensor | None = None
         self.block = block_rows(block)
         self._criticised(discriminator, link)
 
@@ -96,6 +97,7 @@ class GAN:
         precision: "fp32", or "bf16" for G and D under autocast; logits are float32 in any case.
         """
         gan = copy.copy(self)
+        gan._row = None
         if precision is not None:
             if precision not in PRECISIONS:
                 raise ValueError(f"precision must be one of {PRECISIONS}, got {precision!r}")
@@ -112,6 +114,7 @@ class GAN:
     def changed(self, change: Callable[[Any], Any]) -> "GAN":
         """This GAN, with G and D run as change(G) and change(D) from here on."""
         gan = copy.copy(self)
+        gan._row = None
         gan._runs = {
             role: change(self._runs.get(role, getattr(self, role)))
             for role in ("generator", "discriminator")
@@ -144,7 +147,18 @@ class GAN:
         """
         self._check(z, y)
         x, logit = self._blocks(self._logits, z, y)
+        if self._row is None:
+            self._row = x.new_empty((1, *x.shape[1:]))
         return x, logit
+
+    def row(self) -> Tensor:
+        """One row like those of x, for its shape and dtype; G runs if it has not yet."""
+        if self._row is None:
+            y = None if self.labels is None else torch.zeros(1, dtype=torch.int64)
+            z = torch.zeros(1, self.latent_dim, device=self.device)
+            self.logits(z, None if y is None else y.to(z.device))
+        assert self._row is not None
+        return self._row
 
     def samples(self, z: Tensor, y: Tensor | None = None) -> Tensor:
         """x = G(z) alone, (n, ...): the same bits as those of `logits`."""

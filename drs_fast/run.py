@@ -12,7 +12,7 @@ from torch import Tensor
 
 from drs_fast import loop, ops, tuning
 from drs_fast.collected import Rows
-from drs_fast.core import BURN_IN_ROW, Rng, Sampler, Starvation, check_invalid, last_row
+from drs_fast.core import Rng, Sampler, Starvation, check_invalid, last_row
 from drs_fast.gan import GAN
 from drs_fast.loop import Landed, Step
 from drs_fast.progress import Progress
@@ -94,16 +94,14 @@ class Run:
     @functools.cached_property
     def example(self) -> Rows:
         """One row of everything that a step can give, for shapes and dtypes."""
-        rng = Rng(0, BURN_IN_ROW)
-        z, y = ops.latents(self.gan, rng, 1), ops.labels(self.gan, rng, 1)
-        x, logit = self.gan.logits(z, y)
+        x = self.gan.row()
         rows = {
-            "ids": torch.zeros(1, dtype=torch.int64, device=z.device),
-            "logit": logit,
+            "ids": x.new_zeros(1, dtype=torch.int64),
+            "logit": x.new_zeros(1, dtype=torch.float32),
             "x": x,
-            "z": z,
+            "z": x.new_zeros((1, self.gan.latent_dim), dtype=torch.float32),
         }
-        return rows if y is None else rows | {"y": y}
+        return rows if self.gan.labels is None else rows | {"y": rows["ids"]}
 
     @property
     def names(self) -> tuple[str, ...]:

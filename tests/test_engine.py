@@ -483,11 +483,11 @@ def test_equal_logits_are_samples():
 
 
 class Faulty:
-    """One logit in `every` of the run's rows is bad; those of burn-in and probe are clean."""
+    """One logit in `every` of the run's rows is bad; those of burn-in are clean."""
 
     def __init__(self, every, bad):
         self.every, self.bad = every, bad
-        self.row = -3 * 4096 - 4096
+        self.row = -3 * 4096
 
     def __call__(self, x):
         logit = x[:, 0].clone()
