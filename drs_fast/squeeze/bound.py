@@ -12,11 +12,14 @@ from drs_fast.core import Rng
 from drs_fast.gan import GAN
 from drs_fast.ratio.fitting import Draws, descend
 
-TINY, LARGE = (16,), (64, 64)  # widths
+TINY, LARGE = (16,), (64, 64, 64)  # widths
 SLICE = 2**14  # rows that a bound is asked for at once: always so many, so that bits do not vary
-STEPS = 2_000
-ROWS_A_STEP = 512
-RATE = 3e-3
+ROWS_A_STEP = 1024
+EPOCHS = 32
+LEAST_STEPS = 400
+RATE = 1e-2
+DECAY = 2e4  # of weights, over the number of rows: what few rows cannot show is not fitted
+MOST_DECAY = 2.0
 CERTAIN = 3e38
 SPREADS = 4.0  # the log spread stays within so many nats of the logits' own
 
@@ -77,14 +80,16 @@ def unpacked(gan: GAN, weights: Tensor) -> tuple[Bound, ...]:
 
 def fit(network: Bound, z: Tensor, y: Tensor | None, logit: Tensor, draws: Draws) -> None:
     """Trains it on latents (n, d), labels (n,) and finite logits (n,), as if those were normal."""
+    steps = max(LEAST_STEPS, EPOCHS * len(z) // ROWS_A_STEP)
     with torch.inference_mode(False), torch.enable_grad():
         with torch.no_grad():
             spread = logit.std(correction=0).clamp(min=1e-6)
             network.scale.copy_(torch.stack([logit.mean(), spread]))
         weights = [parameter for parameter in network.parameters() if parameter.requires_grad]
-        optimizer = torch.optim.Adam(weights, RATE)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=STEPS)
-        for rows in _minibatches(len(z), draws):
+        decay = min(MOST_DECAY, DECAY / len(z))
+        optimizer = torch.optim.AdamW(weights, RATE, weight_decay=decay, fused=True)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=steps)
+        for rows in _minibatches(len(z), steps, draws):
             rows = rows.to(z.device)
             mean, spread = network(z[rows], None if y is None else y[rows])
             surprise = ((logit[rows] - mean) / spread).square() / 2 + spread.log()
@@ -92,11 +97,11 @@ def fit(network: Bound, z: Tensor, y: Tensor | None, logit: Tensor, draws: Draws
             schedule.step()
 
 
-def _minibatches(n: int, draws: Draws) -> Iterator[Tensor]:
-    """STEPS times some of n rows, each row as often as any other."""
+def _minibatches(n: int, steps: int, draws: Draws) -> Iterator[Tensor]:
+    """`steps` times some of n rows, each row as often as any other."""
     size = min(n, ROWS_A_STEP)
     order, at = draws.permutation(n), 0
-    for _ in range(STEPS):
+    for _ in range(steps):
         if at + size > n:
             order, at = draws.permutation(n), 0
         yield order[at : at + size]

@@ -17,14 +17,15 @@ from drs_fast.squeeze.bound import LARGE, SLICE, TINY, Bound, build, drawn, fit,
 from drs_fast.squeeze.stages import AUDITED, FLOOR, SqueezeState, Stages, score
 
 SEARCH_ROW = TRAINING_ROW + 2**58  # of latents that bounds are fitted to
-ROWS = (8_192, 16_384, 32_768, 65_536)  # that G and D see for a search, round by round
+ROWS = (8_192, 16_384, 32_768, 65_536, 131_072)  # that G and D see for a search, round by round
+HORIZON = 100_000  # samples, within which a further round must pay for itself
+LUCK = 0.05  # of the calls: what it may bring though the one before it brought nothing
+A_ROW = 1.5  # calls: what a row of a round costs, with its share of the fit and of the scan
 SCANNED = 64  # rows that a bound looks at for each of those
 LOOKED = 2.0  # spreads above the mean, where rows for G and D are looked for
-GAIN = 0.9  # of the calls: a further round must bring at least that
 MOST = 10.0  # spreads
 BISECTIONS = 14
 TINY_SHARE = 0.25  # of the tolerance, that the tiny bound may lose
-HOPELESS = 0.7  # share of all rows that pass
 TWICE = 0.7  # of the large bound's cost: what two bounds may cost together
 MORE = 1.1  # rows that pass both, at most, for one that passes the large one alone
 LEAST = 2.0**-60  # share of accepted rows that costs are counted with
@@ -111,7 +112,7 @@ class Search:
         """The bounds to use."""
         large, seen, fresh = self.large()
         tiny = self.fitted(TINY, seen)
-        acceptance = float((self.accepted(fresh) / fresh.chosen).sum()) / self.scanned
+        acceptance = self.acceptance(fresh)
         if not acceptance:
             return Plan.none((tiny, large))._replace(high=1.0)
         above, above_tiny = _above(large, fresh), _above(tiny, fresh)
@@ -128,19 +129,23 @@ class Search:
         return Plan((tiny, large), margins, chosen.passing, acceptance, chosen.loss.high, checked)
 
     def large(self) -> tuple[Bound, Seen, Seen]:
-        """A bound fitted to more and more rows until more do not help; those, and unseen ones."""
-        seen, best = self.known(), math.inf
+        """A bound fitted to more and more rows while those pay; they, and unseen ones."""
+        seen, before = self.known(), 1.0
         for n in ROWS:
             network = self.fitted(LARGE, seen)
             fresh = self.found(network, n)
             margin = self.margin(fresh, _above(network, fresh), self.tolerance)
-            enough = margin.loss.high <= self.tolerance and margin.passing > GAIN * best
-            hopeless = n > ROWS[0] and margin.passing * float(self.before.acceptance) > HOPELESS
-            if n == ROWS[-1] or enough or hopeless:
+            share = margin.passing * self.acceptance(fresh)
+            saving = HORIZON * margin.passing * max(LUCK, 1.0 - share / before)  # as last time
+            if n == ROWS[-1] or saving < A_ROW * 2 * n:
                 break
-            best = min(best, margin.passing)
+            before = share
             seen = seen.plus(fresh)
         return network, seen, fresh
+
+    def acceptance(self, fresh: Seen) -> float:
+        """The expected share of accepted rows."""
+        return float((self.accepted(fresh) / fresh.chosen).sum()) / self.scanned
 
     def known(self) -> Seen:
         """The burn-in of the sampler."""
