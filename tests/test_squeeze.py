@@ -208,6 +208,20 @@ def test_few_rows_are_not_learnt_by_heart():
     assert float(error / logit[4096:].var()) < 1.25
 
 
+def test_a_mask_does_not_spoil_the_fit():
+    def masked(x):
+        return torch.where(x[:, 2] > 0.5, torch.full_like(x[:, 0], -1e4), 2.0 * x[:, 0])
+
+    gan = GAN(lambda z: z, masked, 4)
+    z = ops.latents(gan, Rng(0), 8192)
+    logit = gan.logits(z)[1]
+    network = bound.build(gan, bound.LARGE, Draws(0))
+    bound.fit(network, z, None, logit, Draws(1))
+    kept = z[:, 2] < 0.0
+    error = network.above(0.0, z, None)[kept] - logit[kept]
+    assert float(error.square().mean() / logit[kept].var()) < 0.5
+
+
 def test_the_classes_have_their_own_log_m(hurried):
     gan = hill(3)
     state = drs.Squeeze(samplers.DRS(gamma=0.0, burn_in=900), tolerance=0.3).init(gan, Rng(0))

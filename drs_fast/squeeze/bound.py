@@ -21,6 +21,7 @@ RATE = 1e-2
 DECAY = 2e4  # of weights, over the number of rows: what few rows cannot show is not fitted
 MOST_DECAY = 2.0
 CERTAIN = 3e38
+DEEP = 30.0  # nats below the largest logit: what lies deeper is hardly ever accepted
 SPREADS = 4.0  # the log spread stays within so many nats of the logits' own
 
 
@@ -80,6 +81,7 @@ def unpacked(gan: GAN, weights: Tensor) -> tuple[Bound, ...]:
 
 def fit(network: Bound, z: Tensor, y: Tensor | None, logit: Tensor, draws: Draws) -> None:
     """Trains it on latents (n, d), labels (n,) and finite logits (n,), as if those were normal."""
+    logit = logit.clamp(min=float(logit.max()) - DEEP)
     steps = max(LEAST_STEPS, EPOCHS * len(z) // ROWS_A_STEP)
     with torch.inference_mode(False), torch.enable_grad():
         with torch.no_grad():
