@@ -2,8 +2,8 @@
 
 python -m benchmarks.squeeze [--only MODEL ...] [--seconds S] [--json FILE] [--weights FOLDER]
 
-Burn-in and search count in every total. A run of 1,000,000 samples is extrapolated from measured
-rates, and one of 10,000 too where it would take longer than --seconds.
+Burn-in and search count in every total. The rates are of runs of 1,000,000 samples, or of
+their first --seconds.
 """
 
 import argparse
@@ -65,7 +65,7 @@ def likeness_of(gan: GAN) -> float:
 
 
 def timed(gan: GAN, sampler: Any, n: int, seconds: float, state: Any = None) -> Timed:
-    """n samples, or as many as there are after so many seconds."""
+    """n samples, or those that are there after so many seconds."""
     run = Run(gan, sampler, n, 0, None, 2**62, (), True)
     start = time.perf_counter()
     if state is None:
@@ -74,7 +74,7 @@ def timed(gan: GAN, sampler: Any, n: int, seconds: float, state: Any = None) -> 
         run.state = state
     before = time.perf_counter() - start
     example = {name: run.example[name] for name in run.names}
-    collected = Collected(example, n)
+    collected = Collected(example, n, first=SIZES[0])
     start = time.perf_counter()
     for landed in run.landed(ENDLESS, run.names, Progress(None, enabled=False)):
         collected.add(landed.rows)
@@ -93,10 +93,10 @@ def compared(
 ) -> dict[str, Any]:
     """Both ways; SystemExit if the squeezed samples are no subset of the others."""
     squeeze = Squeeze(sampler, tolerance)
-    squeezed = timed(gan, squeeze, SIZES[0], seconds)
+    squeezed = timed(gan, squeeze, SIZES[-1], seconds)
     state = squeezed.run.state
     thresholds = state[:4]
-    plain = timed(gan, sampler, SIZES[0], seconds, sampler.State(*thresholds))
+    plain = timed(gan, sampler, SIZES[-1], seconds, sampler.State(*thresholds))
     start = time.perf_counter()
     own = sampler.init(gan, drs.Rng(0))
     burn_in = time.perf_counter() - start

@@ -5,6 +5,7 @@ false-positive rate; everything else is exact.
 """
 
 import math
+import time
 
 import pytest
 import torch
@@ -26,6 +27,7 @@ def hurried(monkeypatch):
     """Small searches whose bounds are used whatever they cost."""
     monkeypatch.setattr(search, "ROWS", (1024, 2048))
     monkeypatch.setattr(search, "WORTH", math.inf)
+    monkeypatch.setattr(search, "LEAST_S", -math.inf)
     monkeypatch.setattr(bound, "EPOCHS", 4)
 
 
@@ -208,6 +210,19 @@ def test_few_rows_are_not_learnt_by_heart():
     assert float(error / logit[4096:].var()) < 1.25
 
 
+def test_a_search_that_cannot_pay_is_not_begun(monkeypatch):
+    """The logit costs enough for a bound to be cheaper, but not a search of 10^4 seconds."""
+    monkeypatch.setattr(search, "LEAST_S", 1e4)
+    gan = hill()
+    judge = gan.discriminator
+    gan.discriminator = lambda x: (time.sleep(0.01), judge(x))[1]
+    squeezed = drs.Squeeze(EXACT)
+    state = squeezed.init(gan, Rng(0))
+    assert int(state.spent) == 10_000
+    assert not math.isfinite(float(state.margins[1]))
+    assert "too little to pay for a search" in squeezed.remark(state, 1000)
+
+
 def test_a_mask_does_not_spoil_the_fit():
     def masked(x):
         return torch.where(x[:, 2] > 0.5, torch.full_like(x[:, 0], -1e4), 2.0 * x[:, 0])
@@ -295,6 +310,7 @@ def test_inference_mode_does_not_matter(hurried):
 
 def test_audits_have_their_share(monkeypatch):
     monkeypatch.setattr(search, "WORTH", math.inf)
+    monkeypatch.setattr(search, "LEAST_S", -math.inf)
     monkeypatch.setattr(bound, "EPOCHS", 16)
     gan, squeezed = hill(), drs.Squeeze(EXACT, tolerance=0.05)
     batch = drs.generate(gan, squeezed, 4000, seed=1)

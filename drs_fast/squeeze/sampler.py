@@ -21,7 +21,7 @@ from drs_fast.ratio import rejection
 from drs_fast.ratio.rejection import RejectionState, of_rows
 from drs_fast.squeeze import audit
 from drs_fast.squeeze.bound import Slice, drawn, given
-from drs_fast.squeeze.search import Search
+from drs_fast.squeeze.search import HORIZON, WORTH, Search
 from drs_fast.squeeze.stages import SqueezeState, Stages
 
 
@@ -100,6 +100,12 @@ class Squeeze:
             return (
                 "squeeze: not used, for no bound was found that surely loses at most tolerance="
                 f"{self.tolerance:g} of the samples"
+            )
+        if not _used(state) and squeezed < WORTH * without:
+            saving = 1e3 * (without - squeezed)
+            return (
+                f"squeeze: not used, for the best bound could save {saving:.3g} ms a sample, too "
+                f"little to pay for a search within {HORIZON:,} samples"
             )
         if not _used(state):
             return (

@@ -20,6 +20,7 @@ SEARCH_ROW = TRAINING_ROW + 2**58  # of latents that bounds are fitted to
 ROWS = (8_192, 16_384, 32_768, 65_536, 131_072)  # that G and D see for a search, round by round
 HORIZON = 100_000  # samples, within which a further round must pay for itself
 LUCK = 0.05  # of the calls: what it may bring though the one before it brought nothing
+LEAST_S = 2.0  # seconds, about what the shortest search takes
 A_ROW = 1.5  # calls: what a row of a round costs, with its share of the fit and of the scan
 SCANNED = 64  # rows that a bound looks at for each of those
 LOOKED = 2.0  # spreads above the mean, where rows for G and D are looked for
@@ -78,14 +79,16 @@ class Search:
         draw, call, ask = self._seconds()
         without, squeezed = (draw + call) / acceptance, (draw + ask) / acceptance + call
         plan = Plan.none(tuple(build(self.decides.judge, w, self.draws) for w in (TINY, LARGE)))
-        if squeezed < WORTH * without:  # and it would be so with the best bound that there is
+        saving = HORIZON * (without - squeezed)
+        used = squeezed < WORTH * without and saving > LEAST_S + ROWS[0] * call  # by the best bound
+        if used:
             plan = self._plan()
             without, squeezed = (draw + call) / plan.acceptance, math.inf
         if math.isfinite(plan.margins[1]) and plan.high <= self.tolerance:
             state = self._state(plan, self.decides.state)
             row = self._seconds_of_row(Stages(self.decides, state))
             squeezed = row / plan.acceptance + (1.0 + AUDITED) * plan.passing * call
-        if squeezed >= WORTH * without:
+        if not (used and squeezed < WORTH * without):
             state = self._state(Plan.none(plan.networks)._replace(high=plan.high), self.before)
         seconds = without, squeezed, time.perf_counter() - start
         return state._replace(seconds=state.log_m.new_tensor(seconds))
