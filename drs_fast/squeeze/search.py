@@ -18,8 +18,8 @@ from drs_fast.squeeze.stages import AUDITED, FLOOR, SqueezeState, Stages, score
 
 SEARCH_ROW = TRAINING_ROW + 2**58  # of latents that bounds are fitted to
 ROWS = (8_192, 16_384, 32_768, 65_536, 131_072)  # that G and D see for a search, round by round
-HORIZON = 100_000  # samples, within which a further round must pay for itself
-LUCK = 0.05  # of the calls: what it may bring though the one before it brought nothing
+HORIZON = 300_000  # samples, within which a further round must pay for itself
+LUCK = 0.02  # of the calls: what it may bring though the one before it brought nothing
 LEAST_S = 2.0  # seconds, about what the shortest search takes
 A_ROW = 1.5  # calls: what a row of a round costs, with its share of the fit and of the scan
 SCANNED = 64  # rows that a bound looks at for each of those
