@@ -210,6 +210,12 @@ def test_few_rows_are_not_learnt_by_heart():
     assert float(error / logit[4096:].var()) < 1.25
 
 
+def test_a_bound_keeps_away_from_its_tolerance(hurried):
+    state = drs.Squeeze(EXACT, tolerance=0.3).init(hill(), Rng(0))
+    assert math.isfinite(float(state.margins[1]))
+    assert 0.05 < float(state.high) <= 0.8 * 0.3
+
+
 def test_a_search_that_cannot_pay_is_not_begun(monkeypatch):
     """The logit costs enough for a bound to be cheaper, but not a search of 10^4 seconds."""
     monkeypatch.setattr(search, "LEAST_S", 1e4)

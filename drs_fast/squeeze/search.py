@@ -26,7 +26,8 @@ SCANNED = 64  # rows that a bound looks at for each of those
 LOOKED = 2.0  # spreads above the mean, where rows for G and D are looked for
 MOST = 10.0  # spreads
 BISECTIONS = 14
-TINY_SHARE = 0.25  # of the tolerance, that the tiny bound may lose
+AIM = 0.8  # of the tolerance, that a bound may surely lose: else long runs would find it stale
+TINY_SHARE = 0.25  # of that, that the tiny bound may lose
 TWICE = 0.7  # of the large bound's cost: what two bounds may cost together
 MORE = 1.1  # rows that pass both, at most, for one that passes the large one alone
 LEAST = 2.0**-60  # share of accepted rows that costs are counted with
@@ -67,7 +68,7 @@ class Search:
     """
 
     def __init__(self, decides: Rejection, rng: Rng, tolerance: float, free: bool) -> None:
-        self.decides, self.rng, self.tolerance, self.free = decides, rng, tolerance, free
+        self.decides, self.rng, self.tolerance, self.free = decides, rng, AIM * tolerance, free
         self.before = decides.state
         self.draws = Draws(rng.seed, SEARCH_ROW)
         self.spent = len(decides.state.logits)
