@@ -211,9 +211,9 @@ def test_few_rows_are_not_learnt_by_heart():
 
 
 def test_a_bound_keeps_away_from_its_tolerance(hurried):
-    state = drs.Squeeze(EXACT, tolerance=0.3).init(hill(), Rng(0))
+    state = drs.Squeeze(EXACT, tolerance=0.1).init(hill(), Rng(0))
     assert math.isfinite(float(state.margins[1]))
-    assert 0.05 < float(state.high) <= 0.8 * 0.3
+    assert 0.04 < float(state.high) <= 0.08
 
 
 def test_a_search_that_cannot_pay_is_not_begun(monkeypatch):
@@ -332,8 +332,8 @@ def test_a_bound_that_does_not_pay_is_not_used(tmp_path):
     assert torch.equal(found.ids[:], plain.ids)
     assert "not used" in found.manifest["remark"]
     assert "lost_mass" not in found.manifest
-    without, squeezed, _ = drs.Squeeze(EXACT).init(gan.on(block=4096), Rng(0)).seconds.tolist()
-    assert squeezed >= 0.95 * without
+    state = drs.Squeeze(EXACT).init(gan.on(block=4096), Rng(0))
+    assert not math.isfinite(float(state.margins[1]))
     assert found.manifest["calls_total"] == 10_000 + int(plain.stats["calls"])
 
 
