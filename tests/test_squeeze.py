@@ -211,9 +211,9 @@ def test_few_rows_are_not_learnt_by_heart():
 
 
 def test_a_bound_keeps_away_from_its_tolerance(hurried):
-    state = drs.Squeeze(EXACT, tolerance=0.1).init(hill(), Rng(0))
+    state = drs.Squeeze(EXACT, tolerance=0.02).init(hill(), Rng(0))
     assert math.isfinite(float(state.margins[1]))
-    assert 0.04 < float(state.high) <= 0.08
+    assert 0.008 < float(state.high) <= 0.016
 
 
 def test_a_search_that_cannot_pay_is_not_begun(monkeypatch):
