@@ -4,7 +4,6 @@ python -m benchmarks.loop [--device cuda] [--quick] [--json FILE]
 """
 
 import argparse
-import contextlib
 import dataclasses
 import functools
 import json
@@ -13,7 +12,7 @@ import statistics
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -62,8 +61,7 @@ GPU = (
     ("SAGAN 128x128", 256),
 )
 QUICK = (("MLP, width 16", 256),)
-SITTINGS = 4  # pairs of processes on a CPU
-MODEL_S = 160.0  # no new round of a model after about so long
+MODEL_S = 240.0  # no new round of a model after about so long
 EXTRA = {OURS: 1, TO_DISK: 2}  # blocks beyond the steps: burn-in; before a store, the shapes
 # What must be reached: model, batch, ratio, sign, value.
 TARGETS: dict[str, tuple[tuple[str, int, str, str, float], ...]] = {
@@ -136,54 +134,40 @@ def synchronisations(p: Problem, steps: int = 32) -> float | None:
 def measure(p: Problem, rounds: int) -> dict[str, list[float]]:
     """Seconds of every loop, round by round.
 
-    On a CPU ours run in a process of their own, for they change how its memory is given back; and
-    in several ones, for a process stays as fast as the memory that it happened to get.
+    On a CPU each runs once in a new process, as people run it: how fast one is depends on what
+    was done with the memory before, and ours change how it is given back.
     """
     on_gpu = p.device.type == "cuda"
     names = [name for name in WAYS if name != (KEPT if on_gpu else CALLED)]
     times: dict[str, list[float]] = {name: [] for name in names}
-    sittings = 1 if on_gpu else min(SITTINGS, rounds)
-    for _ in range(sittings):
-        with contextlib.ExitStack() as stack:
-            theirs = ours = functools.partial(seconds_of, p)
-            if not on_gpu:
-                theirs, ours = (stack.enter_context(elsewhere(p)) for _ in range(2))
-            start = time.monotonic()
-            for i in range(-(-rounds // sittings) + 1):
-                if i > 1 and time.monotonic() - start > MODEL_S / sittings:
-                    break
-                first = i % len(names)
-                for name in names[first:] + names[:first]:
-                    seconds = (ours if name in (OURS, TO_DISK, KEPT) else theirs)(name)
-                    if i:  # the first round warms up
-                        times[name].append(seconds)
+    start = time.monotonic()
+    for i in range(rounds + on_gpu):
+        if i > 1 and time.monotonic() - start > MODEL_S:
+            break
+        first = i % len(names)
+        for name in names[first:] + names[:first]:
+            seconds = seconds_of(p, name) if on_gpu else elsewhere(p, name)
+            if i or not on_gpu:  # there the first round warms up
+                times[name].append(seconds)
     return times
 
 
 def seconds_of(p: Problem, name: str) -> float:
-    return timed(lambda: WAYS[name](p), p.device)
+    """Of a run, after G and D have been called once."""
+    alone(dataclasses.replace(p, steps=1))
+    return timed(functools.partial(WAYS[name], p), p.device)
 
 
-@contextlib.contextmanager
-def elsewhere(p: Problem) -> Iterator[Callable[[str], float]]:
-    """seconds_of this problem in another process."""
+def elsewhere(p: Problem, name: str) -> float:
+    """seconds_of in a new process."""
     given = (p.name, p.batch, p.log_m, p.gamma, p.steps, p.n)
-    with ProcessPoolExecutor(
-        1, multiprocessing.get_context("spawn"), _receive, (torch.get_num_threads(), given)
-    ) as process:
-        yield lambda name: process.submit(_seconds_of_received, name).result()
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+        return process.submit(_seconds_of, name, torch.get_num_threads(), given).result()
 
 
-_received: list[Problem] = []
-
-
-def _receive(threads: int, given: tuple[Any, ...]) -> None:
+def _seconds_of(name: str, threads: int, given: tuple[Any, ...]) -> float:
     torch.set_num_threads(threads)
-    _received.append(Problem.of(*given))
-
-
-def _seconds_of_received(name: str) -> float:
-    return seconds_of(_received[0], name)
+    return seconds_of(Problem.of(*given), name)
 
 
 def row_of(name: str, batch: int, device: str, seconds: float, rounds: int) -> dict[str, Any]:
@@ -199,11 +183,12 @@ def row_of(name: str, batch: int, device: str, seconds: float, rounds: int) -> d
         return row | {"wrong": str(error)}
     except (RuntimeError, ValueError) as error:  # of a device that is too small
         return row | {"skipped": str(error).split("\n")[0]}
-    found = {name: min(values) for name, values in times.items()}
+    found = {name: statistics.median(values) for name, values in times.items()}
 
     def ratio(above: str, below: str) -> float:
-        """Of the best rounds: what else runs on a machine only ever adds."""
-        return min(times[above]) / min(times[below])
+        """The median round's: whatever else runs on the machine comes and goes."""
+        pairs = zip(times[above], times[below], strict=True)
+        return statistics.median(one / other for one, other in pairs)
 
     flying = loop.IN_FLIGHT + 1 if p.device.type == "cuda" else 0
     # A long run does not notice the extra ones.
@@ -275,8 +260,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--quick", action="store_true", help="one tiny model, to try this program")
     parser.add_argument("--only", metavar="MODEL", choices=MODELS, help="one model")
-    parser.add_argument("--seconds", type=float, default=3.0, help="of G and D in a run")
-    parser.add_argument("--rounds", type=int, default=12)
+    parser.add_argument("--seconds", type=float, default=2.0, help="of G and D in a run")
+    parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--json", type=Path, metavar="FILE")
     options = parser.parse_args(arguments)

@@ -174,13 +174,14 @@ def _kept(p: Problem) -> None:
         alone(p)
 
 
+# Those that are compared stand side by side.
 WAYS: dict[str, Callable[[Problem], Any]] = {
     LIMIT: alone,
-    KEPT: _kept,
     OURS: ours,
-    TO_DISK: ours_to_disk,
-    CALLED: lambda p: ours(p, cuda_graph=False),
     PLAIN: plain,
     PLAIN_TO_DISK: plain_to_disk,
+    TO_DISK: ours_to_disk,
+    KEPT: _kept,
+    CALLED: lambda p: ours(p, cuda_graph=False),
     NUMPY: numpy_list,
 }

@@ -206,16 +206,16 @@ class GAN:
     ) -> list[Tensor]:
         """What the function yields for all rows; it gets copies of a block of them at a time."""
         n, whole = len(rows), list[Tensor]()
-        given = (rows,) if y is None else (rows, y)
-        for start in range(0, max(1, n), self.block):
-            own = slice(start, min(start + self.block, n))
-            with torch.inference_mode(not differentiate), torch.set_grad_enabled(differentiate):
-                parts = function(*(_padded(tensor[own], self.block) for tensor in given))
+        given = (rows.detach(),) if y is None else (rows.detach(), y)
+        with torch.inference_mode(not differentiate), torch.set_grad_enabled(differentiate):
+            for start in range(0, max(1, n), self.block):
+                size = min(self.block, n - start)
+                parts = function(*(_block(tensor, start, size, self.block) for tensor in given))
                 for i, part in enumerate(parts):
                     if start == 0:
                         with torch.inference_mode(False):
                             whole.append(part.new_empty((n, *part.shape[1:])))
-                    whole[i][own] = part[: own.stop - start]
+                    whole[i].narrow(0, start, size).copy_(part.narrow(0, 0, size))
         return whole
 
     def _logits(self, z: Tensor, *label: Tensor) -> Iterator[Tensor]:
@@ -309,10 +309,12 @@ def block_rows(rows: int) -> int:
     return -(-integer("batch_size", rows, 1) // BLOCK_MULTIPLE) * BLOCK_MULTIPLE
 
 
-def _padded(rows: Tensor, size: int) -> Tensor:
-    if len(rows) == size:
-        return rows.detach().clone()
-    return torch.cat([rows.detach(), rows.new_zeros((size - len(rows), *rows.shape[1:]))])
+def _block(rows: Tensor, start: int, size: int, block: int) -> Tensor:
+    """A copy of so many rows, with zeros up to a block."""
+    own = rows.narrow(0, start, size)
+    if size == block:
+        return own.clone()
+    return torch.cat([own, rows.new_zeros((block - size, *rows.shape[1:]))])
 
 
 def _slope(logit: Tensor, leaf: Tensor) -> Tensor:
