@@ -21,6 +21,7 @@ from torch import Tensor
 import drs_fast as drs
 from benchmarks import features, gans, metrics, trained
 from benchmarks.timing import describe, environment
+from drs_fast import balance
 from drs_fast.collected import Collected, Rows
 from drs_fast.engine import ENDLESS
 from drs_fast.gan import GAN
@@ -41,6 +42,7 @@ WAYS = {
 MODELS = ("digits, plain", "digits", "25gaussians", "mnist, plain", "mnist", "MLP")
 SIZES = (10_000, 1_000_000)
 FEATURES = 1_000  # samples that distances are measured on
+WARM_UP_S = 3.0
 CHECKED = 32_768  # rows for what is lost by class or mode
 
 
@@ -93,6 +95,7 @@ def compared(
 ) -> dict[str, Any]:
     """Both ways; SystemExit if the squeezed samples are no subset of the others."""
     squeeze = Squeeze(sampler, tolerance)
+    timed(gan, sampler, SIZES[-1], WARM_UP_S)
     squeezed = timed(gan, squeeze, SIZES[-1], seconds)
     state = squeezed.run.state
     thresholds = state[:4]
@@ -147,10 +150,8 @@ def lost_by_group(
     ]
     accepted = search.accepted(seen)
     passed = search.accepted(seen, torch.stack(bounds).amin(dim=0))
-    of = group(gan.samples(seen.z))
-    mass = torch.bincount(of, accepted / seen.chosen)
-    lost = torch.bincount(of, (accepted - passed).clamp(min=0.0) / seen.chosen)
-    return {"mass": (mass / mass.sum()).tolist(), "lost": (lost / mass).nan_to_num().tolist()}
+    found = balance.of_rows("group", group(gan.samples(seen.z)), accepted, passed, seen.chosen)
+    return {"mass": found.share.tolist(), "lost": found.lost.tolist()}
 
 
 def line(name: str, found: dict[str, Any]) -> str:

@@ -111,7 +111,9 @@ class BadLogits(RuntimeError):
 
 
 class Stale(RuntimeError):
-    """The bound of a squeezed run loses more than its tolerance."""
+    """The bound of a squeezed run loses too much; `partial` holds the samples of one in memory."""
+
+    partial: Batch | None = None
 
 
 class Starvation(RuntimeError):

@@ -9,7 +9,7 @@ import torch
 from drs_fast import pages
 from drs_fast.arguments import integer
 from drs_fast.collected import Collected, Rows
-from drs_fast.core import BURN_IN_ROW, Batch, Sampler, Starvation
+from drs_fast.core import BURN_IN_ROW, Batch, Sampler, Stale, Starvation
 from drs_fast.gan import GAN, block_rows
 from drs_fast.loop import Landed
 from drs_fast.progress import Progress
@@ -66,8 +66,8 @@ def generate(
         share of burn-in rows whose decision it changes.
     tune: of "channels_last" and "compile", which to try in burn-in; what is not faster is dropped.
     cuda_graph: whether a step on a GPU is captured once and replayed, where G and D allow it.
-    Raises Starvation (in memory with what there is in `partial`), BadLogits, or store.Conflict if
-    `out` holds another run.
+    Raises Starvation or Stale (in memory with what there is in `partial`), BadLogits, or
+    store.Conflict if `out` holds another run.
     """
     n, patience = integer("n", n, 0), integer("patience", patience, 1)
     if max_proposals is not None:
@@ -97,8 +97,8 @@ def _generated(run: Run, n: int, progress: bool) -> Batch:
         try:
             for landed in run.landed(ENDLESS, run.names, bar):
                 collected.add(landed.rows)
-        except Starvation as hunger:
-            hunger.partial = _collected(run, collected.tensors())
+        except (Starvation, Stale) as stop:
+            stop.partial = _collected(run, collected.tensors())
             raise
     return _collected(run, collected.tensors())
 

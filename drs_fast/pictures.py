@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from drs_fast.balance import Balance
 from drs_fast.ratio.calibrate import Curve
 
 if TYPE_CHECKING:
@@ -173,6 +174,25 @@ def bounds(path: Path, logit: Tensor, bound: Tensor, chance: Tensor, heading: st
     axis.set_ylabel("bound")
     share = float(weight[below].sum() / weight.sum())
     _style(axis, f"{share:.3%} of all rows have a bound below their logit (red)")
+    return _save(figure, path)
+
+
+def balance(path: Path, balance: Balance, heading: str = "") -> Path:
+    """Each group's share of the samples without a bound, with one, and what the bound loses."""
+    figure, axes = _figure(2, panel=(5.0, 3.4), heading=heading)
+    place = np.arange(len(balance.share))
+    for shares, name, colour, shift in (
+        (balance.share, "without a bound", PALE, -0.2),
+        (balance.kept(), "with the bound", BLUE, 0.2),
+    ):
+        axes[0].bar(place + shift, 100 * shares.numpy(), 0.4, color=colour, label=name)
+    axes[0].set_ylabel("% of the samples")
+    axes[0].legend(frameon=False, fontsize=9, labelcolor=INK)
+    axes[1].bar(place, 100 * balance.lost.numpy(), 0.8, color=MARK)
+    axes[1].set_ylabel(f"% lost of each {balance.group}")
+    for axis in axes:
+        axis.set_xlabel(balance.group)
+        _style(axis, "")
     return _save(figure, path)
 
 

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from drs_fast import ops, pictures
+from drs_fast import balance, ops, pictures
+from drs_fast.balance import Balance
 from drs_fast.core import BURN_IN_ROW, LABEL, Rng
 from drs_fast.pictures import Panel, Square
 from drs_fast.squeeze import audit
@@ -37,14 +38,15 @@ def write(
     samples = open_run(path)
     state = state_of(samples)
     folder.mkdir(parents=True, exist_ok=True)
-    drawn, reasons = _draw(samples, state, folder)
-    text = words(samples, state)
+    balanced = balance.of_run(samples, state)
+    drawn, reasons = _draw(samples, state, balanced, folder)
+    text = words(samples, state, balanced)
     if reasons:
         text += "\nnot drawn" + "".join(f"\n  {reason}" for reason in reasons)
     return text, drawn
 
 
-def words(samples: Samples, state: dict[str, Tensor]) -> str:
+def words(samples: Samples, state: dict[str, Tensor], balanced: Balance | str) -> str:
     """The numbers of a run, one a line."""
     manifest, n = samples.manifest, len(samples)
     counters = _counters(samples)
@@ -67,6 +69,7 @@ def words(samples: Samples, state: dict[str, Tensor]) -> str:
             f"{counters['above']:,}"
         ),
         **_tallies(manifest, counters),
+        **balance.words(balanced),
     }
     raw, accepted = _logits(samples, state)
     if raw is not None and bool(torch.isfinite(raw).any()):
@@ -91,7 +94,7 @@ def _tallies(manifest: dict[str, Any], counters: dict[str, int]) -> dict[str, st
     return {
         "squeeze": remark,
         "lost mass": f"{audit.loss(counters)}, 95 % interval",
-        "calls for audits": f"{counters['audited'] / counters['calls']:.2%}",
+        "audits": f"{counters['audited'] / counters['judged']:.2%} of all rows that are judged",
     }
 
 
@@ -125,7 +128,12 @@ def heading(samples: Samples) -> str:
     return f"{model}: {n:,} samples, acceptance {_acceptance(n, tried)}"
 
 
-def _draw(samples: Samples, state: dict[str, Tensor], folder: Path) -> tuple[list[Path], list[str]]:
+def _draw(
+    samples: Samples,
+    state: dict[str, Tensor],
+    balanced: Balance | str,
+    folder: Path,
+) -> tuple[list[Path], list[str]]:
     """The pictures, and why others are missing."""
     title = heading(samples)
     drawn: list[Path] = []
@@ -139,6 +147,10 @@ def _draw(samples: Samples, state: dict[str, Tensor], folder: Path) -> tuple[lis
     if checked is not None and len(checked):
         logit, bound, chance = checked.unbind(dim=1)
         drawn.append(pictures.bounds(folder / "bounds.png", logit, bound, chance, title))
+        if isinstance(balanced, str):
+            reasons.append(f"balance: {balanced}")
+        else:
+            drawn.append(pictures.balance(folder / "balance.png", balanced, title))
     raw, accepted = _logits(samples, state)
     groups = {
         f"{name}, {len(logit):,}": logit

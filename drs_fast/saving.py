@@ -67,6 +67,7 @@ def save_run(
             facts = {
                 "chunk_rows": rows,
                 "model": run.gan.name,
+                "labels": run.gan.labels,
                 "version": __version__,
                 "law": run.chosen()[0].law,
                 "group": sampler.group,

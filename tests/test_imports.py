@@ -20,7 +20,7 @@ LAYERS = (
     ("checks", "ops"),
     ("ratio", "samplers", "squeeze"),
     ("engine", "run", "loop", "collected", "pages", "tuning", "saving", "store", "progress"),
-    ("load", "report", "pictures", "demo", "doctor", "cli", "zoo", "__main__"),
+    ("load", "report", "balance", "pictures", "demo", "doctor", "cli", "zoo", "__main__"),
 )
 LAYER = {name: i for i, names in enumerate(LAYERS) for name in names}
 FORBIDDEN = re.compile(

@@ -66,6 +66,7 @@ def forced(gan, sampler, *, cascade, margin=0.5, audits=-4.0, seed=0):
         calls=double(0.5),
         high=double(0.5),
         checked=torch.empty(0, 3),
+        looked=torch.empty(0, dtype=torch.int64),
         spent=torch.tensor(0),
     )
 
@@ -414,6 +415,26 @@ def test_sums_do_not_depend_on_the_order():
 def losses(accepted, passed, seen):
     rows = [torch.tensor(column, dtype=torch.float64) for column in (accepted, passed, seen)]
     return audit.loss({name: int(total) for name, total in audit.tallied(*rows).items()})
+
+
+def test_a_row_stands_for_all_that_it_was_chosen_from():
+    """One of 2^20 rows, whose bound is far too low, is nearly half of all samples."""
+    found = losses([1.0] * 10, [1.0] * 9 + [0.0], [2.0**-17] * 9 + [2.0**-20])
+    assert found.share == pytest.approx(8 / 17)
+    assert found.low > 0.0
+    many = torch.full((100,), 2.0**-24, dtype=torch.float64)
+    sums = audit.tallied(torch.ones_like(many), torch.zeros_like(many), many)
+    assert all(int(total) > 0 for total in sums.values())
+
+
+def test_the_unit_of_mass_does_not_matter():
+    u = ops.uniform(Rng(0), 2000, stream=1)
+    accepted, passed, seen = 1e-4 * u, 1e-4 * u * (u > 0.01), (u.flip(0) + 0.1) / 1.1
+    sums = audit.tallied(1e4 * accepted, 1e4 * passed, seen)
+    scaled = audit.tallied(accepted, passed, seen, typical=1e-4)
+    expected, found = (audit.loss({k: int(v) for k, v in s.items()}) for s in (sums, scaled))
+    assert found == pytest.approx(expected, rel=1e-3)
+    assert 0.0 < found.low < found.share < found.high < 0.1
 
 
 def test_losses_of_few_rows_are_no_error():

@@ -11,25 +11,39 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-SUMS = ("mass", "lost", "mass_squared", "mass_by_lost", "lost_squared")  # in units of 1 / UNIT
-UNIT = 2**24  # whole numbers add up to the same in any order
-LARGEST = 2.0**14  # of what one row may stand for
+# Of sums over rows: whole numbers add up to the same in any order, and an int64 holds a step's.
+UNITS = {
+    "mass": 2.0**-20,
+    "lost": 2.0**-20,
+    "mass_squared": 2.0**-8,
+    "mass_by_lost": 2.0**-8,
+    "lost_squared": 2.0**-8,
+}
+SUMS = tuple(UNITS)
+LARGEST = 2.0**24  # of what one row may stand for, in masses of a typical one
 NORMAL = 1.959963984540054  # two-sided 95 %
 
 
-def tallied(accepted: Tensor, passed: Tensor, seen: Tensor) -> dict[str, Tensor]:
+def tallied(
+    accepted: Tensor, passed: Tensor, seen: Tensor, typical: float = 1.0
+) -> dict[str, Tensor]:
     """The sums, () int64, over rows that G and D saw.
 
     All (n,) float64: the probabilities of being accepted by the logit, of passing the bound, and of
-    being seen.
+    being seen. typical: about the mass of a row, which all masses are divided by.
     """
-    mass = (accepted / seen).clamp(max=LARGEST)
-    lost = ((accepted - passed).clamp(min=0.0) / seen).clamp(max=LARGEST)
+    mass = (accepted / seen / typical).clamp(max=LARGEST)
+    lost = ((accepted - passed).clamp(min=0.0) / seen / typical).clamp(max=LARGEST)
     products = (mass, lost, mass * mass, mass * lost, lost * lost)
     return {
-        name: (product * UNIT).round().long().sum()
-        for name, product in zip(SUMS, products, strict=True)
+        name: (product / unit).round().long().sum()
+        for (name, unit), product in zip(UNITS.items(), products, strict=True)
     }
+
+
+def power_of_two(value: float) -> float:
+    """The one next to a positive value."""
+    return 2.0 ** round(math.log2(value))
 
 
 class Loss(NamedTuple):
@@ -50,9 +64,11 @@ def loss(sums: Mapping[str, int]) -> Loss:
     1997): a gamma distribution with the sum's mean and variance, and one event more for the upper
     end; its quantiles are those of Wilson and Hilferty (1931).
     """
-    mass, lost, mass_squared, mass_by_lost, lost_squared = (sums[name] / UNIT for name in SUMS)
-    if mass == 0.0:
-        return Loss(0.0, 0.0, 1.0)
+    mass, lost, mass_squared, mass_by_lost, lost_squared = (
+        sums[name] * unit for name, unit in UNITS.items()
+    )
+    if mass_squared == 0.0:
+        return Loss(lost / mass if mass else 0.0, 0.0, 1.0)
     share = lost / mass
     variance = lost_squared - 2.0 * share * mass_by_lost + share * share * mass_squared
     variance = max(0.0, variance)  # the sums are rounded

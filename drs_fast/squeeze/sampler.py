@@ -42,7 +42,7 @@ class Squeeze:
     fleeting: ClassVar[tuple[str, ...]] = ("seconds",)
     group: ClassVar[int] = 1
     sequential: ClassVar[bool] = False
-    tallies: ClassVar[tuple[str, ...]] = ("audited", *audit.SUMS)
+    tallies: ClassVar[tuple[str, ...]] = ("judged", "audited", *audit.SUMS)
 
     def __post_init__(self) -> None:
         if not hasattr(self.sampler, "rejection") or isinstance(self.sampler, type):
@@ -158,12 +158,15 @@ class Squeeze:
         y = None if gan.labels is None else torch.cat([p.y for p in parts if p.y is not None])
         x, logit = decides.judge.logits(z, y)
         batch = rejection.compacted(x, logit, decides.state, z, y, rng, decides.eps, ids)
-        stats = {**batch.stats, "calls": torch.full_like(batch.count, len(ids))}
+        judged = torch.full_like(batch.count, len(ids))
+        stats = {**batch.stats, "calls": judged}
         if hasattr(self.sampler, "completed"):
             batch = self.sampler.completed(gan, inner, batch)
             stats = batch.stats
         accepted = ops.probability(logit, **of_rows(decides.state, y, decides.eps))
-        stats = {**stats, "audited": audited.sum(), **audit.tallied(accepted, passed, seen)}
+        typical = audit.power_of_two(float(state.acceptance / state.calls))
+        counts = {"judged": judged, "audited": audited.sum()}
+        stats = {**stats, **counts, **audit.tallied(accepted, passed, seen, typical)}
         return state, Batch(batch.x, batch.z, batch.y, batch.logit, batch.ids, batch.count, stats)
 
 

@@ -3,7 +3,6 @@
 import math
 import time
 from collections.abc import Callable
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,53 +11,33 @@ from drs_fast import ops
 from drs_fast.core import AUDIT, BURN_IN_ROW, TRAINING_ROW, Rng
 from drs_fast.ratio.fitting import Draws
 from drs_fast.ratio.rejection import Rejection, RejectionState, of_rows
-from drs_fast.squeeze.audit import Loss, loss, tallied
+from drs_fast.squeeze.audit import Loss, loss, power_of_two, tallied
 from drs_fast.squeeze.bound import LARGE, SLICE, TINY, Bound, build, drawn, fit, packed
+from drs_fast.squeeze.plan import Margin, Plan, Seen, calls, level, twice_pays
 from drs_fast.squeeze.stages import AUDITED, FLOOR, SqueezeState, Stages, score
 
 SEARCH_ROW = TRAINING_ROW + 2**58  # of latents that bounds are fitted to
-ROWS = (8_192, 16_384, 32_768, 65_536, 131_072)  # that G and D see for a search, round by round
+ROWS = (
+    8_192,
+    16_384,
+    32_768,
+    65_536,
+    131_072,
+    262_144,
+)  # that G and D see for a search, round by round
 HORIZON = 300_000  # samples, within which a further round must pay for itself
 LUCK = 0.02  # of the calls: what it may bring though the one before it brought nothing
 LEAST_S = 2.0  # seconds, about what the shortest search takes
 A_ROW = 1.5  # calls: what a row of a round costs, with its share of the fit and of the scan
 SCANNED = 64  # rows that a bound looks at for each of those
+MOST_SCANNED = 2**23  # of one round
 LOOKED = 2.0  # spreads above the mean, where rows for G and D are looked for
 MOST = 10.0  # spreads
 BISECTIONS = 14
 AIM = 0.8  # of the tolerance, that a bound may surely lose: else long runs would find it stale
 TINY_SHARE = 0.25  # of that, that the tiny bound may lose
-TWICE = 0.7  # of the large bound's cost: what two bounds may cost together
-MORE = 1.1  # rows that pass both, at most, for one that passes the large one alone
 LEAST = 2.0**-60  # share of accepted rows that costs are counted with
 WORTH = 0.95  # of the cost a sample without bounds: what does not come below it is not used
-
-
-class Seen(NamedTuple):
-    """Rows that G and D saw, and the probability with which each was chosen, (n,) float64."""
-
-    z: Tensor
-    logit: Tensor
-    chosen: Tensor
-    y: Tensor | None
-
-    def plus(self, other: "Seen") -> "Seen":
-        y = None if self.y is None or other.y is None else torch.cat([self.y, other.y])
-        z, logit, chosen = (torch.cat(pair) for pair in zip(self[:3], other[:3], strict=True))
-        return Seen(z, logit, chosen, y)
-
-    def finite(self) -> "Seen":
-        keep = torch.isfinite(self.logit)
-        y = None if self.y is None else self.y[keep]
-        return Seen(self.z[keep], self.logit[keep], self.chosen[keep], y)
-
-
-class Margin(NamedTuple):
-    """Spreads above the mean, what is lost, and rows that pass, for an accepted one."""
-
-    spreads: float
-    loss: Loss
-    passing: float
 
 
 class Search:
@@ -94,7 +73,7 @@ class Search:
         seconds = without, squeezed, time.perf_counter() - start
         return state._replace(seconds=state.log_m.new_tensor(seconds))
 
-    def _state(self, plan: "Plan", base: RejectionState) -> SqueezeState:
+    def _state(self, plan: Plan, base: RejectionState) -> SqueezeState:
         used = math.isfinite(plan.margins[1])
         number = base.log_m.new_tensor
         return SqueezeState(
@@ -105,14 +84,15 @@ class Search:
             weights=packed(plan.networks),
             margins=number(plan.margins),
             audits=number(self._audits(plan) if used else -math.inf),
-            calls=number(_calls(plan) if used else 1.0),
+            calls=number(calls(plan) if used else 1.0),
             high=number(plan.high),
             checked=plan.checked,
+            looked=plan.looked,
             spent=torch.tensor(self.spent, device=base.logits.device),
             seconds=number([0.0, 0.0, 0.0]),
         )
 
-    def _plan(self) -> "Plan":
+    def _plan(self) -> Plan:
         """The bounds to use."""
         large, seen, fresh = self.large()
         tiny = self.fitted(TINY, seen)
@@ -126,11 +106,12 @@ class Search:
         both = self.margin(fresh, lambda k: torch.minimum(first, above(k)), self.tolerance)
         left = before.passing * acceptance
         margins, chosen, bound = (math.inf, alone.spreads), alone, above(alone.spreads)
-        if _twice_pays((tiny, large), left, both.passing, alone.passing):
+        if twice_pays((tiny, large), left, both.passing, alone.passing):
             margins, chosen = (before.spreads, both.spreads), both
             bound = torch.minimum(first, above(both.spreads))
         checked = torch.stack([fresh.logit, bound, fresh.chosen.float()], dim=1)
-        return Plan((tiny, large), margins, chosen.passing, acceptance, chosen.loss.high, checked)
+        high = chosen.loss.high
+        return Plan((tiny, large), margins, chosen.passing, acceptance, high, checked, fresh.ids)
 
     def large(self) -> tuple[Bound, Seen, Seen]:
         """A bound fitted to more and more rows while those pay; they, and unseen ones."""
@@ -156,7 +137,8 @@ class Search:
         judge, state, _ = self.decides
         n, rng = len(state.logits), self.rng.at(BURN_IN_ROW)
         z, y = ops.latents(judge, rng, n), ops.labels(judge, rng, n)
-        return Seen(z, state.logits, torch.ones_like(state.logits, dtype=torch.float64), y)
+        ids = torch.arange(n, device=z.device) + BURN_IN_ROW
+        return Seen(ids, z, state.logits, torch.ones_like(state.logits, dtype=torch.float64), y)
 
     def fitted(self, widths: tuple[int, ...], seen: Seen) -> Bound:
         """A new bound of these rows."""
@@ -166,17 +148,17 @@ class Search:
 
     def found(self, network: Bound, n: int) -> Seen:
         """About n new rows, the likelier chosen the higher the bound is."""
-        judge, self.scanned = self.decides.judge, SCANNED * n
+        judge, self.scanned = self.decides.judge, min(SCANNED * n, MOST_SCANNED)
         first, self.row = self.rng.at(self.row), self.row + self.scanned
         scores = self.scores(network, LOOKED, first, self.scanned)
         chance = (scores + level(scores, n)).clamp(max=0.0).exp().double()
-        chance = chance.clamp(min=FLOOR / SCANNED)  # so that no region is never looked at
+        chance = chance.clamp(min=FLOOR * n / self.scanned)  # so that no region is never looked at
         u = ops.uniform(first, self.scanned, stream=AUDIT, device=judge.device)
         rows = (u < chance).nonzero().squeeze(1)
         ids = rows + first.row
         z = ops.latents(judge, first, len(ids), ids=ids)
         y = ops.labels(judge, first, len(ids), ids=ids)
-        seen = Seen(z, judge.logits(z, y)[1], chance[rows], y)
+        seen = Seen(ids, z, judge.logits(z, y)[1], chance[rows], y)
         self.spent += len(ids)
         if self.free:
             self._raise(seen)
@@ -198,13 +180,13 @@ class Search:
         """The least one that loses no more than the tolerance, with 95 % confidence."""
         accepted = self.accepted(seen)
         mass = float((accepted / seen.chosen).sum())
-
         if not mass:
             return Margin(MOST, Loss(0.0, 0.0, 1.0), math.inf)
+        typical = power_of_two(mass / len(accepted))
 
         def at(spreads: float) -> Margin:
             passed = self.accepted(seen, bound(spreads))
-            sums = tallied(accepted, passed, seen.chosen)
+            sums = tallied(accepted, passed, seen.chosen, typical)
             lost = loss({name: int(total) for name, total in sums.items()})
             return Margin(spreads, lost, float((passed / seen.chosen).sum()) / mass)
 
@@ -214,11 +196,11 @@ class Search:
             low, high = (low, middle) if at(middle).loss.high <= tolerance else (middle, high)
         return at(high)
 
-    def _audits(self, plan: "Plan") -> float:
+    def _audits(self, plan: Plan) -> float:
         """What to add to scores, so that audits have their share of the calls."""
         n, first = SCANNED * ROWS[0], 0 if math.isfinite(plan.margins[0]) else 1
         scores = self.scores(plan.networks[first], plan.margins[first], self.rng.at(self.row), n)
-        return level(scores, (1.0 - FLOOR) * AUDITED / (1.0 + AUDITED) * _calls(plan) * n)
+        return level(scores, (1.0 - FLOOR) * AUDITED / (1.0 + AUDITED) * calls(plan) * n)
 
     def _raise(self, seen: Seen) -> None:
         state = self.decides.state
@@ -246,51 +228,6 @@ class Search:
         return (
             _least(lambda: stages.survivors(next(drawn(judge, rng, SLICE))), judge.device) / SLICE
         )
-
-
-class Plan(NamedTuple):
-    """Bounds and their margins, inf where one is not used.
-
-    passing: rows for G and D, for an accepted one. acceptance: without bounds. high: the upper
-    limit of what is lost. checked: as in the state.
-    """
-
-    networks: tuple[Bound, ...]
-    margins: tuple[float, float]
-    passing: float
-    acceptance: float
-    high: float
-    checked: Tensor
-
-    @staticmethod
-    def none(networks: tuple[Bound, ...]) -> "Plan":
-        """Without any bound."""
-        return Plan(networks, (math.inf, math.inf), 1.0, 1.0, 0.0, torch.empty(0, 3))
-
-
-def _calls(plan: Plan) -> float:
-    """The share of rows that G and D see."""
-    return min(1.0, (1.0 + AUDITED) * plan.passing * plan.acceptance)
-
-
-def _twice_pays(networks: tuple[Bound, ...], left: float, both: float, alone: float) -> bool:
-    """Whether the tiny bound before the large one is the cheaper way, by multiplications.
-
-    left: the share of rows that the tiny one leaves. both, alone: rows that then pass.
-    Not by the clock: what is found shall depend on the seed and the GAN alone.
-    """
-    tiny, large = (sum(parameter.numel() for parameter in net.parameters()) for net in networks)
-    return tiny + left * large < TWICE * large and both < MORE * alone
-
-
-def level(scores: Tensor, n: float) -> float:
-    """What to add to scores (m,), at most 0, so that the sum of min(1, exp(score)) is n < m."""
-    low, high = -100.0, 100.0 - float(scores.min())
-    for _ in range(60):
-        middle = (low + high) / 2
-        total = float((scores.double() + middle).clamp(max=0.0).exp().sum())
-        low, high = (middle, high) if total < n else (low, middle)
-    return low
 
 
 def _above(network: Bound, seen: Seen) -> Callable[[float], Tensor]:

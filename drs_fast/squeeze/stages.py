@@ -29,6 +29,7 @@ class SqueezeState(NamedTuple):
     calls: Tensor  # float64, expected share of rows that G and D see
     high: Tensor  # float64, the upper limit of what is lost
     checked: Tensor  # (m, 3) float32 of the search's last rows: logit, bound, chance to be chosen
+    looked: Tensor  # (m,) int64, the ids of those rows
     spent: Tensor  # int64, calls of G and D in burn-in and search
     # (3,) float64: a sample without bounds, a sample with them, the search. Not saved.
     seconds: Tensor = torch.zeros(3)

@@ -1,10 +1,12 @@
 """Trained GANs that ship with the package, and the scripts that trained them."""
 
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
 import torch
 from safetensors.torch import load_file
+from torch import Tensor
 
 from drs_fast.gan import GAN
 from drs_fast.zoo import digits, gaussians25, swissroll
@@ -20,6 +22,12 @@ NAMES = tuple(MODELS)
 def weights_file(name: str) -> Path:
     """Where the package keeps the weights."""
     return Path(__file__).parent / "weights" / f"{name}.safetensors"
+
+
+def groups(name: str) -> tuple[str, Callable[[Tensor], Tensor]] | None:
+    """What a GAN's samples fall into, and a function x (n, ...) -> (n,) int64 that tells it."""
+    model = MODELS.get(name)
+    return None if model is None or not hasattr(model, "groups") else (model.GROUPS, model.groups)
 
 
 def load(name: str) -> GAN:

@@ -18,6 +18,7 @@ STD = 0.05
 CENTRES = torch.cartesian_prod(torch.arange(-2.0, 3.0), torch.arange(-2.0, 3.0))  # (25, 2)
 QUALITY_RADIUS = 4 * STD
 JITTER = 0.18
+GROUPS = "mode"
 
 Generator = plane.Generator
 
@@ -50,8 +51,13 @@ def quality(x: Tensor) -> tuple[float, Tensor]:
     """Share of x (n, 2) less than 4 sd from a centre, and how many of those each mode has (25,)."""
     grid = x.round().clamp(-2, 2)
     good = (x - grid).norm(dim=1) < QUALITY_RADIUS
-    mode = ((grid[:, 0] + 2) * 5 + grid[:, 1] + 2).long()
-    return float(good.double().mean()), torch.bincount(mode[good], minlength=25)
+    return float(good.double().mean()), torch.bincount(groups(x)[good], minlength=25)
+
+
+def groups(x: Tensor) -> Tensor:
+    """(n,) int64: the nearest of the CENTRES."""
+    grid = x.round().clamp(-2, 2)
+    return ((grid[:, 0] + 2) * 5 + grid[:, 1] + 2).long()
 
 
 def train(

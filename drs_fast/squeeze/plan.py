@@ -1,0 +1,87 @@
+"""What a search for bounds looks at, and what it decides for."""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from drs_fast.squeeze.audit import Loss
+from drs_fast.squeeze.bound import Bound
+from drs_fast.squeeze.stages import AUDITED
+
+TWICE = 0.7  # of the large bound's cost: what two bounds may cost together
+MORE = 1.1  # rows that pass both, at most, for one that passes the large one alone
+
+
+class Seen(NamedTuple):
+    """Rows that G and D saw, and the probability with which each was chosen, (n,) float64."""
+
+    ids: Tensor  # (n,) int64
+    z: Tensor
+    logit: Tensor
+    chosen: Tensor
+    y: Tensor | None
+
+    def plus(self, other: "Seen") -> "Seen":
+        pairs = zip(self, other, strict=True)
+        return Seen(*(None if a is None or b is None else torch.cat([a, b]) for a, b in pairs))  # type: ignore[arg-type]
+
+    def finite(self) -> "Seen":
+        keep = torch.isfinite(self.logit)
+        return Seen(*(None if column is None else column[keep] for column in self))  # type: ignore[arg-type]
+
+
+class Margin(NamedTuple):
+    """Spreads above the mean, what is lost, and rows that pass, for an accepted one."""
+
+    spreads: float
+    loss: Loss
+    passing: float
+
+
+class Plan(NamedTuple):
+    """Bounds and their margins, inf where one is not used.
+
+    passing: rows for G and D, for an accepted one. acceptance: without bounds. high: the upper
+    limit of what is lost. checked, looked: as in the state.
+    """
+
+    networks: tuple[Bound, ...]
+    margins: tuple[float, float]
+    passing: float
+    acceptance: float
+    high: float
+    checked: Tensor
+    looked: Tensor
+
+    @staticmethod
+    def none(networks: tuple[Bound, ...]) -> "Plan":
+        """Without any bound."""
+        nothing = torch.empty(0, 3), torch.empty(0, dtype=torch.int64)
+        return Plan(networks, (math.inf, math.inf), 1.0, 1.0, 0.0, *nothing)
+
+
+def calls(plan: Plan) -> float:
+    """The share of rows that G and D see."""
+    return min(1.0, (1.0 + AUDITED) * plan.passing * plan.acceptance)
+
+
+def twice_pays(networks: tuple[Bound, ...], left: float, both: float, alone: float) -> bool:
+    """Whether the tiny bound before the large one is the cheaper way, by multiplications.
+
+    left: the share of rows that the tiny one leaves. both, alone: rows that then pass.
+    Not by the clock: what is found shall depend on the seed and the GAN alone.
+    """
+    tiny, large = (sum(parameter.numel() for parameter in net.parameters()) for net in networks)
+    return tiny + left * large < TWICE * large and both < MORE * alone
+
+
+def level(scores: Tensor, n: float) -> float:
+    """What to add to scores (m,), at most 0, so that the sum of min(1, exp(score)) is n < m."""
+    low, high = -100.0, 100.0 - float(scores.min())
+    for _ in range(60):
+        middle = (low + high) / 2
+        total = float((scores.double() + middle).clamp(max=0.0).exp().sum())
+        low, high = (middle, high) if total < n else (low, middle)
+    return low
