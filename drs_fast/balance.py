@@ -57,11 +57,11 @@ def words(found: Balance | str) -> dict[str, str]:
     group, share, lost = found
     worst, moved = int(lost.argmax()), (found.kept() - share).abs()
     return {
-        f"lost of one {group}": (
-            f"at most {float(lost[worst]):.2%}, of {group} {worst}, which has "
-            f"{float(share[worst]):.2%} of the samples"
+        f"most lost of a {group}": (
+            f"{float(lost[worst]):.2%} of {group} {worst}, which has {float(share[worst]):.2%} of "
+            "the samples"
         ),
-        f"share of one {group}": f"{float(moved.max()):.3%} of the samples more or less, at most",
+        f"share of a {group}": f"moves by {float(moved.max()):.3%} of the samples at most",
     }
 
 

@@ -86,7 +86,7 @@ def lane(
     """
     if hasattr(sampler, "appending") and not sampler.sequential:
         return Appending(gan, sampler, state, rng, size, example, graph)
-    return Stepping(gan, sampler, state, rng, size, tuple(example))
+    return Stepping(gan, sampler, state, rng, size, example)
 
 
 def tallies(sampler: Sampler) -> tuple[str, ...]:
@@ -98,13 +98,15 @@ class Stepping:
     """Calls `step`, whose samples are in tensors of their own."""
 
     def __init__(
-        self, gan: GAN, sampler: Sampler, state: Any, rng: Rng, size: int, names: tuple[str, ...]
+        self, gan: GAN, sampler: Sampler, state: Any, rng: Rng, size: int, example: Rows
     ) -> None:
         self._gan, self._sampler, self._state, self._rng = gan, sampler, state, rng
-        self._names, self.most_rows = names, size
+        self._names, self.most_rows = tuple(example), size
         self._rows = getattr(sampler, "rows", None)
         if self._rows is not None:
-            rows = BATCHES * size * float(sampler.span(state))  # type: ignore[attr-defined]
+            room = RING_BYTES // (size * sum(row.nbytes for row in example.values()))
+            batches = max(1, min(BATCHES, room))
+            rows = batches * size * float(sampler.span(state))  # type: ignore[attr-defined]
             self.most_rows = size * max(1, min(MOST_ROWS, int(rows)) // size)
         self._tallies = tallies(sampler)
         self._readings = Readings(gan.device)

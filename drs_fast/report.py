@@ -12,7 +12,7 @@ from drs_fast import balance, ops, pictures
 from drs_fast.balance import Balance
 from drs_fast.core import BURN_IN_ROW, LABEL, Rng
 from drs_fast.pictures import Panel, Square
-from drs_fast.squeeze import audit
+from drs_fast.squeeze import audit, stages
 from drs_fast.store import Samples, open_run
 from drs_fast.store.format import read_records
 
@@ -68,7 +68,7 @@ def words(samples: Samples, state: dict[str, Tensor], balanced: Balance | str) -
         f"{'log weights above cap' if 'cap' in state else 'logits above log_m'}": (
             f"{counters['above']:,}"
         ),
-        **_tallies(manifest, counters),
+        **_tallies(manifest, counters, state),
         **balance.words(balanced),
     }
     raw, accepted = _logits(samples, state)
@@ -84,17 +84,22 @@ def words(samples: Samples, state: dict[str, Tensor], balanced: Balance | str) -
     return "\n".join(lines)
 
 
-def _tallies(manifest: dict[str, Any], counters: dict[str, int]) -> dict[str, str | None]:
+def _tallies(
+    manifest: dict[str, Any], counters: dict[str, int], state: dict[str, Tensor]
+) -> dict[str, str | None]:
     """Further counts; of a bound's sums, what they say."""
     if "lost" not in counters:
         return {name: f"{counters[name]:,}" for name in manifest.get("tallies", ())}
     remark = manifest["remark"].partition(": ")[2]
     if not counters["mass"]:
         return {"squeeze": remark}
+    evenly = counters["proposals"] * stages.floor(state["calls"])
+    hidden = audit.unseen(evenly, float(state["acceptance"]))
     return {
         "squeeze": remark,
         "lost mass": f"{audit.loss(counters)}, 95 % interval",
         "audits": f"{counters['audited'] / counters['judged']:.2%} of all rows that are judged",
+        "not seen by audits": f"rare rows may be lost that hold up to {hidden:.2g} of the samples",
     }
 
 

@@ -368,7 +368,7 @@ def test_the_interval_covers_the_lost_mass(hurried):
     covered = 0
     for seed in range(100):
         batch = squeezed.rows(gan, state, Rng(1000 + seed), 2**14)[1]
-        found = audit.loss({name: int(batch.stats[name]) for name in audit.SUMS})
+        found = audit.loss({name: int(batch.stats[name]) for name in audit.UNITS})
         covered += found.low <= truth <= found.high
     assert 0.001 < truth < 0.5
     assert covered >= 88
@@ -393,7 +393,7 @@ def test_the_interval_sees_what_only_audits_find(hurried, monkeypatch):
         low[audits] = 0
         for seed in range(40):
             batch = squeezed.rows(gan, state, Rng(1000 + seed), 2**15)[1]
-            found = audit.loss({name: int(batch.stats[name]) for name in audit.SUMS})
+            found = audit.loss({name: int(batch.stats[name]) for name in audit.UNITS})
             low[audits] += found.high < truth
     assert truth > 0.05
     assert low[-3.0] <= 5
@@ -408,7 +408,7 @@ def test_sums_do_not_depend_on_the_order():
         audit.tallied(accepted[part], passed[part], seen[part])
         for part in (slice(0, 300), slice(300, None))
     ]
-    for name in audit.SUMS:
+    for name in audit.UNITS:
         assert int(whole[name]) == sum(int(half[name]) for half in halves)
 
 
@@ -424,7 +424,7 @@ def test_a_row_stands_for_all_that_it_was_chosen_from():
     assert found.low > 0.0
     many = torch.full((100,), 2.0**-24, dtype=torch.float64)
     sums = audit.tallied(torch.ones_like(many), torch.zeros_like(many), many)
-    assert all(int(total) > 0 for total in sums.values())
+    assert all(int(sums[name]) > 0 for name in audit.SUMS)
 
 
 def test_the_unit_of_mass_does_not_matter():
@@ -451,7 +451,7 @@ def test_a_small_loss_among_survivors_does_not_vouch_for_the_rest():
 
 
 def test_loss_of_nothing_and_of_everything():
-    nothing = dict.fromkeys(audit.SUMS, 0)
+    nothing = dict.fromkeys(audit.UNITS, 0)
     assert audit.loss(nothing) == audit.Loss(0.0, 0.0, 1.0)
     ones = torch.ones(400, dtype=torch.float64)
     none_lost = audit.loss({k: int(v) for k, v in audit.tallied(ones, ones, ones).items()})
@@ -504,3 +504,86 @@ def test_networks_come_back_from_their_weights():
     for old, new in zip(networks, bound.unpacked(gan, bound.packed(networks)), strict=True):
         assert isinstance(new, nn.Module)
         assert torch.equal(old.above(1.5, z, y), new.above(1.5, z, y))
+
+
+def test_what_a_search_finds_does_not_depend_on_the_threads(hurried):
+    gan, threads = hill(), torch.get_num_threads()
+    found = []
+    try:
+        for n in (1, 2):
+            torch.set_num_threads(n)
+            found.append(drs.Squeeze(EXACT).init(gan, Rng(4)))
+            assert torch.get_num_threads() == n
+    finally:
+        torch.set_num_threads(threads)
+    for name, one, two in zip(stages.SqueezeState._fields, *found, strict=True):
+        assert name == "seconds" or torch.equal(one, two), name
+
+
+def test_a_mask_of_minus_infinity_is_like_one_of_very_low_logits(hurried):
+    def masked(low):
+        def discriminator(x):
+            return torch.where(x[:, 0] < 1.0, low, 3.0 * x[:, 0] - 0.1 * x[:, 1])
+
+        return GAN(lambda z: z, discriminator, 4, block=256)
+
+    sampler = samplers.DRS(gamma=0.0, log_m=13.0)
+    states = [drs.Squeeze(sampler, 0.5).init(masked(low), Rng(0)) for low in (-1e4, -math.inf)]
+    assert bool(torch.isfinite(states[1].margins[1]))
+    for one, two in zip(states[0].weights, states[1].weights, strict=True):
+        assert torch.equal(one, two)
+
+
+def test_a_search_keeps_no_more_samples_than_a_block(hurried):
+    largest = []
+
+    class Counted(GAN):
+        def logits(self, z, y=None):
+            largest.append(len(z))
+            return super().logits(z, y)
+
+    plain = hill()
+    gan = Counted(plain.generator, plain.discriminator, 4, block=256)
+    drs.Squeeze(EXACT, tolerance=0.5).init(gan, Rng(0))
+    assert max(largest) == 256
+
+
+def test_a_step_has_few_survivors_where_samples_are_large(hurried, monkeypatch):
+    from drs_fast import loop
+
+    gan = hill()
+    squeeze = drs.Squeeze(EXACT, tolerance=0.5)
+    state = forced(gan, EXACT, cascade=False)
+    example = {"ids": torch.zeros(1, dtype=torch.int64), "x": torch.zeros(1, 4)}
+    lanes = []
+    for room in (2**28, 256 * 24 * 2):
+        monkeypatch.setattr(loop, "RING_BYTES", room)
+        lanes.append(loop.lane(gan, squeeze, state, Rng(0), 256, example))
+    many, few = (lane.most_rows for lane in lanes)
+    assert many == 4 * few == 8 * 256 * 2
+
+
+def test_a_prior_with_weights(hurried):
+    gan = GAN(lambda z: z, lambda x: x[:, 0], 4, prior=nn.Linear(4, 4), block=256)
+    batch = drs.generate(gan, drs.Squeeze(EXACT, tolerance=0.9), 20)
+    assert int(batch.count) == 20
+    assert not batch.z.requires_grad
+
+
+def test_other_default_dtypes(hurried):
+    torch.set_default_dtype(torch.float64)
+    try:
+        network = bound.build(hill(), bound.LARGE, Draws(0))
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert {parameter.dtype for parameter in network.parameters()} == {torch.float32}
+
+
+def test_what_audits_cannot_have_seen():
+    assert audit.unseen(0.0, 0.5) == 1.0
+    assert audit.unseen(3000.0, 0.1) == pytest.approx(0.01)
+
+
+def test_small_losses_have_a_variance():
+    found = losses([1.0] * 2000, [0.9895] * 1000 + [1.0] * 1000, [1.0] * 2000)
+    assert found.low < 0.98 * found.share

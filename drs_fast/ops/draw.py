@@ -95,7 +95,7 @@ def latents(
         mapped = gan.prior(z)
         if not isinstance(mapped, Tensor) or mapped.shape != z.shape:
             raise ValueError(f"prior must map {tuple(z.shape)} normals to latents of that shape")
-        return mapped.float()
+        return mapped.detach().float()
     return z
 
 

@@ -11,15 +11,13 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-# Of sums over rows: whole numbers add up to the same in any order, and an int64 holds a step's.
-UNITS = {
-    "mass": 2.0**-20,
-    "lost": 2.0**-20,
-    "mass_squared": 2.0**-8,
-    "mass_by_lost": 2.0**-8,
-    "lost_squared": 2.0**-8,
+# Whole numbers add up to the same in any order. A product of masses spans too much for an int64:
+# those of at least 1 are added up apart from smaller ones.
+SMALL = "small "
+SUMS = ("mass", "lost", "mass_squared", "mass_by_lost", "lost_squared")
+UNITS = {name: 2.0**-20 if i < 2 else 2.0**-8 for i, name in enumerate(SUMS)} | {
+    SMALL + name: 2.0**-36 for name in SUMS[2:]
 }
-SUMS = tuple(UNITS)
 LARGEST = 2.0**24  # of what one row may stand for, in masses of a typical one
 NORMAL = 1.959963984540054  # two-sided 95 %
 
@@ -34,11 +32,11 @@ def tallied(
     """
     mass = (accepted / seen / typical).clamp(max=LARGEST)
     lost = ((accepted - passed).clamp(min=0.0) / seen / typical).clamp(max=LARGEST)
-    products = (mass, lost, mass * mass, mass * lost, lost * lost)
-    return {
-        name: (product / unit).round().long().sum()
-        for (name, unit), product in zip(UNITS.items(), products, strict=True)
-    }
+    parts = {"mass": mass, "lost": lost}
+    products = (mass * mass, mass * lost, lost * lost)
+    for name, product in zip(SUMS[2:], products, strict=True):
+        parts |= {name: product * (product >= 1.0), SMALL + name: product * (product < 1.0)}
+    return {name: (part / UNITS[name]).round().long().sum() for name, part in parts.items()}
 
 
 def power_of_two(value: float) -> float:
@@ -62,10 +60,12 @@ def loss(sums: Mapping[str, int]) -> Loss:
 
     The interval is that of a weighted sum of rare events (Fay and Feuer, Statistics in Medicine
     1997): a gamma distribution with the sum's mean and variance, and one event more for the upper
-    end; its quantiles are those of Wilson and Hilferty (1931).
+    end, of the weight of those that were seen; its quantiles are those of Wilson and Hilferty
+    (1931). It knows nothing of rows too rare to have been seen: for those there is `unseen`.
     """
+    found = {name: sums[name] * unit for name, unit in UNITS.items()}
     mass, lost, mass_squared, mass_by_lost, lost_squared = (
-        sums[name] * unit for name, unit in UNITS.items()
+        found[name] + found.get(SMALL + name, 0.0) for name in SUMS
     )
     if mass_squared == 0.0:
         return Loss(lost / mass if mass else 0.0, 0.0, 1.0)
@@ -76,6 +76,15 @@ def loss(sums: Mapping[str, int]) -> Loss:
     low = _gamma_quantile(lost, variance, -NORMAL) / mass if lost else 0.0
     high = _gamma_quantile(lost + event, variance + event * event, NORMAL) / mass
     return Loss(share, min(low, share), max(min(high, 1.0), share))
+
+
+def unseen(evenly: float, acceptance: float) -> float:
+    """The largest share of the accepted mass that may hide where no row was seen, with 95 %.
+
+    evenly: rows that were seen by an even chance. acceptance: the mass of all rows. What is hidden
+    is accepted for sure, and rejected by its bound. Source: the rule of three.
+    """
+    return min(1.0, 3.0 / max(evenly * acceptance, 3.0))
 
 
 def _gamma_quantile(mean: float, variance: float, normal: float) -> float:

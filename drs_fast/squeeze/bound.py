@@ -1,6 +1,7 @@
 """A small network that bounds the logit of a latent, and how it is fitted."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -32,9 +33,11 @@ class Bound(nn.Module):
         super().__init__()
         self.classes = classes
         inputs = (d + classes, *widths)
-        self.hidden = nn.ModuleList(nn.Linear(a, b) for a, b in zip(inputs, widths, strict=False))
-        self.last = nn.Linear(inputs[-1], 2)
-        self.scale = nn.Parameter(torch.empty(2), requires_grad=False)  # the logits' mean and sd
+        pairs = zip(inputs, widths, strict=False)
+        self.hidden = nn.ModuleList(nn.Linear(a, b, dtype=torch.float32) for a, b in pairs)
+        self.last = nn.Linear(inputs[-1], 2, dtype=torch.float32)
+        # The logits' mean and standard deviation.
+        self.scale = nn.Parameter(torch.empty(2, dtype=torch.float32), requires_grad=False)
 
     def forward(self, z: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
         rows = z if y is None else torch.cat([z, one_hot(y, self.classes).to(z.dtype)], dim=1)
@@ -79,8 +82,20 @@ def unpacked(gan: GAN, weights: Tensor) -> tuple[Bound, ...]:
     return networks
 
 
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Within the block PyTorch adds in one order, however many threads it may use elsewhere."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+@one_thread()
 def fit(network: Bound, z: Tensor, y: Tensor | None, logit: Tensor, draws: Draws) -> None:
-    """Trains it on latents (n, d), labels (n,) and finite logits (n,), as if those were normal."""
+    """Trains it on latents (n, d), labels (n,) and valid logits (n,), as if those were normal."""
     logit = logit.clamp(min=float(logit.max()) - DEEP)
     steps = max(LEAST_STEPS, EPOCHS * len(z) // ROWS_A_STEP)
     with torch.inference_mode(False), torch.enable_grad():

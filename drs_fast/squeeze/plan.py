@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from drs_fast.squeeze.audit import Loss
-from drs_fast.squeeze.bound import Bound
+from drs_fast.squeeze.bound import Bound, one_thread
 from drs_fast.squeeze.stages import AUDITED
 
 TWICE = 0.7  # of the large bound's cost: what two bounds may cost together
@@ -27,8 +27,9 @@ class Seen(NamedTuple):
         pairs = zip(self, other, strict=True)
         return Seen(*(None if a is None or b is None else torch.cat([a, b]) for a, b in pairs))  # type: ignore[arg-type]
 
-    def finite(self) -> "Seen":
-        keep = torch.isfinite(self.logit)
+    def valid(self) -> "Seen":
+        """Without NaN and +inf; a logit of -inf is one of a row that is surely rejected."""
+        keep = ~(torch.isnan(self.logit) | torch.isposinf(self.logit))
         return Seen(*(None if column is None else column[keep] for column in self))  # type: ignore[arg-type]
 
 
@@ -77,11 +78,13 @@ def twice_pays(networks: tuple[Bound, ...], left: float, both: float, alone: flo
     return tiny + left * large < TWICE * large and both < MORE * alone
 
 
+@one_thread()
 def level(scores: Tensor, n: float) -> float:
     """What to add to scores (m,), at most 0, so that the sum of min(1, exp(score)) is n < m."""
+    scores = scores.double()
     low, high = -100.0, 100.0 - float(scores.min())
-    for _ in range(60):
+    for _ in range(48):
         middle = (low + high) / 2
-        total = float((scores.double() + middle).clamp(max=0.0).exp().sum())
+        total = float((scores + middle).clamp(max=0.0).exp().sum())
         low, high = (middle, high) if total < n else (low, middle)
     return low

@@ -21,7 +21,7 @@ from drs_fast.ratio import rejection
 from drs_fast.ratio.rejection import RejectionState, of_rows
 from drs_fast.squeeze import audit
 from drs_fast.squeeze.bound import Slice, drawn, given
-from drs_fast.squeeze.search import HORIZON, WORTH, Search
+from drs_fast.squeeze.search import AIM, HORIZON, WORTH, Search
 from drs_fast.squeeze.stages import SqueezeState, Stages
 
 
@@ -42,7 +42,7 @@ class Squeeze:
     fleeting: ClassVar[tuple[str, ...]] = ("seconds",)
     group: ClassVar[int] = 1
     sequential: ClassVar[bool] = False
-    tallies: ClassVar[tuple[str, ...]] = ("judged", "audited", *audit.SUMS)
+    tallies: ClassVar[tuple[str, ...]] = ("judged", "audited", *audit.UNITS)
 
     def __post_init__(self) -> None:
         if not hasattr(self.sampler, "rejection") or isinstance(self.sampler, type):
@@ -96,7 +96,7 @@ class Squeeze:
     def remark(self, state: SqueezeState, n: int | None) -> str:
         """What the bound brings for n samples, in a line."""
         without, squeezed, search = state.seconds.tolist()
-        if float(state.high) > self.tolerance:
+        if float(state.high) > AIM * self.tolerance:
             return (
                 "squeeze: not used, for no bound was found that surely loses at most tolerance="
                 f"{self.tolerance:g} of the samples"

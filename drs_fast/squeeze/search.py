@@ -12,7 +12,7 @@ from drs_fast.core import AUDIT, BURN_IN_ROW, TRAINING_ROW, Rng
 from drs_fast.ratio.fitting import Draws
 from drs_fast.ratio.rejection import Rejection, RejectionState, of_rows
 from drs_fast.squeeze.audit import Loss, loss, power_of_two, tallied
-from drs_fast.squeeze.bound import LARGE, SLICE, TINY, Bound, build, drawn, fit, packed
+from drs_fast.squeeze.bound import LARGE, SLICE, TINY, Bound, build, drawn, fit, one_thread, packed
 from drs_fast.squeeze.plan import Margin, Plan, Seen, calls, level, twice_pays
 from drs_fast.squeeze.stages import AUDITED, FLOOR, SqueezeState, Stages, score
 
@@ -106,7 +106,8 @@ class Search:
         both = self.margin(fresh, lambda k: torch.minimum(first, above(k)), self.tolerance)
         left = before.passing * acceptance
         margins, chosen, bound = (math.inf, alone.spreads), alone, above(alone.spreads)
-        if twice_pays((tiny, large), left, both.passing, alone.passing):
+        cheaper = twice_pays((tiny, large), left, both.passing, alone.passing)
+        if cheaper and both.loss.high <= self.tolerance:
             margins, chosen = (before.spreads, both.spreads), both
             bound = torch.minimum(first, above(both.spreads))
         checked = torch.stack([fresh.logit, bound, fresh.chosen.float()], dim=1)
@@ -121,6 +122,8 @@ class Search:
             fresh = self.found(network, n)
             margin = self.margin(fresh, _above(network, fresh), self.tolerance)
             share = margin.passing * self.acceptance(fresh)
+            if not share:
+                break
             saving = HORIZON * margin.passing * max(LUCK, 1.0 - share / before)  # as last time
             if n == ROWS[-1] or saving < A_ROW * 2 * n:
                 break
@@ -128,6 +131,7 @@ class Search:
             seen = seen.plus(fresh)
         return network, seen, fresh
 
+    @one_thread()
     def acceptance(self, fresh: Seen) -> float:
         """The expected share of accepted rows."""
         return float((self.accepted(fresh) / fresh.chosen).sum()) / self.scanned
@@ -142,7 +146,7 @@ class Search:
 
     def fitted(self, widths: tuple[int, ...], seen: Seen) -> Bound:
         """A new bound of these rows."""
-        network, seen = build(self.decides.judge, widths, self.draws), seen.finite()
+        network, seen = build(self.decides.judge, widths, self.draws), seen.valid()
         fit(network, seen.z, seen.y, seen.logit, self.draws)
         return network
 
@@ -158,11 +162,19 @@ class Search:
         ids = rows + first.row
         z = ops.latents(judge, first, len(ids), ids=ids)
         y = ops.labels(judge, first, len(ids), ids=ids)
-        seen = Seen(ids, z, judge.logits(z, y)[1], chance[rows], y)
+        seen = Seen(ids, z, self._logits(z, y), chance[rows], y)
         self.spent += len(ids)
         if self.free:
             self._raise(seen)
         return seen
+
+    def _logits(self, z: Tensor, y: Tensor | None) -> Tensor:
+        """Block by block, so that no more samples than those of a block are there."""
+        judge = self.decides.judge
+        return torch.cat([
+            judge.logits(z[own], None if y is None else y[own])[1]
+            for own in _slices(len(z), judge.block)
+        ])  # fmt: skip
 
     def scores(self, network: Bound, margin: float, rng: Rng, n: int) -> Tensor:
         """Of n rows."""
@@ -176,6 +188,7 @@ class Search:
         judged = seen.logit if bound is None else bound
         return ops.probability(judged, **of_rows(self.decides.state, seen.y, self.decides.eps))
 
+    @one_thread()
     def margin(self, seen: Seen, bound: Callable[[float], Tensor], tolerance: float) -> Margin:
         """The least one that loses no more than the tolerance, with 95 % confidence."""
         accepted = self.accepted(seen)
@@ -231,9 +244,17 @@ class Search:
 
 
 def _above(network: Bound, seen: Seen) -> Callable[[float], Tensor]:
-    with torch.inference_mode():
-        mean, spread = network(seen.z, seen.y)
+    with torch.inference_mode(), one_thread():
+        parts = [
+            network(seen.z[own], None if seen.y is None else seen.y[own])
+            for own in _slices(len(seen.z), SLICE)
+        ]
+        mean, spread = (torch.cat(column) for column in zip(*parts, strict=True))
     return lambda spreads: mean + spreads * spread
+
+
+def _slices(n: int, size: int) -> list[slice]:
+    return [slice(start, start + size) for start in range(0, max(1, n), size)]
 
 
 def _least(call: Callable[[], object], device: torch.device) -> float:

@@ -54,7 +54,7 @@ class Stages:
         self.networks = unpacked(decides.judge, state.weights)
         self.margins: list[float] = state.margins.tolist()
         self.audits = float(state.audits)
-        self.floor = FLOOR * AUDITED / (1.0 + AUDITED) * float(state.calls)
+        self.floor = floor(state.calls)
 
     def survivors(self, rows: Slice) -> Survivors:
         """Of one slice."""
@@ -87,6 +87,11 @@ class Stages:
 
     def _threshold(self, y: Tensor | None) -> dict[str, Any]:
         return of_rows(self.decides.state, y, self.decides.eps)
+
+
+def floor(calls: Tensor) -> float:
+    """The least chance of an audit, where G and D see this share of the rows."""
+    return FLOOR * AUDITED / (1.0 + AUDITED) * float(calls)
 
 
 def score(decides: Rejection, bound: Tensor, y: Tensor | None) -> Tensor:
