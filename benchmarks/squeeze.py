@@ -21,7 +21,7 @@ from torch import Tensor
 import drs_fast as drs
 from benchmarks import features, gans, metrics, trained
 from benchmarks.timing import describe, environment
-from drs_fast import balance
+from drs_fast import balance, pages
 from drs_fast.collected import Collected, Rows
 from drs_fast.engine import ENDLESS
 from drs_fast.gan import GAN
@@ -66,6 +66,7 @@ def likeness_of(gan: GAN) -> float:
     return float(torch.corrcoef(torch.stack(logits))[0, 1])
 
 
+@pages.kept()  # as in `generate`
 def timed(gan: GAN, sampler: Any, n: int, seconds: float, state: Any = None) -> Timed:
     """n samples, or those that are there after so many seconds."""
     run = Run(gan, sampler, n, 0, None, 2**62, (), True)
