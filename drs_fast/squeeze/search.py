@@ -27,7 +27,7 @@ ROWS = (
 )  # that G and D see for a search, round by round
 HORIZON = 300_000  # samples, within which a further round must pay for itself
 LUCK = 0.02  # of the calls: what it may bring though the one before it brought nothing
-LEAST_S = 20.0  # seconds, about what a search takes
+LEAST_S = 10.0  # seconds, about what a search takes
 A_ROW = 1.5  # calls: what a row of a round costs, with its share of the fit and of the scan
 SCANNED = 64  # rows that a bound looks at for each of those
 MOST_SCANNED = 2**23  # of one round
