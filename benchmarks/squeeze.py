@@ -7,6 +7,7 @@ their first --seconds.
 """
 
 import argparse
+import dataclasses
 import functools
 import json
 import time
@@ -100,13 +101,15 @@ def compared(
     squeezed = timed(gan, squeeze, SIZES[-1], seconds)
     state = squeezed.run.state
     thresholds = state[:4]
-    plain = timed(gan, sampler, SIZES[-1], seconds, sampler.State(*thresholds))
+    used = bool(torch.isfinite(state.margins[1]))
+    plain = dataclasses.replace(squeezed, before=0.0)  # the same code, where no bound is used
+    if used:
+        plain = timed(gan, sampler, SIZES[-1], seconds, sampler.State(*thresholds))
     start = time.perf_counter()
     own = sampler.init(gan, drs.Rng(0))
     burn_in = time.perf_counter() - start
     both = 1 + min(int(t.samples["ids"][-1]) for t in (squeezed, plain))
     ours, theirs = (t.samples["ids"][t.samples["ids"] < both] for t in (squeezed, plain))
-    used = bool(torch.isfinite(state.margins[1]))
     if not bool(torch.isin(ours, theirs).all()):
         raise SystemExit(f"{gan.name}, {sampler}: a squeezed run has samples of its own")
     found: dict[str, Any] = {
