@@ -99,7 +99,7 @@ def _tallies(
         "squeeze": remark,
         "lost mass": f"{audit.loss(counters)}, 95 % interval",
         "audits": f"{counters['audited'] / counters['judged']:.2%} of all rows that are judged",
-        "not seen by audits": f"rare rows may be lost that hold up to {hidden:.2g} of the samples",
+        "not seen by audits": f"rare rows that may hold up to {hidden:.2%} of the samples",
     }
 
 
