@@ -79,6 +79,7 @@ class Sampler(Protocol):
     """
 
     State: ClassVar[Any]  # a named tuple of tensors
+    law_version: ClassVar[int]  # raised when other samples come out of the same fields
 
     @property
     def group(self) -> int:

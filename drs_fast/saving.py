@@ -87,7 +87,7 @@ def save_run(
 
 
 def _spec(sampler: Any, gan: GAN) -> dict[str, Any]:
-    """Its name, its plain fields, and the sha256 of the functions and the data that it uses."""
+    """Its name and law, its plain fields, and the sha256 of the functions and the data that it uses."""
     fields = {field.name: getattr(sampler, field.name) for field in dataclasses.fields(sampler)}
     plain = {name: value for name, value in fields.items() if not callable(value)}
     functions = getattr(sampler, "functions", ())
@@ -98,7 +98,13 @@ def _spec(sampler: Any, gan: GAN) -> dict[str, Any]:
     nested = {
         name: _spec(value, gan) for name, value in plain.items() if dataclasses.is_dataclass(value)
     }
-    return {"name": type(sampler).__name__, **plain, **nested, **named}
+    return {
+        "name": type(sampler).__name__,
+        "law_version": sampler.law_version,
+        **plain,
+        **nested,
+        **named,
+    }
 
 
 def _fill(run: Run, writer: Writer, columns: tuple[str, ...], bar: Progress) -> None:

@@ -105,6 +105,7 @@ def test_it_says_what_it_is(name):
     sampler = make(name)
     assert sampler.group >= 1
     assert sampler.sequential is False
+    assert sampler.law_version >= 1
     assert "\n" not in sampler.law
     assert len(sampler.law) > 3
     assert "Source:" in (samplers.get(name).__doc__ or "")

@@ -41,6 +41,7 @@ class DCD(Moves):
     burn_in: int = 1000
 
     State: ClassVar[Any] = DCDState
+    law_version: ClassVar[int] = 1
     group: ClassVar[int] = 1
     sequential: ClassVar[bool] = False
     energy: ClassVar[bool] = True

@@ -67,6 +67,7 @@ class DDLS:
     burn_in: int = 1000
 
     State: ClassVar[Any] = DDLSState
+    law_version: ClassVar[int] = 1
     group: ClassVar[int] = 1
     sequential: ClassVar[bool] = False
     energy: ClassVar[bool] = True

@@ -46,6 +46,7 @@ class DGFlow:
     burn_in: int = 1000
 
     State: ClassVar[Any] = DGFlowState
+    law_version: ClassVar[int] = 1
     group: ClassVar[int] = 1
     sequential: ClassVar[bool] = False
     tallies: ClassVar[tuple[str, ...]] = ("gradients",)

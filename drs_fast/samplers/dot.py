@@ -55,6 +55,7 @@ class DOT:
     burn_in: int = 200
 
     State: ClassVar[Any] = DOTState
+    law_version: ClassVar[int] = 1
     group: ClassVar[int] = 1
     sequential: ClassVar[bool] = False
     energy: ClassVar[bool] = True

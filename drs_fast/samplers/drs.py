@@ -46,6 +46,7 @@ class DRS:
     adapt: str | None = None
 
     State: ClassVar[Any] = RejectionState
+    law_version: ClassVar[int] = 1
     group: ClassVar[int] = 1
 
     def __post_init__(self) -> None:

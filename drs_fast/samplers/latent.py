@@ -53,6 +53,7 @@ class Latent:
     burn_in: int = 10_000
 
     State: ClassVar[Any] = LatentState
+    law_version: ClassVar[int] = 1
     group: ClassVar[int] = 1
     sequential: ClassVar[bool] = False
     energy: ClassVar[bool] = True  # the discriminator has no say

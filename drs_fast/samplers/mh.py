@@ -52,6 +52,7 @@ class MH:
     burn_in: int = 10_000
 
     State: ClassVar[Any] = MHState
+    law_version: ClassVar[int] = 1
     sequential: ClassVar[bool] = False
     tallies: ClassVar[tuple[str, ...]] = ("unmoved",)
 

@@ -38,6 +38,7 @@ class OBRS:
     burn_in: int = 10_000
 
     State: ClassVar[Any] = RejectionState
+    law_version: ClassVar[int] = 1
     group: ClassVar[int] = 1
     sequential: ClassVar[bool] = False
 

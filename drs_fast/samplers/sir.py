@@ -49,6 +49,7 @@ class SIR:
     burn_in: int = 10_000
 
     State: ClassVar[Any] = SIRState
+    law_version: ClassVar[int] = 1
     sequential: ClassVar[bool] = False
     tallies: ClassVar[tuple[str, ...]] = ("unique",)
 

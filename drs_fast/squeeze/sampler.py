@@ -39,6 +39,7 @@ class Squeeze:
     tolerance: float = 2e-3
 
     State: ClassVar[Any] = SqueezeState
+    law_version: ClassVar[int] = 1
     fleeting: ClassVar[tuple[str, ...]] = ("seconds",)
     group: ClassVar[int] = 1
     sequential: ClassVar[bool] = False
