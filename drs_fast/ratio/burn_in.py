@@ -6,17 +6,23 @@ from torch import Tensor
 from drs_fast import ops
 from drs_fast.core import BURN_IN_ROW, BadLogits, Rng, check_invalid
 from drs_fast.gan import GAN
+from drs_fast.ratio import classes
 
 ENOUGH = 100  # logits that look like probabilities, to say that they are
+EACH = 1_000  # rows of a class, at least, where classes are looked at one by one
 
 
-def burn_in(gan: GAN, rng: Rng, n: int) -> tuple[Tensor, Tensor | None]:
-    """Logits (n,) float32 and labels (n,) of the rows from 2^62 on, which no run reaches."""
+def burn_in(gan: GAN, rng: Rng, n: int, *, each: bool = False) -> tuple[Tensor, Tensor | None]:
+    """Logits (n,) float32 and labels (n,) of the rows from 2^62 on, which no run reaches.
+
+    each: classes take turns, so that none is missing, and n is raised to 1,000 rows of each.
+    """
+    if each:
+        n = max(n, EACH * len(classes.occurring(gan.labels or 0, gan.label_weights)))
     logits, labels = [], []
     for start in range(0, n, gan.block):
-        rows = rng.at(BURN_IN_ROW + start)
-        size = min(gan.block, n - start)
-        y = ops.labels(gan, rows, size)
+        rows, size = rng.at(BURN_IN_ROW + start), min(gan.block, n - start)
+        y = turns_of(gan, start, size) if each else ops.labels(gan, rows, size)
         logits.append(gan.logits(ops.latents(gan, rows, size), y)[1])
         labels.append(y)
     logit = torch.cat(logits)
@@ -24,15 +30,23 @@ def burn_in(gan: GAN, rng: Rng, n: int) -> tuple[Tensor, Tensor | None]:
     return logit, None if gan.labels is None else torch.cat([y for y in labels if y is not None])
 
 
+def turns_of(gan: GAN, start: int, n: int) -> Tensor:
+    """The labels (n,) of burn-in rows from `start` on, where classes take turns."""
+    return classes.turns(gan.labels or 0, gan.label_weights, start, n).to(gan.device)
+
+
 def by_class(gan: GAN, logit: Tensor, y: Tensor | None) -> list[Tensor]:
-    """The logits of each class, or all of them; an error unless each has a finite one."""
-    classes = [logit] if y is None else [logit[y == k] for k in range(gan.labels or 0)]
-    for k, group in enumerate(classes):
+    """The logits of each class that occurs, or all; an error unless each has a finite one."""
+    if y is None:
+        return [logit]
+    occurring = classes.occurring(gan.labels or 0, gan.label_weights)
+    groups = [logit[y == k] for k in occurring]
+    for k, group in zip(occurring, groups, strict=True):
         if not len(group):
             raise ValueError(f"burn_in={len(logit)} rows have none of class {k}; raise it")
         if not bool(torch.isfinite(group).any()):
             raise BadLogits(f"none of {len(group):,} logits of class {k} is finite")
-    return classes
+    return groups
 
 
 def valid(logit: Tensor) -> Tensor:
