@@ -17,7 +17,7 @@ from drs_fast.ratio import moving
 from drs_fast.ratio.metropolis import Point, accepted, point
 from drs_fast.ratio.moving import Prior
 
-SPREAD = 1 / 3  # how far steps' sizes lie from the given one
+SPREAD = 2 / 3  # how far steps lie from the given size
 GOLDEN = (math.sqrt(5.0) - 1.0) / 2.0
 
 
@@ -56,7 +56,7 @@ def hamiltonian(
 
 
 def varied(size: float, step: int) -> float:
-    """The size up to a third smaller or larger, evenly over the steps.
+    """The size up to two thirds smaller or larger, evenly over the steps.
 
     Trajectories of one length may come back to where they began, each time (Neal 2011, 3.2).
     """

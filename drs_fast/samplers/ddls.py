@@ -43,7 +43,7 @@ class DDLS:
         keeps 1 - friction of itself at every step, "hmc" accepts or rejects whole trajectories.
     steps: of every chain; each costs one gradient of the logit, and `leapfrog` of them if "hmc".
     step_size: h of z + h/2 gradient + sqrt(h) noise, and for "hmc" the square of a leapfrog's time,
-        up to a third more or less. Found in burn-in unless given, whatever the kind: the step of
+        up to two thirds more or less. Found in burn-in unless given, whatever the kind: the step of
         which `target` of the moves are accepted, by MALA where the kind accepts all.
     friction: of "underdamped", in (0, 1]; 1 is the same as "ula".
     burn_in: chains that step_size is found with, or a given one is tried with where moves are
