@@ -119,6 +119,13 @@ def test_steps_that_shrink_leave_mala_exact():
         assert abs(deviation(batch.z, 0.5 * VARIANCE)) < LIMIT
 
 
+@pytest.mark.parametrize("kind", ["mala", "hmc"])
+def test_chains_that_reject_are_cooled_too(kind):
+    fields = {"mala": {"step_size": 0.2}, "hmc": {"step_size": 0.06, "leapfrog": 4}}[kind]
+    sampler = DDLS(kind, 30, noise_decay=0.5, decay_every=15, burn_in=64, **fields)
+    assert abs(deviation(steps(sampler, gan(), 2**14).z, 0.25 * VARIANCE)) < LIMIT
+
+
 # --- others' settings, by their own recursions
 
 
@@ -169,8 +176,10 @@ def decayed(**fields):
     (studiogan, decayed(temperature=0.4, noise_decay=0.5), decayed(temperature=0.4)),
     (cdr_rs, DDLS("ula", 11, 0.02, noise=0.02 / math.sqrt(0.02), logit_scale=2.0),
      DDLS("ula", 11, 0.02, noise=0.02 / math.sqrt(0.02))),
-    (generalized_ebm, DDLS("ula", 4, 0.02, logit_scale=3.0, decay=0.1, decay_every=4),
-     DDLS("ula", 4, 0.02, temperature=3.0, decay=0.1, decay_every=4)),
+    (generalized_ebm, DDLS("ula", 9, 0.02, logit_scale=3.0, decay=0.1, decay_every=5),
+     DDLS("ula", 9, 0.02, logit_scale=3.0, decay=0.1, decay_every=4)),
+    (generalized_ebm, DDLS("ula", 4, 0.02, logit_scale=3.0),
+     DDLS("ula", 4, 0.02, temperature=3.0)),
 ])  # fmt: skip
 def test_settings_of_others_give_their_chains(peer, sampler, wrong):
     model, n = curved(block=256), 200

@@ -26,6 +26,7 @@ ADJUSTED = ("mala", "hmc")  # they accept or reject, so that their law has no bi
 FIRST_STEP = 0.01
 TRIED = 10  # moves of a given step, which are to show whether any is accepted
 STUCK = 0.01  # share of accepted moves below which chains stand still
+HOTTEST = 1e9  # largest noise and temperature, so that squares and products are float32 numbers
 WALL_STEP = 0.01  # largest step found in a box of half-width 1, whose walls bend longer moves
 
 
@@ -48,24 +49,24 @@ class DDLS:
     friction: of "underdamped", in (0, 1]; 1 is the same as "ula".
     burn_in: chains that step_size is found with, or a given one is tried with where moves are
         rejected.
-    noise, temperature: one of them, temperature = noise^2, or neither for 1. The noise is that many
-        times what it should be, and the law p0(z) exp(logit) to the power 1 / temperature. At 0
-        chains only climb: not if moves are rejected, and step_size must be given.
-    logit_scale: s of p0(z) exp(s logit): another temperature for the critic alone.
-    decay, noise_decay, decay_every: step_size and noise shrink by these factors whenever that many
-        steps are done. The chain then has no stationary law.
-    leapfrog: steps of a trajectory of "hmc", each with one gradient; with 1 it is "mala".
+    noise, temperature: one of them, because temperature = noise^2; 1 without either. A move's noise
+        is multiplied by `noise`, and the law is p0(z) exp(logit) to the power 1 / temperature. At
+        0 chains only climb: "ula" and "underdamped", with a step_size.
+    logit_scale: s of p0(z) exp(s logit), which heats or cools the critic alone.
+    decay, noise_decay, decay_every: every decay_every steps step_size and noise are multiplied by
+        decay and noise_decay. The chain then has no stationary law.
+    leapfrog: steps of a trajectory of "hmc"; 1 is the same as "mala", but for the step that varies.
     The uniform and the truncated normal prior end at a wall: MALA rejects moves beyond it, the
     others are reflected.
 
-    Labels: a chain keeps the label of its row, so that labels come in the proportion that they are
-    drawn in, and given its label a latent follows p0(z) exp(logit(z, y)). What the logit says of
-    the labels' own proportions is not used.
+    Labels: a chain keeps the label of its row. Labels therefore come in the proportion of the
+    proposals, and given its label y a latent follows the law with that class's logit. The
+    proportions of the labels are not corrected, whatever the logit says of them.
 
     Others' settings: StudioGAN's langevin_noise_std is a temperature, and its decay also one of the
     noise (noise_decay=decay). cDR-RS: step_size=2 step_lr, noise=eps_std / sqrt(2 step_lr),
     logit_scale=alpha. GeneralizedEBM's temperature is a logit_scale, and its "langevin" has
-    decay=0.1, decay_every=200, a step later. LaSeR: kind="hmc", step_size=eps^2.
+    decay=0.1, decay_every=200, a step later. LaSeR: kind="hmc", step_size=eps^2, leapfrog=L.
 
     Source: Che et al. (2020), algorithm 1; for "hmc" Neal (2011) and Winterhalder et al. (2021).
     """
@@ -101,7 +102,7 @@ class DDLS:
                 object.__setattr__(self, name, positive(name, getattr(self, name), high))
         for name in ("noise", "temperature"):
             if getattr(self, name) is not None:
-                value = number(name, getattr(self, name), 0.0, math.inf)
+                value = number(name, getattr(self, name), 0.0, HOTTEST)
                 object.__setattr__(self, name, value)
         object.__setattr__(self, "logit_scale", positive("logit_scale", self.logit_scale))
         if self.target == 1.0:
