@@ -11,7 +11,7 @@ happen once in 10^5 by chance.
 import argparse
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -142,6 +142,29 @@ def gaussian(n: int = 10**6) -> Iterator[Figure]:
     for steps, expected in FLOW.items():
         sampler = DGFlow(steps, burn_in=256)
         yield variance(f"DGflow, {steps} steps", sampler, expected, 10 * DIGITS)
+    yield from tempered(variance)
+
+
+def tempered(variance: Callable[[str, Sampler, float], Figure]) -> Iterator[Figure]:
+    """The same latents at temperature T, with s times the logit, and with steps that shrink."""
+    for heat in (0.1, 0.5):
+        for kind, sampler in {
+            "MALA": DDLS("mala", 100, 0.2, temperature=heat, burn_in=256),
+            "HMC": DDLS("hmc", 20, 0.06, temperature=heat, leapfrog=4, burn_in=256),
+        }.items():
+            yield variance(f"{kind}, T = {heat:g}", sampler, heat / 4)
+        sampler = DDLS("ula", 100, 0.1, temperature=heat, burn_in=256)
+        yield variance(f"ULA, T = {heat:g}", sampler, heat / 4 / (1 - 0.1))
+    sampler = DDLS("hmc", 20, 0.06, logit_scale=5.0, leapfrog=3, burn_in=256)
+    yield variance("HMC, 5 logit", sampler, 1 / 16)
+    for noise_decay in (1.0, 0.5):
+        sampler = DDLS("ula", 40, 0.1, decay=0.5, noise_decay=noise_decay, decay_every=10)
+        expected = 1.0
+        for step in range(40):
+            size, noise = 0.1 * 0.5 ** (step // 10), noise_decay ** (step // 10)
+            expected = (1 - 2 * size) ** 2 * expected + noise**2 * size
+        case = "ULA, steps halved" + (" and noise" if noise_decay < 1.0 else "")
+        yield variance(case, sampler, expected)
 
 
 PARTS = {"ratio": ratio, "scores": scores, "gaussian": gaussian}
