@@ -1,6 +1,6 @@
-"""The samplers' laws on three models where they are known exactly, with many samples.
+"""The samplers' laws where they are known exactly, with many samples.
 
-python -m benchmarks.laws [--part ratio|scores|gaussian] [--json FILE]
+python -m benchmarks.laws [--part PART] [--json FILE]
 
 ratio: p_data and p_model are mixtures (benchmarks/oracle.py). scores: logits are N(-s^2/2, s^2)
 under the generator, so N(s^2/2, s^2) under the data. gaussian: G(z) = a z and normal data. Every
@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 import drs_fast as drs
-from benchmarks import oracle
+from benchmarks import limits, oracle
 from benchmarks.metrics import metrics
 from benchmarks.timing import describe, environment
 from drs_fast import ops
@@ -167,7 +167,13 @@ def tempered(variance: Callable[[str, Sampler, float], Figure]) -> Iterator[Figu
         yield variance(case, sampler, expected)
 
 
-PARTS = {"ratio": ratio, "scores": scores, "gaussian": gaussian}
+PARTS = {
+    "ratio": ratio,
+    "scores": scores,
+    "gaussian": gaussian,
+    "classes": limits.classes,
+    "capped": limits.capped,
+}
 
 
 def main() -> int:

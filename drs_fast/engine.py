@@ -60,7 +60,7 @@ def generate(
     only: int | None = None,
     progress: bool = False,
 ) -> Batch | Samples:
-    """n samples: the first n accepted rows of the seed, whatever the batch size.
+    """n samples: the first n accepted rows of the seed, for equal logits whatever the batch size.
 
     out: a directory to write to, resumed where an earlier call stopped; what is returned then reads
         it lazily. Without it, a Batch of exactly n rows.
@@ -70,8 +70,8 @@ def generate(
     precision: of G and D, "fp32" or "bf16"; then stats (or the manifest) have a `flip_rate`, the
         share of burn-in rows whose decision it changes.
     tune: of "channels_last" and "compile", which to try in burn-in; what is not faster is dropped.
-    label_weights, only: of a GAN with labels, how often each class is proposed, or the one class to
-        draw; label_weights is then that of the GAN only where neither is given.
+    label_weights, only: of a GAN with labels, how often each class is proposed, in place of the
+        GAN's own label_weights, or the one class to draw.
     cuda_graph: whether a step on a GPU is captured once and replayed, where G and D allow it.
     Raises Starvation or Stale (in memory with what there is in `partial`), BadLogits, or
     store.Conflict if `out` holds another run.
