@@ -561,6 +561,7 @@ SIGMOIDS = {
     "special": torch.special.expit,
     "in place": lambda score: score.clone().sigmoid_(),
     "in float64": lambda score: torch.sigmoid(score.double()),
+    "then bfloat16": lambda score: torch.sigmoid(score).bfloat16(),
     "softmax": lambda score: torch.stack([0 * score, score], dim=1).softmax(dim=1)[:, 1],
     "softmax module": lambda score: nn.Softmax(dim=1)(torch.stack([0 * score, score], dim=1))[:, 1],
     "one of two": lambda score: (torch.sigmoid(score), score),

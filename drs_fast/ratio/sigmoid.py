@@ -23,9 +23,11 @@ SIGMOIDS = {
     functional.softmax,
 }
 
+ROUNDING = 2.0**-9  # of a bfloat16 below 1
+
 
 def ends_in_sigmoid(gan: GAN) -> bool:
-    """Whether a block's scores are, bit for bit, what the last sigmoid or softmax in D returned.
+    """Whether a block's scores are what the last sigmoid or softmax in D returned, or its rounding.
 
     Calls are watched, so it does not matter whether a module or a function makes them. A script, or
     a formula such as 1 / (1 + exp(-s)), is not seen through.
@@ -39,7 +41,7 @@ def ends_in_sigmoid(gan: GAN) -> bool:
     if last is None or last.shape[:1] != score.shape:
         return False
     columns = last.float().reshape(len(score), -1)
-    return bool((columns == score[:, None]).all(dim=0).any())
+    return bool(((columns - score[:, None]).abs() <= ROUNDING).all(dim=0).any())
 
 
 class _Watch(TorchFunctionMode):
