@@ -1,5 +1,7 @@
 """Logits of proposals that are thrown away: what a sampler learns log_m and gamma from."""
 
+import warnings
+
 import torch
 from torch import Tensor
 
@@ -7,6 +9,7 @@ from drs_fast import ops
 from drs_fast.core import BURN_IN_ROW, BadLogits, Rng, check_invalid
 from drs_fast.gan import GAN
 from drs_fast.ratio import classes
+from drs_fast.ratio.sigmoid import ends_in_sigmoid
 
 ENOUGH = 100  # logits that look like probabilities, to say that they are
 EACH = 1_000  # rows of a class, at least, where classes are looked at one by one
@@ -55,7 +58,11 @@ def valid(logit: Tensor) -> Tensor:
 
 
 def check(gan: GAN, logit: Tensor) -> None:
-    """Raises BadLogits or ValueError where these cannot be logits of a usable discriminator."""
+    """Raises BadLogits or ValueError where these cannot be logits of a usable discriminator.
+
+    Values that are all in [0, 1] are an error if D ends in a sigmoid, and else a warning: a log
+    ratio is known up to a constant, so true ones can lie there.
+    """
     good = valid(logit)
     check_invalid(len(logit) - len(good), len(logit))
     if not bool(torch.isfinite(good).any()):
@@ -64,10 +71,18 @@ def check(gan: GAN, logit: Tensor) -> None:
             "certainty; check its input range and weights"
         )
     low, high = float(good.min()), float(good.max())
-    # A few logits may lie there by chance.
-    if gan.link == "logit" and len(good) >= ENOUGH and 0.0 <= low < high <= 1.0:
-        raise ValueError(
-            f"discriminator returned only values in [0, 1] ({low:.4g} to {high:.4g}), which look "
-            "like probabilities; use link='probability', or remove its sigmoid. If they are "
-            "logits, say so with link=lambda logit: logit"
+    if gan.link != "logit" or not 0.0 <= low < high <= 1.0:
+        return
+    seen = (
+        f"discriminator returned only values in [0, 1] ({low:.4g} to {high:.4g}), which look like"
+    )
+    fix = "use link='probability', or remove its sigmoid"
+    escape = "If they are logits, say so with link=lambda logit: logit"
+    if ends_in_sigmoid(gan):
+        raise ValueError(f"{seen} probabilities, and its last step is a sigmoid; {fix}. {escape}")
+    if len(good) >= ENOUGH:  # a few logits may lie there by chance
+        warnings.warn(
+            f"{seen} probabilities, but may be logits. If they are probabilities, {fix}. {escape}; "
+            "with real samples drs.doctor(gan) tells which",
+            stacklevel=2,
         )
