@@ -48,8 +48,8 @@ class DOT:
         may lie far below the critic's slope. "steepest": that or the largest gradient of a
         generated sample. No critic climbs faster than its true constant, so then the start itself
         is a minimiser, and samples hardly move.
-    burn_in: generated samples for that estimate; what fewer than one in burn_in would show is not
-        seen.
+    burn_in: generated samples for that estimate; a region that fewer than one in burn_in falls into
+        may go unseen.
 
     Source: Tanaka (2019), algorithms 1 and 2.
     """
