@@ -14,6 +14,7 @@ from drs_fast.ratio import classes, links
 PRIORS = ("normal", "uniform", "truncated normal")
 PRECISIONS = ("fp32", "bf16")
 BLOCK_MULTIPLE = 256
+SMALLEST = 128  # rows in a call, from which on CPUs gave the same bits for every number of rows
 Real = Tensor | tuple[Tensor, Tensor]
 
 
@@ -29,7 +30,10 @@ class GAN:
     labels: number of classes of a conditional GAN.
     label_weights: how often each class is proposed, (labels,) numbers, all alike unless given.
     real: real samples, (x, y) with labels, or a callable n -> those.
-    block: rows in one call of G and D, rounded up to a multiple of 256.
+    block: rows in one call of G and D, rounded up to a power of two below 256 or a multiple of 256.
+        A block that is not full is padded with zeros: on a CPU to 128 rows or a multiple of 256,
+        which gave equal bits there, elsewhere to a whole block. Blocks of fewer than 128 rows may
+        round differently from larger ones.
     Modules are put in eval mode, those inside wrappers too.
     """
 
@@ -149,7 +153,7 @@ class GAN:
         )
 
     def logits(self, z: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """x = G(z) and its logit, in zero-padded blocks of one shape.
+        """x = G(z) and its logit, in zero-padded blocks.
 
         z (n, latent_dim), y (n,) int64 if and only if the GAN has labels.
         Returns x (n, ...) and logit (n,) float32: log p_data/p_model + const, in nats.
@@ -191,6 +195,13 @@ class GAN:
         logit, gradient = self._blocks(self._score_gradients, x, y, differentiate=True)
         return logit, gradient
 
+    def call_rows(self, rows: int) -> int:
+        """Rows in the call of G and D that serves so many of a block; those missing are zeros."""
+        # Elsewhere another shape rounds differently, and what was tuned is tuned for one shape.
+        if self._runs or self.device.type != "cpu":
+            return self.block
+        return min(self.block, block_rows(max(rows, SMALLEST)))
+
     def real_samples(self, n: int) -> tuple[Tensor, Tensor | None]:
         """Up to n real samples, the first ones, where the generator is, and their labels."""
         if self.real is None:
@@ -213,13 +224,14 @@ class GAN:
         y: Tensor | None,
         differentiate: bool = False,
     ) -> list[Tensor]:
-        """What the function yields for all rows; it gets copies of a block of them at a time."""
+        """What the function yields for all rows; it gets copies of at most a block at a time."""
         n, whole = len(rows), list[Tensor]()
         given = (rows.detach(),) if y is None else (rows.detach(), y)
         with torch.inference_mode(not differentiate), torch.set_grad_enabled(differentiate):
             for start in range(0, max(1, n), self.block):
                 size = min(self.block, n - start)
-                parts = function(*(_block(tensor, start, size, self.block) for tensor in given))
+                room = self.call_rows(size)
+                parts = function(*(_block(tensor, start, size, room) for tensor in given))
                 for i, part in enumerate(parts):
                     if start == 0:
                         with torch.inference_mode(False):
@@ -255,19 +267,20 @@ class GAN:
 
     def _generate(self, z: Tensor, *label: Tensor) -> Tensor:
         made = self._call("generator", z, *(y.clone() for y in label))
-        if not isinstance(made, Tensor) or made.shape[:1] != (self.block,):
+        if not isinstance(made, Tensor) or made.shape[:1] != z.shape[:1]:
             raise ValueError(
-                f"generator must return a tensor of {self.block} samples for {self.block} latents, "
+                f"generator must return a tensor of {len(z)} samples for {len(z)} latents, "
                 f"got {describe(made)}"
             )
         return made
 
     def _judge(self, made: Tensor, *label: Tensor) -> Tensor:
+        n = len(made)
         score = self._call("discriminator", made, *(y.clone() for y in label))
-        score = _one_per_sample("discriminator", score, self.block)
+        score = _one_per_sample("discriminator", score, n)
         link = links.LINKS[self.link] if isinstance(self.link, str) else self.link
         if link is not links.identity:
-            score = _one_per_sample("link", link(score), self.block)
+            score = _one_per_sample("link", link(score), n)
         return score.float()
 
     def _call(self, role: str, *arguments: Tensor) -> Any:
@@ -314,16 +327,18 @@ class GAN:
 
 
 def block_rows(rows: int) -> int:
-    """The block that serves a batch of this many rows: the next multiple of 256."""
-    return -(-integer("batch_size", rows, 1) // BLOCK_MULTIPLE) * BLOCK_MULTIPLE
+    """The block that serves a batch: the next power of two, or multiple of 256 from 256 on."""
+    if integer("batch_size", rows, 1) < BLOCK_MULTIPLE:
+        return 1 << (rows - 1).bit_length()
+    return -(-rows // BLOCK_MULTIPLE) * BLOCK_MULTIPLE
 
 
-def _block(rows: Tensor, start: int, size: int, block: int) -> Tensor:
-    """A copy of so many rows, with zeros up to a block."""
+def _block(rows: Tensor, start: int, size: int, room: int) -> Tensor:
+    """A copy of so many rows, with zeros up to `room` rows."""
     own = rows.narrow(0, start, size)
-    if size == block:
+    if size == room:
         return own.clone()
-    return torch.cat([own, rows.new_zeros((block - size, *rows.shape[1:]))])
+    return torch.cat([own, rows.new_zeros((room - size, *rows.shape[1:]))])
 
 
 def _slope(logit: Tensor, leaf: Tensor) -> Tensor:

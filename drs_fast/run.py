@@ -28,6 +28,7 @@ REMEDIES = {
 }
 
 LARGEST_STEP = 2**17  # rows, where blocks of G and D do not divide a sampler's groups
+DEVIATIONS = 3.0  # more than the expected samples that a last step must be expected to bring
 
 
 class Run:
@@ -58,12 +59,15 @@ class Run:
         self.tune, self.cuda_graph = tuning.check(tune), cuda_graph
         self.rng = Rng(seed)
         self.step_rows = math.lcm(self.gan.block, sampler.group)
-        if self.step_rows > LARGEST_STEP:  # then a block of G and D is not full
+        if self.step_rows > max(
+            LARGEST_STEP, self.gan.block
+        ):  # then a block of G and D is not full
             self.step_rows = sampler.group * max(1, LARGEST_STEP // 2 // sampler.group)
         self.n, self.max_proposals, self.patience = n, max_proposals, patience
         self.state: Any = None
         self.flip_rate: float | None = None
-        self._rate = 1.0  # expected share of accepted rows, where a step is chosen by it
+        self._rate = 1.0  # expected share of accepted rows
+        self._draws = False  # whether the sampler draws latents itself, most of which cost little
         self._flying = 0  # rows of steps that have not landed
         self.accepted = self.proposals = self.calls = self.invalid = self.above = self.idle = 0
         self.tallies = Counter(dict.fromkeys(loop.tallies(sampler), 0))
@@ -124,35 +128,47 @@ class Run:
         return ("ids", "logit", "x", "z", *(() if self.gan.labels is None else ("y",)))
 
     def landed(
-        self, chunks: Iterable[tuple[int, int, int]], names: tuple[str, ...], bar: Progress
+        self,
+        chunks: Iterable[tuple[int, int, int]],
+        names: tuple[str, ...],
+        bar: Progress,
+        whole: int = 0,
     ) -> Iterator[Landed]:
         """The accepted rows of chunks (number, first row, end), until n of them are there.
 
         Of the step that brings the n-th, `accepted` counts all, but the rows end there.
+        whole: chunks below this number are needed to their ends, for later ones are there.
         """
-        if self.accepted == self.n:
+        if self.accepted == self.n and not whole:
             return
         example = {name: self.example[name] for name in ("logit", *names)}
         sampler, state = self.chosen()
         lane = loop.lane(
             self.gan, sampler, state, self.rng, self.step_rows, example, self.cuda_graph
         )
-        for landed in loop.landed(lane, self._steps(chunks, lane.most_rows)):
+        for landed in loop.landed(lane, self._steps(chunks, lane, whole)):
+            if self.accepted == self.n and landed.step.chunk >= whole:
+                return
             tried = landed.step.size
             self._flying -= tried
+            if landed.step.short and landed.accepted < (self.n or 0) - self.accepted:
+                self.calls += landed.calls
+                continue
             rows = self._taken(landed)
             taken = sum(len(piece["ids"]) for piece in rows)
-            whole = self.accepted + taken == self.n
-            if whole and taken < landed.accepted:
+            ends = self.accepted + taken == self.n and landed.step.chunk >= whole
+            if ends and taken < landed.accepted:
                 tried = self.rows_until(rows[-1]["ids"]) - landed.step.row
-            landed = self._with_excess(landed, whole or landed.step.last)._replace(rows=rows)
+            landed = self._with_excess(landed, ends or landed.step.last)._replace(rows=rows)
             self._tally(landed, taken)
             bar.note = self._note()
             bar.advance(taken, tried)
             yield landed
-            if self.accepted == self.n:
+            if self.accepted == self.n and landed.step.chunk >= whole:
                 return
             self._check_hunger()
+        if self.accepted == self.n:
+            return
         raise Starvation(
             f"{self.accepted:,} samples after max_proposals={self.max_proposals:,}; raise it"
             + (", or lower gamma" if hasattr(self.sampler, "gamma") else "")
@@ -163,7 +179,9 @@ class Run:
         sampler, state = self.sampler, self.state
         if hasattr(sampler, "choice"):
             sampler, state = sampler.choice(state)
-        self._rate = max(float(state.acceptance), 2.0**-40) if hasattr(sampler, "rows") else 1.0
+        expected = state._asdict().get("acceptance", 1.0 / sampler.group)
+        self._rate = min(max(float(expected), 2.0**-40), 1.0)
+        self._draws = hasattr(sampler, "rows")
         return sampler, state
 
     def _taken(self, landed: Landed) -> list[Rows]:
@@ -209,12 +227,22 @@ class Run:
         group = self.sampler.group
         return (last_row(ids) // group + 1) * group
 
-    def _steps(self, chunks: Iterable[tuple[int, int, int]], most: int) -> Iterator[Step]:
+    def _steps(
+        self, chunks: Iterable[tuple[int, int, int]], lane: loop.Lane, whole: int
+    ) -> Iterator[Step]:
         """Whole groups, no step across two chunks, and no more rows than may still be tried."""
         left = math.inf if self.max_proposals is None else self.max_proposals - self.proposals
         for chunk, row, end in chunks:
+            if self.accepted == self.n and chunk >= whole:
+                return
             while row < end:
-                size = int(min(self._batches(most), end - row, left))
+                room, few = int(min(end - row, left)), self._few()
+                if few < min(room, self.step_rows) and chunk >= whole and not lane.in_flight:
+                    self._flying += few
+                    yield Step(row, few, chunk, short=True)
+                    # It fell short. Its rows are taken again by a whole step, because the bytes of
+                    # a chunk on disk may not depend on where a smaller n would have ended.
+                size = min(self._batches(lane.most_rows), room)
                 size -= size % (self.step_rows if size > self.step_rows else self.sampler.group)
                 if size <= 0:
                     return
@@ -223,10 +251,21 @@ class Run:
                 yield Step(row, size, chunk, last=row + size == end)
                 row += size
 
+    def _few(self) -> int:
+        """Rows that are likely to bring all samples that are missing, in whole groups."""
+        if self.n is None or self.sampler.sequential or self._draws or self.quota is not None:
+            return self.step_rows
+        group, wanted, rate = self.sampler.group, self.n - self.accepted, self._rate
+        if self.proposals:
+            rate = min(rate, (self.accepted + 1) / self.proposals)
+        luck = max(0.0, 1.0 - group * rate)  # none where every group is sure to bring a sample
+        rows = math.ceil((wanted + DEVIATIONS * math.sqrt(wanted * luck)) / (group * rate)) * group
+        return self.gan.call_rows(rows) if group == 1 else rows
+
     def _batches(self, most: int) -> int:
         """Rows of one batch, or of several if the n-th sample cannot come before the last one."""
         wanted: float = 0 if self.n is None else self.n - self.accepted
-        if self._rate < 1.0:  # most rows cost little: rather too many than another step
+        if self._draws:  # most rows cost little: rather too many than another step
             most = min(most, self.patience)
             wanted = math.inf if self.n is None else wanted + 2.0 * math.sqrt(wanted)
             wanted /= self._rate
@@ -242,7 +281,7 @@ class Run:
         self.invalid += landed.invalid
         self.above += landed.above
         self.tallies.update(landed.tallies)
-        check_invalid(self.invalid, self.calls if self._rate < 1.0 else self.proposals)
+        check_invalid(self.invalid, self.calls if self._draws else self.proposals)
         if landed.tallies and hasattr(self.sampler, "check"):
             self.sampler.check(self.tallies)
 

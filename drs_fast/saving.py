@@ -124,12 +124,15 @@ def _fill(run: Run, writer: Writer, columns: tuple[str, ...], bar: Progress) -> 
             run.quota.had(y)
     rows, present = writer.facts["chunk_rows"], frozenset(writer.records)
     missing = ((k, k * rows, (k + 1) * rows) for k in itertools.count() if k not in present)
+    last = max(present, default=-1)
+    inner = last if last >= len(present) else 0  # chunks before the last one are needed whole
     first = max(1, min(SHARD_ROWS, SHARD_BYTES // _row_bytes(run, columns)))
     example = {name: run.example[name] for name in ("ids", *columns)}
     with Shards(writer, example, min(run.n or 0, rows), first) as shards:
-        for landed in run.landed(missing, tuple(example), bar):
+        for landed in run.landed(missing, tuple(example), bar, inner):
             whole = landed.accepted == sum(len(piece["ids"]) for piece in landed.rows)
-            shards.add(landed, ends=landed.step.last or run.accepted == run.n, whole=whole)
+            reached = run.accepted == run.n and landed.step.chunk >= inner
+            shards.add(landed, ends=landed.step.last or reached, whole=whole)
 
 
 class Shards:

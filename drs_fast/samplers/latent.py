@@ -17,7 +17,7 @@ from torch import Tensor
 from drs_fast import ops
 from drs_fast.arguments import describe, integer, number, one_of
 from drs_fast.core import BadLogits, Batch, Rng
-from drs_fast.gan import GAN
+from drs_fast.gan import BLOCK_MULTIPLE, GAN
 from drs_fast.ratio import rejection
 from drs_fast.ratio.classes import CHOICES, WITHIN
 from drs_fast.ratio.rejection import Rejection, RejectionState
@@ -179,7 +179,7 @@ def _itself(z: Tensor, y: Tensor | None = None) -> Tensor:
 def _block(gan: GAN, state: LatentState) -> int:
     """Rows that G takes at once: four deviations more than are left of a block on average."""
     expected = gan.block * float(state.acceptance)
-    return min(gan.block, int(expected + 4.0 * expected**0.5) + 1)
+    return min(gan.block, max(BLOCK_MULTIPLE, int(expected + 4.0 * expected**0.5) + 1))
 
 
 @contextmanager
