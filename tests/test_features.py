@@ -171,7 +171,7 @@ def test_raw_samples_serve(loss):
 @pytest.mark.parametrize("loss", sorted(set(features.LOSSES) - {"dskl"}))
 @pytest.mark.parametrize("seed", [0, 1])
 def test_the_default_penalty_leaves_the_slope(loss, seed):
-    """N(1, 1) against N(0, 1): log R must rise as log r, by 1 for 1; 10 for "barr" gave .2 to .4."""
+    """N(1, 1) against N(0, 1): log R must rise as log r; 10 for "barr" gave .2 to .4."""
     gan = drs.GAN(lambda z: z, lambda x: x[:, 0], 1, real=gaussians)
     settings = {"width": 32, "depth": 2, "epochs": 10, "samples": 10_000, "seed": seed}
     x = torch.linspace(-0.5, 1.5, 41)
