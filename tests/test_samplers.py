@@ -35,13 +35,8 @@ QUICK = {
     "mh": {"chain_length": 64},
     "sir": {"pool": 64, "size": 8},
 }
-MOVING = (
-    "collaborative",
-    "ddls",
-    "dgflow",
-    "dot",
-    "dcd",
-)  # their samples are not those of the row's own latent
+# Their samples are not those of the row's own latent.
+MOVING = ("collaborative", "ddls", "dgflow", "dot", "dcd")
 CLASSES = 3
 
 

@@ -126,8 +126,10 @@ class Tail(Cut):
         self.latent_dim = latent_dim
 
     def forward(self, rows: Tensor, *label: Tensor) -> Any:
-        z, points = rows[:, : self.latent_dim].detach().clone(), rows[:, self.latent_dim :]
-        return self.run(lambda old: points.reshape(old.shape).to(old.dtype), z, *label)
+        # Contiguous as G's own, lest the next part rounds otherwise; z takes no gradients.
+        points = rows[:, self.latent_dim :].contiguous()
+        z = rows[:, : self.latent_dim].detach().clone()
+        return self.run(lambda old: points.view(old.shape).to(old.dtype), z, *label)
 
 
 def part_of(gan: GAN, name: str) -> nn.Module:

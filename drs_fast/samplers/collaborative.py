@@ -34,8 +34,11 @@ class Collaborative:
     chain_length: refined proposals of a Metropolis-Hastings chain, which begins at the first valid
         one; with labels all are of the class of the first row. 1: refined samples as they are.
     burn_in: proposals whose logits are looked at before anything is sampled.
-    z is the row's latent, of which x is no longer the sample. The paper also trains the critic on
-    refined samples (shaping), which is not done here: give the GAN a critic that was.
+    z is the row's latent, of which x is no longer the sample.
+
+    Refined samples may fool a critic that has never seen any. The paper therefore trains it on them
+    first (shaping), which is not done here: drs.contrastive(gan, space="sample") does much the
+    same, and drs.calibrate makes the critic a ratio again.
 
     Source: Liu et al. (2020), algorithm 1; the released code runs one chain, thinned to every 20th.
     """
@@ -65,6 +68,11 @@ class Collaborative:
     @property
     def group(self) -> int:
         return self.chain_length
+
+    @property
+    def energy(self) -> bool:
+        """Refinement follows any critic; a chain needs a ratio."""
+        return self.chain_length == 1
 
     @property
     def law(self) -> str:
