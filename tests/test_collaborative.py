@@ -24,7 +24,7 @@ class Layered(nn.Module):
         super().__init__()
         self.labels = labels
         self.first = nn.Linear(3 + labels, 8)
-        self.act = nn.ReLU(inplace=True)
+        self.act = nn.LeakyReLU(0.5, inplace=True)
         self.second = nn.Linear(8, 6)
         self.last = nn.Linear(6, 2)
         self.never = nn.Linear(2, 2)
@@ -262,21 +262,48 @@ def test_half_precision(layer):
     assert torch.allclose(model.scores(batch.x), batch.logit, atol=0.05)
 
 
-def test_rows_that_lead_nowhere():
-    """A row whose gradient is not finite stays, one whose logit is invalid is no sample."""
+class Wide(nn.Module):
+    """Layers of one dtype, samples of another, and a critic that takes no other."""
+
+    def __init__(self, inner, outer):
+        super().__init__()
+        self.inner, self.outer = inner, outer
+        self.layers = nn.Sequential(nn.Linear(2, 4), nn.Tanh(), nn.Linear(4, 2)).to(inner)
+
+    def forward(self, z):
+        return self.layers(z.to(self.inner)).to(self.outer)
+
+
+@pytest.mark.parametrize("layer", ["", "layers.0"])
+@pytest.mark.parametrize("inner", [torch.bfloat16, torch.float64])
+def test_networks_of_other_dtypes(layer, inner):
+    generator = Draws(1).build(lambda: Wide(torch.float32, torch.float64))
+    generator.layers.to(inner)
+    generator.inner = inner
+    weight = torch.tensor([1.0, -2.0], dtype=torch.float64)
+    model = drs.GAN(generator, lambda x: x @ weight, 2)
+    batch = steps(Collaborative(layer=layer, steps=3, chain_length=1), model, 100)
+    assert batch.x.dtype == torch.float64
+    assert torch.equal(model.scores(batch.x), batch.logit)
+    assert (batch.logit >= model.logits(batch.z)[1]).all()
+
+
+@pytest.mark.parametrize("beyond", [math.nan, math.inf, -math.inf])
+def test_rows_keep_their_best_valid_place(beyond):
+    """All climb towards a wall; those that begin behind it are no samples."""
 
     def critic(x):
-        logit = -x.square().sum(dim=1)
-        return torch.where(x[:, 0] > 3.0, torch.nan, logit)
+        return torch.where(x[:, 0] > 3.0, beyond, x[:, 0])
 
     model = drs.GAN(torch.clone, critic, 2, block=256)
-    batch = steps(Collaborative(steps=5, chain_length=1), model, 4096)
-    start = drs.ops.latents(model, Rng(0), 4096)
-    bad = start[:, 0] > 3.0
-    assert int(batch.count) == int((~bad).sum()) < 4096
-    assert int(batch.stats["invalid"]) == int(bad.sum())
-    rows = batch.ids[: int(batch.count)]
-    assert not bad[rows].any()
+    batch = steps(Collaborative(steps=40, step_size=0.5, chain_length=1), model, 4096)
+    begun = drs.ops.latents(model, Rng(0), 4096)[:, 0] > 3.0
+    assert 0 < int(begun.sum()) == 4096 - int(batch.count)
+    assert int(batch.stats["invalid"]) == (0 if beyond == -math.inf else int(begun.sum()))
+    count = int(batch.count)
+    assert not begun[batch.ids[:count]].any()
+    assert torch.isfinite(batch.logit[:count]).all()
+    assert torch.equal(batch.x[:count, 0], batch.logit[:count])
 
 
 @pytest.mark.parametrize(("chain_length", "takes"), [(1, True), (2, False)])

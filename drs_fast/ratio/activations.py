@@ -34,7 +34,8 @@ class Samples:
         self.start = made.float()
 
     def climb(self, points: Tensor) -> tuple[Tensor, Tensor]:
-        return self._gan.score_gradients(points, self._y)
+        logit, slope = self._gan.score_gradients(points.to(self._dtype), self._y)
+        return logit, slope.float()
 
     def finish(self, points: Tensor) -> tuple[Tensor, Tensor]:
         x = points.to(self._dtype)

@@ -104,7 +104,8 @@ class Collaborative:
         first = torch.arange(0, len(z), self.chain_length, device=z.device)
         gradients = torch.full_like(batch.count, len(z) * (self.steps + 1))
         rows = first + last.clamp(min=0)
-        return state, groups.chosen(batch, rows, last >= 0, rng, gradients=gradients)
+        taken = torch.isfinite(logit[rows])  # not so where the chain found no valid proposal
+        return state, groups.chosen(batch, rows, taken, rng, gradients=gradients)
 
     def _refined(self, gan: GAN, z: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor]:
         """x (n, ...) and logit (n,) of the best places on the rows' ways up."""
@@ -117,6 +118,6 @@ class Collaborative:
             better = torch.isfinite(logit) & (logit > top)
             best, top = moving.choose(better, point, best), torch.where(better, logit, top)
             pull = moving.beside(moving.sigmoid(-logit), slope) * slope
-            speed = self.momentum * speed + self.step_size * moving.steady(pull)
+            speed = self.momentum * speed + self.step_size * pull
             point = point + speed
         return space.finish(best)
