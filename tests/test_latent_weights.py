@@ -4,6 +4,7 @@ Tolerances of means and deviations of samples are several times their standard e
 leave room for what training misses, and the planted faults lie far outside.
 """
 
+import itertools
 import math
 
 import pytest
@@ -349,4 +350,4 @@ def test_no_latent_is_used_twice(target, monkeypatch):
     used.sort()
     assert len(used) >= 5
     assert used[0][0] == latent_weights.TRAINING_ROW
-    assert all(end <= begin for (_, end), (begin, _) in zip(used, used[1:], strict=False))
+    assert all(end <= begin for (_, end), (begin, _) in itertools.pairwise(used))

@@ -115,12 +115,15 @@ def latent_weights(
     batch: latents, and real samples, of a step.
     rate, critic_rate: of Adam at first; they fall to 0 along a cosine.
     reals: how many real samples to train on.
-    From `largest` to critic_rate the default is the paper's, but for the rate of the weights (1e-4,
-    for much longer training) and the one-sided penalty. With labels, latents take the label of the
-    real sample beside them. `largest` to `penalty`, and all about the critic, are of "wasserstein".
+    With labels, latents take the label of the real sample beside them. All from `largest` to
+    `penalty`, and what is said of the critic and of real samples, is of "wasserstein" alone. There
+    largest, balance, excess, widths and critic_rate are what re-implementations of the paper take;
+    the weights' rate is ten times theirs, and the mean weight divides the weighted mean scores, so
+    that the critic's constant cancels.
+    samplers.Latent(critic, cap=math.log(largest)) is the paper's rejection; without a cap no weight
+    of the burn-in is cut.
 
-    Source: Issenhuth et al. (2022), with mean w in the weighted means so that the critic's constant
-    cancels.
+    Source: Issenhuth et al. (2022).
     """
     moving.one_of("target", target, TARGETS)
     steps, batch = integer("steps", steps, 1), integer("batch", batch, 2)
