@@ -146,6 +146,14 @@ class GAN:
         gan._criticised(self.discriminator if discriminator is None else discriminator, link)
         return gan
 
+    def made_by(self, generator: Callable[..., Any], latent_dim: int) -> "GAN":
+        """This GAN with another generator, of latents of that width, and the same discriminator."""
+        gan = copy.copy(self)
+        gan._row = None
+        gan._runs = {role: run for role, run in self._runs.items() if role == "discriminator"}
+        gan.generator, gan.latent_dim = generator, latent_dim
+        return gan
+
     def sha256(self) -> str:
         """Of the weights and of all else that turns latents into logits, but not of the name."""
         return fingerprint.sha256(

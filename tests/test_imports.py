@@ -13,7 +13,7 @@ import drs_fast
 ROOT = Path(drs_fast.__file__).parent
 # A module may import its own layer and those to its left.
 LAYERS = (
-    ("arguments", "fingerprint", "compacted"),
+    ("arguments", "fingerprint", "compacted", "sources"),
     ("core", "_C", "ratio.links", "ratio.classes"),
     ("gan",),
     ("backends",),
@@ -72,14 +72,7 @@ def violations(module, source):
             wrong = other == "samplers" and target[2] != parts[2]
         elif top == "store":
             wrong = other not in ("store", "core")
-        elif top in (
-            "core",
-            "ratio.links",
-            "ratio.classes",
-            "arguments",
-            "fingerprint",
-            "compacted",
-        ):
+        elif LAYER[top] < LAYER["gan"]:
             wrong = LAYER[other] == LAYER[top]
         else:
             wrong = top == "engine" and other == "samplers"

@@ -29,12 +29,14 @@ def weigh(z, y=None):
 NEEDED = {"latent": {"critic": weigh}}
 # For tests that take many samples; what else has a default keeps it.
 QUICK = {
+    "collaborative": {"steps": 4, "chain_length": 16},
     "ddls": {"steps": 8, "burn_in": 256},
     "dot": {"steps": 8},
     "mh": {"chain_length": 64},
     "sir": {"pool": 64, "size": 8},
 }
-MOVING = ("ddls", "dgflow", "dot", "dcd")  # their samples are not those of the row's own latent
+# Their samples are not those of the row's own latent.
+MOVING = ("collaborative", "ddls", "dgflow", "dot", "dcd")
 CLASSES = 3
 
 

@@ -11,9 +11,18 @@ BELOW = 2**20  # rows of a group, all of which one step must hold
 
 def proposals(gan: GAN, z: Tensor, y: Tensor | None, size: int) -> Batch:
     """All rows; with labels those of a group take the label of its first row."""
-    if y is not None:
-        y = y.view(-1, size)[:, :1].expand(-1, size).reshape(-1)
+    y = label_of_first(y, size)
     x, logit = gan.logits(z, y)
+    return judged(x, z, y, logit)
+
+
+def label_of_first(y: Tensor | None, size: int) -> Tensor | None:
+    """Labels (n,) where all rows of a group have that of its first row."""
+    return None if y is None else y.view(-1, size)[:, :1].expand(-1, size).reshape(-1)
+
+
+def judged(x: Tensor, z: Tensor, y: Tensor | None, logit: Tensor) -> Batch:
+    """All these rows, none of which is chosen yet."""
     ids = torch.arange(len(z), device=z.device)
     count = ids.new_full((), len(z))
     invalid = (torch.isnan(logit) | torch.isposinf(logit)).sum()

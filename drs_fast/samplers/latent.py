@@ -5,7 +5,7 @@ generative adversarial networks, 2017; Issenhuth, Tanielian, Picard and Mary, La
 almost free improvement for GANs, WACV 2022.
 """
 
-import importlib
+import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +21,7 @@ from drs_fast.gan import BLOCK_MULTIPLE, GAN
 from drs_fast.ratio import rejection
 from drs_fast.ratio.classes import CHOICES, WITHIN
 from drs_fast.ratio.rejection import Rejection, RejectionState
+from drs_fast.sources import imported
 
 Critic = Callable[..., Tensor]
 
@@ -38,8 +39,9 @@ class LatentState(NamedTuple):
 class Latent:
     """Accepts a latent with probability min(1, exp(critic(z) - cap)).
 
-    critic: z (n, d) [, y (n,)] -> log weights (n,), or "module:name" of such a function or module.
-        Of an alpha-GAN's code critic (prior 1, encoder 0) it is minus the logit.
+    critic: z (n, d) [, y (n,)] -> log weights (n,), or "module:name" or "file.py:name" of such a
+        function or module. drs.latent_weights trains one; of an alpha-GAN's code critic (prior 1,
+        encoder 0) it is minus the logit.
     cap: the log weight from which on all latents count alike; the largest of the burn-in unless
         given.
     burn_in: latents that the cap is found from; of each class at least 1,000 where each has one.
@@ -87,7 +89,7 @@ class Latent:
     @property
     def functions(self) -> tuple[Critic, ...]:
         """What the samples depend on beside the fields."""
-        return (self._critic(),)
+        return (self._critic,)
 
     def init(self, gan: GAN, rng: Rng) -> LatentState:
         with _of_critic():
@@ -145,7 +147,7 @@ class Latent:
         """A GAN whose samples are the latents, and whose discriminator is the critic."""
         return GAN(
             _itself,
-            self._critic(),
+            self._critic,
             gan.latent_dim,
             prior=gan.prior,
             labels=gan.labels,
@@ -153,16 +155,18 @@ class Latent:
             block=gan.block,
         ).on(gan.device)
 
+    @functools.cached_property
     def _critic(self) -> Critic:
         if self.critic is None:
             raise ValueError(
-                "Latent needs a critic: Latent(critic=function of z), or --critic module:name"
+                "Latent needs a critic: Latent(critic=function of z), or --critic module:name; "
+                "drs.latent_weights(gan) trains one"
             )
         if not isinstance(self.critic, str):
             return self.critic
         module, _, name = self.critic.rpartition(":")
         try:
-            critic: Critic = getattr(importlib.import_module(module), name)
+            critic: Critic = getattr(imported(module), name)
         except Exception as error:  # whatever the user's module raises
             raise ValueError(
                 f"no critic {self.critic!r}: {type(error).__name__}: {error}"
