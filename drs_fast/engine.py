@@ -143,6 +143,7 @@ def _collected(run: Run, tensors: Rows) -> Batch:
         "invalid": run.invalid,
         "above": run.above,
         **run.tallies,
+        **run.measured(),
     }
     if run.flip_rate is not None:
         stats["flip_rate"] = run.flip_rate

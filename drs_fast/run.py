@@ -154,6 +154,13 @@ class Run:
         """What the tallies say, for a progress bar."""
         return str(self.sampler.note(self.tallies)) if hasattr(self.sampler, "note") else ""
 
+    def measured(self) -> dict[str, float]:
+        """The plain numbers among what the tallies say."""
+        if not hasattr(self.sampler, "measured"):
+            return {}
+        found = self.sampler.measured({"calls": self.calls, **self.tallies})
+        return {name: value for name, value in found.items() if isinstance(value, float)}
+
     def rows_until(self, ids: Tensor) -> int:
         """Rows up to the end of the last one's group."""
         group = self.sampler.group
