@@ -1,25 +1,23 @@
-"""The samplers' laws on three models where they are known exactly, with many samples.
+"""The samplers' laws where they are known exactly, with many samples.
 
-python -m benchmarks.laws [--part ratio|scores|gaussian|starts|cut] [--json FILE]
+python -m benchmarks.laws [--part PART] [--json FILE]
 
 ratio: p_data and p_model are mixtures (benchmarks/oracle.py). scores: logits are N(-s^2/2, s^2)
-under the generator, so N(s^2/2, s^2) under the data. gaussian: G(z) = a z and normal data. starts,
-cut: on the model of scores, the real samples that MH starts at, and samples of SIR by their place
-in the pool's draws. Every
-figure is shown with what it should be, and by how many standard errors it is off; 4.5 of them
-happen once in 10^5 by chance.
+under the generator, so N(s^2/2, s^2) under the data. gaussian: G(z) = a z and normal data. classes,
+capped: benchmarks/limits.py. starts, cut: benchmarks/starts.py. Every figure is shown with what it
+should be, and by how many standard errors it is off; 4.5 of them happen once in 10^5 by chance.
 """
 
 import argparse
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
 
 import drs_fast as drs
-from benchmarks import oracle
+from benchmarks import limits, oracle, starts
 from benchmarks.metrics import metrics
 from benchmarks.timing import describe, environment
 from drs_fast import ops
@@ -113,56 +111,6 @@ def scores(chains: int = 10**5) -> Iterator[Figure]:
         yield case, "mean, fake start", fake, float(ends(2.0, k, False)[0].mean()), error
 
 
-def normal_scores(s: float, real: int) -> drs.GAN:
-    """x ~ N(0, 1) and data N(s, 1), of which there are so many quantiles as real samples."""
-    q = (torch.arange(real, dtype=torch.float64) + 0.5) / real
-    data = (torch.special.ndtri(q) + s).float()[:, None]
-    return drs.GAN(lambda z: z, lambda x: s * x[:, 0] - s * s / 2, 1, real=data)
-
-
-def starts(n: int = 40_000) -> Iterator[Figure]:
-    """n chains from n real samples: those that never moved give n different ones, seldom wanted."""
-    for s, k in ((3.0, 640), (3.0, 100), (1.0, 10)):
-        case, batch = f"MH, s = {s:g}, {k} steps", drs.generate(normal_scores(s, n), MH(k), n)
-        own = batch.x[batch.ids < 0]
-        share, repeated = UNMOVED[s, k], 1 - len(own.unique()) / len(own)
-        error = math.sqrt(share * (1 - share) / n) + 10 * DIGITS / 4
-        yield case, "never moved", share, len(own) / n, error
-        yield case, "repeated real samples", 0.0, repeated, 1e-9
-        # Moves of a chain depend on each other: at worst as if it always moved or never.
-        error = math.sqrt(ACCEPTANCE[s] * (1 - ACCEPTANCE[s]) / n) + DIGITS / 4
-        yield case, "acceptance", ACCEPTANCE[s], float(batch.stats["acceptance_rate"]), error
-        yield case, "mean logit", s * s / 2, float(batch.logit.double().mean()), s / math.sqrt(n)
-
-
-def cut(pools: int = 10_000, pool: int = 640, s: float = 2.0) -> Iterator[Figure]:
-    """The first draw of a pool, which is all that a run cut there gives, and the others."""
-    gan, size = normal_scores(s, 1), 16
-    for case, replace in ((f"SIR, {size} of {pool}", True), ("without replacement", False)):
-        batch = drs.generate(gan, SIR(pool, size, replace), pools * size)
-        drawn = batch.logit.double().view(pools, size)
-        for name, place in (("first", 0), ("middle", size // 2), ("last", size - 1)):
-            off = drawn[:, place] - drawn.mean(dim=1)
-            yield case, f"{name} - all", 0.0, float(off.mean()), _error(off)
-        first, others = drawn[::2, 0].sort().values, drawn[1::2].flatten().sort().values
-        below = torch.searchsorted(others, first) / others.numel()
-        upto = torch.arange(1, len(first) + 1) / len(first)
-        distance = torch.maximum((upto - below).abs(), (upto - 1 / len(first) - below).abs())
-        # Kolmogorov's law, whose tail is as light as a normal one with this error.
-        mean, error = (value / math.sqrt(len(first)) for value in (0.87, 0.36))
-        yield case, "KS, first and all", mean, float(distance.max()), error
-    # The mean of the law that a draw from a pool has, by its weights; of other rows.
-    logit = s * ops.normal(drs.Rng(3), pools * pool, 1).double().view(pools, pool) - s * s / 2
-    weighed = (logit.softmax(dim=1) * logit).sum(dim=1)
-    single = drs.generate(gan, SIR(pool, 1), pools).logit.double()
-    error = math.hypot(_error(weighed), _error(single))
-    yield f"SIR, 1 of {pool}", "mean logit", float(weighed.mean()), float(single.mean()), error
-
-
-def _error(values: torch.Tensor) -> float:
-    return float(values.std()) / math.sqrt(len(values))
-
-
 ULA = {0.1: 0.2778, 0.2: 0.3125}
 MALA = {0.1: 0.980, 0.2: 0.943}
 UNDERDAMPED = {0.001: 0.2499, 0.005: 0.251, 0.01: 0.2527}
@@ -194,9 +142,40 @@ def gaussian(n: int = 10**6) -> Iterator[Figure]:
     for steps, expected in FLOW.items():
         sampler = DGFlow(steps, burn_in=256)
         yield variance(f"DGflow, {steps} steps", sampler, expected, 10 * DIGITS)
+    yield from tempered(variance)
 
 
-PARTS = {"ratio": ratio, "scores": scores, "gaussian": gaussian, "starts": starts, "cut": cut}
+def tempered(variance: Callable[[str, Sampler, float], Figure]) -> Iterator[Figure]:
+    """The same latents at temperature T, with s times the logit, and with steps that shrink."""
+    for heat in (0.1, 0.5):
+        for kind, sampler in {
+            "MALA": DDLS("mala", 100, 0.2, temperature=heat, burn_in=256),
+            "HMC": DDLS("hmc", 20, 0.06, temperature=heat, leapfrog=4, burn_in=256),
+        }.items():
+            yield variance(f"{kind}, T = {heat:g}", sampler, heat / 4)
+        sampler = DDLS("ula", 100, 0.1, temperature=heat, burn_in=256)
+        yield variance(f"ULA, T = {heat:g}", sampler, heat / 4 / (1 - 0.1))
+    sampler = DDLS("hmc", 20, 0.06, logit_scale=5.0, leapfrog=3, burn_in=256)
+    yield variance("HMC, 5 logit", sampler, 1 / 16)
+    for noise_decay in (1.0, 0.5):
+        sampler = DDLS("ula", 40, 0.1, decay=0.5, noise_decay=noise_decay, decay_every=10)
+        expected = 1.0
+        for step in range(40):
+            size, noise = 0.1 * 0.5 ** (step // 10), noise_decay ** (step // 10)
+            expected = (1 - 2 * size) ** 2 * expected + noise**2 * size
+        case = "ULA, steps halved" + (" and noise" if noise_decay < 1.0 else "")
+        yield variance(case, sampler, expected)
+
+
+PARTS = {
+    "ratio": ratio,
+    "scores": scores,
+    "gaussian": gaussian,
+    "classes": limits.classes,
+    "capped": limits.capped,
+    "starts": starts.starts,
+    "cut": starts.cut,
+}
 
 
 def main() -> int:

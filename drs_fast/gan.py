@@ -1,7 +1,7 @@
 """A generator, its discriminator, and how to read them."""
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from drs_fast import fingerprint
 from drs_fast.arguments import describe, integer, usable
-from drs_fast.ratio import links
+from drs_fast.ratio import classes, links
 
 PRIORS = ("normal", "uniform", "truncated normal")
 PRECISIONS = ("fp32", "bf16")
@@ -27,6 +27,7 @@ class GAN:
     link: what the discriminator returns: "logit", "probability", another name of
         drs_fast.ratio.links.LINKS, or a callable to a log ratio.
     labels: number of classes of a conditional GAN.
+    label_weights: how often each class is proposed, (labels,) numbers, all alike unless given.
     real: real samples, (x, y) with labels, or a callable n -> those.
     block: rows in one call of G and D, rounded up to a multiple of 256.
     Modules are put in eval mode, those inside wrappers too.
@@ -41,6 +42,7 @@ class GAN:
         prior: str | Callable[[Tensor], Tensor] = "normal",
         link: str | links.Link = "logit",
         labels: int | None = None,
+        label_weights: Sequence[float] | Tensor | None = None,
         real: Real | Callable[[int], Real] | None = None,
         block: int = 4096,
         name: str = "custom",
@@ -53,6 +55,7 @@ class GAN:
         self.latent_dim = integer("latent_dim", latent_dim, 1)
         self.prior = prior
         self.labels = None if labels is None else integer("labels", labels, 1)
+        self.label_weights = classes.weights(self.labels, label_weights)
         self.real = real
         self.name = name
         self._device = torch.device("cpu")
@@ -109,6 +112,12 @@ class GAN:
             for function in (gan.generator, gan.discriminator, gan.link):
                 if isinstance(function, torch.nn.Module):
                     function.to(device)
+        return gan
+
+    def labelled(self, weights: Sequence[float] | Tensor | None) -> "GAN":
+        """This GAN, with classes proposed in these proportions; None: all alike."""
+        gan = copy.copy(self)
+        gan.label_weights = classes.weights(self.labels, weights)
         return gan
 
     def changed(self, change: Callable[[Any], Any]) -> "GAN":

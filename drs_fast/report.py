@@ -10,8 +10,8 @@ from torch import Tensor
 
 from drs_fast import balance, ops, pictures
 from drs_fast.balance import Balance
-from drs_fast.core import BURN_IN_ROW, LABEL, Rng
 from drs_fast.pictures import Panel, Square
+from drs_fast.ratio import classes, clipped
 from drs_fast.squeeze import audit, stages
 from drs_fast.store import Samples, open_run
 from drs_fast.store.format import read_records
@@ -68,6 +68,7 @@ def words(samples: Samples, state: dict[str, Tensor], balanced: Balance | str) -
         f"{'log weights above cap' if 'cap' in state else 'logits above log_m'}": (
             f"{counters['above']:,}"
         ),
+        **_clipped(counters),
         **_tallies(manifest, counters, state),
         "moves accepted": _percent(manifest.get("acceptance_rate")),
         **balance.words(balanced),
@@ -85,12 +86,24 @@ def words(samples: Samples, state: dict[str, Tensor], balanced: Balance | str) -
     return "\n".join(lines)
 
 
+def _clipped(counters: dict[str, int]) -> dict[str, str]:
+    """What log_m leaves out of the data."""
+    if not counters.get("kept"):
+        return {}
+    above = counters["capped"] / counters["kept"]
+    return {
+        "samples above log_m": f"{above:.2%}",
+        "clipped by log_m": f"{clipped.clipped(counters)} of the data, 95 % interval",
+    }
+
+
 def _tallies(
     manifest: dict[str, Any], counters: dict[str, int], state: dict[str, Tensor]
 ) -> dict[str, str | None]:
     """Further counts; of a bound's sums, what they say."""
     if "lost" not in counters:
-        return {name: f"{counters[name]:,}" for name in manifest.get("tallies", ())}
+        own = [name for name in manifest.get("tallies", ()) if name not in clipped.TALLIES]
+        return {name: f"{counters[name]:,}" for name in own}
     remark = manifest["remark"].partition(": ")[2]
     if not counters["mass"]:
         return {"squeeze": remark}
@@ -118,8 +131,7 @@ def scores(samples: Samples, state: dict[str, Tensor]) -> tuple[Tensor, Tensor] 
         return None
     logit, log_m, gamma = state["logits"].double(), state["log_m"], state["gamma"]
     if log_m.ndim:  # one of each per class; the state does not repeat the labels
-        first = Rng(samples.manifest["seed"], BURN_IN_ROW)
-        y = (ops.uniform(first, len(logit), stream=LABEL) * len(log_m)).long()
+        y = classes.turns(len(log_m), samples.manifest["label_weights"], 0, len(logit))
         log_m, gamma = log_m[y], gamma[y]
     eps = samples.manifest.get("eps") or 0.0
     d = logit - log_m

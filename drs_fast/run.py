@@ -3,6 +3,7 @@
 import functools
 import math
 import sys
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -16,6 +17,7 @@ from drs_fast.core import Rng, Sampler, Starvation, check_invalid, last_row
 from drs_fast.gan import GAN
 from drs_fast.loop import Landed, Step
 from drs_fast.progress import Progress
+from drs_fast.ratio import classes, clipped
 
 # What helps against starvation: fields of samplers, and what to do with them.
 REMEDIES = {
@@ -65,6 +67,8 @@ class Run:
         self._flying = 0  # rows of steps that have not landed
         self.accepted = self.proposals = self.calls = self.invalid = self.above = self.idle = 0
         self.tallies = Counter(dict.fromkeys(loop.tallies(sampler), 0))
+        self.quota: classes.Quota | None = None
+        self._excess: clipped.Tally | None = None
 
     def begin(self, progress: bool) -> dict[str, Any]:
         """Burn-in; returns what it found apart from the sampler's state."""
@@ -74,7 +78,7 @@ class Run:
                 sys.stderr.write(f"{line}\n")
 
         self.gan, tuned = tuning.fastest(self.gan, self.tune, say)
-        self.state = self.sampler.init(self.gan, self.rng)
+        self._settled(self.sampler.init(self.gan, self.rng))
         found: dict[str, Any] = {"tuned": list(tuned)}
         if hasattr(self.sampler, "remark"):
             found["remark"] = self.sampler.remark(self.state, self.n)
@@ -89,7 +93,18 @@ class Run:
     def resume(self, state: Any, found: dict[str, Any]) -> None:
         """Goes on from a burn-in of an earlier run."""
         self.gan = tuning.applied(self.gan, tuple(found["tuned"]))
+        self._settled(state)
+
+    def _settled(self, state: Any) -> None:
+        """The state is known, and so are the labels that are proposed and what is added up."""
         self.state = state
+        if hasattr(self.sampler, "proposing"):
+            asked, self.gan = self.gan, self.sampler.proposing(self.gan, state)
+            if self.gan is not asked:
+                shares = classes.shares(asked.labels or 0, asked.label_weights)
+                self.quota = classes.Quota(shares, self.n)
+        cap = self.sampler.capped_at(state) if hasattr(self.sampler, "capped_at") else None
+        self._excess = None if cap is None else clipped.Tally(cap)
 
     @functools.cached_property
     def example(self) -> Rows:
@@ -117,7 +132,7 @@ class Run:
         """
         if self.accepted == self.n:
             return
-        example = {name: self.example[name] for name in names}
+        example = {name: self.example[name] for name in ("logit", *names)}
         sampler, state = self.chosen()
         lane = loop.lane(
             self.gan, sampler, state, self.rng, self.step_rows, example, self.cuda_graph
@@ -125,11 +140,12 @@ class Run:
         for landed in loop.landed(lane, self._steps(chunks, lane.most_rows)):
             tried = landed.step.size
             self._flying -= tried
-            missing = math.inf if self.n is None else self.n - self.accepted
-            taken = int(min(landed.accepted, missing))
-            if taken < landed.accepted:
-                landed = landed._replace(rows=_first(landed.rows, taken))
-                tried = self.rows_until(landed.rows[-1]["ids"]) - landed.step.row
+            rows = self._taken(landed)
+            taken = sum(len(piece["ids"]) for piece in rows)
+            whole = self.accepted + taken == self.n
+            if whole and taken < landed.accepted:
+                tried = self.rows_until(rows[-1]["ids"]) - landed.step.row
+            landed = self._with_excess(landed, whole or landed.step.last)._replace(rows=rows)
             self._tally(landed, taken)
             bar.note = self._note()
             bar.advance(taken, tried)
@@ -150,16 +166,43 @@ class Run:
         self._rate = max(float(state.acceptance), 2.0**-40) if hasattr(sampler, "rows") else 1.0
         return sampler, state
 
+    def _taken(self, landed: Landed) -> list[Rows]:
+        """Those of a step's rows that become samples."""
+        if self.quota is not None:
+            return self.quota.taken(landed.rows)
+        if self.n is None or landed.accepted <= self.n - self.accepted:
+            return landed.rows
+        return _first(landed.rows, self.n - self.accepted)
+
+    def _with_excess(self, landed: Landed, read: bool) -> Landed:
+        """The excess of its rows is added up, and if `read` that of all steps is in its tallies."""
+        if self._excess is None:
+            return landed
+        logits = [(rows["logit"], rows.get("y")) for rows in landed.rows]
+        self._excess.add(landed.accepted, landed.above, logits)
+        if read or self._excess.full:
+            return landed._replace(tallies={**landed.tallies, **self._excess.taken()})
+        return landed
+
+    def totals(self) -> dict[str, int]:
+        """All counts so far but those of rows."""
+        if self._excess is not None:
+            self.tallies.update(self._excess.taken())
+        return {"calls": self.calls, "invalid": self.invalid, "above": self.above, **self.tallies}
+
+    def measured(self, totals: dict[str, int]) -> dict[str, Any]:
+        """What all counts say."""
+        return dict(self.sampler.measured(totals)) if hasattr(self.sampler, "measured") else {}
+
+    def warn(self) -> None:
+        """Says what the user should hear of a run that has ended."""
+        line = self.sampler.warning(self.totals()) if hasattr(self.sampler, "warning") else None
+        if line is not None:
+            warnings.warn(line, stacklevel=4)
+
     def _note(self) -> str:
         """What the tallies say, for a progress bar."""
         return str(self.sampler.note(self.tallies)) if hasattr(self.sampler, "note") else ""
-
-    def measured(self) -> dict[str, float]:
-        """The plain numbers among what the tallies say."""
-        if not hasattr(self.sampler, "measured"):
-            return {}
-        found = self.sampler.measured({"calls": self.calls, **self.tallies})
-        return {name: value for name, value in found.items() if isinstance(value, float)}
 
     def rows_until(self, ids: Tensor) -> int:
         """Rows up to the end of the last one's group."""

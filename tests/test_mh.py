@@ -477,7 +477,7 @@ def slow(gan, sampler, chains, seed):
         elif sampler.start == "real" and sampler.unmoved == "keep":
             found.append((~first, current, real[start]))
             tallies["distinct"] += turn < len(own)
-    assert torch.equal(state.logits, burn_in(gan, Rng(seed), sampler.burn_in)[0])
+    assert torch.equal(state.logits, burn_in(gan, Rng(seed), sampler.burn_in, each=True)[0])
     return found, tallies
 
 
@@ -549,6 +549,15 @@ def test_a_chain_stays_within_its_label():
     assert torch.equal(batch.y, drs.ops.labels(gan, Rng(6), 3000, ids=first))
     assert ((batch.x - OFFSET[batch.y, None]).abs() < 6).all()
     assert set(batch.y[batch.ids < 0].tolist()) == {0, 1, 2}
+
+
+def test_only_classes_that_occur_need_real_samples():
+    gan = conditional(torch.full((300,), 2)).labelled([0.0, 0.0, 1.0])
+    found = drs.generate(gan, MH(chain_length=2, burn_in=500), 600)
+    assert (found.y == 2).all()
+    own = found.x[found.ids < 0]
+    assert len(own) > 100
+    assert len(own.unique(dim=0)) >= int(found.stats["distinct"]) > 0
 
 
 def test_a_class_without_real_samples_is_explained():

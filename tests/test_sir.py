@@ -339,6 +339,14 @@ def test_each_class_has_its_own_share():
     assert torch.allclose(state.ess, expected, rtol=0.15)
 
 
+def test_many_classes_have_their_own_share_too():
+    """Of 100 rows of each, which 10,000 would leave, some share would be far from 0.37."""
+    gan = drs.GAN(lambda z, y: z, lambda x, y: x[:, 0] - 0.5, 1, labels=100)
+    state = SIR().init(gan, Rng(0))
+    assert len(state.logits) == 100_000
+    assert float((state.ess - 0.3679).abs().max()) < 0.2
+
+
 @pytest.mark.parametrize(
     ("s", "fields", "poor"),
     [

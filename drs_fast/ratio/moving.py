@@ -57,6 +57,14 @@ def reflected(z: Tensor, box: float) -> Tensor:
     return torch.where(z.abs() <= box, z, folded)
 
 
+def bounced(z: Tensor, velocity: Tensor, box: float) -> tuple[Tensor, Tensor]:
+    """Latents reflected at the walls, and their velocities, turned round at every wall met."""
+    if math.isinf(box):
+        return z, velocity
+    walls = torch.ceil((z.abs() - box) / (2 * box))
+    return reflected(z, box), torch.where(walls % 2 == 1, -velocity, velocity)
+
+
 def row_sum(values: Tensor) -> Tensor:
     """Sums (n,) of the rows (n, ...), added by halves: the order depends on the width alone.
 

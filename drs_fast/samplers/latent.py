@@ -15,22 +15,23 @@ import torch
 from torch import Tensor
 
 from drs_fast import ops
-from drs_fast.arguments import describe, integer, number
+from drs_fast.arguments import describe, integer, number, one_of
 from drs_fast.core import BadLogits, Batch, Rng
 from drs_fast.gan import GAN
 from drs_fast.ratio import rejection
-from drs_fast.ratio.burn_in import burn_in
+from drs_fast.ratio.classes import CHOICES, WITHIN
 from drs_fast.ratio.rejection import Rejection, RejectionState
 
 Critic = Callable[..., Tensor]
 
 
 class LatentState(NamedTuple):
-    """Log weights are the critic's; cap is () or, with labels, (K,)."""
+    """Log weights are the critic's; cap is (), or (K,) where each class has its own."""
 
     cap: Tensor  # float64
     acceptance: Tensor  # () float64, expected share of accepted latents
     log_weights: Tensor  # (burn_in,) float32
+    proposed: Tensor  # as in RejectionState
 
 
 @dataclass(frozen=True)
@@ -39,9 +40,12 @@ class Latent:
 
     critic: z (n, d) [, y (n,)] -> log weights (n,), or "module:name" of such a function or module.
         Of an alpha-GAN's code critic (prior 1, encoder 0) it is minus the logit.
-    cap: the log weight from which on all latents count alike; the largest of the burn-in (of each
-        class, with labels) unless given.
-    burn_in: latents that the cap is found from.
+    cap: the log weight from which on all latents count alike; the largest of the burn-in unless
+        given.
+    burn_in: latents that the cap is found from; of each class at least 1,000 where each has one.
+    classes: of a GAN with labels, "joint" for one cap: what follows is the joint law of latents and
+        labels. "within" for a cap of each class: what follows is the law within a class, and n
+        samples have the proportions of the GAN's label_weights, rounded.
     The generator and the discriminator see only accepted latents, in blocks as large as a block of
     latents leaves: raise batch_size where few are accepted.
 
@@ -51,9 +55,10 @@ class Latent:
     critic: str | Critic | None = None
     cap: float | None = None
     burn_in: int = 10_000
+    classes: str = "joint"
 
     State: ClassVar[Any] = LatentState
-    law_version: ClassVar[int] = 1
+    law_version: ClassVar[int] = 2  # 1: with labels, a cap for each class and no quotas
     group: ClassVar[int] = 1
     sequential: ClassVar[bool] = False
     energy: ClassVar[bool] = True  # the discriminator has no say
@@ -68,11 +73,16 @@ class Latent:
         if self.cap is not None:
             object.__setattr__(self, "cap", number("cap", self.cap, -torch.inf, torch.inf))
         object.__setattr__(self, "burn_in", integer("burn_in", self.burn_in, 1))
+        one_of("classes", self.classes, CHOICES)
 
     @property
     def law(self) -> str:
-        capped = "" if self.cap is None else f", which is capped at exp({self.cap:g})"
-        return f"the generator on latents that follow the prior times exp(critic){capped}"
+        cap = "its largest of the burn-in" if self.cap is None else f"exp({self.cap:g})"
+        within = " within each class" if self.classes == WITHIN else ""
+        return (
+            "the generator on latents that follow the prior times exp(critic)"
+            f"{within}, which is capped at {cap}"
+        )
 
     @property
     def functions(self) -> tuple[Critic, ...]:
@@ -81,9 +91,10 @@ class Latent:
 
     def init(self, gan: GAN, rng: Rng) -> LatentState:
         with _of_critic():
-            weight, y = burn_in(self._judge(gan), rng, self.burn_in)
-            found = rejection.thresholds(gan, weight, y, 0.0, self._threshold)
-        return LatentState(found.log_m, found.acceptance, weight)
+            judge, within = self._judge(gan), self.classes == WITHIN
+            return self.restored(
+                rejection.thresholds(judge, rng, self.burn_in, within, 0.0, self._threshold)
+            )
 
     def step(
         self, gan: GAN, state: LatentState, z: Tensor, y: Tensor | None, rng: Rng
@@ -97,13 +108,18 @@ class Latent:
 
     def rejection(self, gan: GAN, state: LatentState) -> Rejection:
         """What decides on a row: `drs.Squeeze` bounds it."""
-        cap, acceptance, log_weights = state
-        thresholds = RejectionState(cap, torch.zeros_like(cap), acceptance, log_weights)
-        return Rejection(self._judge(gan), thresholds, 0.0)
+        cap, acceptance, log_weights, proposed = state
+        thresholds = RejectionState(cap, torch.zeros_like(cap), acceptance, log_weights, proposed)
+        return Rejection(rejection.proposing(self._judge(gan), thresholds), thresholds, 0.0)
+
+    def proposing(self, gan: GAN, state: LatentState) -> GAN:
+        """The GAN with labels as often as a run proposes them."""
+        return rejection.proposing(gan, self.rejection(gan, state).state)
 
     def restored(self, thresholds: RejectionState) -> LatentState:
         """The state that `rejection` took them from."""
-        return LatentState(thresholds.log_m, thresholds.acceptance, thresholds.logits)
+        cap, _, acceptance, log_weights, proposed = thresholds
+        return LatentState(cap, acceptance, log_weights, proposed)
 
     def completed(self, gan: GAN, state: LatentState, kept: Batch) -> Batch:
         """The samples of accepted latents."""
@@ -133,6 +149,7 @@ class Latent:
             gan.latent_dim,
             prior=gan.prior,
             labels=gan.labels,
+            label_weights=gan.label_weights,
             block=gan.block,
         ).on(gan.device)
 

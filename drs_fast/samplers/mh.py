@@ -16,7 +16,7 @@ from drs_fast import ops
 from drs_fast.arguments import integer
 from drs_fast.core import BURN_IN_ROW, REAL, Batch, Rng
 from drs_fast.gan import GAN
-from drs_fast.ratio import groups
+from drs_fast.ratio import classes, groups
 from drs_fast.ratio.burn_in import burn_in, by_class, check
 from drs_fast.ratio.held_out import alike
 
@@ -47,7 +47,7 @@ class MH:
         ~(first row of the chain) and z NaN; "drop": nothing, which biases all that is left;
         "restart": the end of a chain through the same proposals from the first of them, with other
         uniforms, which is biased too.
-    burn_in: proposals that are checked.
+    burn_in: proposals that are checked, at least 1,000 of every class.
     starts: most real samples to start at, the first ones. None: all of a tensor, or burn_in of them
         from a function, which must give the same ones every time.
 
@@ -119,7 +119,7 @@ class MH:
                 "MH starts chains at real samples: build GAN(..., real=x), or take "
                 "MH(start='first'), which needs longer chains"
             )
-        logit, y = burn_in(gan, rng, self.burn_in)
+        logit, y = burn_in(gan, rng, self.burn_in, each=True)
         by_class(gan, logit, y)
         if self.start == "first":
             nothing = torch.zeros(0, dtype=torch.int64, device=logit.device)
@@ -177,8 +177,8 @@ class MH:
         real = real[label[real].argsort(stable=True)]
         real = real[valid[real]]
         counts = torch.bincount(label[real], minlength=gan.labels or 1)
-        for k, count in enumerate(counts.tolist()):
-            if not count:
+        for k in classes.occurring(gan.labels or 1, gan.label_weights):
+            if not counts[k]:
                 raise ValueError(
                     f"none of the first {len(x):,} real samples is of class {k} and has a valid "
                     "logit; give more or shuffled ones, or raise starts"

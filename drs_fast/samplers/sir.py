@@ -24,7 +24,7 @@ MOST = 0.1  # of a pool, to be drawn without replacement
 
 class SIRState(NamedTuple):
     acceptance: Tensor  # () float64, samples per proposal
-    ess: Tensor  # () or, with labels, (classes,) float64, effective share of the proposals
+    ess: Tensor  # () or, with labels, of each that occurs, float64: effective share of proposals
     logits: Tensor  # (burn_in,) float32
 
 
@@ -36,8 +36,9 @@ class SIR:
     replace: whether a proposal can be drawn again. If not, unlikely ones follow the likely ones:
         another law, nearer to the generator the larger `size` is, and the generator's own where it
         is the pool. Above a tenth of the pool there is a warning.
-    burn_in: proposals that the effective sample size is found from, with a warning where that of a
-        pool is less than a tenth of `size`, or less than `size` if not `replace`.
+    burn_in: proposals that the effective sample size is found from, at least 1,000 of every class,
+        with a warning where that of a pool is less than a tenth of `size`, or less than `size` if
+        not `replace`.
     Samples of a pool are in the order of their draws, or without replacement in a random one, so
     that every one of them has the same law, wherever a run is cut. The tally `unique` counts
     different ones, of all pools that were drawn from.
@@ -80,7 +81,7 @@ class SIR:
         return f"between the data and, as size grows to pool, the generator: {drawn}, none twice"
 
     def init(self, gan: GAN, rng: Rng) -> SIRState:
-        logit, y = burn_in(gan, rng, self.burn_in)
+        logit, y = burn_in(gan, rng, self.burn_in, each=True)
         ess = torch.stack([effective(group) for group in by_class(gan, logit, y)])
         worth = self.pool * float(ess.min())
         if not self.replace and self.size > MOST * self.pool:

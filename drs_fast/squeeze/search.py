@@ -9,6 +9,7 @@ from torch import Tensor
 
 from drs_fast import ops
 from drs_fast.core import AUDIT, BURN_IN_ROW, TRAINING_ROW, Rng
+from drs_fast.ratio.burn_in import turns_of
 from drs_fast.ratio.fitting import Draws
 from drs_fast.ratio.rejection import Rejection, RejectionState, of_rows
 from drs_fast.squeeze.audit import Loss, loss, power_of_two, tallied
@@ -81,6 +82,7 @@ class Search:
             gamma=base.gamma,
             acceptance=number(plan.acceptance) if used else base.acceptance,
             logits=base.logits,
+            proposed=base.proposed,
             weights=packed(plan.networks),
             margins=number(plan.margins),
             audits=number(self._audits(plan) if used else -math.inf),
@@ -141,6 +143,8 @@ class Search:
         judge, state, _ = self.decides
         n, rng = len(state.logits), self.rng.at(BURN_IN_ROW)
         z, y = ops.latents(judge, rng, n), ops.labels(judge, rng, n)
+        if len(state.proposed):
+            y = turns_of(judge, 0, n)
         ids = torch.arange(n, device=z.device) + BURN_IN_ROW
         return Seen(ids, z, state.logits, torch.ones_like(state.logits, dtype=torch.float64), y)
 
@@ -219,7 +223,7 @@ class Search:
         state = self.decides.state
         log_m = state.log_m.clone().view(-1)
         for k in range(len(log_m)):
-            logit = seen.logit if seen.y is None else seen.logit[seen.y == k]
+            logit = seen.logit[seen.y == k] if state.log_m.ndim else seen.logit
             if bool(torch.isfinite(logit).any()):
                 log_m[k] = torch.maximum(log_m[k], ops.largest(logit))
         state = state._replace(log_m=log_m.view_as(state.log_m))
