@@ -3,9 +3,9 @@
 python -m benchmarks.laws [--part PART] [--json FILE]
 
 ratio: p_data and p_model are mixtures (benchmarks/oracle.py). scores: logits are N(-s^2/2, s^2)
-under the generator, so N(s^2/2, s^2) under the data. gaussian: G(z) = a z and normal data. Every
-figure is shown with what it should be, and by how many standard errors it is off; 4.5 of them
-happen once in 10^5 by chance.
+under the generator, so N(s^2/2, s^2) under the data. gaussian: G(z) = a z and normal data. classes,
+capped: benchmarks/limits.py. starts, cut: benchmarks/starts.py. Every figure is shown with what it
+should be, and by how many standard errors it is off; 4.5 of them happen once in 10^5 by chance.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 import drs_fast as drs
-from benchmarks import limits, oracle
+from benchmarks import limits, oracle, starts
 from benchmarks.metrics import metrics
 from benchmarks.timing import describe, environment
 from drs_fast import ops
@@ -173,6 +173,8 @@ PARTS = {
     "gaussian": gaussian,
     "classes": limits.classes,
     "capped": limits.capped,
+    "starts": starts.starts,
+    "cut": starts.cut,
 }
 
 

@@ -210,8 +210,11 @@ class GAN:
             return self.block
         return min(self.block, block_rows(max(rows, SMALLEST)))
 
-    def real_samples(self, n: int) -> tuple[Tensor, Tensor | None]:
-        """Up to n real samples, the first ones, where the generator is, and their labels."""
+    def real_samples(self, n: int, rows: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """Up to n real samples, the first ones, where the generator is, and their labels.
+
+        rows: which of them, (k,) int64, if not all.
+        """
         if self.real is None:
             raise ValueError("real samples are needed here: build GAN(..., real=x or n -> x)")
         given = self.real(n) if callable(self.real) else self.real
@@ -223,7 +226,10 @@ class GAN:
                 f"got {what}; torch.as_tensor makes one of an array or a list"
             )
         self._check_labels(x, y)
-        return x[:n].to(self.device), None if y is None else y[:n].to(self.device)
+        x, y = x[:n], None if y is None else y[:n]
+        if rows is not None:
+            x, y = x[rows.to(x.device)], None if y is None else y[rows.to(y.device)]
+        return x.to(self.device), None if y is None else y.to(self.device)
 
     def _blocks(
         self,

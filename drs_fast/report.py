@@ -70,6 +70,7 @@ def words(samples: Samples, state: dict[str, Tensor], balanced: Balance | str) -
         ),
         **_clipped(counters),
         **_tallies(manifest, counters, state),
+        "moves accepted": _percent(manifest.get("acceptance_rate")),
         **balance.words(balanced),
     }
     raw, accepted = _logits(samples, state)
@@ -242,6 +243,10 @@ def _counters(samples: Samples) -> dict[str, int]:
 def _acceptance(n: int, proposals: int, expected: Tensor | None = None) -> str:
     found = f"{n / proposals:.2%}" if proposals else "unknown"
     return found if expected is None else f"{found} ({float(expected):.2%} expected in burn-in)"
+
+
+def _percent(share: float | None) -> str | None:
+    return None if share is None else f"{share:.2%} of the proposals"
 
 
 def _sampler(spec: Any) -> str | None:

@@ -18,8 +18,10 @@ EACH = 1_000  # rows of a class, at least, where classes are looked at one by on
 def burn_in(gan: GAN, rng: Rng, n: int, *, each: bool = False) -> tuple[Tensor, Tensor | None]:
     """Logits (n,) float32 and labels (n,) of the rows from 2^62 on, which no run reaches.
 
-    each: classes take turns, so that none is missing, and n is raised to 1,000 rows of each.
+    each: classes, if there are any, take turns, so that none is missing, and n is raised to 1,000
+        rows of each.
     """
+    each = each and gan.labels is not None
     if each:
         n = max(n, EACH * len(classes.occurring(gan.labels or 0, gan.label_weights)))
     logits, labels = [], []
