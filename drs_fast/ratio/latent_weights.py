@@ -160,7 +160,8 @@ class Ratio:
                 f"a {gan.link} critic is no density ratio, which target='ratio' needs: make it one "
                 "with drs.calibrate or drs.keep_train, or take target='wasserstein'"
             )
-        self.gan, self.batch, self.rng = gan, batch, Rng(seed, TRAINING_ROW)
+        self.gan, self.batch = gan.on(block=batch), batch
+        self.rng = Rng(seed, TRAINING_ROW)
         logit = self._draw(REPORTED)[-1].double()
         check(gan, logit)
         finite = logit[torch.isfinite(logit)]
