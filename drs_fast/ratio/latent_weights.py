@@ -118,7 +118,7 @@ def latent_weights(
     With labels, latents take the label of the real sample beside them. All from `largest` to
     `penalty`, and what is said of the critic and of real samples, is of "wasserstein" alone. There
     largest, balance, excess, widths and critic_rate are what re-implementations of the paper take;
-    the weights' rate is three times theirs, and the mean weight divides the weighted mean scores, so
+    the weights' rate is three times theirs. The mean weight divides the weighted mean scores, so
     that the critic's constant cancels.
     samplers.Latent(critic, cap=math.log(largest)) is the paper's rejection; without a cap no weight
     of the burn-in is cut.
