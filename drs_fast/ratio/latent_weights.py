@@ -95,7 +95,7 @@ def latent_weights(
     steps: int = 2000,
     critic_steps: int = 1,
     batch: int = 256,
-    rate: float = 1e-3,
+    rate: float = 3e-4,
     critic_rate: float = 4e-4,
     reals: int = 50_000,
     seed: int = 0,
@@ -118,7 +118,7 @@ def latent_weights(
     With labels, latents take the label of the real sample beside them. All from `largest` to
     `penalty`, and what is said of the critic and of real samples, is of "wasserstein" alone. There
     largest, balance, excess, widths and critic_rate are what re-implementations of the paper take;
-    the weights' rate is ten times theirs, and the mean weight divides the weighted mean scores, so
+    the weights' rate is three times theirs. The mean weight divides the weighted mean scores, so
     that the critic's constant cancels.
     samplers.Latent(critic, cap=math.log(largest)) is the paper's rejection; without a cap no weight
     of the burn-in is cut.
@@ -160,7 +160,8 @@ class Ratio:
                 f"a {gan.link} critic is no density ratio, which target='ratio' needs: make it one "
                 "with drs.calibrate or drs.keep_train, or take target='wasserstein'"
             )
-        self.gan, self.batch, self.rng = gan, batch, Rng(seed, TRAINING_ROW)
+        self.gan, self.batch = gan.on(block=batch), batch
+        self.rng = Rng(seed, TRAINING_ROW)
         logit = self._draw(REPORTED)[-1].double()
         check(gan, logit)
         finite = logit[torch.isfinite(logit)]
