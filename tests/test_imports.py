@@ -13,7 +13,7 @@ import drs_fast
 ROOT = Path(drs_fast.__file__).parent
 # A module may import its own layer and those to its left.
 LAYERS = (
-    ("arguments", "fingerprint", "compacted"),
+    ("arguments", "fingerprint", "compacted", "threads"),
     ("core", "_C", "ratio.links", "ratio.classes"),
     ("gan",),
     ("backends",),
@@ -79,6 +79,7 @@ def violations(module, source):
             "arguments",
             "fingerprint",
             "compacted",
+            "threads",
         ):
             wrong = LAYER[other] == LAYER[top]
         else:
