@@ -5,12 +5,14 @@ p_model is N(0, 1) and p_data N(SHIFT, 1), so log r = SHIFT x - SHIFT^2 / 2.
 
 import math
 import warnings
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
 from torch.nn.functional import logsigmoid
 
+from benchmarks import calibrators as calibrators_benchmark
 from drs_fast import GAN, BadLogits, Rng, ops
 from drs_fast.ratio import calibrators
 from drs_fast.ratio.burn_in import burn_in
@@ -157,6 +159,18 @@ def test_isotonic_is_that_of_scikit_learn(change, counts):
     share = torch.from_numpy(oracle.predict(asked.numpy()))
     expected = torch.logit(share) - math.log(reals / others)
     assert torch.allclose(fit("isotonic", logits)(asked), expected, atol=1e-9, rtol=0)
+
+
+PEERS = calibrators_benchmark.peers()
+
+
+@pytest.mark.parametrize("peer", PEERS, ids=[f"{p.method}-{p.name}" for p in PEERS])
+def test_what_the_benchmark_times_is_the_same_fit(peer):
+    valid = calibrators_benchmark.logits(calibrators_benchmark.SAMPLES)
+    assert calibrators_benchmark.distance(peer, valid) <= peer.tolerance
+    other = replace(peer, log_ratio=lambda fitted, x: peer.log_ratio(fitted, x) + 0.01)
+    with pytest.raises(SystemExit, match=f"{peer.method}: {peer.name} differs by"):
+        calibrators_benchmark.compared(other, valid, 1)
 
 
 @pytest.fixture
