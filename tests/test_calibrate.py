@@ -5,6 +5,7 @@ p_model is N(0, 1) and p_data N(SHIFT, 1), so log r = SHIFT x - SHIFT^2 / 2.
 
 import math
 import warnings
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from torch import nn
 from torch.nn import functional
 from torch.nn.functional import logsigmoid
 
+from benchmarks import calibrators as calibrators_benchmark
 from drs_fast import GAN, BadLogits, Rng, ops
 from drs_fast.ratio import calibrators
 from drs_fast.ratio.burn_in import burn_in
@@ -133,21 +135,64 @@ def ties(logits):
     return Logits(*((4 * logit).round() / 4 for logit in logits))
 
 
-@pytest.mark.parametrize("change", [lambda logits: logits, ties])
+def stairs(logits):
+    """Of 30 steps of equal samples ever more are real; the last are pooled one after the other."""
+    steps, each = 30, 40
+    shares = [(k, each - k) for k in range(1, steps + 1)]
+    real = torch.cat([torch.full((k,), float(i)) for i, (k, _) in enumerate(shares)])
+    generated = torch.cat([torch.full((k,), float(i)) for i, (_, k) in enumerate(shares)])
+    return Logits(real.double(), torch.cat([generated, torch.arange(30.0, 600.0)]).double())
+
+
+@pytest.mark.parametrize("change", [lambda logits: logits, ties, stairs])
 @pytest.mark.parametrize("counts", [(300, 300), (50, 700), (700, 50)])
 def test_isotonic_is_that_of_scikit_learn(change, counts):
     from sklearn.isotonic import IsotonicRegression
 
     logits = change(drawn(*counts))
+    reals, others = map(len, logits)
     score = torch.cat(logits)
     low, high = score.aminmax()
-    label = torch.cat([torch.ones(counts[0]), torch.zeros(counts[1] + 1), torch.ones(1)])
+    label = torch.cat([torch.ones(reals), torch.zeros(others + 1), torch.ones(1)])
     score = torch.cat([score, high[None], low[None]])
     oracle = IsotonicRegression(out_of_bounds="clip").fit(score.numpy(), label.numpy())
     asked = torch.cat([score, torch.linspace(-9, 9, 1001, dtype=torch.float64)])
     share = torch.from_numpy(oracle.predict(asked.numpy()))
-    expected = torch.logit(share) - math.log(counts[0] / counts[1])
+    expected = torch.logit(share) - math.log(reals / others)
     assert torch.allclose(fit("isotonic", logits)(asked), expected, atol=1e-9, rtol=0)
+
+
+PEERS = calibrators_benchmark.peers()
+
+
+@pytest.mark.parametrize("peer", PEERS, ids=[f"{p.method}-{p.name}" for p in PEERS])
+def test_what_the_benchmark_times_is_the_same_fit(peer):
+    valid = calibrators_benchmark.logits(calibrators_benchmark.SAMPLES)
+    assert calibrators_benchmark.distance(peer, valid) <= peer.tolerance
+    other = replace(peer, log_ratio=lambda fitted, x: peer.log_ratio(fitted, x) + 0.01)
+    with pytest.raises(SystemExit, match=f"{peer.method}: {peer.name} differs by"):
+        calibrators_benchmark.compared(other, valid, 1)
+
+
+@pytest.fixture
+def threads():
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_threads_do_not_matter(method, threads):
+    logits = drawn(70_000, 50_000)
+    found = []
+    for number in (1, 2, 3):
+        threads(number)
+        link = fit(method, logits)
+        found.append((dict(link.named_buffers()), measure(logits)))
+        assert torch.get_num_threads() == number
+    for buffers, measured in found[1:]:
+        assert all(torch.equal(value, found[0][0][name]) for name, value in buffers.items())
+        assert measured == found[0][1]
 
 
 FAR = Logits(torch.tensor([0.0, 100.0]).double(), torch.linspace(-1, 1, 100).double())
@@ -161,18 +206,19 @@ def test_newton_ends_where_the_gradient_is_zero(method, logits, monkeypatch):
     seen = []
     solve = calibrators._logistic
 
-    def kept(features, real, prior):
-        seen.append((features, real, prior, solve(features, real, prior)))
+    def kept(features, reals, prior):
+        seen.append((features, prior, solve(features, reals, prior)))
         return seen[-1][-1]
 
     monkeypatch.setattr(calibrators, "_logistic", kept)
     fit(method, logits)
     reals, others = map(len, logits)
-    for features, real, prior, weights in seen:
-        high, low = (reals + 1) / (reals + 2), 1 / (others + 2)
-        target = torch.tensor([high if yes else low for yes in real], dtype=torch.float64)
-        gradient = features.T @ (torch.sigmoid(features @ weights + prior) - target)
-        assert (gradient.abs() < 1e-9 * features.abs().sum(dim=0)).all()
+    high, low = (reals + 1) / (reals + 2), 1 / (others + 2)
+    target = torch.tensor([high] * reals + [low] * others, dtype=torch.float64)
+    assert seen
+    for features, prior, weights in seen:
+        gradient = features @ (torch.sigmoid(weights @ features + prior) - target)
+        assert (gradient.abs() < 1e-9 * features.abs().sum(dim=1)).all()
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -387,6 +387,10 @@ BAD = {
     "q 101": (lambda: ops.quantile_gamma(L, 101, log_m=0.0), "percent, .*got 101"),
     "q nan": (lambda: ops.quantile_gamma(L, float("nan"), log_m=0.0), "percent, .*got nan"),
     "q text": (lambda: ops.quantile_gamma(L, "median", log_m=0.0), "percent, .*got 'median'"),
+    "interpolation": (
+        lambda: ops.quantile_gamma(L, 50, log_m=0.0, interpolation="lower"),
+        r"interpolation must be one of \('none', 'linear'\), got 'lower'",
+    ),
     "q None": (lambda: ops.quantile_gamma(L, None, log_m=0.0), "percent, .*got NoneType"),
     "quantile of nothing": (lambda: ops.quantile_gamma(L[:0], 50, log_m=0.0), "got an empty"),
     "quantile log_m (n,)": (lambda: ops.quantile_gamma(L, 50, log_m=L), r"one number .*got \(8,\)"),

@@ -2,6 +2,7 @@ import dataclasses
 import math
 import re
 
+import numpy as np
 import pytest
 import torch
 from runs import OFFSET, SCALE, plain, scaled
@@ -78,6 +79,7 @@ def test_only_one_way_to_gamma(fields):
         ("burn_in", 1e4),
         ("burn_in", True),
         ("adapt", "row"),
+        ("interpolation", "lower"),
     ],
 )
 def test_a_wrong_value_names_its_field(name, value):
@@ -102,6 +104,12 @@ def test_percentiles_at_the_ends(percentile):
 def test_adapting_takes_a_percentile_only(fields):
     with pytest.raises(ValueError, match="percentile only"):
         DRS(adapt="batch", **fields)
+
+
+@pytest.mark.parametrize("fields", [{"gamma": 0.0}, {"target_acceptance": 0.5}])
+def test_interpolating_takes_a_percentile_only(fields):
+    with pytest.raises(ValueError, match="interpolation is of a percentile; give percentile only"):
+        DRS(interpolation="linear", **fields)
 
 
 def test_fields_are_frozen():
@@ -354,6 +362,33 @@ def test_adapting_follows_the_papers_loop(percentile, gan, choice):
         assert int(batch.stats["above"]) == 0
         assert state.log_m.reshape(-1).tolist() == maxima
     assert any(now > before for now, before in zip(maxima, start, strict=True))
+
+
+def published(logit, percentile, log_m, eps=1e-6):
+    """np.percentile of F as equation 8 has it, in a form that loses no digits."""
+    f = -torch.log(torch.expm1(log_m - logit.double()) - math.expm1(-eps))
+    return np.percentile(f.numpy(), percentile)
+
+
+@pytest.mark.parametrize("percentile", [80, 95])
+def test_linear_interpolation_is_that_of_published_code(percentile):
+    """Found in burn-in, of all logits or those of a class, or in every batch."""
+    fields = {"percentile": percentile, "interpolation": "linear"}
+    gan, rng = scaled(), drs.Rng(4)
+    state = DRS(burn_in=33, **fields).init(plain(), rng)
+    logit, _ = burn_in(plain(), rng, 33)
+    assert float(state.gamma) == pytest.approx(published(logit, percentile, state.log_m), abs=1e-12)
+    assert state.gamma != DRS(burn_in=33, percentile=percentile).init(plain(), rng).gamma
+    sampler = DRS(adapt="batch", classes="within", burn_in=33, **fields)
+    state = sampler.init(gan, rng)
+    logit, y = burn_in(gan, rng, 33, each=True)
+    for _ in range(2):
+        for k in range(CLASSES):
+            expected = published(logit[y == k], percentile, state.log_m[k])
+            assert float(state.gamma[k]) == pytest.approx(expected, abs=1e-12)
+        z, y = drs.ops.latents(gan, rng, 64), drs.ops.labels(gan, rng, 64)
+        logit = gan.logits(z, y)[1]
+        state, _ = sampler.step(gan, state, z, y, rng)
 
 
 def test_adapting_to_a_batch_without_a_valid_logit():

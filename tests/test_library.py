@@ -47,6 +47,9 @@ CALLS = {
     "accept_latents": lambda: ops.accept_latents(LOGIT, 7, rng=RNG, log_m=1.5, gamma=GAMMA),
     "largest": lambda: ops.largest(LOGIT),
     "quantile_gamma": lambda: ops.quantile_gamma(LOGIT, 80.0, log_m=LOG_M),
+    "quantile_gamma as NumPy's": lambda: ops.quantile_gamma(
+        LOGIT, 80.0, log_m=1.5, interpolation="linear"
+    ),
     "chain": lambda: ops.chain(GROUPS, RNG),
     "chain of a start": lambda: ops.chain(GROUPS, RNG, start=GROUPS[:, 0], ids=IDS),
     "walk": lambda: ops.walk(GROUPS, RNG, start=GROUPS[:, 0]),
@@ -173,7 +176,7 @@ OPERATORS = {
     "accept_latents": (LOGIT, 3, *SEED, None, LOG_M, GAMMA, 1e-6, out_of(Z)),
     "accept_append": (LOGIT, [Z], SEED[0], N, None, None, GAMMA, 1e-6, ring_of(Z)),
     "largest": (LOGIT,),
-    "quantile_gamma": (LOGIT, 80.0, LOG_M, 1e-6),
+    "quantile_gamma": (LOGIT, 80.0, LOG_M, 1e-6, "linear"),
     "chain": (GROUPS, *SEED, IDS, GROUPS[:, 0]),
     "walk": (GROUPS, *SEED, None, GROUPS[:, 0]),
     "select": (GROUPS, *SEED, None, 3, False),

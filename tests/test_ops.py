@@ -2,10 +2,12 @@
 
 import dataclasses
 import itertools
+import math
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from agreement import (
@@ -62,6 +64,45 @@ def assert_compacted(out, mask, logit, ids, rows, capacity, log_m=LOG_M):
     for target, source in zip((out.ids, out.logit, *out.rows), sources, strict=True):
         assert_same(target[:count], source[kept])
         assert untouched(target, count)
+
+
+QS = (0, 1, 12.5, 33.3, 50, 80, 95, 99.9, 100)
+
+
+@needs_cpu
+@pytest.mark.parametrize("n", [1, 2, 3, 5, 7, 10, 49, 100, 1001, 4096])
+@pytest.mark.parametrize("eps", [1e-6, 1e-3])
+def test_linear_interpolation_is_numpys(n, eps):
+    logit = noise(n, seed=n)
+    log_m = float(logit.max())
+    f = -torch.log(torch.expm1(log_m - logit.double()) - math.expm1(-eps)).numpy()
+    invalid = torch.tensor([math.nan, math.inf, math.nan])
+    for q in QS:
+        kwargs = {"q": q, "log_m": log_m, "eps": eps}
+        for given in (logit, torch.cat([invalid, logit])):
+            linear = assert_backends_agree(
+                lambda x=given, to=kwargs: ops.quantile_gamma(x, interpolation="linear", **to)
+            )
+            assert float(linear) == pytest.approx(np.percentile(f, q), abs=1e-12)
+        if q not in (12.5, 33.3, 99.9):  # where rounding decides between two steps
+            one = np.percentile(f, q, method="inverted_cdf")
+            assert float(ops.quantile_gamma(logit, **kwargs)) == pytest.approx(one, abs=1e-12)
+
+
+def test_what_is_infinite_is_interpolated_within_bounds():
+    def linear(logit, q, eps=0.0):
+        found = ops.quantile_gamma(
+            torch.tensor(logit), q, log_m=1.0, eps=eps, interpolation="linear"
+        )
+        return float(found)
+
+    f = -math.log(math.expm1(1.0))  # of 0
+    assert linear([0.0, 1.0], 100) == 600
+    assert linear([0.0, 1.0], 50) == pytest.approx((f + 600) / 2, abs=1e-12)
+    assert linear([0.0, -math.inf], 50) == pytest.approx((f - 600) / 2, abs=1e-12)
+    assert linear([1.0, -math.inf], 50) == 0
+    assert linear([-math.inf] * 3, 40) == -600
+    assert math.isnan(linear([math.nan, math.inf], 40))
 
 
 PAIRS = pairwise(SIZES, DTYPES, CONTENTS, ROWS, (False, True))

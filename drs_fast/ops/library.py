@@ -205,13 +205,15 @@ _define(
 )
 
 
-def _quantile_gamma(logit: Tensor, q: float, log_m: Tensor, eps: float) -> Tensor:
-    return order.quantile_gamma(logit, q, log_m=log_m, eps=eps)
+def _quantile_gamma(
+    logit: Tensor, q: float, log_m: Tensor, eps: float, interpolation: str = "none"
+) -> Tensor:
+    return order.quantile_gamma(logit, q, log_m=log_m, eps=eps, interpolation=interpolation)
 
 
 _define(
     "quantile_gamma",
-    "(Tensor logit, float q, Tensor log_m, float eps) -> Tensor",
+    '(Tensor logit, float q, Tensor log_m, float eps, str interpolation="none") -> Tensor',
     _quantile_gamma,
     lambda logit, *others: logit.new_empty((), dtype=torch.float64),
 )

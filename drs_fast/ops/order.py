@@ -1,13 +1,17 @@
 """The largest logit, and gamma as a percentile."""
 
+import math
+
 import torch
 from torch import Tensor
 from torch.compiler import is_compiling
 
 from drs_fast import checks
-from drs_fast.arguments import describe, number
+from drs_fast.arguments import describe, number, one_of
 from drs_fast.backends import reference
 from drs_fast.ops.dispatch import call, operator, tensor
+
+INTERPOLATIONS = ("none", "linear")
 
 
 def largest(logit: Tensor) -> Tensor:
@@ -18,27 +22,49 @@ def largest(logit: Tensor) -> Tensor:
     return call("largest", logit.device)(logit)
 
 
-def quantile_gamma(logit: Tensor, q: float, *, log_m: float | Tensor, eps: float = 1e-6) -> Tensor:
+def quantile_gamma(
+    logit: Tensor,
+    q: float,
+    *,
+    log_m: float | Tensor,
+    eps: float = 1e-6,
+    interpolation: str = "none",
+) -> Tensor:
     """The q-th percentile (0 <= q <= 100) of F over the valid logits, 0-d float64.
 
-    F rises with the logit, so this is F at the max(1, ceil(q n / 100))-th smallest logit.
-    Within [-600, 600]; NaN if no logit is valid.
+    F rises with the logit, so this is F at the max(1, ceil(q n / 100))-th smallest logit: NumPy's
+    method "inverted_cdf". interpolation="linear" is np.percentile(F, q), as published code has it,
+    between the F of two logits. With the F of 10 normal logits of sd 1 and q = 80 it is .19 higher
+    on average, of 100 .009; on a GPU the host waits for it.
+    Within [-600, 600], beyond which F counts as the nearer end; NaN if no logit is valid.
     """
     if is_compiling():
-        return operator("quantile_gamma", logit, q, tensor(log_m, logit), eps)
+        return operator("quantile_gamma", logit, q, tensor(log_m, logit), eps, interpolation)
     logit = checks.logit(logit)
     percent = number("q, in percent,", q, 0.0, 100.0)
     if 0.0 < percent < 1.0:
         raise ValueError(f"q is in percent, 0 or 1 to 100, got {q!r}; for the 80th write 80")
+    one_of("interpolation", interpolation, INTERPOLATIONS)
     if len(logit) == 0:
         raise ValueError("quantile_gamma needs at least one logit, got an empty tensor")
-    middle = call("order_statistic", logit.device)(logit, percent)
     log_m, _, s = checks.threshold(logit, log_m, 0.0, eps)
     if isinstance(log_m, Tensor) and log_m.ndim:
         raise ValueError(f"log_m must be one number here, got {describe(log_m)}")
-    _, q_minus = reference.exponential(log_m - middle.double())
+    ordered = call("order_statistic", logit.device)
+    if interpolation == "none":
+        return _f(ordered(logit, percent), log_m, s)
+    n = max(1, int((logit < torch.inf).sum()))
+    part, below = math.modf((n - 1) * (percent / 100.0))
+    # Halfway to the next one, so that no rounding error leads there.
+    low, high = (ordered(logit, 100.0 * (k + 0.5) / n) for k in (below, min(below + 1.0, n - 1.0)))
+    return torch.lerp(_f(low, log_m, s), _f(high, log_m, s), part)
+
+
+def _f(logit: Tensor, log_m: float | Tensor, s: float) -> Tensor:
+    """F of one logit, within [-600, 600]."""
+    _, q_minus = reference.exponential(log_m - logit.double())
     t = q_minus + s
     f = torch.where(t > 0.0, -reference.logarithm(t), torch.inf)
     return torch.clamp(
-        torch.where(torch.isnan(middle), torch.nan, f), -checks.MAX_GAMMA, checks.MAX_GAMMA
+        torch.where(torch.isnan(logit), torch.nan, f), -checks.MAX_GAMMA, checks.MAX_GAMMA
     )

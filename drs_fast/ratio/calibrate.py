@@ -14,6 +14,7 @@ from drs_fast.ratio import links
 from drs_fast.ratio.calibrators import METHODS, Line, fit
 from drs_fast.ratio.fitting import SURE, area_error, area_under_curve, of_gan
 from drs_fast.ratio.held_out import Logits, enough, halves, held_out
+from drs_fast.threads import one_thread
 
 BINS = 15
 RISING = ("beta", "isotonic")
@@ -115,6 +116,7 @@ class Curve(NamedTuple):
     size: Tensor
 
 
+@one_thread()
 def measure(valid: Logits, separated: bool | None = None) -> Report:
     chance, real = _chances(valid)
     spread = float((chance * (1 - chance)).sum())

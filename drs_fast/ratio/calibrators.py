@@ -5,16 +5,20 @@ Infinite scores stay as they are.
 """
 
 import math
+from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
 from drs_fast.core import BadLogits
 from drs_fast.ratio.held_out import Logits, varied
+from drs_fast.threads import one_thread
 
 METHODS = ("platt", "temperature", "beta", "isotonic")
 NEWTON_STEPS = 100
+PART = 2**14  # samples that are looked at together: what is computed of them stays in the cache
 
 
 class Calibrator(nn.Module):
@@ -85,34 +89,33 @@ class Isotonic(Calibrator):
         return torch.logit(share) - self.prior
 
 
+@one_thread()
 def fit(method: str, valid: Logits) -> Calibrator:
-    """The calibrator that fits these scores, which are finite or -inf."""
+    """The calibrator that fits these scores, which are finite or -inf; on one thread."""
     finite = valid.finite()
     if not len(finite.real) or not len(finite.generated):
         raise BadLogits("every real or every generated sample has the logit -inf")
     varied(finite)
-    score = torch.cat(finite)
-    real = torch.zeros(len(score), dtype=torch.bool)
-    real[: len(finite.real)] = True
     prior = math.log(len(valid.real) / len(valid.generated))
     if method == "isotonic":
         return Isotonic(*_isotonic(finite), prior)
+    score, reals = torch.cat(finite), len(finite.real)
     if method == "beta":
-        return Beta(_beta(score, real, prior))
+        return Beta(_beta(score, reals, prior))
     if method == "temperature":
-        return Line(float(_logistic(score[:, None], real, prior)), 0.0)
+        return Line(float(_logistic(score[None], reals, prior)), 0.0)
     middle, width = float(score.mean()), float(score.std())
-    features = torch.stack([(score - middle) / width, torch.ones_like(score)], dim=1)
-    slope, offset = _logistic(features, real, prior).tolist()
+    features = torch.stack([(score - middle) / width, torch.ones_like(score)])
+    slope, offset = _logistic(features, reals, prior).tolist()
     return Line(slope / width, offset - slope * middle / width)
 
 
-def _beta(score: Tensor, real: Tensor, prior: float) -> Tensor:
+def _beta(score: Tensor, reals: int, prior: float) -> Tensor:
     """a, b and c; a or b is 0 where it would be negative, so that the map rises."""
-    features = torch.stack([logsigmoid(score), -logsigmoid(-score), torch.ones_like(score)], dim=1)
+    features = torch.stack([logsigmoid(score), -logsigmoid(-score), torch.ones_like(score)])
     used = [0, 1, 2]
     while True:
-        found = _logistic(features[:, used], real, prior)
+        found = _logistic(features[used], reals, prior)
         falling = [
             k for k, weight in zip(used, found.tolist(), strict=True) if k < 2 and weight < 0
         ]
@@ -121,62 +124,87 @@ def _beta(score: Tensor, real: Tensor, prior: float) -> Tensor:
         used.remove(falling[0])
 
 
-def _logistic(features: Tensor, real: Tensor, prior: float) -> Tensor:
-    """Weights (k,) of the logistic regression on features (n, k), whose odds include the prior's.
+class Loss(NamedTuple):
+    """The mean logistic loss, with its first and second derivatives by the weights."""
 
-    The targets are Platt's, (n_r + 1)/(n_r + 2) and 1/(n_g + 2), which keep the weights finite
-    where a score separates real from generated. Newton's method, halving steps that go too far.
+    value: float
+    gradient: Tensor  # (k,)
+    curvature: Tensor  # (k, k)
+
+
+def _logistic(features: Tensor, reals: int, prior: float) -> Tensor:
+    """Weights (k,) of the logistic regression on features (k, n), whose odds include the prior's.
+
+    The first `reals` samples are real. The targets are Platt's, (n_r + 1)/(n_r + 2) and
+    1/(n_g + 2), which keep the weights finite where a score separates real from generated.
+    Newton's method, halving steps that go too far.
     Source: Platt, Probabilistic outputs for support vector machines (1999), section 2.2.
     """
-    n, count = len(real), int(real.sum())
-    high, low = (count + 1) / (count + 2), 1 / (n - count + 2)
-    target = low + (high - low) * real.double()
-    scale = features.square().mean(dim=0).sqrt().clamp(min=torch.finfo(torch.float64).tiny)
-    x = features / scale
-    ridge = 1e-12 * torch.eye(x.shape[1], dtype=torch.float64)
-
-    def loss(weights: Tensor) -> float:
-        odds = x @ weights + prior
-        return -float((target * logsigmoid(odds) + (1 - target) * logsigmoid(-odds)).mean())
-
-    weights = torch.zeros(x.shape[1], dtype=torch.float64)
+    scale = features.square().mean(dim=1).sqrt().clamp(min=torch.finfo(torch.float64).tiny)
+    ridge = 1e-12 * torch.eye(len(scale), dtype=torch.float64)
+    weights = torch.zeros_like(scale)
+    loss = _loss(weights, features, reals, prior)
     for _ in range(NEWTON_STEPS):
-        share = torch.sigmoid(x @ weights + prior)
-        gradient = x.T @ (share - target) / n
-        curvature = (x * (share * (1 - share))[:, None]).T @ x / n
-        step = torch.linalg.solve(curvature + ridge, gradient)
-        before = loss(weights)
-        while loss(weights - step) > before * (1 + 1e-12):
+        curvature = loss.curvature / (scale * scale[:, None])
+        step = torch.linalg.solve(curvature + ridge, loss.gradient / scale) / scale
+        left = float(loss.gradient @ step)
+        after = _loss(weights - step, features, reals, prior)
+        while after.value > loss.value * (1 + 1e-12):
             step = step / 2
-        weights = weights - step
-        if float(gradient @ step) < 1e-20:
+            after = _loss(weights - step, features, reals, prior)
+        weights, loss = weights - step, after
+        if left < 1e-16:  # twice what the loss could fall; the step leaves about its square
             break
-    return weights / scale
+    return weights
+
+
+def _loss(weights: Tensor, features: Tensor, reals: int, prior: float) -> Loss:
+    """Of log odds m that a sample is of its own kind, where its target is 1 - miss.
+
+    That is softplus(-m) + miss m.
+    """
+    value, gradient = 0.0, torch.zeros_like(weights)
+    curvature = weights.new_zeros(len(weights), len(weights))
+    for sign, kind in ((1.0, features[:, :reals]), (-1.0, features[:, reals:])):
+        miss = 1 / (kind.shape[1] + 2)
+        for x in torch.split(kind, PART, dim=1):
+            m = sign * (weights @ x + prior)
+            value += float((miss * m - m.clamp(max=0.0) + torch.exp(-m.abs()).log1p()).sum())
+            wrong = torch.sigmoid(-m)
+            gradient += sign * (x @ (miss - wrong))
+            curvature += (x * (wrong * (1 - wrong))) @ x.T
+    n = features.shape[1]
+    return Loss(value / n, gradient / n, curvature / n)
 
 
 def _isotonic(finite: Logits) -> tuple[Tensor, Tensor]:
-    """Scores, rising, and the share of real samples there, by pooling adjacent violators.
+    """Scores, rising, and the share of real samples there: of every plateau the first and the last.
 
-    Of every plateau the first and the last score. A real sample at the lowest score and a generated
-    one at the highest are added, so that k samples of one kind at an end have odds of k, not
-    infinite ones, at which a Markov chain would stay for ever.
+    Over the number of samples up to a score, the number of real ones among them has a greatest
+    convex minorant, whose slopes are the shares. A point that lies on or above the line between two
+    others is none of its corners, so such points are struck out until none is left.
+    A real sample at the lowest score and a generated one at the highest are added, so that k
+    samples of one kind at an end have odds of k, not infinite ones, at which a Markov chain would
+    stay for ever.
+    Source: Robertson, Wright and Dykstra, Order restricted statistical inference (1988), 1.2.
     """
-    ends = torch.cat(finite).aminmax()
-    # Real samples first: so they are among equal scores too, which then end in one plateau.
-    score = torch.cat([ends.min[None], finite.real, finite.generated, ends.max[None]])
-    order = score.argsort(stable=True)
-    real = order <= len(finite.real)
-    blocks: list[tuple[int, int, float, float]] = []  # real, all, first score, last score
-    for last, above in zip(score[order].tolist(), real.long().tolist(), strict=True):
-        of, first = 1, last
-        while blocks and blocks[-1][0] * of >= above * blocks[-1][1]:
-            more, others, first, _ = blocks.pop()
-            above, of = above + more, of + others
-        blocks.append((above, of, first, last))
-    plateaus = [
-        (end, above / of)
-        for above, of, first, last in blocks
-        for end in ((first,) if first == last else (first, last))
-    ]
-    at, share = torch.tensor(plateaus, dtype=torch.float64).T.contiguous()
-    return at, share
+    real, generated = (logit.numpy() for logit in finite)
+    lowest = min(real.min(), generated.min())
+    highest = max(real.max(), generated.max())
+    real = np.sort(np.append(real, lowest))
+    both = np.sort(np.concatenate([real, generated, [highest]]))
+    last = np.flatnonzero(np.append(both[1:] != both[:-1], True))  # of equal scores
+    score = both[last]
+    samples = np.append(0, last + 1)
+    reals = np.append(0, np.searchsorted(real, score, side="right"))
+    corners = np.arange(len(samples))
+    while True:
+        run, rise = np.diff(samples[corners]), np.diff(reals[corners])
+        below = rise[:-1] * run[1:] < rise[1:] * run[:-1]
+        if below.all():
+            break
+        corners = corners[np.concatenate([[True], below, [True]])]
+    ends = np.stack([corners[:-1], corners[1:] - 1], axis=1).ravel()
+    known = np.append(True, ends[1:] != ends[:-1])
+    share = np.repeat(rise / run, 2)
+    return torch.from_numpy(score[ends[known]]), torch.from_numpy(share[known])
