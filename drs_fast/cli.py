@@ -221,7 +221,7 @@ def _parser(given: list[str]) -> argparse.ArgumentParser:
         "--batch-size",
         type=int,
         default=4096,
-        help="rows in a call of G and D, rounded up to 256s (default: %(default)s)",
+        help="rows in a call of G and D: a power of two, or 256s (default: %(default)s)",
     )
     generate.add_argument("--device", help="cpu or cuda; where the model is if not given")
     generate.add_argument("--backend", choices=backends.NAMES, help="force one")

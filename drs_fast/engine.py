@@ -62,6 +62,10 @@ def generate(
 ) -> Batch | Samples:
     """n samples: the first n accepted rows of the seed, for equal logits whatever the batch size.
 
+    batch_size: rows in a call of G and D, rounded up to a power of two or, from 256 on, a multiple
+        of 256. A call for fewer rows is padded to 128 or a multiple of 256 on a CPU, and to a whole
+        batch on a GPU. Equal logits give equal samples; sizes below 128, and on a GPU any two, may
+        give logits whose last bits differ, and with them rare decisions.
     out: a directory to write to, resumed where an earlier call stopped; what is returned then reads
         it lazily. Without it, a Batch of exactly n rows.
     save: which of "x", "z", "logit" `out` keeps; ids (and labels) always.
