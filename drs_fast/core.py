@@ -72,8 +72,8 @@ class Sampler(Protocol):
     rows(gan, state, rng, n), span(state): what `step` does for n rows whose latents it draws
         itself, and how many rows it takes for one that G and D see;
     choice(state), remark(state, n): which sampler to run with which state after burn-in, and why;
-    measured(tallies), note(tallies), check(tallies): what tallies say, to the manifest and in a few
-        words, and an error where a run may not go on;
+    measured(state, tallies), note(state, tallies), check(state, tallies): what tallies say, to the
+        manifest and in a few words, and an error where a run may not go on;
     functions, data(gan): what its samples depend on beside plain fields and the networks; a run on
         disk knows their sha256.
     """

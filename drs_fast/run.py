@@ -152,7 +152,9 @@ class Run:
 
     def _note(self) -> str:
         """What the tallies say, for a progress bar."""
-        return str(self.sampler.note(self.tallies)) if hasattr(self.sampler, "note") else ""
+        if not hasattr(self.sampler, "note"):
+            return ""
+        return str(self.sampler.note(self.state, self.tallies))
 
     def rows_until(self, ids: Tensor) -> int:
         """Rows up to the end of the last one's group."""
@@ -194,7 +196,7 @@ class Run:
         self.tallies.update(landed.tallies)
         check_invalid(self.invalid, self.calls if self._rate < 1.0 else self.proposals)
         if landed.tallies and hasattr(self.sampler, "check"):
-            self.sampler.check(self.tallies)
+            self.sampler.check(self.state, self.tallies)
 
     def _check_hunger(self) -> None:
         if self.idle >= self.patience:

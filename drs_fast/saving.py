@@ -193,7 +193,7 @@ def _summary(writer: Writer, run: Run) -> dict[str, Any]:
         "calls_per_sample": totals["calls"] / n if n else None,
         "calls_total": totals["calls"] + _burn_in(run),
         **{name: totals[name] for name in run.tallies},
-        **(run.sampler.measured(totals) if hasattr(run.sampler, "measured") else {}),
+        **(run.sampler.measured(run.state, totals) if hasattr(run.sampler, "measured") else {}),
     }
 
 

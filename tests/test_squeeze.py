@@ -54,8 +54,8 @@ GANS = {
 def forced(gan, sampler, *, cascade, margin=0.5, audits=-4.0, seed=0):
     """A state with margins of our own, so that a known part is lost."""
     decides = sampler.rejection(gan, sampler.init(gan, Rng(seed)))
-    found = search.Search(decides, Rng(seed), 0.5, free=False)
-    seen = found.known()
+    found = search.Search(decides, Rng(seed), 0.5, 0.0, free=False)
+    seen = found.proposals.known()
     networks = tuple(found.fitted(widths, seen) for widths in (bound.TINY, bound.LARGE))
     double = seen.chosen.new_tensor
     return stages.SqueezeState(
@@ -65,6 +65,7 @@ def forced(gan, sampler, *, cascade, margin=0.5, audits=-4.0, seed=0):
         audits=double(audits),
         calls=double(0.5),
         high=double(0.5),
+        samples=double(100.0),
         checked=torch.empty(0, 3),
         looked=torch.empty(0, dtype=torch.int64),
         spent=torch.tensor(0),
