@@ -109,7 +109,7 @@ class Squeeze:
         without, squeezed, search = state.seconds.tolist()
         if float(state.high) == 1.0 and not float(state.samples):
             takes = needed(self.tolerance, self.unseen) * without
-            enough = audit.UNSEEN * without / MOST_S
+            enough = 2.0 * audit.UNSEEN * without / MOST_S  # a search may find a larger log_m
             return (
                 f"squeeze: not used, for it takes {takes:,.0f} s, more than {MOST_S:g} s, to show "
                 f"that a bound loses at most tolerance={self.tolerance:g} of the samples; "
