@@ -1,11 +1,12 @@
-"""The samplers' laws on three models where they are known exactly, with many samples.
+"""The samplers' laws on models where they are known exactly, with many samples.
 
 python -m benchmarks.laws [--part ratio|scores|gaussian|region] [--json FILE]
 
 ratio: p_data and p_model are mixtures (benchmarks/oracle.py). scores: logits are N(-s^2/2, s^2)
 under the generator, so N(s^2/2, s^2) under the data. gaussian: G(z) = a z and normal data. region:
-hardly any of the proposals, and much of the samples (benchmarks/rare.py). Every figure is shown with what it should be, and by how many standard errors it is off; 4.5 of them
-happen once in 10^5 by chance.
+hardly any of the proposals, but much of the samples (benchmarks/rare.py). Every figure is shown
+with what it should be, and by how many standard errors it is off; 4.5 of them happen once in 10^5
+by chance.
 """
 
 import argparse
@@ -173,7 +174,7 @@ def region(searches: int = 5, n: int = 20_000) -> Iterator[Figure]:
                 yield case, "lost", lost, found, half / 1.96
             else:
                 batch = drs.generate(gan, squeeze.sampler, n, seed=seed)
-            expected, count = (share - hidden) / (1 - lost), int(batch.count)
+            expected, count = max(0.0, share - hidden) / (1 - lost), int(batch.count)
             inside = float(rare.inside(batch.x[:count], share).double().mean())
             error = math.sqrt(expected * (1 - expected) / count) + 1 / count
             yield case, "share in the region", expected, inside, error
