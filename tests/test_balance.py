@@ -62,7 +62,7 @@ def test_the_report_of_modes(tmp_path, hurried, capsys):
     said = capsys.readouterr().out
     assert "most lost of a mode" in said
     assert "share of a mode" in said
-    assert "not seen by audits" in said
+    assert "of it where none was" in said
     assert "balance.png" in said
     assert (tmp_path / "run-report" / "balance.png").stat().st_size > 5000
 

@@ -143,7 +143,7 @@ class Search:
         for n in ROWS:
             network = self.fitted(LARGE, seen)
             fresh, scan = self.proposals.found(network, n)
-            margin = self.margin(fresh, above(network, fresh), (1.0 - HIDDEN) * self.tolerance)
+            margin = self.margin(fresh, above(network, fresh), self.tolerance)
             share = margin.passing * self.proposals.acceptance(fresh, scan)
             if not share:
                 break
