@@ -32,7 +32,7 @@ def in_classifier_space(gan: GAN, seed: int) -> GAN:
 
 IMAGES = {
     "DGflow": Way(DGFlow()),
-    "DOT": Way(DOT()),
+    "DOT": Way(DOT(lipschitz="pairs", burn_in=200)),
     "DCD": Way(DCD(), ways.contrasted),
     **{
         name: replace(WAYS[name], prepare=in_classifier_space)

@@ -1,25 +1,25 @@
-"""The samplers' laws on models where they are known exactly, with many samples.
+"""The samplers' laws where they are known exactly, with many samples.
 
-python -m benchmarks.laws [--part ratio|scores|gaussian|region] [--json FILE]
+python -m benchmarks.laws [--part PART] [--json FILE]
 
 ratio: p_data and p_model are mixtures (benchmarks/oracle.py). scores: logits are N(-s^2/2, s^2)
-under the generator, so N(s^2/2, s^2) under the data. gaussian: G(z) = a z and normal data. region:
-hardly any of the proposals, but much of the samples (benchmarks/rare.py). Every figure is shown
-with what it should be, and by how many standard errors it is off; 4.5 of them happen once in 10^5
-by chance.
+under the generator, so N(s^2/2, s^2) under the data. gaussian: G(z) = a z and normal data. classes,
+capped: benchmarks/limits.py. starts, cut: benchmarks/starts.py. region: benchmarks/rare.py. Every
+figure is shown with what it should be, and by how many standard errors it is off; 4.5 of them
+happen once in 10^5 by chance.
 """
 
 import argparse
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from unittest import mock
 
 import torch
 
 import drs_fast as drs
-from benchmarks import oracle, rare
+from benchmarks import limits, oracle, rare, starts
 from benchmarks.metrics import metrics
 from benchmarks.timing import describe, environment
 from drs_fast import ops
@@ -145,6 +145,29 @@ def gaussian(n: int = 10**6) -> Iterator[Figure]:
     for steps, expected in FLOW.items():
         sampler = DGFlow(steps, burn_in=256)
         yield variance(f"DGflow, {steps} steps", sampler, expected, 10 * DIGITS)
+    yield from tempered(variance)
+
+
+def tempered(variance: Callable[[str, Sampler, float], Figure]) -> Iterator[Figure]:
+    """The same latents at temperature T, with s times the logit, and with steps that shrink."""
+    for heat in (0.1, 0.5):
+        for kind, sampler in {
+            "MALA": DDLS("mala", 100, 0.2, temperature=heat, burn_in=256),
+            "HMC": DDLS("hmc", 20, 0.06, temperature=heat, leapfrog=4, burn_in=256),
+        }.items():
+            yield variance(f"{kind}, T = {heat:g}", sampler, heat / 4)
+        sampler = DDLS("ula", 100, 0.1, temperature=heat, burn_in=256)
+        yield variance(f"ULA, T = {heat:g}", sampler, heat / 4 / (1 - 0.1))
+    sampler = DDLS("hmc", 20, 0.06, logit_scale=5.0, leapfrog=3, burn_in=256)
+    yield variance("HMC, 5 logit", sampler, 1 / 16)
+    for noise_decay in (1.0, 0.5):
+        sampler = DDLS("ula", 40, 0.1, decay=0.5, noise_decay=noise_decay, decay_every=10)
+        expected = 1.0
+        for step in range(40):
+            size, noise = 0.1 * 0.5 ** (step // 10), noise_decay ** (step // 10)
+            expected = (1 - 2 * size) ** 2 * expected + noise**2 * size
+        case = "ULA, steps halved" + (" and noise" if noise_decay < 1.0 else "")
+        yield variance(case, sampler, expected)
 
 
 TOLERANCES = {0.01: 5e-3, 0.002: 0.02}  # by the region's share of the samples
@@ -180,7 +203,16 @@ def region(searches: int = 5, n: int = 20_000) -> Iterator[Figure]:
             yield case, "share in the region", expected, inside, error
 
 
-PARTS = {"ratio": ratio, "scores": scores, "gaussian": gaussian, "region": region}
+PARTS = {
+    "ratio": ratio,
+    "scores": scores,
+    "gaussian": gaussian,
+    "classes": limits.classes,
+    "capped": limits.capped,
+    "starts": starts.starts,
+    "cut": starts.cut,
+    "region": region,
+}
 
 
 def main() -> int:

@@ -51,7 +51,7 @@ def lost(squeeze: drs.Squeeze, state: SqueezeState, share: float = 0.01) -> tupl
     x = torch.cat([near, far])
     weight = steps * torch.exp(-x.square() / 2)
     z, model = x.float()[:, None], gan(share)
-    decides = squeeze.sampler.rejection(model, squeeze.sampler.State(*state[:4]))
+    decides = squeeze.sampler.rejection(model, squeeze.sampler.State(*state[:5]))
     stages = Stages(decides, state)
     pairs = zip(stages.networks, stages.margins, strict=True)
     bounds = [network.above(margin, z, None) for network, margin in pairs if margin < math.inf]

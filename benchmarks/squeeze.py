@@ -100,7 +100,7 @@ def compared(
     timed(gan, sampler, SIZES[-1], WARM_UP_S)
     squeezed = timed(gan, squeeze, SIZES[-1], seconds)
     state = squeezed.run.state
-    thresholds = state[:4]
+    thresholds = state[:5]
     used = bool(torch.isfinite(state.margins[1]))
     plain = dataclasses.replace(squeezed, before=0.0)  # the same code, where no bound is used
     if used:
@@ -142,7 +142,7 @@ def lost_by_group(
 
     From new rows, chosen with known probabilities as the search chooses its own.
     """
-    thresholds = squeeze.sampler.State(*state[:4])
+    thresholds = squeeze.sampler.State(*state[:5])
     decides = squeeze.sampler.rejection(gan, thresholds)
     proposals = Proposals(decides, drs.Rng(1), free=False)
     stages = Stages(decides, state)

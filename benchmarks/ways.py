@@ -66,7 +66,7 @@ WAYS: dict[str, Way] = {
     "SIR": Way(SIR()),
     "DDLS": Way(DDLS()),
     "DGflow": Way(DGFlow(step_size=1e-4, steps=50)),
-    "DOT": Way(DOT(space="sample")),
+    "DOT": Way(DOT(space="sample", lipschitz="pairs", burn_in=200)),
     "DCD": Way(DCD(step_size=1e-3), contrasted),
     "RSGAN + DRS": Way(DRS(gamma=0.0), critics.rsgan),
     "WGAN + head + DRS": Way(DRS(gamma=0.0), headed),

@@ -60,10 +60,10 @@ Counts accept_compact(Logits logits, Rows rows, Threshold threshold, int64_t n, 
 void accept_append(Logits logits, uint64_t seed, const int64_t* numbers, Threshold threshold,
                    int64_t n, int threads, const std::vector<RowTensor>& tensors, int64_t* ids,
                    int64_t capacity, State* state);
-// Of each group of candidates: where its chain ends (start: null for none), or `size` drawn by
-// weight; -1 where there is none.
-void chain(Logits logits, Rows rows, const double* start, int64_t groups, int64_t candidates,
-           int threads, int64_t* out);
+// Of each group of candidates: where its chain ends (start: null for none) and how often it moves,
+// or `size` drawn by weight; -1 where there is none.
+void walk(Logits logits, Rows rows, const double* start, int64_t groups, int64_t candidates,
+          int threads, int64_t* ends, int64_t* counts);
 void select(Logits logits, Rows rows, int64_t groups, int64_t candidates, int64_t size,
             bool replace, int threads, int64_t* out);
 // out = (z + drift grad) + scale normal

@@ -1,4 +1,4 @@
-// The ops on groups of candidates, chain and select; and the steps of Langevin chains.
+// The ops on groups of candidates, walk and select; and the steps of Langevin chains.
 #include <cmath>
 #include <memory>
 
@@ -72,8 +72,8 @@ int64_t take(double* weight, int64_t candidates, double u) {
 
 }  // namespace
 
-void chain(Logits logits, Rows rows, const double* start, int64_t groups, int64_t candidates,
-           int threads, int64_t* out) {
+void walk(Logits logits, Rows rows, const double* start, int64_t groups, int64_t candidates,
+          int threads, int64_t* ends, int64_t* counts) {
     const auto row = [&](int64_t i) { return number(rows, i); };
     const auto draw = [](int64_t) { return 0; };
     typed(logits, [&](auto logit) {
@@ -82,22 +82,26 @@ void chain(Logits logits, Rows rows, const double* start, int64_t groups, int64_
             Words words;
             alignas(64) double offered[TILE], low[TILE], high[TILE];
             double current = NAN;
-            int64_t b = first, k = 0, index = -1;
+            int64_t b = first, k = 0, index = -1, moved = 0;
             for (int64_t i = first * candidates; i < end; i += TILE) {
                 const int count = (int)std::min<int64_t>(TILE, end - i);
                 fill(key_of(rows), CHAIN, i, count, row, draw, words);
                 std::copy(logit + i, logit + i + count, offered);
                 kernels().bounds(offered, words.w[0], count, low, high);
                 for (int j = 0; j < count; ++j) {
-                    if (k == 0) current = start && valid(start[b]) ? start[b] : NAN, index = -1;
+                    if (k == 0) {
+                        current = start && valid(start[b]) ? start[b] : NAN;
+                        index = -1, moved = 0;
+                    }
                     if ((current < low[j]) | (current > high[j])) {
                         index = current < low[j] ? k : index;  // no branch: none can be foreseen
+                        moved += current < low[j];
                         current = current < low[j] ? offered[j] : current;
                     } else if (moves(current, offered[j], uniform_of(words, j))) {
-                        index = k;
+                        index = k, ++moved;
                         current = offered[j];
                     }
-                    if (++k == candidates) out[b++] = index, k = 0;
+                    if (++k == candidates) ends[b] = index, counts[b++] = moved, k = 0;
                 }
             }
         });

@@ -127,11 +127,11 @@ PYBIND11_MODULE(_C, m) {
         },
         without_gil);
     m.def(
-        "chain",
+        "walk",
         [](LogitArgs logits, RowsArgs rows, Address start, int64_t groups, int64_t candidates,
-           int threads, Out out) {
-            drs::chain(logits_of(logits), rows_of(rows), (const double*)start, groups, candidates,
-                       threads, (int64_t*)out);
+           int threads, Out index, Out count) {
+            drs::walk(logits_of(logits), rows_of(rows), (const double*)start, groups, candidates,
+                      threads, (int64_t*)index, (int64_t*)count);
         },
         without_gil);
     m.def(

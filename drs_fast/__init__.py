@@ -14,6 +14,7 @@ from drs_fast.ratio.contrastive import contrastive
 from drs_fast.ratio.doctor import doctor
 from drs_fast.ratio.features import density_ratio
 from drs_fast.ratio.head import keep_train
+from drs_fast.ratio.latent_weights import latent_weights
 from drs_fast.ratio.relativistic import relativistic
 from drs_fast.squeeze import Squeeze
 from drs_fast.store import open_run as open
@@ -35,6 +36,7 @@ __all__ = [
     "doctor",
     "generate",
     "keep_train",
+    "latent_weights",
     "load",
     "open",
     "ops",

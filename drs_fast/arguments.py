@@ -47,6 +47,12 @@ def flag(name: str, value: Any) -> bool:
     return bool(value)
 
 
+def one_of(name: str, value: Any, choices: tuple[str, ...]) -> None:
+    """ValueError unless the value is one of them."""
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {choices}, got {value!r}")
+
+
 def usable(device: Any) -> torch.device:
     """The device; ValueError unless tensors can be computed there."""
     try:

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from drs_fast import ops, zoo
 from drs_fast.core import LABEL, Rng
+from drs_fast.ratio import classes
 from drs_fast.store import Samples
 
 
@@ -37,7 +38,7 @@ def of_run(samples: Samples, state: dict[str, Tensor]) -> Balance | str:
         return "no bound is used"
     ids, (logit, bound, chance) = state["looked"], checked.unbind(dim=1)
     try:
-        group, of = _groups(samples, ids)
+        group, of = _groups(samples, state, ids)
     except RuntimeError as missing:
         return str(missing)
     log_m, gamma = state["log_m"], state["gamma"]
@@ -65,12 +66,13 @@ def words(found: Balance | str) -> dict[str, str]:
     }
 
 
-def _groups(samples: Samples, ids: Tensor) -> tuple[str, Tensor]:
+def _groups(samples: Samples, state: dict[str, Tensor], ids: Tensor) -> tuple[str, Tensor]:
     """What rows fall into, and which of those each does, (n,) int64."""
     manifest, rng = samples.manifest, Rng(samples.manifest["seed"])
     if "y" in samples.columns:
         u = ops.uniform(rng, len(ids), stream=LABEL, ids=ids)
-        return "class", (u * manifest["labels"]).long()
+        weighted = state["proposed"].tolist() or manifest["label_weights"]
+        return "class", classes.drawn(u, manifest["labels"], weighted and tuple(weighted))
     known = zoo.groups(str(manifest.get("model")))
     if known is None:
         raise RuntimeError("neither labels nor a GAN of the zoo tell the classes")

@@ -114,6 +114,8 @@ def _generate(options: argparse.Namespace) -> int:
             precision=options.precision,
             tune=tuple(name for name in options.tune.split(",") if name),
             cuda_graph=not options.no_cuda_graph,
+            label_weights=options.label_weights,
+            only=options.only,
             progress=not options.quiet,
         )
     if not options.quiet:
@@ -255,6 +257,13 @@ def _parser(given: list[str]) -> argparse.ArgumentParser:
         default=Squeeze.unseen,
         help="what it may lose beyond that, where no row was seen (default: %(default)s)",
     )
+    generate.add_argument("--only", type=int, metavar="CLASS", help="draw this class alone")
+    generate.add_argument(
+        "--label-weights",
+        type=_numbers,
+        metavar="W,W,...",
+        help="how often each class is proposed (default: all alike)",
+    )
     generate.add_argument("--quiet", action="store_true", help="no progress")
     _add_fields(generate, _sampler_of(given))
     generate.set_defaults(run=_generate)
@@ -292,6 +301,10 @@ def _parser(given: list[str]) -> argparse.ArgumentParser:
     report.add_argument("--out", help="where the pictures go (default: DIR-report)")
     report.set_defaults(run=_report)
     return parser
+
+
+def _numbers(given: str) -> list[float]:
+    return [float(number) for number in given.split(",")]
 
 
 def _sampler_of(given: list[str]) -> Any:

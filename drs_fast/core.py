@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
+import torch
 from torch import Tensor
 
 from drs_fast.arguments import integer
@@ -45,7 +46,11 @@ class Rng:
 
 @dataclass(frozen=True)
 class Batch:
-    """Samples: rows [0, count) of every tensor."""
+    """Samples: rows [0, count) of every tensor.
+
+    They come in the order of their groups of rows, and within a group in that in which it gives
+    them: by row for rejection, as they were drawn for SIR.
+    """
 
     x: Tensor  # (N, ...)
     z: Tensor  # (N, d)
@@ -57,8 +62,8 @@ class Batch:
 
 
 def last_row(ids: Tensor) -> int:
-    """The largest row that ids in row order name, -1 without any; a group's rows count as one."""
-    return max(int(ids[-1]), ~int(ids[-1])) if len(ids) else -1
+    """The largest row that ids name, -1 without any."""
+    return int(torch.maximum(ids, ~ids).max()) if len(ids) else -1
 
 
 class Sampler(Protocol):
@@ -72,8 +77,12 @@ class Sampler(Protocol):
     rows(gan, state, rng, n), span(state): what `step` does for n rows whose latents it draws
         itself, and how many rows it takes for one that G and D see;
     choice(state), remark(state, n): which sampler to run with which state after burn-in, and why;
-    measured(state, tallies), note(state, tallies), check(state, tallies): what tallies say, to the
-        manifest and in a few words, and an error where a run may not go on;
+    measured(state, tallies), note(state, tallies), check(state, tallies), warning(tallies): what
+        tallies say, to the manifest and stats (with `calls` among them), in a few words, an error
+        where a run may not go on, and what the user should hear;
+    capped_at(state): the log_m above which `ratio.clipped` adds up what the samples miss;
+    proposing(gan, state): the GAN with labels as often as a run proposes them, which is another one
+        where every class is to have its quota of the samples;
     functions, data(gan): what its samples depend on beside plain fields and the networks; a run on
         disk knows their sha256.
     """

@@ -1,10 +1,11 @@
 """Runs a sampler over rows 0, 1, ... until n samples are there. Knows no sampler."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from os import PathLike
 from typing import overload
 
 import torch
+from torch import Tensor
 
 from drs_fast import pages
 from drs_fast.arguments import integer
@@ -13,12 +14,14 @@ from drs_fast.core import BURN_IN_ROW, Batch, Sampler, Stale, Starvation
 from drs_fast.gan import GAN, block_rows
 from drs_fast.loop import Landed
 from drs_fast.progress import Progress
+from drs_fast.ratio import classes
 from drs_fast.run import Run
 from drs_fast.saving import checked_chunk, columns, save_run
 from drs_fast.store import Samples, open_run
 
 PATIENCE = 1_000_000
 ENDLESS = ((0, 0, BURN_IN_ROW),)  # one chunk of all rows
+Weights = Sequence[float] | Tensor | None
 
 
 @overload
@@ -27,7 +30,7 @@ def generate(
     device: torch.device | str | None = ..., out: None = ..., save: tuple[str, ...] = ...,
     max_proposals: int | None = ..., patience: int = ..., chunk_rows: int | None = ...,
     precision: str = ..., tune: tuple[str, ...] = ..., cuda_graph: bool = ...,
-    progress: bool = ...,
+    label_weights: Weights = ..., only: int | None = ..., progress: bool = ...,
 ) -> Batch: ...  # fmt: skip
 @overload
 def generate(
@@ -35,7 +38,7 @@ def generate(
     device: torch.device | str | None = ..., out: str | PathLike[str], save: tuple[str, ...] = ...,
     max_proposals: int | None = ..., patience: int = ..., chunk_rows: int | None = ...,
     precision: str = ..., tune: tuple[str, ...] = ..., cuda_graph: bool = ...,
-    progress: bool = ...,
+    label_weights: Weights = ..., only: int | None = ..., progress: bool = ...,
 ) -> Samples: ...  # fmt: skip
 def generate(
     gan: GAN,
@@ -53,9 +56,11 @@ def generate(
     precision: str = "fp32",
     tune: tuple[str, ...] = (),
     cuda_graph: bool = True,
+    label_weights: Weights = None,
+    only: int | None = None,
     progress: bool = False,
 ) -> Batch | Samples:
-    """n samples: the first n accepted rows of the seed, whatever the batch size.
+    """n samples: the first n accepted rows of the seed, for equal logits whatever the batch size.
 
     out: a directory to write to, resumed where an earlier call stopped; what is returned then reads
         it lazily. Without it, a Batch of exactly n rows.
@@ -65,6 +70,8 @@ def generate(
     precision: of G and D, "fp32" or "bf16"; then stats (or the manifest) have a `flip_rate`, the
         share of burn-in rows whose decision it changes.
     tune: of "channels_last" and "compile", which to try in burn-in; what is not faster is dropped.
+    label_weights, only: of a GAN with labels, how often each class is proposed, in place of the
+        GAN's own label_weights, or the one class to draw.
     cuda_graph: whether a step on a GPU is captured once and replayed, where G and D allow it.
     Raises Starvation or Stale (in memory with what there is in `partial`), BadLogits, or
     store.Conflict if `out` holds another run.
@@ -74,7 +81,7 @@ def generate(
         max_proposals = integer("max_proposals", max_proposals, 1)
     if chunk_rows is not None:
         chunk_rows = integer("chunk_rows", chunk_rows, 1)
-    gan = _placed(gan, device, batch_size, precision)
+    gan = _placed(gan, device, batch_size, precision, label_weights, only)
     run = Run(gan, sampler, n, seed, max_proposals, patience, tune, cuda_graph)
     kept, rows = columns(run.gan, save), checked_chunk(chunk_rows, sampler.group)
     with pages.kept():
@@ -84,9 +91,22 @@ def generate(
         return open_run(out)
 
 
-def _placed(gan: GAN, device: torch.device | str | None, batch_size: int, precision: str) -> GAN:
+def _placed(
+    gan: GAN,
+    device: torch.device | str | None,
+    batch_size: int,
+    precision: str,
+    label_weights: Weights,
+    only: int | None,
+) -> GAN:
     if not isinstance(gan, GAN):
         raise ValueError(f"gan must be a drs.GAN, got {type(gan).__name__}; drs.load makes one")
+    if only is not None:
+        if label_weights is not None:
+            raise ValueError("give one of only and label_weights")
+        label_weights = classes.only(gan.labels, only)
+    if label_weights is not None:
+        gan = gan.labelled(label_weights)
     return gan.on(device, block_rows(batch_size), precision)
 
 
@@ -100,6 +120,7 @@ def _generated(run: Run, n: int, progress: bool) -> Batch:
         except (Starvation, Stale) as stop:
             stop.partial = _collected(run, collected.tensors())
             raise
+    run.warn()
     return _collected(run, collected.tensors())
 
 
@@ -114,10 +135,16 @@ def stream(
     precision: str = "fp32",
     tune: tuple[str, ...] = (),
     cuda_graph: bool = True,
+    label_weights: Weights = None,
+    only: int | None = None,
 ) -> Iterator[Batch]:
-    """Batches of accepted rows, for ever: those that `generate` gives, in the same order."""
+    """Batches of accepted rows, for ever: those that `generate` gives, in the same order.
+
+    Where every class has a quota (classes="within"), rows of a class that is ahead wait for their
+    turn; the first n rows are then those of `generate`, in another order.
+    """
     integer("patience", patience, 1)
-    gan = _placed(gan, device, batch_size, precision)
+    gan = _placed(gan, device, batch_size, precision, label_weights, only)
     run = Run(gan, sampler, None, seed, None, patience, tune, cuda_graph)
     run.begin(progress=False)
     return _streamed(run)
@@ -137,13 +164,14 @@ def _owned(landed: Landed, run: Run) -> Batch:
 
 
 def _collected(run: Run, tensors: Rows) -> Batch:
-    stats: dict[str, float] = {
-        "proposals": run.rows_until(tensors["ids"]),
-        "calls": run.calls,
-        "invalid": run.invalid,
-        "above": run.above,
-        **run.tallies,
-    }
+    totals = run.totals()
+    stats: dict[str, float] = {"proposals": run.rows_until(tensors["ids"]), **totals}
+    for name, value in run.measured(totals).items():
+        if isinstance(value, list):
+            of = name.removesuffix("_interval")
+            stats[f"{of}_low"], stats[f"{of}_high"] = value
+        else:
+            stats[name] = value
     if run.flip_rate is not None:
         stats["flip_rate"] = run.flip_rate
     return _batch(tensors, **stats)
@@ -157,5 +185,9 @@ def _batch(tensors: Rows, **stats: float) -> Batch:
         logit=tensors["logit"],
         ids=tensors["ids"],
         count=torch.tensor(len(tensors["ids"])),
-        stats={name: torch.tensor(value) for name, value in stats.items()},
+        stats={name: _number(value) for name, value in stats.items()},
     )
+
+
+def _number(value: float) -> Tensor:
+    return torch.tensor(value, dtype=torch.float64 if isinstance(value, float) else torch.int64)

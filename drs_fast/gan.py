@@ -1,7 +1,7 @@
 """A generator, its discriminator, and how to read them."""
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -9,11 +9,12 @@ from torch import Tensor
 
 from drs_fast import fingerprint
 from drs_fast.arguments import describe, integer, usable
-from drs_fast.ratio import links
+from drs_fast.ratio import classes, links
 
 PRIORS = ("normal", "uniform", "truncated normal")
 PRECISIONS = ("fp32", "bf16")
 BLOCK_MULTIPLE = 256
+SMALLEST = 128  # rows in a call, from which on CPUs gave the same bits for every number of rows
 Real = Tensor | tuple[Tensor, Tensor]
 
 
@@ -27,8 +28,12 @@ class GAN:
     link: what the discriminator returns: "logit", "probability", another name of
         drs_fast.ratio.links.LINKS, or a callable to a log ratio.
     labels: number of classes of a conditional GAN.
+    label_weights: how often each class is proposed, (labels,) numbers, all alike unless given.
     real: real samples, (x, y) with labels, or a callable n -> those.
-    block: rows in one call of G and D, rounded up to a multiple of 256.
+    block: rows in one call of G and D, rounded up to a power of two below 256 or a multiple of 256.
+        A block that is not full is padded with zeros: on a CPU to 128 rows or a multiple of 256,
+        which gave equal bits there, elsewhere to a whole block. Blocks of fewer than 128 rows may
+        round differently from larger ones.
     Modules are put in eval mode, those inside wrappers too.
     """
 
@@ -41,6 +46,7 @@ class GAN:
         prior: str | Callable[[Tensor], Tensor] = "normal",
         link: str | links.Link = "logit",
         labels: int | None = None,
+        label_weights: Sequence[float] | Tensor | None = None,
         real: Real | Callable[[int], Real] | None = None,
         block: int = 4096,
         name: str = "custom",
@@ -53,6 +59,7 @@ class GAN:
         self.latent_dim = integer("latent_dim", latent_dim, 1)
         self.prior = prior
         self.labels = None if labels is None else integer("labels", labels, 1)
+        self.label_weights = classes.weights(self.labels, label_weights)
         self.real = real
         self.name = name
         self._device = torch.device("cpu")
@@ -111,6 +118,12 @@ class GAN:
                     function.to(device)
         return gan
 
+    def labelled(self, weights: Sequence[float] | Tensor | None) -> "GAN":
+        """This GAN, with classes proposed in these proportions; None: all alike."""
+        gan = copy.copy(self)
+        gan.label_weights = classes.weights(self.labels, weights)
+        return gan
+
     def changed(self, change: Callable[[Any], Any]) -> "GAN":
         """This GAN, with G and D run as change(G) and change(D) from here on."""
         gan = copy.copy(self)
@@ -133,6 +146,14 @@ class GAN:
         gan._criticised(self.discriminator if discriminator is None else discriminator, link)
         return gan
 
+    def made_by(self, generator: Callable[..., Any], latent_dim: int) -> "GAN":
+        """This GAN with another generator, of latents of that width, and the same discriminator."""
+        gan = copy.copy(self)
+        gan._row = None
+        gan._runs = {role: run for role, run in self._runs.items() if role == "discriminator"}
+        gan.generator, gan.latent_dim = generator, latent_dim
+        return gan
+
     def sha256(self) -> str:
         """Of the weights and of all else that turns latents into logits, but not of the name."""
         return fingerprint.sha256(
@@ -140,7 +161,7 @@ class GAN:
         )
 
     def logits(self, z: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """x = G(z) and its logit, in zero-padded blocks of one shape.
+        """x = G(z) and its logit, in zero-padded blocks.
 
         z (n, latent_dim), y (n,) int64 if and only if the GAN has labels.
         Returns x (n, ...) and logit (n,) float32: log p_data/p_model + const, in nats.
@@ -182,8 +203,18 @@ class GAN:
         logit, gradient = self._blocks(self._score_gradients, x, y, differentiate=True)
         return logit, gradient
 
-    def real_samples(self, n: int) -> tuple[Tensor, Tensor | None]:
-        """Up to n real samples, the first ones, where the generator is, and their labels."""
+    def call_rows(self, rows: int) -> int:
+        """Rows in the call of G and D that serves so many of a block; those missing are zeros."""
+        # Elsewhere another shape rounds differently, and what was tuned is tuned for one shape.
+        if self._runs or self.device.type != "cpu":
+            return self.block
+        return min(self.block, block_rows(max(rows, SMALLEST)))
+
+    def real_samples(self, n: int, rows: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """Up to n real samples, the first ones, where the generator is, and their labels.
+
+        rows: which of them, (k,) int64, if not all.
+        """
         if self.real is None:
             raise ValueError("real samples are needed here: build GAN(..., real=x or n -> x)")
         given = self.real(n) if callable(self.real) else self.real
@@ -195,7 +226,10 @@ class GAN:
                 f"got {what}; torch.as_tensor makes one of an array or a list"
             )
         self._check_labels(x, y)
-        return x[:n].to(self.device), None if y is None else y[:n].to(self.device)
+        x, y = x[:n], None if y is None else y[:n]
+        if rows is not None:
+            x, y = x[rows.to(x.device)], None if y is None else y[rows.to(y.device)]
+        return x.to(self.device), None if y is None else y.to(self.device)
 
     def _blocks(
         self,
@@ -204,13 +238,14 @@ class GAN:
         y: Tensor | None,
         differentiate: bool = False,
     ) -> list[Tensor]:
-        """What the function yields for all rows; it gets copies of a block of them at a time."""
+        """What the function yields for all rows; it gets copies of at most a block at a time."""
         n, whole = len(rows), list[Tensor]()
         given = (rows.detach(),) if y is None else (rows.detach(), y)
         with torch.inference_mode(not differentiate), torch.set_grad_enabled(differentiate):
             for start in range(0, max(1, n), self.block):
                 size = min(self.block, n - start)
-                parts = function(*(_block(tensor, start, size, self.block) for tensor in given))
+                room = self.call_rows(size)
+                parts = function(*(_block(tensor, start, size, room) for tensor in given))
                 for i, part in enumerate(parts):
                     if start == 0:
                         with torch.inference_mode(False):
@@ -246,19 +281,20 @@ class GAN:
 
     def _generate(self, z: Tensor, *label: Tensor) -> Tensor:
         made = self._call("generator", z, *(y.clone() for y in label))
-        if not isinstance(made, Tensor) or made.shape[:1] != (self.block,):
+        if not isinstance(made, Tensor) or made.shape[:1] != z.shape[:1]:
             raise ValueError(
-                f"generator must return a tensor of {self.block} samples for {self.block} latents, "
+                f"generator must return a tensor of {len(z)} samples for {len(z)} latents, "
                 f"got {describe(made)}"
             )
         return made
 
     def _judge(self, made: Tensor, *label: Tensor) -> Tensor:
+        n = len(made)
         score = self._call("discriminator", made, *(y.clone() for y in label))
-        score = _one_per_sample("discriminator", score, self.block)
+        score = _one_per_sample("discriminator", score, n)
         link = links.LINKS[self.link] if isinstance(self.link, str) else self.link
         if link is not links.identity:
-            score = _one_per_sample("link", link(score), self.block)
+            score = _one_per_sample("link", link(score), n)
         return score.float()
 
     def _call(self, role: str, *arguments: Tensor) -> Any:
@@ -305,16 +341,18 @@ class GAN:
 
 
 def block_rows(rows: int) -> int:
-    """The block that serves a batch of this many rows: the next multiple of 256."""
-    return -(-integer("batch_size", rows, 1) // BLOCK_MULTIPLE) * BLOCK_MULTIPLE
+    """The block that serves a batch: the next power of two, or multiple of 256 from 256 on."""
+    if integer("batch_size", rows, 1) < BLOCK_MULTIPLE:
+        return 1 << (rows - 1).bit_length()
+    return -(-rows // BLOCK_MULTIPLE) * BLOCK_MULTIPLE
 
 
-def _block(rows: Tensor, start: int, size: int, block: int) -> Tensor:
-    """A copy of so many rows, with zeros up to a block."""
+def _block(rows: Tensor, start: int, size: int, room: int) -> Tensor:
+    """A copy of so many rows, with zeros up to `room` rows."""
     own = rows.narrow(0, start, size)
-    if size == block:
+    if size == room:
         return own.clone()
-    return torch.cat([own, rows.new_zeros((block - size, *rows.shape[1:]))])
+    return torch.cat([own, rows.new_zeros((room - size, *rows.shape[1:]))])
 
 
 def _slope(logit: Tensor, leaf: Tensor) -> Tensor:

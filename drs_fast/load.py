@@ -1,11 +1,9 @@
 """A GAN by name, its weights, and real samples: from the zoo, from files and from modules."""
 
-import importlib
-import importlib.util
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -14,6 +12,7 @@ from safetensors.torch import load_file
 
 from drs_fast import zoo
 from drs_fast.gan import GAN, Real
+from drs_fast.sources import imported
 
 
 def load(name: str) -> GAN:
@@ -88,24 +87,11 @@ def real_samples(file: Path) -> Real:
     return found
 
 
-def _module(source: str) -> Any:
-    if not source.endswith(".py"):
-        with _blamed(source):
-            return importlib.import_module(source)
-    file = Path(source)
-    if not file.is_file():
-        raise ValueError(f"no file {file}")
-    beside = str(file.resolve().parent)
-    if beside not in sys.path:
-        sys.path.insert(0, beside)
+def _module(source: str) -> ModuleType:
+    if source.endswith(".py") and not Path(source).is_file():
+        raise ValueError(f"no file {source}")
     with _blamed(source):
-        spec = importlib.util.spec_from_file_location(file.stem, file)
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        sys.modules.setdefault(file.stem, module)
-        spec.loader.exec_module(module)
-    return module
+        return imported(source)
 
 
 @contextmanager

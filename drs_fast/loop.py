@@ -31,12 +31,13 @@ CALL_BYTES = 2**20  # of rows that a CPU decides on at once: small batches wait 
 
 @dataclass(frozen=True)
 class Step:
-    """Rows [row, row + size); last: their chunk ends with them."""
+    """Rows [row, row + size). last: their chunk ends with them. short: the run should, too."""
 
     row: int
     size: int
     chunk: int = 0
     last: bool = False
+    short: bool = False
 
 
 class Landed(NamedTuple):
@@ -273,7 +274,9 @@ class Drawn:
         if not self._row <= row <= row + size <= self._end:
             steps = 1
             if not callable(self._gan.prior):  # which may depend on how many rows it is given
-                steps = max(1, self.BYTES // (4 * self._gan.latent_dim * size))
+                # Twice as many as the last time, so that few samples take few latents.
+                room = min(self.BYTES // (4 * self._gan.latent_dim), 2 * (self._end - self._row))
+                steps = max(1, room // size)
             rng, self._row, self._end = self._rng.at(row), row, row + steps * size
             self._z = ops.latents(self._gan, rng, steps * size)
             self._y = ops.labels(self._gan, rng, steps * size)

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from drs_fast import balance, ops, pictures
 from drs_fast.balance import Balance
-from drs_fast.core import BURN_IN_ROW, LABEL, Rng
 from drs_fast.pictures import Panel, Square
+from drs_fast.ratio import classes, clipped
 from drs_fast.squeeze import audit, stages
 from drs_fast.squeeze.stages import SqueezeState
 from drs_fast.store import Samples, open_run
@@ -69,7 +69,9 @@ def words(samples: Samples, state: dict[str, Tensor], balanced: Balance | str) -
         f"{'log weights above cap' if 'cap' in state else 'logits above log_m'}": (
             f"{counters['above']:,}"
         ),
+        **_clipped(counters),
         **_tallies(manifest, counters, state),
+        "moves accepted": _percent(manifest.get("acceptance_rate")),
         **balance.words(balanced),
     }
     raw, accepted = _logits(samples, state)
@@ -85,12 +87,24 @@ def words(samples: Samples, state: dict[str, Tensor], balanced: Balance | str) -
     return "\n".join(lines)
 
 
+def _clipped(counters: dict[str, int]) -> dict[str, str]:
+    """What log_m leaves out of the data."""
+    if not counters.get("kept"):
+        return {}
+    above = counters["capped"] / counters["kept"]
+    return {
+        "samples above log_m": f"{above:.2%}",
+        "clipped by log_m": f"{clipped.clipped(counters)} of the data, 95 % interval",
+    }
+
+
 def _tallies(
     manifest: dict[str, Any], counters: dict[str, int], state: dict[str, Tensor]
 ) -> dict[str, str | None]:
     """Further counts; of a bound's sums, what they say."""
     if "lost" not in counters:
-        return {name: f"{counters[name]:,}" for name in manifest.get("tallies", ())}
+        own = [name for name in manifest.get("tallies", ()) if name not in clipped.TALLIES]
+        return {name: f"{counters[name]:,}" for name in own}
     remark = manifest["remark"].partition(": ")[2]
     if not counters["mass"]:
         return {"squeeze": remark}
@@ -120,8 +134,7 @@ def scores(samples: Samples, state: dict[str, Tensor]) -> tuple[Tensor, Tensor] 
         return None
     logit, log_m, gamma = state["logits"].double(), state["log_m"], state["gamma"]
     if log_m.ndim:  # one of each per class; the state does not repeat the labels
-        first = Rng(samples.manifest["seed"], BURN_IN_ROW)
-        y = (ops.uniform(first, len(logit), stream=LABEL) * len(log_m)).long()
+        y = classes.turns(len(log_m), samples.manifest["label_weights"], 0, len(logit))
         log_m, gamma = log_m[y], gamma[y]
     eps = samples.manifest.get("eps") or 0.0
     d = logit - log_m
@@ -233,6 +246,10 @@ def _counters(samples: Samples) -> dict[str, int]:
 def _acceptance(n: int, proposals: int, expected: Tensor | None = None) -> str:
     found = f"{n / proposals:.2%}" if proposals else "unknown"
     return found if expected is None else f"{found} ({float(expected):.2%} expected in burn-in)"
+
+
+def _percent(share: float | None) -> str | None:
+    return None if share is None else f"{share:.2%} of the proposals"
 
 
 def _sampler(spec: Any) -> str | None:

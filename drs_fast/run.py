@@ -3,6 +3,7 @@
 import functools
 import math
 import sys
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -16,6 +17,7 @@ from drs_fast.core import Rng, Sampler, Starvation, check_invalid, last_row
 from drs_fast.gan import GAN
 from drs_fast.loop import Landed, Step
 from drs_fast.progress import Progress
+from drs_fast.ratio import classes, clipped
 
 # What helps against starvation: fields of samplers, and what to do with them.
 REMEDIES = {
@@ -26,6 +28,7 @@ REMEDIES = {
 }
 
 LARGEST_STEP = 2**17  # rows, where blocks of G and D do not divide a sampler's groups
+DEVIATIONS = 3.0  # more than the expected samples that a last step must be expected to bring
 
 
 class Run:
@@ -56,15 +59,20 @@ class Run:
         self.tune, self.cuda_graph = tuning.check(tune), cuda_graph
         self.rng = Rng(seed)
         self.step_rows = math.lcm(self.gan.block, sampler.group)
-        if self.step_rows > LARGEST_STEP:  # then a block of G and D is not full
+        if self.step_rows > max(
+            LARGEST_STEP, self.gan.block
+        ):  # then a block of G and D is not full
             self.step_rows = sampler.group * max(1, LARGEST_STEP // 2 // sampler.group)
         self.n, self.max_proposals, self.patience = n, max_proposals, patience
         self.state: Any = None
         self.flip_rate: float | None = None
-        self._rate = 1.0  # expected share of accepted rows, where a step is chosen by it
+        self._rate = 1.0  # expected share of accepted rows
+        self._draws = False  # whether the sampler draws latents itself, most of which cost little
         self._flying = 0  # rows of steps that have not landed
         self.accepted = self.proposals = self.calls = self.invalid = self.above = self.idle = 0
         self.tallies = Counter(dict.fromkeys(loop.tallies(sampler), 0))
+        self.quota: classes.Quota | None = None
+        self._excess: clipped.Tally | None = None
 
     def begin(self, progress: bool) -> dict[str, Any]:
         """Burn-in; returns what it found apart from the sampler's state."""
@@ -74,7 +82,7 @@ class Run:
                 sys.stderr.write(f"{line}\n")
 
         self.gan, tuned = tuning.fastest(self.gan, self.tune, say)
-        self.state = self.sampler.init(self.gan, self.rng)
+        self._settled(self.sampler.init(self.gan, self.rng))
         found: dict[str, Any] = {"tuned": list(tuned)}
         if hasattr(self.sampler, "remark"):
             found["remark"] = self.sampler.remark(self.state, self.n)
@@ -89,7 +97,18 @@ class Run:
     def resume(self, state: Any, found: dict[str, Any]) -> None:
         """Goes on from a burn-in of an earlier run."""
         self.gan = tuning.applied(self.gan, tuple(found["tuned"]))
+        self._settled(state)
+
+    def _settled(self, state: Any) -> None:
+        """The state is known, and so are the labels that are proposed and what is added up."""
         self.state = state
+        if hasattr(self.sampler, "proposing"):
+            asked, self.gan = self.gan, self.sampler.proposing(self.gan, state)
+            if self.gan is not asked:
+                shares = classes.shares(asked.labels or 0, asked.label_weights)
+                self.quota = classes.Quota(shares, self.n)
+        cap = self.sampler.capped_at(state) if hasattr(self.sampler, "capped_at") else None
+        self._excess = None if cap is None else clipped.Tally(cap)
 
     @functools.cached_property
     def example(self) -> Rows:
@@ -109,34 +128,47 @@ class Run:
         return ("ids", "logit", "x", "z", *(() if self.gan.labels is None else ("y",)))
 
     def landed(
-        self, chunks: Iterable[tuple[int, int, int]], names: tuple[str, ...], bar: Progress
+        self,
+        chunks: Iterable[tuple[int, int, int]],
+        names: tuple[str, ...],
+        bar: Progress,
+        whole: int = 0,
     ) -> Iterator[Landed]:
         """The accepted rows of chunks (number, first row, end), until n of them are there.
 
         Of the step that brings the n-th, `accepted` counts all, but the rows end there.
+        whole: chunks below this number are needed to their ends, for later ones are there.
         """
-        if self.accepted == self.n:
+        if self.accepted == self.n and not whole:
             return
-        example = {name: self.example[name] for name in names}
+        example = {name: self.example[name] for name in ("logit", *names)}
         sampler, state = self.chosen()
         lane = loop.lane(
             self.gan, sampler, state, self.rng, self.step_rows, example, self.cuda_graph
         )
-        for landed in loop.landed(lane, self._steps(chunks, lane.most_rows)):
+        for landed in loop.landed(lane, self._steps(chunks, lane, whole)):
+            if self.accepted == self.n and landed.step.chunk >= whole:
+                return
             tried = landed.step.size
             self._flying -= tried
-            missing = math.inf if self.n is None else self.n - self.accepted
-            taken = int(min(landed.accepted, missing))
-            if taken < landed.accepted:
-                landed = landed._replace(rows=_first(landed.rows, taken))
-                tried = self.rows_until(landed.rows[-1]["ids"]) - landed.step.row
+            if landed.step.short and landed.accepted < (self.n or 0) - self.accepted:
+                self.calls += landed.calls
+                continue
+            rows = self._taken(landed)
+            taken = sum(len(piece["ids"]) for piece in rows)
+            ends = self.accepted + taken == self.n and landed.step.chunk >= whole
+            if ends and taken < landed.accepted:
+                tried = self.rows_until(rows[-1]["ids"]) - landed.step.row
+            landed = self._with_excess(landed, ends or landed.step.last)._replace(rows=rows)
             self._tally(landed, taken)
             bar.note = self._note()
             bar.advance(taken, tried)
             yield landed
-            if self.accepted == self.n:
+            if self.accepted == self.n and landed.step.chunk >= whole:
                 return
             self._check_hunger()
+        if self.accepted == self.n:
+            return
         raise Starvation(
             f"{self.accepted:,} samples after max_proposals={self.max_proposals:,}; raise it"
             + (", or lower gamma" if hasattr(self.sampler, "gamma") else "")
@@ -147,8 +179,48 @@ class Run:
         sampler, state = self.sampler, self.state
         if hasattr(sampler, "choice"):
             sampler, state = sampler.choice(state)
-        self._rate = max(float(state.acceptance), 2.0**-40) if hasattr(sampler, "rows") else 1.0
+        expected = state._asdict().get("acceptance", 1.0 / sampler.group)
+        self._rate = min(max(float(expected), 2.0**-40), 1.0)
+        self._draws = hasattr(sampler, "rows")
         return sampler, state
+
+    def _taken(self, landed: Landed) -> list[Rows]:
+        """Those of a step's rows that become samples."""
+        if self.quota is not None:
+            return self.quota.taken(landed.rows)
+        if self.n is None or landed.accepted <= self.n - self.accepted:
+            return landed.rows
+        return _first(landed.rows, self.n - self.accepted)
+
+    def _with_excess(self, landed: Landed, read: bool) -> Landed:
+        """The excess of its rows is added up, and if `read` that of all steps is in its tallies."""
+        if self._excess is None:
+            return landed
+        logits = [(rows["logit"], rows.get("y")) for rows in landed.rows]
+        self._excess.add(landed.accepted, landed.above, logits)
+        if read or self._excess.full:
+            return landed._replace(tallies={**landed.tallies, **self._excess.taken()})
+        return landed
+
+    def totals(self) -> dict[str, int]:
+        """All counts so far but those of rows."""
+        if self._excess is not None:
+            self.tallies.update(self._excess.taken())
+        return {"calls": self.calls, "invalid": self.invalid, "above": self.above, **self.tallies}
+
+    def measured(self, totals: dict[str, int]) -> dict[str, Any]:
+        """What all counts say."""
+        return (
+            dict(self.sampler.measured(self.state, totals))
+            if hasattr(self.sampler, "measured")
+            else {}
+        )
+
+    def warn(self) -> None:
+        """Says what the user should hear of a run that has ended."""
+        line = self.sampler.warning(self.totals()) if hasattr(self.sampler, "warning") else None
+        if line is not None:
+            warnings.warn(line, stacklevel=4)
 
     def _note(self) -> str:
         """What the tallies say, for a progress bar."""
@@ -161,12 +233,22 @@ class Run:
         group = self.sampler.group
         return (last_row(ids) // group + 1) * group
 
-    def _steps(self, chunks: Iterable[tuple[int, int, int]], most: int) -> Iterator[Step]:
+    def _steps(
+        self, chunks: Iterable[tuple[int, int, int]], lane: loop.Lane, whole: int
+    ) -> Iterator[Step]:
         """Whole groups, no step across two chunks, and no more rows than may still be tried."""
         left = math.inf if self.max_proposals is None else self.max_proposals - self.proposals
         for chunk, row, end in chunks:
+            if self.accepted == self.n and chunk >= whole:
+                return
             while row < end:
-                size = int(min(self._batches(most), end - row, left))
+                room, few = int(min(end - row, left)), self._few()
+                if few < min(room, self.step_rows) and chunk >= whole and not lane.in_flight:
+                    self._flying += few
+                    yield Step(row, few, chunk, short=True)
+                    # It fell short. Its rows are taken again by a whole step, because the bytes of
+                    # a chunk on disk may not depend on where a smaller n would have ended.
+                size = min(self._batches(lane.most_rows), room)
                 size -= size % (self.step_rows if size > self.step_rows else self.sampler.group)
                 if size <= 0:
                     return
@@ -175,10 +257,21 @@ class Run:
                 yield Step(row, size, chunk, last=row + size == end)
                 row += size
 
+    def _few(self) -> int:
+        """Rows that are likely to bring all samples that are missing, in whole groups."""
+        if self.n is None or self.sampler.sequential or self._draws or self.quota is not None:
+            return self.step_rows
+        group, wanted, rate = self.sampler.group, self.n - self.accepted, self._rate
+        if self.proposals:
+            rate = min(rate, (self.accepted + 1) / self.proposals)
+        luck = max(0.0, 1.0 - group * rate)  # none where every group is sure to bring a sample
+        rows = math.ceil((wanted + DEVIATIONS * math.sqrt(wanted * luck)) / (group * rate)) * group
+        return self.gan.call_rows(rows) if group == 1 else rows
+
     def _batches(self, most: int) -> int:
         """Rows of one batch, or of several if the n-th sample cannot come before the last one."""
         wanted: float = 0 if self.n is None else self.n - self.accepted
-        if self._rate < 1.0:  # most rows cost little: rather too many than another step
+        if self._draws:  # most rows cost little: rather too many than another step
             most = min(most, self.patience)
             wanted = math.inf if self.n is None else wanted + 2.0 * math.sqrt(wanted)
             wanted /= self._rate
@@ -194,7 +287,7 @@ class Run:
         self.invalid += landed.invalid
         self.above += landed.above
         self.tallies.update(landed.tallies)
-        check_invalid(self.invalid, self.calls if self._rate < 1.0 else self.proposals)
+        check_invalid(self.invalid, self.calls if self._draws else self.proposals)
         if landed.tallies and hasattr(self.sampler, "check"):
             self.sampler.check(self.state, self.tallies)
 

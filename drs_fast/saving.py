@@ -46,6 +46,7 @@ def save_run(
         "precision": run.gan.precision,
         "tune": list(run.tune),
         "save": list(columns),
+        "label_weights": run.gan.label_weights and list(run.gan.label_weights),
     }
     if chunk_rows is not None:
         spec["chunk_rows"] = chunk_rows
@@ -75,7 +76,7 @@ def save_run(
                 **found,
             }
             numbers = {
-                k: v.tolist() for k, v in tensors.items() if v.numel() <= (run.gan.labels or 1)
+                k: v.tolist() for k, v in tensors.items() if 0 < v.numel() <= (run.gan.labels or 1)
             }
             writer.save_state(tensors, {"eps": getattr(sampler, "eps", None), **numbers, **facts})
         else:
@@ -84,10 +85,11 @@ def save_run(
         with Progress(n, enabled=progress) as bar:
             _fill(run, writer, columns, bar)
         writer.finish(_summary(writer, run))
+        run.warn()
 
 
 def _spec(sampler: Any, gan: GAN) -> dict[str, Any]:
-    """Its name and law, its plain fields, and the sha256 of the functions and the data that it uses."""
+    """Its name, law and plain fields, and the sha256 of the functions and the data it uses."""
     fields = {field.name: getattr(sampler, field.name) for field in dataclasses.fields(sampler)}
     plain = {name: value for name, value in fields.items() if not callable(value)}
     functions = getattr(sampler, "functions", ())
@@ -117,14 +119,20 @@ def _fill(run: Run, writer: Writer, columns: tuple[str, ...], bar: Progress) -> 
         run.above += record.counters["above"]
         run.tallies.update({name: record.counters.get(name, 0) for name in run.tallies})
     bar.skip(run.accepted)
+    if run.quota is not None:
+        for y in writer.column("y"):
+            run.quota.had(y)
     rows, present = writer.facts["chunk_rows"], frozenset(writer.records)
     missing = ((k, k * rows, (k + 1) * rows) for k in itertools.count() if k not in present)
+    last = max(present, default=-1)
+    inner = last if last >= len(present) else 0  # chunks before the last one are needed whole
     first = max(1, min(SHARD_ROWS, SHARD_BYTES // _row_bytes(run, columns)))
     example = {name: run.example[name] for name in ("ids", *columns)}
     with Shards(writer, example, min(run.n or 0, rows), first) as shards:
-        for landed in run.landed(missing, tuple(example), bar):
+        for landed in run.landed(missing, tuple(example), bar, inner):
             whole = landed.accepted == sum(len(piece["ids"]) for piece in landed.rows)
-            shards.add(landed, ends=landed.step.last or run.accepted == run.n, whole=whole)
+            reached = run.accepted == run.n and landed.step.chunk >= inner
+            shards.add(landed, ends=landed.step.last or reached, whole=whole)
 
 
 class Shards:
@@ -136,6 +144,7 @@ class Shards:
         self._free = [Collected(example, capacity, first=first, on_host=True) for _ in range(2)]
         self._written: deque[tuple[Future[None], Collected]] = deque()
         self._counters = Counter[str]()
+        self._whole = True  # whether no accepted row of the chunk was left out
 
     def __enter__(self) -> "Shards":
         return self
@@ -166,8 +175,10 @@ class Shards:
             above=landed.above,
             **landed.tallies,
         )
+        self._whole &= whole
         if ends:
-            cut = not (landed.step.last and whole)
+            cut = not (landed.step.last and self._whole)
+            self._whole = True
             collected, counters = self._free.pop(0), dict(self._counters)
             task = self._thread.submit(self._write, landed.step.chunk, collected, counters, cut)
             self._written.append((task, collected))
@@ -193,14 +204,17 @@ def _summary(writer: Writer, run: Run) -> dict[str, Any]:
         "calls_per_sample": totals["calls"] / n if n else None,
         "calls_total": totals["calls"] + _burn_in(run),
         **{name: totals[name] for name in run.tallies},
-        **(run.sampler.measured(run.state, totals) if hasattr(run.sampler, "measured") else {}),
+        **run.measured(totals),
     }
 
 
 def _burn_in(run: Run) -> int:
     """Calls of G and D before the first row."""
     spent = getattr(run.state, "spent", None)
-    return int(getattr(run.sampler, "burn_in", 0) if spent is None else spent)
+    if spent is None:
+        logits = getattr(run.state, "logits", None)
+        return getattr(run.sampler, "burn_in", 0) if logits is None else len(logits)
+    return int(spent)
 
 
 def _row_bytes(run: Run, columns: tuple[str, ...]) -> int:

@@ -57,6 +57,8 @@ def fastest(
     gan: GAN, names: tuple[str, ...], say: Callable[[str], Any]
 ) -> tuple[GAN, tuple[str, ...]]:
     """Tries one variant after another on burn-in rows; the GAN with those that are faster."""
+    if not names:
+        return gan, ()
     rng, kept = Rng(0, BURN_IN_ROW), []
     z, y = ops.latents(gan, rng, gan.block), ops.labels(gan, rng, gan.block)
     for name in names:

@@ -9,6 +9,7 @@ import warnings
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional
 from torch.nn.functional import logsigmoid
 
 from drs_fast import GAN, BadLogits, Rng, ops
@@ -242,6 +243,25 @@ def test_dawids_z_is_blind_to_slopes_and_the_slope_is_not():
     assert "too flat" in report(made(lambda logit: 0.5 * logit), N).warnings[0]
 
 
+def test_the_report_looks_at_the_top_tenth_alone():
+    """Above 1 the logit is three times the log ratio, with a jump from 1 to 3."""
+    found = report(made(lambda logit: torch.where(logit > 1.0, 3.0 * logit, logit)), N)
+    assert found.top_slope + 4 * found.top_error < 1 / 3
+    assert any(w.startswith("in the top tenth the slope is 0.2") for w in found.warnings)
+    exact = report(made(), N)
+    assert abs(exact.top_slope - 1.0) < 4 * exact.top_error < 0.5
+    assert not any("top tenth" in w for w in exact.warnings)
+
+
+def test_logits_far_below_all_real_ones_do_not_hide_the_others():
+    """As of a Cauchy beside a normal: Newton's method would not move with them."""
+    real, generated = drawn(4000, 4000, 3)
+    far = generated.clone()
+    far[:5] = -1e10
+    assert measure(Logits(real, far)).slope == pytest.approx(1.0, abs=4 * 0.04)
+    assert measure(Logits(real, far)).offset == pytest.approx(0.0, abs=0.2)
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_the_report_gets_better(method):
     def distorted(logit):
@@ -461,7 +481,7 @@ def test_nothing_of_the_users_changes():
         (made(n=15), {}, "at least 10 are needed of real and of generated ones; raise n"),
         (3, {}, r"gan must be a drs\.GAN, got 3; drs\.load makes one"),
         (made(real=torch.zeros(50, 2)), {}, r"real samples must be like generated ones, \(1, 1\)"),
-        (made(torch.sigmoid), {}, "look like probabilities; use link='probability'"),
+        (made(torch.sigmoid), {}, "look like probabilities, and its .*use link='probability'"),
     ],
 )
 def test_user_errors(gan, settings, message):
@@ -533,11 +553,44 @@ def test_reliability_picture(tmp_path):
     pictures.reliability(tmp_path / "one.png", {"after": curves["after"]})
 
 
+SIGMOIDS = {
+    "torch": torch.sigmoid,
+    "method": lambda score: score.sigmoid(),
+    "functional": functional.sigmoid,
+    "module": nn.Sigmoid(),
+    "special": torch.special.expit,
+    "in place": lambda score: score.clone().sigmoid_(),
+    "in float64": lambda score: torch.sigmoid(score.double()),
+    "then bfloat16": lambda score: torch.sigmoid(score).bfloat16(),
+    "softmax": lambda score: torch.stack([0 * score, score], dim=1).softmax(dim=1)[:, 1],
+    "softmax module": lambda score: nn.Softmax(dim=1)(torch.stack([0 * score, score], dim=1))[:, 1],
+    "one of two": lambda score: (torch.sigmoid(score), score),
+}
+
+
+@pytest.mark.parametrize("n", [2, 1000])
+@pytest.mark.parametrize("name", SIGMOIDS)
+def test_a_sigmoid_at_the_end_is_an_error(name, n):
+    gan = GAN(lambda z: z, lambda x: SIGMOIDS[name](x[:, 0]), 1, block=256)
+    with pytest.raises(ValueError, match="and its last step is a sigmoid; use link='probability'"):
+        burn_in(gan, Rng(0), n)
+
+
+OTHERS = {
+    "a formula": lambda score: 1.0 / (1.0 + torch.exp(-score)),
+    "a sigmoid before the end": lambda score: 0.2 + 0.6 * torch.sigmoid(score),
+    "a logit without a sigmoid": lambda score: 0.5 + 0.1 * score.clamp(-5.0, 5.0),
+}
+
+
 @pytest.mark.parametrize(("n", "told"), [(2, False), (99, False), (100, True)])
-def test_a_few_logits_in_the_unit_interval_are_no_probabilities(n, told):
-    gan = GAN(lambda z: z, lambda x: torch.sigmoid(x[:, 0]), 1)
+@pytest.mark.parametrize("name", OTHERS)
+def test_other_values_in_the_unit_interval_are_a_warning(name, n, told):
+    gan = GAN(lambda z: z, lambda x: OTHERS[name](x[:, 0]), 1, block=256)
     if told:
-        with pytest.raises(ValueError, match="look like probabilities"):
-            burn_in(gan, Rng(0), n)
+        with pytest.warns(UserWarning, match="look like probabilities, but may be logits"):
+            logit, _ = burn_in(gan, Rng(0), n)
     else:
-        assert len(burn_in(gan, Rng(0), n)[0]) == n
+        logit, _ = burn_in(gan, Rng(0), n)
+    assert len(logit) == n
+    assert len(burn_in(gan.judged(link=lambda logit: logit), Rng(0), n)[0]) == n

@@ -65,8 +65,8 @@ def test_modules_are_put_in_eval_mode():
     assert not discriminator.training
 
 
-@pytest.mark.parametrize("block", [1, 256, 300, 1024])
-@pytest.mark.parametrize("n", [0, 1, 7, 255, 256, 257, 600, 1025])
+@pytest.mark.parametrize("block", [16, 128, 256, 300, 1024])
+@pytest.mark.parametrize("n", [0, 1, 7, 128, 255, 256, 257, 600, 1025])
 def test_equal_bits_for_every_number_of_rows(n, block):
     gan = make(block=block)
     z = ops.latents(gan, Rng(3), 1025)
@@ -82,7 +82,7 @@ def test_equal_bits_for_every_number_of_rows(n, block):
     assert not logit.requires_grad
 
 
-def test_networks_see_blocks_of_one_shape_only():
+def test_networks_see_blocks_of_few_shapes():
     seen = []
 
     def generator(z):
@@ -90,10 +90,21 @@ def test_networks_see_blocks_of_one_shape_only():
         return z
 
     gan = GAN(generator, lambda x: x[:, 0], 2, block=300)
-    for n in (0, 1, 512, 513):
+    for n in (0, 1, 128, 129, 256, 257, 512, 513):
         gan.logits(torch.ones(n, 2))
-    assert set(seen) == {((512, 2), True)}
-    assert len(seen) == 1 + 1 + 1 + 2
+    assert all(inference for _, inference in seen)
+    rows = [shape[0] for shape, _ in seen]
+    assert rows == [128, 128, 128, 256, 256, 512, 512, 512, 128]
+
+
+def test_blocks_have_one_shape_where_others_round_differently():
+    seen = []
+    gan = GAN(lambda z: seen.append(len(z)) or z, lambda x: x[:, 0], 2, block=512)
+    gan.changed(lambda network: network).logits(torch.ones(513, 2))
+    gan.on(block=16).logits(torch.ones(17, 2))
+    assert seen == [512, 512, 16, 16]
+    assert gan.call_rows(1) == 128
+    assert GAN(nn.Linear(2, 2, device="meta"), torch.tanh, 2, block=512).call_rows(1) == 512
 
 
 @pytest.mark.parametrize(
@@ -159,8 +170,11 @@ def test_on_changes_the_block_of_a_copy():
     assert other.generator is gan.generator
 
 
-@pytest.mark.parametrize(("rows", "expected"), [(1, 256), (256, 256), (257, 512), (4096, 4096)])
-def test_blocks_are_multiples_of_256(rows, expected):
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [(1, 1), (3, 4), (16, 16), (129, 256), (255, 256), (256, 256), (257, 512), (4096, 4096)],
+)
+def test_blocks_are_powers_of_two_or_multiples_of_256(rows, expected):
     assert block_rows(rows) == expected
 
 
@@ -425,27 +439,27 @@ BAD = {
         lambda: logits_of(lambda x: {"out": x}),
         r"dict with keys \['out'\]; wrap",
     ),
-    "D returns (n, C)": (lambda: logits_of(lambda x: x), r"one floating-point .*got \(4096, 2\)"),
+    "D returns (n, C)": (lambda: logits_of(lambda x: x), r"one floating-point .*got \(128, 2\)"),
     "D returns patches": (
         lambda: logits_of(lambda x: x[:, :1, None].expand(-1, 4, 4)),
-        r"got \(4096, 4, 4\) float32 with strides .*; reduce patches",
+        r"got \(128, 4, 4\) float32 with strides .*; reduce patches",
     ),
     "D returns a mean": (lambda: logits_of(lambda x: x.mean()), r"got \(\) float32"),
     "D returns too few": (lambda: logits_of(lambda x: x[:5, 0]), r"got \(5,\) float32"),
-    "D returns classes": (lambda: logits_of(lambda x: x[:, 0] > 0), r"got \(4096,\) bool"),
+    "D returns classes": (lambda: logits_of(lambda x: x[:, 0] > 0), r"got \(128,\) bool"),
     "D returns numpy": (lambda: logits_of(lambda x: x[:, 0].numpy()), "got ndarray"),
     "D returns None": (lambda: logits_of(lambda x: None), "got NoneType"),
     "D returns ()": (lambda: logits_of(lambda x: ()), "got tuple"),
     "G returns too few": (
         lambda: logits_of(generator=lambda z: z[:3]),
-        r"4096 samples .*got \(3, 2\)",
+        r"128 samples .*got \(3, 2\)",
     ),
     "G returns numpy": (lambda: logits_of(generator=lambda z: z.numpy()), "got ndarray"),
     "G returns a tuple": (lambda: logits_of(generator=lambda z: (z, z)), "got tuple"),
     "link to a mean": (lambda: logits_of(link=torch.mean), r"link must .*got \(\)"),
     "link to (n, 2)": (
         lambda: logits_of(link=lambda s: s[:, None].repeat(1, 2)),
-        r"link must .*got \(4096, 2\)",
+        r"link must .*got \(128, 2\)",
     ),
     "link to None": (lambda: logits_of(link=lambda s: None), "link must .*got NoneType"),
     "prior to (n, 1)": (

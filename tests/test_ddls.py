@@ -17,6 +17,7 @@ SETTINGS = [
     {"kind": "ula", "step_size": 0.1},
     {"kind": "mala", "step_size": 0.3},
     {"kind": "underdamped", "step_size": 0.02},
+    {"kind": "hmc", "step_size": 0.1, "leapfrog": 2},
 ]
 
 
@@ -77,14 +78,14 @@ def test_states_that_moves_were_refused_from_count_again():
 def test_chains_that_only_count_when_they_moved_are_noticed(monkeypatch):
     """The last state of the chains whose last move was accepted is too narrow or too wide."""
     found = {}
-    real = ddls._metropolis
+    real = ddls.metropolis
 
-    def watched(*given):
-        point, moved, inside = real(*given)
+    def watched(*given, **named):
+        point, moved, inside = real(*given, **named)
         found["moved"] = moved
         return point, moved, inside
 
-    monkeypatch.setattr(ddls, "_metropolis", watched)
+    monkeypatch.setattr(ddls, "metropolis", watched)
     batch = steps(DDLS(kind="mala", steps=15, step_size=0.9), gan(), 2**14)
     assert abs(deviation(batch.z[found["moved"]], VARIANCE)) > LIMIT
 
@@ -142,6 +143,7 @@ def test_planted_faults_are_noticed(settings, fault, monkeypatch):
         "ula": ula_variance(0.1),
         "mala": VARIANCE,
         "underdamped": underdamped(0.01, 0.5, 40)[0, 0],
+        "hmc": VARIANCE,
     }[settings["kind"]]
     assert abs(deviation(batch.z, expected)) > LIMIT
 
@@ -216,9 +218,8 @@ def test_rows_may_be_cut_anywhere(settings):
     for batch_size in (256, 1024):
         batch = drs.generate(curved(), sampler, 700, batch_size=batch_size)
         assert same(whole, batch)
-    assert int(batch.stats["gradients"]) == int(batch.stats["calls"]) * (
-        7 + (sampler.kind == "mala")
-    )
+    each = {"mala": 7 + 1, "hmc": 7 * 2 + 1}.get(sampler.kind, 7)
+    assert int(batch.stats["gradients"]) == int(batch.stats["calls"]) * each
 
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=lambda s: s["kind"])
@@ -349,10 +350,11 @@ def test_a_step_size_is_found_in_spite_of_walls(d):
 def test_mala_that_accepts_nothing_warns(kind):
     """A step of 400 ends 400 standard deviations away, where no logit is high enough."""
     sampler = DDLS(kind=kind, steps=3, step_size=400.0, burn_in=200)
-    if kind != "mala":
+    if kind not in ddls.ADJUSTED:
         sampler.init(gan(2), drs.Rng(0))
         return
-    with pytest.warns(UserWarning, match=r"MALA accepts 0\.00% of its moves with step_size=400"):
+    name = kind.upper()
+    with pytest.warns(UserWarning, match=rf"{name} accepts 0\.00% of its moves with step_size=400"):
         sampler.init(gan(2), drs.Rng(0))
     DDLS(kind=kind, steps=3, step_size=0.3, burn_in=200).init(gan(2), drs.Rng(0))
 

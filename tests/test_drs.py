@@ -237,19 +237,22 @@ def test_only_minus_infinity_is_explained():
         DRS().init(gan, drs.Rng(0))
 
 
-@pytest.mark.parametrize("sampler", [DRS(), DRS(gamma=0.0), DRS(target_acceptance=0.1)])
-def test_a_class_of_only_minus_infinity_is_explained(sampler):
+@pytest.mark.parametrize("fields", [{}, {"gamma": 0.0}, {"target_acceptance": 0.1}])
+def test_a_class_of_only_minus_infinity_is_explained(fields):
     def discriminator(x, y):
         return torch.where(y == 1, -math.inf, x[:, 0])
 
+    gan = drs.GAN(lambda z, y: z, discriminator, 2, labels=3)
     with pytest.raises(drs.BadLogits, match="class 1"):
-        sampler.init(drs.GAN(lambda z, y: z, discriminator, 2, labels=3), drs.Rng(0))
+        DRS(classes="within", **fields).init(gan, drs.Rng(0))
+    assert float(DRS(**fields).init(gan, drs.Rng(0)).log_m) > 2.0
 
 
-@pytest.mark.parametrize("squash", [torch.sigmoid, lambda x: torch.sigmoid(x).round()])
-def test_probabilities_are_explained(squash):
+def test_probabilities_are_explained():
     with pytest.raises(ValueError, match="link='probability'"):
-        DRS().init(plain(lambda x: squash(x[:, 0])), drs.Rng(0))
+        DRS().init(plain(lambda x: torch.sigmoid(x[:, 0])), drs.Rng(0))
+    with pytest.warns(UserWarning, match="link='probability'"):
+        DRS().init(plain(lambda x: torch.sigmoid(x[:, 0]).round()), drs.Rng(0))
 
 
 def test_logits_in_the_unit_interval_can_be_meant():
@@ -269,10 +272,10 @@ def test_equal_logits_are_accepted(percentile):
 
 @pytest.mark.parametrize("target", [0.1, 0.5])
 def test_each_class_has_its_own_threshold(target):
-    sampler = DRS(target_acceptance=target, burn_in=12_000)
+    sampler = DRS(target_acceptance=target, burn_in=12_000, classes="within")
     gan = scaled()
     state = sampler.init(gan, drs.Rng(3))
-    logit, y = burn_in(gan, drs.Rng(3), 12_000)
+    logit, y = burn_in(gan, drs.Rng(3), 12_000, each=True)
     assert state.log_m.tolist() == [float(logit[y == k].max()) for k in range(CLASSES)]
     assert state.gamma.shape == (CLASSES,)
     for kept, rows in acceptance(gan, sampler):
@@ -282,8 +285,8 @@ def test_each_class_has_its_own_threshold(target):
 
 def test_a_percentile_of_each_class():
     gan = scaled()
-    state = DRS(percentile=90).init(gan, drs.Rng(5))
-    logit, y = burn_in(gan, drs.Rng(5), 10_000)
+    state = DRS(percentile=90, classes="within").init(gan, drs.Rng(5))
+    logit, y = burn_in(gan, drs.Rng(5), 10_000, each=True)
     for k in range(CLASSES):
         expected = drs.ops.quantile_gamma(logit[y == k], 90, log_m=state.log_m[k])
         assert state.gamma[k] == expected
@@ -301,29 +304,35 @@ def test_rows_keep_their_labels():
     assert torch.equal(batch.logit[:n], SCALE[batch.y[:n]] * batch.x[:n, 0] + OFFSET[batch.y[:n]])
 
 
-def test_a_class_without_burn_in_rows_is_explained():
-    gan = drs.GAN(lambda z, y: z, lambda x, y: x[:, 0], 2, labels=1000)
-    with pytest.raises(ValueError, match="burn_in=100 rows have none of class 0"):
-        DRS(burn_in=100).init(gan, drs.Rng(0))
+def test_one_threshold_for_all_classes():
+    gan = scaled()
+    state = DRS(percentile=90).init(gan, drs.Rng(5))
+    logit, _ = burn_in(gan, drs.Rng(5), 10_000)
+    assert float(state.log_m) == float(logit.max())
+    assert state.gamma == drs.ops.quantile_gamma(logit, 90, log_m=state.log_m)
 
 
 # --- adapt="batch"
 
 
 @pytest.mark.parametrize("percentile", [None, 95])
-@pytest.mark.parametrize("gan", [plain(), scaled()], ids=["plain", "conditional"])
-def test_adapting_follows_the_papers_loop(percentile, gan):
+@pytest.mark.parametrize(
+    ("gan", "choice"),
+    [(plain(), "joint"), (scaled(), "joint"), (scaled(), "within")],
+    ids=["plain", "joint", "within"],
+)
+def test_adapting_follows_the_papers_loop(percentile, gan, choice):
     """Running maximum before the test, percentile of F within the batch; from equation 8."""
     sampler, burn, size, eps = (
-        DRS(adapt="batch", percentile=percentile, burn_in=200),
+        DRS(adapt="batch", percentile=percentile, burn_in=200, classes=choice),
         200,
         512,
         1e-6,
     )
     state = sampler.init(gan, drs.Rng(4))
-    logit, y = burn_in(gan, drs.Rng(4), burn)
-    classes = range(gan.labels or 1)
-    y = torch.zeros(burn, dtype=torch.int64) if y is None else y
+    logit, y = burn_in(gan, drs.Rng(4), burn, each=choice == "within")
+    classes = range(gan.labels if choice == "within" else 1)
+    y = y if choice == "within" else torch.zeros(burn, dtype=torch.int64)
     maxima = [float(logit[y == k].max()) for k in classes]
     start = list(maxima)
     for batch_number in range(20):
@@ -332,7 +341,7 @@ def test_adapting_follows_the_papers_loop(percentile, gan):
         state, batch = sampler.step(gan, state, z, y, rng)
         logit = gan.logits(z, y)[1].double()
         u = drs.ops.uniform(rng, size, stream=1)
-        label = torch.zeros(size, dtype=torch.int64) if y is None else y
+        label = y if choice == "within" else torch.zeros(size, dtype=torch.int64)
         p = torch.empty(size, dtype=torch.float64)
         for k in classes:
             rows = (label == k).nonzero()[:, 0]
@@ -375,9 +384,10 @@ def test_adapting_only_to_valid_logits():
 @pytest.mark.parametrize(
     ("sampler", "law"),
     [
-        (DRS(gamma=0.0, eps=0.0), r"data$"),
-        (DRS(gamma=0.0), r"data, up to eps = 1e-06$"),
-        (DRS(gamma=0.0, eps=1e-3), r"data, up to eps = 0\.001$"),
+        (DRS(gamma=0.0, eps=0.0), r"data with ratios capped at .* the largest of the burn-in$"),
+        (DRS(gamma=0.0), r"data with ratios capped .*, up to eps = 1e-06$"),
+        (DRS(gamma=0.0, eps=1e-3), r"data with .*, up to eps = 0\.001$"),
+        (DRS(gamma=0.0, classes="within"), r"data of each class, in the proportions asked for, w"),
         (DRS(), "sharpened"),
         (DRS(gamma=1.0), "sharpened"),
         (DRS(target_acceptance=0.1), "sharpened"),

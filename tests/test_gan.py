@@ -265,7 +265,7 @@ def raising(error):
     "error", [KeyError("ema"), AttributeError("no layer"), IndexError("9"), ZeroDivisionError()]
 )
 def test_whatever_a_network_raises_names_the_network(error):
-    message = f"failed on .*256, 2.* {type(error).__name__}: .*is latent_dim=2 right"
+    message = f"failed on .*128, 2.* {type(error).__name__}: .*is latent_dim=2 right"
     with pytest.raises(ValueError, match=f"generator {message}"):
         GAN(raising(error), lambda x: x[:, 0], 2, block=256).logits(latents(3))
     with pytest.raises(ValueError, match=f"discriminator {message}") as caught:

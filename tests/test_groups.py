@@ -54,22 +54,28 @@ def numbers(n, row):
     return (torch.arange(n) * 7919 + row) ^ 5 if row < 2**62 else row + n - torch.arange(n)
 
 
+def walked(logit, rng, **fields):
+    """Where chains end, and how often they moved, (2, B)."""
+    return torch.stack(ops.walk(logit, rng, **fields))
+
+
 # The same in plain loops.
 
 
 def slow_chain(logit, u, start):
-    ends = []
+    ends, counts = [], []
     for b in range(len(logit)):
-        state, index = start[b], -1
+        state, index, count = start[b], -1, 0
         for k, new in enumerate(logit[b]):
             if math.isnan(new) or new == INF:
                 continue
             begins = math.isnan(state) or state == INF
             chance = 0.0 if new == -INF else math.exp(min(max(new - state, -700.0), 0.0))
             if begins or u[b][k] < chance:
-                state, index = new, k
+                state, index, count = new, k, count + 1
         ends.append(index)
-    return ends
+        counts.append(count)
+    return [ends, counts]
 
 
 def slow_select(logit, u, size, replace):
@@ -103,10 +109,13 @@ def check_chain():
     u = ops.uniform(rng, 3600, stream=core.CHAIN).view(300, 12).tolist()
     for start in (torch.full((300,), NAN), groups(300, 1, seed=9)[:, 0], torch.full((300,), -INF)):
         expected = slow_chain(logit.tolist(), u, start.tolist())
-        if ops.chain(logit, rng, start=start).tolist() != expected:
+        found = walked(logit, rng, start=start)
+        if found.tolist() != expected or not torch.equal(
+            found[0], ops.chain(logit, rng, start=start)
+        ):
             return False
     expected = slow_chain(logit.tolist(), u, [NAN] * 300)
-    return ops.chain(logit, rng).tolist() == expected
+    return walked(logit, rng).tolist() == expected
 
 
 def check_select():
@@ -223,14 +232,15 @@ def test_checks_pass_without_a_fault(name, check):
 
 
 FAULTS = [
-    ("chain", "u[:, k]", "u[:, 0]", check_chain),
-    ("chain", "stream=CHAIN", "stream=SELECT", check_chain),
-    ("chain", "exponential(d)[0]", "exponential(d)[0] * 0.9", check_transition),
-    ("chain", "exponential(d)[0]", "torch.sigmoid(d)", check_stationary),
-    ("chain", "current = torch.where(moves, new, current)", "", check_stationary),
-    ("chain", "moves |= _valid(new) & ~_valid(current)", "", check_chain),
-    ("chain", "_valid(new) &", "", check_chain),
-    ("chain", "torch.isfinite(new) &", "_valid(new) &", "zero"),
+    ("walk", "u[:, k]", "u[:, 0]", check_chain),
+    ("walk", "stream=CHAIN", "stream=SELECT", check_chain),
+    ("walk", "exponential(d)[0]", "exponential(d)[0] * 0.9", check_transition),
+    ("walk", "exponential(d)[0]", "torch.sigmoid(d)", check_stationary),
+    ("walk", "current = torch.where(moves, new, current)", "", check_stationary),
+    ("walk", "moves |= _valid(new) & ~_valid(current)", "", check_chain),
+    ("walk", "_valid(new) &", "", check_chain),
+    ("walk", "torch.isfinite(new) &", "_valid(new) &", "zero"),
+    ("walk", "count += moves", "count += moves & torch.isfinite(current)", check_chain),
     ("select", "draw=draw", "draw=0", check_chances),
     ("select", "[::candidates]", "[:groups]", check_select),
     ("select", "stream=SELECT", "stream=CHAIN", check_select),
@@ -280,9 +290,9 @@ def test_checks_catch_planted_faults(monkeypatch, fresh_dispatch, op, right, wro
 def test_chains_of_every_backend(agree, shape, dtype):
     b, k = shape
     logit, rng = groups(*shape, dtype, seed=b), Rng(2**64 - 3, ROWS[k % 3])
-    agree(lambda to: ops.chain(to(logit), rng))
+    agree(lambda to: walked(to(logit), rng))
     start, ids = groups(b, 1, dtype, seed=3)[:, 0], numbers(b * k, rng.row)
-    agree(lambda to: ops.chain(to(logit), rng, start=to(start), ids=to(ids)))
+    agree(lambda to: walked(to(logit), rng, start=to(start), ids=to(ids)))
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
@@ -297,7 +307,7 @@ def test_selections_of_every_backend(agree, shape, dtype):
 
 def test_many_candidates_of_every_backend(agree):
     logit, start = groups(3, 160, torch.float64, seed=4), torch.tensor([0.0, -INF, INF]).double()
-    agree(lambda to: ops.chain(to(logit), Rng(5), start=to(start)))
+    agree(lambda to: walked(to(logit), Rng(5), start=to(start)))
     agree(lambda to: ops.select(to(logit), Rng(5), size=3))
 
 
@@ -305,7 +315,7 @@ def test_many_candidates_of_every_backend(agree):
 def test_chains_of_every_scale(agree, scale):
     """Where exp(d) is 1, where it is least, and where d is infinite."""
     logit = noise(40, 30, seed=8).double() * scale
-    agree(lambda to: ops.chain(to(logit), Rng(6)))
+    agree(lambda to: walked(to(logit), Rng(6)))
     agree(lambda to: ops.select(to(logit), Rng(6), size=3))
 
 
@@ -316,8 +326,8 @@ def test_chains_next_to_the_threshold(agree):
     moved = []
     for ulps in range(-2, 3):
         logit = (d + ulps * 2.0**-52)[:, None]
-        ends = agree(lambda to, logit=logit: ops.chain(to(logit), rng, start=to(torch.zeros(n))))
-        moved.append(int((ends == 0).sum()))
+        ends = agree(lambda to, logit=logit: walked(to(logit), rng, start=to(torch.zeros(n))))
+        moved.append(int((ends[0] == 0).sum()))
     assert moved[0] < n // 2 < moved[-1]
 
 
@@ -326,10 +336,10 @@ def test_groups_of_odd_values_alone(agree, values):
     logit = torch.tensor(values).expand(9, len(values))
     first = next((k for k, value in enumerate(values) if value < INF), -1)
     finite = next((k for k, value in enumerate(values) if math.isfinite(value)), -1)
-    assert agree(lambda to: ops.chain(to(logit), Rng(0))).tolist() == [first] * 9
+    assert agree(lambda to: walked(to(logit), Rng(0)))[0].tolist() == [first] * 9
     start = torch.full((9,), -INF)
-    found = agree(lambda to: ops.chain(to(logit), Rng(0), start=to(start)))
-    assert found.tolist() == [finite] * 9
+    found = agree(lambda to: walked(to(logit), Rng(0), start=to(start)))
+    assert found.tolist() == [[finite] * 9, [int(finite >= 0)] * 9]
     found = agree(lambda to: ops.select(to(logit), Rng(0), size=2, replace=False))
     assert found.tolist() == [[finite, -1]] * 9
 
@@ -339,7 +349,7 @@ def test_groups_of_odd_values_alone(agree, values):
 def test_threads_share_groups(k):
     logit, rng = groups(-(-40_000 // k), k, seed=k), Rng(9, 2**62)
     calls = [
-        lambda: ops.chain(logit, rng),
+        lambda: walked(logit, rng),
         lambda: ops.select(logit, rng, size=2),
         lambda: ops.select(logit, rng, size=2, replace=False),
     ]
@@ -366,11 +376,11 @@ def test_threads_share_steps():
 def test_every_instruction_set_gives_the_bits_of_the_reference(name):
     before, logit = cpu.instruction_set(), groups(50, 70, torch.float64)
     with backend("reference"):
-        expected = ops.chain(logit, Rng(1)), ops.select(logit, Rng(1), size=3)
+        expected = walked(logit, Rng(1)), ops.select(logit, Rng(1), size=3)
     try:
         cpu._C.use_instruction_set(name)
         with backend("cpu"):
-            assert_same(ops.chain(logit, Rng(1)), expected[0])
+            assert_same(walked(logit, Rng(1)), expected[0])
             assert_same(ops.select(logit, Rng(1), size=3), expected[1])
     finally:
         cpu._C.use_instruction_set(before)
@@ -389,7 +399,7 @@ def test_steps_of_every_backend(agree, d, row):
 
 def test_tensors_of_any_stride(agree):
     logit, z = noise(14, 6, seed=2)[::2, ::3], noise(5, 8).T
-    agree(lambda to: ops.chain(to(logit), Rng(4), start=to(logit)[:, 1]))
+    agree(lambda to: walked(to(logit), Rng(4), start=to(logit)[:, 1]))
     agree(lambda to: ops.select(to(logit), Rng(4)))
     agree(lambda to: ops.langevin(to(z), to(z), Rng(4), step=1, step_size=0.5))
 
@@ -469,10 +479,10 @@ def test_gradients_are_not_followed():
     ops.chain(logit, RNG, start=logit[:, 0])
 
 
-@pytest.mark.parametrize("op", ["chain", "select", "langevin"])
+@pytest.mark.parametrize("op", ["walk", "select", "langevin"])
 def test_a_backend_without_the_op_is_passed_over(monkeypatch, fresh_dispatch, op):
     calls = {
-        "chain": lambda: ops.chain(LOGIT, RNG),
+        "walk": lambda: walked(LOGIT, RNG),
         "select": lambda: ops.select(LOGIT, RNG),
         "langevin": step,
     }

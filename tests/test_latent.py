@@ -151,11 +151,12 @@ def test_no_latent_accepted():
 
 
 def test_each_class_has_its_own_cap():
-    gan, sampler = conditional(), Latent(by_class, burn_in=6000)
+    gan, sampler = conditional(), Latent(by_class, burn_in=6000, classes="within")
     state = sampler.init(gan, Rng(1))
     assert torch.allclose(state.cap, torch.tensor([0.0, 100.0, 200.0]).double(), atol=0.01)
     batch = drs.generate(gan, sampler, 9000, seed=1)
-    assert torch.equal(batch.y, drs.ops.labels(gan, Rng(1), 9000, ids=batch.ids))
+    proposed = gan.labelled(state.proposed)
+    assert torch.equal(batch.y, drs.ops.labels(proposed, Rng(1), 9000, ids=batch.ids))
     for k in range(3):
         own = batch.z[batch.y == k, 0].double().numpy()
         assert len(own) > 1000
@@ -271,7 +272,10 @@ def test_the_burn_in_weights_are_kept():
     judge = drs.GAN(lambda z: z, critic, 2)
     assert torch.equal(state.log_weights, burn_in(judge, Rng(5), 700)[0])
     assert float(state.acceptance) == pytest.approx(0.5, abs=0.1)
-    assert Latent(critic).law == "the generator on latents that follow the prior times exp(critic)"
+    assert Latent(critic).law == (
+        "the generator on latents that follow the prior times exp(critic), which is capped at its "
+        "largest of the burn-in"
+    )
 
 
 @pytest.mark.parametrize(
@@ -303,5 +307,5 @@ def test_starvation_speaks_of_log_weights_and_the_cap():
 def test_a_state_that_is_not_taken_for_one_of_logits():
     """The report reads what is called logits, log_m and gamma as a discriminator's."""
     state = Latent(critic, burn_in=300).init(plain(), Rng(0))
-    assert state._fields == ("cap", "acceptance", "log_weights")
+    assert state._fields == ("cap", "acceptance", "log_weights", "proposed")
     assert float(state.cap) == float(state.log_weights.max())

@@ -23,8 +23,8 @@ LOG_M, GAMMA = torch.tensor(1.5, dtype=torch.float64), torch.tensor(0.5, dtype=t
 
 def flat(result):
     """Every tensor of a result; of compacted rows only those that are defined."""
-    if isinstance(result, torch.Tensor):
-        return [result]
+    if isinstance(result, (torch.Tensor, tuple)):
+        return list(result) if isinstance(result, tuple) else [result]
     n = int(result.count)
     kept = [tensor[:n] for tensor in (*result.rows, result.ids, result.logit)]
     return [*kept, result.count, result.invalid, result.above]
@@ -49,6 +49,7 @@ CALLS = {
     "quantile_gamma": lambda: ops.quantile_gamma(LOGIT, 80.0, log_m=LOG_M),
     "chain": lambda: ops.chain(GROUPS, RNG),
     "chain of a start": lambda: ops.chain(GROUPS, RNG, start=GROUPS[:, 0], ids=IDS),
+    "walk": lambda: ops.walk(GROUPS, RNG, start=GROUPS[:, 0]),
     "select": lambda: ops.select(GROUPS, RNG, size=3, ids=IDS),
     "select without replacement": lambda: ops.select(GROUPS, RNG, size=2, replace=False),
     "langevin": lambda: ops.langevin(Z, Z + 1.0, RNG, step=3, step_size=0.1, noise=0.5),
@@ -174,6 +175,7 @@ OPERATORS = {
     "largest": (LOGIT,),
     "quantile_gamma": (LOGIT, 80.0, LOG_M, 1e-6),
     "chain": (GROUPS, *SEED, IDS, GROUPS[:, 0]),
+    "walk": (GROUPS, *SEED, None, GROUPS[:, 0]),
     "select": (GROUPS, *SEED, None, 3, False),
     "langevin": (Z, Z + 1.0, *SEED, None, 3, 0.1, 0.5),
 }

@@ -173,18 +173,19 @@ def test_rows_are_those_of_the_written_out_rule():
 
 def test_the_law_is_said_plainly():
     assert OBRS(budget=0.3).law == (
-        "as near the data as accepting 0.3 of all proposals allows, and the data where exact "
-        "rejection accepts that many"
+        "as near the data as accepting 0.3 of all proposals allows; where exact rejection accepts "
+        "that many, the data up to ratios above the burn-in's largest"
     )
+    assert "data of each class, in the proportions asked for, as" in OBRS(classes="within").law
 
 
 # --- classes, batches, runs
 
 
 def test_each_class_has_its_own_budget():
-    gan, sampler = scaled(), OBRS(budget=0.4, burn_in=12_000)
+    gan, sampler = scaled(), OBRS(budget=0.4, burn_in=12_000, classes="within")
     state = sampler.init(gan, drs.Rng(3))
-    logit, y = burn_in(gan, drs.Rng(3), 12_000)
+    logit, y = burn_in(gan, drs.Rng(3), 12_000, each=True)
     for k in range(3):
         own = logit[y == k]
         wanted = max(0.4, clipped_mean(own, own.max()))

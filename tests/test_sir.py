@@ -3,6 +3,7 @@
 By chance a test of a law fails in less than 1 of 1,000 runs over all seeds; seeds are fixed.
 """
 
+import dataclasses
 import itertools
 import math
 import warnings
@@ -10,7 +11,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from scipy.stats import chi2
+from scipy.stats import chi2, ks_2samp
 
 import drs_fast as drs
 from benchmarks import oracle
@@ -43,26 +44,25 @@ def conditional():
 
 @pytest.mark.parametrize("replace", [True, False])
 def test_a_draw_follows_the_weights_of_its_pool(replace):
-    """Three proposals of weights 1, 2, 5 in each pool; two draws."""
+    """Three proposals of weights 1, 2, 5 in each pool; two draws, each of them with one law."""
     weights = torch.tensor([1.0, 2.0, 5.0])
     gan = drs.GAN(lambda z: z, lambda x: weights.log().repeat(len(x))[: len(x)], 1, block=768)
     sampler = SIR(pool=3, size=2, replace=replace, burn_in=768)
     pools, n = 256, 200
     counts = torch.zeros(3, 3)
-    state = sampler.init(gan, Rng(0))
+    state = SIR(burn_in=768).init(gan, Rng(0))  # which does not warn
     for step in range(n):
         rng = Rng(0, 768 * step)
         _, batch = sampler.step(gan, state, drs.ops.latents(gan, rng, 768), None, rng)
         pairs = (batch.ids % 3).view(pools, 2)
-        assert (pairs[:, 0] <= pairs[:, 1]).all()
         counts.index_put_(tuple(pairs.T), torch.ones(pools), accumulate=True)
     p = (weights / 8).tolist()
     law = torch.zeros(3, 3)
     for i, j in itertools.product(range(3), repeat=2):
         if replace:
-            law[min(i, j), max(i, j)] += p[i] * p[j]
+            law[i, j] = p[i] * p[j]
         elif i != j:
-            law[min(i, j), max(i, j)] += p[i] * p[j] / (1 - p[i])
+            law[i, j] = p[i] * p[j] * (1 / (1 - p[i]) + 1 / (1 - p[j])) / 2
     possible = law > 0
     assert (counts[~possible] == 0).all()
     expected = pools * n * law[possible]
@@ -112,13 +112,81 @@ def test_planted_faults_are_noticed(fault, monkeypatch):
     assert sampled(10_000) != []
 
 
+def ranks(sampler, pools=20_000):
+    """Logits of pools' draws, (pools, size), at deviation 2."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        batch = drs.generate(lognormal(2.0), sampler, pools * sampler.size)
+    return batch.logit.double().view(pools, sampler.size)
+
+
+def alike(logit):
+    """Whether all draws of a pool have the law of the first one: their means, and KS."""
+    first, last, rest = logit[:, 0], logit[:, -1], logit[:, 1:].mean(dim=1)
+    errors = [
+        float((first - other).mean() / (first - other).std()) * math.sqrt(len(logit))
+        for other in (last, rest)
+    ]
+    # Of different pools, so that they are independent.
+    p = ks_2samp(first[::2].numpy(), last[1::2].numpy()).pvalue
+    return max(map(abs, errors)) < 4 and p > 1e-4
+
+
+SETTINGS = [{"size": 16}, {"size": 16, "replace": False}, {"size": 160, "replace": False}]
+
+
+@pytest.mark.parametrize("fields", SETTINGS, ids=str)
+def test_a_run_cut_anywhere_has_the_law_of_the_whole(fields):
+    assert alike(ranks(SIR(pool=160, burn_in=500, **fields), 4000))
+
+
+def test_order_that_betrays_something_would_be_noticed(monkeypatch):
+    sampler = SIR(pool=160, size=16, burn_in=500)
+    monkeypatch.setattr(drs.ops, "select", lambda *a, **b: CHOICES(*a, **b).sort(dim=1).values)
+    assert not alike(ranks(sampler, 4000))
+    monkeypatch.undo()
+    monkeypatch.setattr(SIR, "_order", lambda self, rows, *a: torch.arange(16).expand_as(rows))
+    assert not alike(ranks(dataclasses.replace(sampler, replace=False), 4000))
+
+
+def test_copies_are_no_neighbours():
+    """Of two draws next to each other as many are equal as of two that are far apart."""
+    batch = drs.generate(lognormal(2.0), SIR(pool=160, size=16, burn_in=500), 64_000)
+    ids = batch.ids.view(-1, 16)
+    near = (ids[:, 0::2] == ids[:, 1::2]).double().mean(dim=1)
+    far = (ids[:, :8] == ids[:, 8:]).double().mean(dim=1)
+    assert float(far.mean()) > 0.01  # there are copies
+    assert abs(float((near - far).mean() / (near - far).std())) * math.sqrt(len(ids)) < 4
+
+
 def test_small_pools_stay_near_the_generator():
     """Of 2 proposals one: the law is not the data, and says so."""
     with pytest.warns(UserWarning, match="a pool of 2 proposals is worth"):
         batch = drs.generate(lognormal(2.0), SIR(pool=2, size=1, burn_in=5000), 20_000)
     mean = float(batch.logit.double().mean())
     assert -2 + 0.5 < mean < 2 - 0.5
+
+
+def test_laws_are_said_plainly():
     assert SIR(pool=2, size=1).law == "tends to the data as the pool grows: 1 of every 2 proposals"
+    assert SIR(size=640).law.startswith("tends to the data")
+    half, whole = (SIR(size=size, replace=False).law for size in (320, 640))
+    assert half.startswith("between the data and, as size grows to pool, the generator: 320 of")
+    assert whole.startswith("the generator, in another order")
+
+
+def test_the_whole_pool_without_replacement_is_the_generator():
+    """Half of it lies in between: total variation of x against N(1, 1) grows with the size."""
+    distances = []
+    for size in (16, 320, 640):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            batch = drs.generate(lognormal(1.0), SIR(size=size, replace=False), 64_000)
+        edges = torch.linspace(-3, 4, 29).double()
+        found = torch.histc(batch.x[:, 0].double(), 28, -3, 4) / len(batch.x)
+        distances.append(float((found - torch.special.ndtr(edges - 1).diff()).abs().sum() / 2))
+    assert distances == pytest.approx([0.016, 0.207, 0.381], abs=0.02)
+    assert torch.equal(batch.ids.sort().values, torch.arange(64_000))
 
 
 # --- row by row
@@ -149,7 +217,10 @@ def slow(gan, sampler, pools, seed):
             drawn.append(first + i)
             if not sampler.replace:
                 weight[i] = 0.0
-        ids += sorted(drawn)
+        if not sampler.replace:
+            keys = drs.ops.uniform(Rng(seed), rows, stream=SELECT, draw=sampler.size).tolist()
+            drawn.sort(key=keys.__getitem__)
+        ids += drawn
         different += len(set(drawn))
     return ids, different
 
@@ -268,23 +339,41 @@ def test_each_class_has_its_own_share():
     assert torch.allclose(state.ess, expected, rtol=0.15)
 
 
+def test_many_classes_have_their_own_share_too():
+    """Of 100 rows of each, which 10,000 would leave, some share would be far from 0.37."""
+    gan = drs.GAN(lambda z, y: z, lambda x, y: x[:, 0] - 0.5, 1, labels=100)
+    state = SIR().init(gan, Rng(0))
+    assert len(state.logits) == 100_000
+    assert float((state.ess - 0.3679).abs().max()) < 0.2
+
+
 @pytest.mark.parametrize(
     ("s", "fields", "poor"),
     [
         (1.0, {"pool": 20, "size": 20}, False),
         (1.0, {"pool": 64, "size": 64}, False),
-        (1.0, {"pool": 20, "size": 10, "replace": False}, True),
+        (2.0, {"pool": 400, "size": 40, "replace": False}, True),
         (1.0, {"pool": 200, "size": 10, "replace": False}, False),
         (3.0, {"pool": 100, "size": 100}, True),
     ],
 )
 def test_poor_pools_are_warned_of(s, fields, poor):
-    """For s = 1 a pool is worth about 0.37 of its proposals."""
+    """For s = 1 a pool is worth about 0.37 of its proposals; see also the next test."""
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")
         SIR(**fields).init(lognormal(s), Rng(0))
     assert len(seen) == poor
     assert all("copies or unlike the data; raise pool" in str(one.message) for one in seen)
+
+
+@pytest.mark.parametrize(("size", "many"), [(64, False), (65, True), (640, True)])
+def test_drawing_much_of_a_pool_without_replacement_is_warned_of(size, many):
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        SIR(size=size, replace=False).init(lognormal(0.5), Rng(0))
+        SIR(size=size).init(lognormal(0.5), Rng(0))
+    assert len(seen) == many
+    assert all(f"{size} of 640 proposals drawn without" in str(one.message) for one in seen)
 
 
 # --- arguments

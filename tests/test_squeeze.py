@@ -100,7 +100,7 @@ def test_the_samples_are_those_of_the_sampler_but_for_lost_ones(name, cascade, h
     squeezed = drs.Squeeze(sampler)
     _, batch = squeezed.rows(gan, state, Rng(0), n)
     z, y = ops.latents(gan, Rng(0), n), ops.labels(gan, Rng(0), n)
-    inner = sampler.State(*state[:4])
+    inner = sampler.State(*state[:5])
     _, whole = sampler.step(gan, inner, z, y, Rng(0))
     ours, all_of_them = batch.ids[: int(batch.count)], whole.ids[: int(whole.count)]
     at = torch.searchsorted(all_of_them, ours)
@@ -249,7 +249,8 @@ def test_a_mask_does_not_spoil_the_fit():
 
 def test_the_classes_have_their_own_log_m(hurried):
     gan = hill(3)
-    state = drs.Squeeze(samplers.DRS(gamma=0.0, burn_in=900), tolerance=0.3).init(gan, Rng(0))
+    sampler = samplers.DRS(gamma=0.0, burn_in=900, classes="within")
+    state = drs.Squeeze(sampler, tolerance=0.3).init(gan, Rng(0))
     assert math.isfinite(float(state.margins[1]))
     z, y = ops.latents(gan, Rng(1), 2**17), ops.labels(gan, Rng(1), 2**17)
     logit = gan.logits(z, y)[1]
@@ -519,8 +520,8 @@ def test_the_command_line(tmp_path, hurried, capsys):
 
 
 def test_a_score_is_of_its_class(hurried):
-    gan = hill(3)
-    decides = EXACT.rejection(gan, EXACT.init(gan, Rng(0)))
+    gan, within = hill(3), samplers.DRS(gamma=0.0, classes="within")
+    decides = within.rejection(gan, within.init(gan, Rng(0)))
     y = torch.tensor([0, 1, 2, 2])
     found = stages.score(decides, torch.zeros(4), y)
     assert torch.equal(found, -(decides.state.log_m[y].float() / 2))

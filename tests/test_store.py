@@ -725,9 +725,9 @@ def test_what_is_left_over_is_found(damaged):
 
 
 def test_wrong_contents_with_right_checksums_are_found(tmp_path):
-    def problems(*ids, dtype=torch.int64):
+    def problems(*ids, dtype=torch.int64, group=1):
         path = tmp_path / str(len(list(tmp_path.iterdir())))
-        with store.Writer.open(path, SPEC, 3) as writer:
+        with store.Writer.open(path, {**SPEC, "group": group}, 3) as writer:
             for chunk, values in enumerate(ids):
                 rows = {"ids": torch.tensor(values, dtype=dtype)}
                 writer.append(chunk, rows, cut=False, counters={})
@@ -738,6 +738,9 @@ def test_wrong_contents_with_right_checksums_are_found(tmp_path):
     assert "increase from 2" in problems([0, 1], [1])[0]
     assert "increase from 0" in problems([1, 0], [2])[0]
     assert "int64" in problems([0, 1, 2], dtype=torch.int32)[0]
+    assert problems([3, ~0], [4], group=4) == problems([0, 3], [3], group=4) == []
+    assert "increase from 4" in problems([1, 5], [3], group=4)[0]
+    assert "increase from 0" in problems([5, 0, 1], group=4)[0]
 
 
 @pytest.mark.parametrize(("key", "value"), [("count", 3), ("count", -1), ("cut", "no")])

@@ -132,13 +132,16 @@ def accept_append(
     return ring
 
 
-def chain(logit: Tensor, rng: Rng, ids: Tensor | None, start: Tensor | None) -> Tensor:
-    wide, out = _wide(logit), torch.empty(len(logit), dtype=torch.int64, device="cpu")
-    _extension().chain(
+def walk(
+    logit: Tensor, rng: Rng, ids: Tensor | None, start: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    wide, index = _wide(logit), torch.empty(len(logit), dtype=torch.int64, device="cpu")
+    count = torch.empty_like(index)
+    _extension().walk(
         _logits(wide), _rows(rng, ids), 0 if start is None else _address(start), *wide.shape,
-        _threads(), _address(out),
+        _threads(), _address(index), _address(count),
     )  # fmt: skip
-    return out
+    return index, count
 
 
 def select(logit: Tensor, rng: Rng, ids: Tensor | None, size: int, replace: bool) -> Tensor:

@@ -178,8 +178,10 @@ def order_statistic(logit: Tensor, q: float) -> Tensor:
     return torch.where(n > 0, ordered[torch.clamp(k - 1, max=len(logit) - 1)], torch.nan)
 
 
-def chain(logit: Tensor, rng: Rng, ids: Tensor | None, start: Tensor | None) -> Tensor:
-    """Where each group's independence Metropolis-Hastings chain ends; (B,) int64.
+def walk(
+    logit: Tensor, rng: Rng, ids: Tensor | None, start: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Where each group's independence Metropolis-Hastings chain ends, and its moves; (B,) int64.
 
     Source: Tierney, Markov chains for exploring posterior distributions (1994), section 2.3.3.
     """
@@ -188,6 +190,7 @@ def chain(logit: Tensor, rng: Rng, ids: Tensor | None, start: Tensor | None) -> 
     u, wide = u.view(groups, candidates), logit.double()
     current = torch.full_like(wide[:, 0], torch.nan) if start is None else start
     index = torch.full_like(current, -1, dtype=torch.int64)
+    count = torch.zeros_like(index)
     for k in range(candidates):
         new = wide[:, k]
         d = new - current
@@ -195,7 +198,8 @@ def chain(logit: Tensor, rng: Rng, ids: Tensor | None, start: Tensor | None) -> 
         moves |= _valid(new) & ~_valid(current)
         current = torch.where(moves, new, current)
         index = torch.where(moves, k, index)
-    return index
+        count += moves
+    return index, count
 
 
 def select(logit: Tensor, rng: Rng, ids: Tensor | None, size: int, replace: bool) -> Tensor:

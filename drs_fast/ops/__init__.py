@@ -12,7 +12,7 @@ from drs_fast.ops.decide import (
 )
 from drs_fast.ops.dispatch import available, backend
 from drs_fast.ops.draw import labels, latents, normal, uniform, words
-from drs_fast.ops.groups import chain, langevin, select
+from drs_fast.ops.groups import chain, langevin, select, walk
 from drs_fast.ops.order import largest, quantile_gamma
 
 __all__ = [
@@ -34,5 +34,6 @@ __all__ = [
     "ring",
     "select",
     "uniform",
+    "walk",
     "words",
 ]

@@ -10,6 +10,7 @@ from drs_fast.backends import reference
 from drs_fast.core import LABEL, LATENT, Rng
 from drs_fast.gan import GAN
 from drs_fast.ops.dispatch import call, operator, traced
+from drs_fast.ratio import classes
 
 
 def uniform(
@@ -107,8 +108,8 @@ def labels(
     device: torch.device | str | None = None,
     ids: Tensor | None = None,
 ) -> Tensor | None:
-    """Labels of n rows, uniform over the GAN's classes, (n,) int64; None without classes."""
+    """Labels of n rows in the GAN's proportions, (n,) int64; None without classes."""
     if gan.labels is None:
         return None
     u = uniform(rng, n, stream=LABEL, device=gan.device if device is None else device, ids=ids)
-    return (u * gan.labels).long()
+    return classes.drawn(u, gan.labels, gan.label_weights)

@@ -28,11 +28,24 @@ def chain(
     """
     if is_compiling():
         return operator("chain", logit, *traced(rng), ids, start)
+    return walk(logit, rng, start=start, ids=ids)[0]
+
+
+def walk(
+    logit: Tensor, rng: Rng, *, start: Tensor | None = None, ids: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Where each group's chain ends, as `chain` says, and how often it moved, (B,) int64 both.
+
+    To begin in a candidate counts as a move.
+    """
+    if is_compiling():
+        ends, counts = operator("walk", logit, *traced(rng), ids, start)
+        return ends, counts
     logit = _groups(logit)
     ids, where = checks.rows(rng, logit.numel(), ids, logit.device)
     if start is not None:
         start = _start(start, logit)
-    result: Tensor = call("chain", where)(logit, rng, ids, start)
+    result: tuple[Tensor, Tensor] = call("walk", where)(logit, rng, ids, start)
     return result
 
 

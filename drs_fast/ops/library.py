@@ -229,6 +229,23 @@ _define(
 )
 
 
+def _walk(
+    logit: Tensor, seed: int, row: int, ids: Tensor | None, start: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    return groups.walk(logit, _rng(seed, row), start=start, ids=ids)
+
+
+_define(
+    "walk",
+    f"(Tensor logit, {ROWS}, Tensor? start) -> (Tensor, Tensor)",
+    _walk,
+    lambda logit, *others: (
+        logit.new_empty(logit.shape[0], dtype=torch.int64),
+        logit.new_empty(logit.shape[0], dtype=torch.int64),
+    ),
+)
+
+
 def _select(
     logit: Tensor, seed: int, row: int, ids: Tensor | None, size: int, replace: bool
 ) -> Tensor:

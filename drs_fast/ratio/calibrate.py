@@ -19,6 +19,8 @@ BINS = 15
 RISING = ("beta", "isotonic")
 LARGEST_Z = 2.0
 SOUND = (0.8, 1.25)  # what a slope and a mean ratio may be, which are 1 in truth
+FAR = 60.0  # nats
+TOP = 0.1  # share of the generated samples, those with the largest logits
 
 
 @of_gan
@@ -79,6 +81,9 @@ class Report:
     ece: float  # expected calibration error
     mean_ratio: float  # of exp(logit) over generated samples, 1 for a log ratio
     separated: bool  # no generated sample has a logit like a real one's
+    slope_error: float  # standard error
+    top_slope: float  # fitted where the largest tenth of the generated logits lie; or nan
+    top_error: float
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -93,6 +98,11 @@ class Report:
             f"{'flat' if self.slope > 1 else 'steep'}": not low <= self.slope <= high,
             f"exp(logit) of generated samples has mean {self.mean_ratio:.3g}, and should have 1: "
             "the largest logits are wrong, or too rare to tell": not low <= self.mean_ratio <= high,
+            f"in the top tenth the slope is {self.top_slope:.3g} +- {self.top_error:.2g}: no line "
+            "fits all logits, so use 'beta' or 'isotonic'": (
+                self.top_slope + SURE * self.top_error < low * self.slope
+                or self.top_slope - SURE * self.top_error > high * self.slope
+            ),
         }
         return tuple(line for line, wrong in found.items() if wrong)
 
@@ -109,7 +119,8 @@ def measure(valid: Logits, separated: bool | None = None) -> Report:
     chance, real = _chances(valid)
     spread = float((chance * (1 - chance)).sum())
     bins = reliability(valid)
-    slope, offset = _line(valid)
+    near, top = _near(valid), _near(_top(valid))
+    (slope, offset), top_line = _line(near), _line(top)
     return Report(
         real=len(valid.real),
         generated=len(valid.generated),
@@ -120,6 +131,9 @@ def measure(valid: Logits, separated: bool | None = None) -> Report:
         ece=float((bins.size * (bins.observed - bins.claimed).abs()).sum() / len(real)),
         mean_ratio=float(valid.generated.exp().mean()),
         separated=_separated(valid) if separated is None else separated,
+        slope_error=_error(near, slope, offset),
+        top_slope=top_line[0],
+        top_error=_error(top, *top_line),
     )
 
 
@@ -156,6 +170,35 @@ def _line(valid: Logits) -> tuple[float, float]:
         return math.nan, math.nan
     assert isinstance(line, Line)
     return float(line.slope), float(line.offset)
+
+
+def _error(valid: Logits, slope: float, offset: float) -> float:
+    """Standard error of the slope of a logistic regression; nan without one."""
+    if math.isnan(slope):
+        return math.nan
+    finite = valid.finite()
+    logit, prior = torch.cat(finite), math.log(len(valid.real) / len(valid.generated))
+    chance = torch.sigmoid(slope * logit + offset + prior)
+    weight = chance * (1.0 - chance)
+    mean = (weight * logit).sum() / weight.sum()
+    return float((weight * (logit - mean).square()).sum().rsqrt())
+
+
+def _near(valid: Logits) -> Logits:
+    """Generated logits far below all real ones drawn near: their size would hide the others' fit.
+
+    At FAR nats of the log ratio they say no more than at FAR.
+    """
+    least = valid.real[valid.real.isfinite()].amin() - FAR if len(valid.finite().real) else 0.0
+    far = valid.generated.isfinite() & (valid.generated < least)
+    return valid._replace(generated=torch.where(far, least, valid.generated))
+
+
+def _top(valid: Logits) -> Logits:
+    """Those at least as high as the lowest of the generated samples' top tenth."""
+    order = valid.generated.sort().values
+    least = order[math.floor((1.0 - TOP) * len(order))]
+    return Logits(*(logit[logit >= least] for logit in valid))
 
 
 def _separated(valid: Logits) -> bool:

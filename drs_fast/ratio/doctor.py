@@ -20,12 +20,13 @@ __all__ = ["Diagnosis", "Finding", "doctor"]
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What `doctor` found; without findings it saw nothing wrong."""
+    """What `doctor` found; without findings it saw nothing wrong in what it could check."""
 
     name: str
     findings: tuple[Finding, ...]
     figures: dict[str, float]
     notes: tuple[str, ...]
+    unknown: tuple[str, ...] = ()  # checks that could not be made, and why
 
     @property
     def codes(self) -> tuple[str, ...]:
@@ -39,6 +40,7 @@ class Diagnosis:
         width = max(map(len, self.figures), default=0)
         if self.figures:
             lines += ["", *(f"{key:<{width}}  {self.figures[key]:.5g}" for key in self.figures)]
+        lines += [f"\ncannot tell {check}" for check in self.unknown]
         return "\n".join([*lines, *(f"\nnote: {note}" for note in self.notes)])
 
 
@@ -61,11 +63,13 @@ def doctor(gan: GAN, real: Real | None = None, n: int = 4096, seed: int = 0) -> 
     record = probes.Record(modules)
     try:
         with torch.random.fork_rng([gan.device] if gan.device.type == "cuda" else []):
-            chart = Chart([], {}, [])
+            chart = Chart([], {}, [], [])
             _examine(patient, record, modules, size, seed, chart)
     finally:
         record.restore()
-    return Diagnosis(gan.name, tuple(chart.findings), chart.figures, tuple(chart.notes))
+    return Diagnosis(
+        gan.name, tuple(chart.findings), chart.figures, tuple(chart.notes), tuple(chart.unknown)
+    )
 
 
 def _examine(
@@ -99,9 +103,12 @@ def _examine(
     chart.notes.extend(probes.in_place(gan, z[:BLOCK], sampled.x[:BLOCK], half))
     chart.findings.extend(symptoms.of_samples(sampled.x))
     chart.findings.extend(symptoms.of_logits(gan, sampled, chart.figures))
-    if not {finding.code for finding in chart.findings} & set(symptoms.UNUSABLE):
-        chart.findings.extend(symptoms.of_weights(gan, sampled, chart))
-        chart.findings.extend(compared.of_real(gan, sampled, n, seed, chart))
+    if {finding.code for finding in chart.findings} & set(symptoms.UNUSABLE):
+        chart.unknown.append("anything that takes usable logits: acceptance, calibration")
+        return
+    real = compared.real_of(gan, n, chart)
+    chart.findings.extend(symptoms.of_weights(gan, sampled, real, chart))
+    chart.findings.extend(compared.of_real(gan, sampled, real, n, seed, chart))
 
 
 def _sampled(gan: GAN, n: int, seed: int) -> Sampled:

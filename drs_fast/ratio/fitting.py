@@ -222,8 +222,11 @@ def keep_train(
     return best
 
 
-def descend(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
-    """One step down the loss."""
+def descend(optimizer: torch.optim.Optimizer, loss: Tensor, *, steepest: float = math.inf) -> None:
+    """One step down the loss, by a gradient of at most that length."""
     optimizer.zero_grad()
     loss.backward()  # type: ignore[no-untyped-call]
+    if steepest < math.inf:
+        weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+        torch.nn.utils.clip_grad_norm_(weights, steepest)
     optimizer.step()

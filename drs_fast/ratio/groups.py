@@ -3,21 +3,63 @@
 import torch
 from torch import Tensor
 
+from drs_fast import ops
 from drs_fast.core import Batch, Rng
 from drs_fast.gan import GAN
 
 BELOW = 2**20  # rows of a group, all of which one step must hold
+BLOCK = 2**16  # groups whose labels are drawn to know which of its class a group is
 
 
 def proposals(gan: GAN, z: Tensor, y: Tensor | None, size: int) -> Batch:
     """All rows; with labels those of a group take the label of its first row."""
-    if y is not None:
-        y = y.view(-1, size)[:, :1].expand(-1, size).reshape(-1)
+    y = label_of_first(y, size)
     x, logit = gan.logits(z, y)
+    return judged(x, z, y, logit)
+
+
+def label_of_first(y: Tensor | None, size: int) -> Tensor | None:
+    """Labels (n,) where all rows of a group have that of its first row."""
+    return None if y is None else y.view(-1, size)[:, :1].expand(-1, size).reshape(-1)
+
+
+def judged(x: Tensor, z: Tensor, y: Tensor | None, logit: Tensor) -> Batch:
+    """All these rows, none of which is chosen yet."""
     ids = torch.arange(len(z), device=z.device)
     count = ids.new_full((), len(z))
     invalid = (torch.isnan(logit) | torch.isposinf(logit)).sum()
     return Batch(x, z, y, logit, ids, count, {"invalid": invalid, "above": torch.zeros_like(count)})
+
+
+def turns(gan: GAN, rng: Rng, size: int, n: int) -> tuple[Tensor, Tensor]:
+    """Of n groups of `size` rows from rng.row on: their blocks, and their numbers within the class.
+
+    (n,) int64 both. A group's number is how many earlier groups of its block are of its class.
+    """
+    first = rng.row // size
+    begin = first // BLOCK * BLOCK
+    group = torch.arange(begin, first + n, device=gan.device)
+    block, earlier = group // BLOCK, first - begin
+    if gan.labels is None:
+        return block[earlier:], group[earlier:] % BLOCK
+    y = ops.labels(gan, rng, len(group), ids=rng.row + (group - first) * size)
+    assert y is not None
+    key = (block - block[0]) * gan.labels + y
+    blocks = (first + n - 1) // BLOCK - first // BLOCK + 1
+    before = torch.bincount(key[:earlier], minlength=blocks * gan.labels)
+    ordered, order = key[earlier:].sort(stable=True)
+    place = torch.arange(n, device=key.device) - torch.searchsorted(ordered, ordered)
+    rank = torch.empty_like(order)
+    rank[order] = before[ordered] + place
+    return block[earlier:], rank
+
+
+def of_block(gan: GAN, rng: Rng, size: int) -> Tensor:
+    """Groups of each class in a block, (classes,) int64, those of `size` rows from rng.row on."""
+    y = ops.labels(gan, rng, BLOCK, ids=rng.row + torch.arange(BLOCK, device=gan.device) * size)
+    if y is None:
+        return torch.full((1,), BLOCK, device=gan.device)
+    return torch.bincount(y, minlength=gan.labels or 1)
 
 
 def chosen(batch: Batch, rows: Tensor, taken: Tensor, rng: Rng, **tallies: Tensor) -> Batch:

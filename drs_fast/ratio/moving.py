@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from drs_fast import ops
 from drs_fast.core import Batch, Rng
 from drs_fast.gan import GAN
 
@@ -57,6 +58,14 @@ def reflected(z: Tensor, box: float) -> Tensor:
     return torch.where(z.abs() <= box, z, folded)
 
 
+def bounced(z: Tensor, velocity: Tensor, box: float) -> tuple[Tensor, Tensor]:
+    """Latents reflected at the walls, and their velocities, turned round at every wall met."""
+    if math.isinf(box):
+        return z, velocity
+    walls = torch.ceil((z.abs() - box) / (2 * box))
+    return reflected(z, box), torch.where(walls % 2 == 1, -velocity, velocity)
+
+
 def row_sum(values: Tensor) -> Tensor:
     """Sums (n,) of the rows (n, ...), added by halves: the order depends on the width alone.
 
@@ -68,6 +77,15 @@ def row_sum(values: Tensor) -> Tensor:
         rest = values[:, half:]
         values = torch.cat([values[:, : rest.shape[1]] + rest, values[:, rest.shape[1] : half]], 1)
     return values[:, 0]
+
+
+def sigmoid(logit: Tensor) -> Tensor:
+    """1 / (1 + exp(-logit)), float32.
+
+    The last bit of torch.sigmoid depends on how many rows there are.
+    """
+    small = ops.probability(-logit.abs(), log_m=0.0, eps=0.0)  # exp(-|logit|)
+    return (torch.where(logit < 0.0, small, 1.0) / (1.0 + small)).float()
 
 
 def steady(slope: Tensor) -> Tensor:

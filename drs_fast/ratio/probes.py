@@ -127,14 +127,21 @@ def shifts(
     order = draws.permutation(len(x)).to(x.device)
     kept = order % 2 == 0
     first = function(x, y)
-    mixed = [
-        None if own is None or other is None else torch.where(_like(kept, own), own, other)
-        for own, other in zip(rows, others, strict=True)
-    ]
-    assert mixed[0] is not None
+
+    def beside(*around: Tensor | None) -> float:
+        """Half of the rows keep their places, these take the others."""
+        mixed = [
+            None if own is None or other is None else torch.where(_like(kept, own), own, other)
+            for own, other in zip(rows, around, strict=True)
+        ]
+        assert mixed[0] is not None
+        return _moved(first[kept], function(mixed[0], mixed[1])[kept])
+
+    # Statistics of two random blocks may be nearly alike, those of one row's copies are not.
+    copies = (None if other is None else other[:1].expand_as(other) for other in others)
     return Shifts(
         again=_moved(first, function(x, y)),
-        companions=_moved(first[kept], function(mixed[0], mixed[1])[kept]),
+        companions=max(beside(*others), beside(*copies)),
         place=_moved(first[order], function(x[order], None if y is None else y[order])),
         alone=_moved(first[:1], function(x[:1], None if y is None else y[:1])),
     )

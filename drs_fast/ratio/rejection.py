@@ -1,5 +1,6 @@
 """What every rejection sampler does with its thresholds, once they are found."""
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -10,7 +11,10 @@ from drs_fast import ops
 from drs_fast.compacted import Ring
 from drs_fast.core import Batch, Rng
 from drs_fast.gan import GAN
-from drs_fast.ratio.burn_in import by_class
+from drs_fast.ratio import classes
+from drs_fast.ratio.burn_in import burn_in, by_class
+
+LEAST = 2.0**-60  # of what a class's proposals are accepted with in all
 
 
 class Rejection(NamedTuple):
@@ -22,29 +26,56 @@ class Rejection(NamedTuple):
 
 
 class RejectionState(NamedTuple):
-    """log_m and gamma are () or, with labels, (K,)."""
+    """log_m and gamma are (), or (K,) where each class has its own."""
 
     log_m: Tensor  # float64
     gamma: Tensor  # float64
     acceptance: Tensor  # () float64, expected share of accepted rows
     logits: Tensor  # (burn_in,) float32
+    # (K,) float64, how often each class is proposed where each has its own log_m; else (0,).
+    proposed: Tensor
+
+
+Found = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
 def thresholds(
-    gan: GAN,
-    logit: Tensor,
-    y: Tensor | None,
-    eps: float,
-    found: Callable[[Tensor], tuple[Tensor, Tensor]],
+    gan: GAN, rng: Rng, n: int, within: bool, eps: float, found: Found
 ) -> RejectionState:
-    """log_m and gamma by `found`, from all logits of the burn-in or from those of each class."""
-    classes = by_class(gan, logit, y)
-    log_m, gamma = (torch.stack(values) for values in zip(*map(found, classes), strict=True))
-    if y is None:
-        log_m, gamma = log_m[0], gamma[0]
-    state = RejectionState(log_m, gamma, logit.new_zeros((), dtype=torch.float64), logit)
-    acceptance = ops.probability(logit, **of_rows(state, y, eps)).mean()
-    return state._replace(acceptance=acceptance)
+    """log_m and gamma by `found`, from n logits of the burn-in or, if within, from each class's."""
+    if within and gan.labels is None:
+        raise ValueError("classes='within' needs a GAN with labels; build GAN(..., labels=K)")
+    logit, y = burn_in(gan, rng, n, each=within)
+    if within:
+        return _of_classes(gan, logit, by_class(gan, logit, y), eps, found)
+    log_m, gamma = found(logit)
+    acceptance = ops.probability(logit, log_m=log_m, gamma=gamma, eps=eps).mean()
+    return RejectionState(log_m, gamma, acceptance, logit, log_m.new_zeros(0))
+
+
+def _of_classes(
+    gan: GAN, logit: Tensor, groups: list[Tensor], eps: float, found: Found
+) -> RejectionState:
+    """A class is proposed as often as its share and its rejections ask for.
+
+    Then all classes have their quota at about the same time.
+    """
+    shares = classes.shares(gan.labels or 0, gan.label_weights)
+    log_m, gamma = (logit.new_zeros(len(shares), dtype=torch.float64) for _ in range(2))
+    needed = [0.0] * len(shares)  # proposals of each class for a sample of any
+    for k, group in zip(classes.occurring(len(shares), shares), groups, strict=True):
+        log_m[k], gamma[k] = found(group)
+        p = ops.probability(group, log_m=log_m[k], gamma=gamma[k], eps=eps)
+        # Correctly rounded, so that labels are the same wherever the logits are.
+        needed[k] = shares[k] * len(p) / max(math.fsum(p.tolist()), LEAST)
+    total = math.fsum(needed)
+    proposed = log_m.new_tensor([value / total for value in needed])
+    return RejectionState(log_m, gamma, log_m.new_tensor(1.0 / total), logit, proposed)
+
+
+def proposing(gan: GAN, state: RejectionState) -> GAN:
+    """The GAN with labels as often as a run proposes them."""
+    return gan.labelled(state.proposed) if len(state.proposed) else gan
 
 
 def compacted(
@@ -75,7 +106,7 @@ def appending(
     gan: GAN, state: RejectionState, ring: Ring, names: tuple[str, ...], eps: float
 ) -> Callable[[Tensor, Tensor | None], None]:
     """What `compacted` does for the ring's next rows, and adds the named ones to the ring."""
-    append = None if gan.labels else ops.appending(ring, **of_rows(state, None, eps))
+    append = None if state.log_m.ndim else ops.appending(ring, **of_rows(state, None, eps))
 
     def step(z: Tensor, y: Tensor | None) -> None:
         x, logit = gan.logits(z, y)
@@ -90,8 +121,8 @@ def appending(
 
 
 def of_rows(state: RejectionState, y: Tensor | None, eps: float) -> dict[str, Any]:
-    """The threshold: one for all rows or, with labels, one for each."""
+    """The threshold: one for all rows, or one for each by its class."""
     log_m, gamma = state.log_m, state.gamma
-    if y is not None:
+    if log_m.ndim and y is not None:
         log_m, gamma = log_m[y], gamma[y]
     return {"log_m": log_m, "gamma": gamma, "eps": eps}

@@ -1,4 +1,4 @@
-"""Discriminator-driven latent sampling: Langevin chains of latents.
+"""Discriminator-driven latent sampling: Langevin or Hamiltonian chains of latents.
 
 Source: Che, Zhang, Sohl-Dickstein, Larochelle, Paull, Cao and Bengio, Your GAN is secretly an
 energy-based model and you should use discriminator driven latent sampling, NeurIPS 2020.
@@ -13,16 +13,20 @@ import torch
 from torch import Tensor
 
 from drs_fast import ops
-from drs_fast.arguments import integer, positive
-from drs_fast.core import BURN_IN_ROW, CHAIN, Batch, Rng
+from drs_fast.arguments import integer, number, positive
+from drs_fast.core import BURN_IN_ROW, Batch, Rng
 from drs_fast.gan import GAN
 from drs_fast.ratio import burn_in, moving
+from drs_fast.ratio.hamiltonian import hamiltonian, varied
+from drs_fast.ratio.metropolis import Point, either, metropolis, point
 from drs_fast.ratio.moving import Prior
 
-KINDS = ("mala", "ula", "underdamped")
+KINDS = ("mala", "ula", "underdamped", "hmc")
+ADJUSTED = ("mala", "hmc")  # they accept or reject, so that their law has no bias
 FIRST_STEP = 0.01
-TRIED = 10  # moves of a given step, which are to show whether MALA accepts any
+TRIED = 10  # moves of a given step, which are to show whether any is accepted
 STUCK = 0.01  # share of accepted moves below which chains stand still
+HOTTEST = 1e9  # largest noise and temperature, so that squares and products are float32 numbers
 WALL_STEP = 0.01  # largest step found in a box of half-width 1, whose walls bend longer moves
 
 
@@ -31,32 +35,40 @@ class DDLSState(NamedTuple):
     acceptance: Tensor  # () float64: every row becomes a sample
 
 
-class Point(NamedTuple):
-    """Where the chains are. target: log p0 + logit; -inf where no chain may go."""
-
-    z: Tensor  # (n, d)
-    x: Tensor  # (n, ...)
-    logit: Tensor  # (n,) float32
-    drift: Tensor  # (n, d), the gradient of the target, 0 where that is -inf
-    target: Tensor  # (n,) float64
-
-
 @dataclass(frozen=True)
 class DDLS:
     """A chain of latents from every row's own latent, towards p0(z) exp(logit).
 
     kind: "ula" takes every move, "mala" accepts or rejects it by Metropolis and Hastings (slower
         where the gradient is steep at the start), "underdamped" gives the chain a velocity that
-        keeps 1 - friction of itself at every step.
-    steps: of every chain; each costs one gradient of the logit.
-    step_size: h of z + h/2 gradient + sqrt(h) noise. Found in burn-in unless given, whatever the
-        kind: the step of which MALA accepts `target` of the moves.
+        keeps 1 - friction of itself at every step, "hmc" accepts or rejects whole trajectories.
+    steps: of every chain; each costs one gradient of the logit, and `leapfrog` of them if "hmc".
+    step_size: h of z + h/2 gradient + sqrt(h) noise, and for "hmc" the square of a leapfrog's time,
+        up to two thirds more or less. Found in burn-in unless given, whatever the kind: the step of
+        which `target` of the moves are accepted, by MALA where the kind accepts all.
     friction: of "underdamped", in (0, 1]; 1 is the same as "ula".
-    burn_in: chains that step_size is found with, or a given one of "mala" is tried with.
+    burn_in: chains that step_size is found with, or a given one is tried with where moves are
+        rejected.
+    noise, temperature: one of them, because temperature = noise^2; 1 without either. A move's noise
+        is multiplied by `noise`, and the law is p0(z) exp(logit) to the power 1 / temperature. At
+        0 chains only climb: "ula" and "underdamped", with a step_size.
+    logit_scale: s of p0(z) exp(s logit), which heats or cools the critic alone.
+    decay, noise_decay, decay_every: every decay_every steps step_size and noise are multiplied by
+        decay and noise_decay. The chain then has no stationary law.
+    leapfrog: steps of a trajectory of "hmc"; 1 is the same as "mala", but for the step that varies.
     The uniform and the truncated normal prior end at a wall: MALA rejects moves beyond it, the
     others are reflected.
 
-    Source: Che et al. (2020), algorithm 1.
+    Labels: a chain keeps the label of its row. Labels therefore come in the proportion of the
+    proposals, and given its label y a latent follows the law with that class's logit. The
+    proportions of the labels are not corrected, whatever the logit says of them.
+
+    Others' settings: StudioGAN's langevin_noise_std is a temperature, and its decay also one of the
+    noise (noise_decay=decay). cDR-RS: step_size=2 step_lr, noise=eps_std / sqrt(2 step_lr),
+    logit_scale=alpha. GeneralizedEBM's temperature is a logit_scale, and its "langevin" has
+    decay=0.1, decay_every=200, a step later. LaSeR: kind="hmc", step_size=eps^2, leapfrog=L.
+
+    Source: Che et al. (2020), algorithm 1; for "hmc" Neal (2011) and Winterhalder et al. (2021).
     """
 
     kind: str = "ula"
@@ -65,6 +77,13 @@ class DDLS:
     target: float = 0.9
     friction: float = 0.5
     burn_in: int = 1000
+    noise: float | None = None
+    temperature: float | None = None
+    logit_scale: float = 1.0
+    decay: float = 1.0
+    noise_decay: float = 1.0
+    decay_every: int = 1
+    leapfrog: int = 10
 
     State: ClassVar[Any] = DDLSState
     law_version: ClassVar[int] = 1
@@ -75,42 +94,83 @@ class DDLS:
 
     def __post_init__(self) -> None:
         moving.one_of("kind", self.kind, KINDS)
-        object.__setattr__(self, "steps", integer("steps", self.steps, 1))
-        object.__setattr__(self, "burn_in", integer("burn_in", self.burn_in, 1))
-        for name, high in (("step_size", math.inf), ("target", 1.0), ("friction", 1.0)):
+        for name in ("steps", "burn_in", "decay_every", "leapfrog"):
+            object.__setattr__(self, name, integer(name, getattr(self, name), 1))
+        one = ("target", "friction", "decay", "noise_decay")
+        for name, high in (*((name, 1.0) for name in one), ("step_size", math.inf)):
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, positive(name, getattr(self, name), high))
+        for name in ("noise", "temperature"):
+            if getattr(self, name) is not None:
+                value = number(name, getattr(self, name), 0.0, HOTTEST)
+                object.__setattr__(self, name, value)
+        object.__setattr__(self, "logit_scale", positive("logit_scale", self.logit_scale))
         if self.target == 1.0:
             raise ValueError("target must be less than 1: only a step of size 0 is always accepted")
+        if self.noise is not None and self.temperature is not None:
+            raise ValueError(
+                "give noise or temperature, not both: temperature = noise^2, got "
+                f"noise={self.noise:g} and temperature={self.temperature:g}"
+            )
+        if self._noise == 0.0 and (self.kind in ADJUSTED or self.step_size is None):
+            name = "temperature" if self.noise is None else "noise"
+            raise ValueError(
+                f"{name}=0 needs kind='ula' or 'underdamped' and a step_size, because moves "
+                f"without noise are neither rejected nor used to find one, got kind={self.kind!r} "
+                f"and step_size={self.step_size}"
+            )
 
     @property
     def law(self) -> str:
-        limit = "p0(z) exp(logit), which is the data if the logit is exact"
-        if self.kind == "mala":
+        limit = "p0(z) exp(logit)"
+        if self.logit_scale != 1.0:
+            limit = f"p0(z) exp({self.logit_scale:g} logit)"
+        heat = self._noise**2
+        if heat == 0.0:
+            return f"the generator, moved up {limit} for {self.steps} steps: no known law"
+        if heat != 1.0:
+            limit = f"({limit})^(1/{heat:g})"
+        if heat == self.logit_scale == 1.0:
+            limit += ", which is the data if the logit is exact"
+        times = (self.steps - 1) // self.decay_every
+        shrunk = {"step_size": self.decay**times, "temperature": self.noise_decay ** (2 * times)}
+        falls = " and ".join(f"{name} is {part:g}" for name, part in shrunk.items() if part < 1.0)
+        if falls:
+            way = f"between the generator and {limit}"
+            if shrunk["temperature"] < 1.0:
+                way = f"from the generator towards {limit}, and colder"
+            return f"{way}: no stationary law, because in the end {falls} of what it was"
+        if self.kind in ADJUSTED:
             return f"in the limit of many steps {limit}; after {self.steps} steps near it"
         return f"{limit}, up to a bias of order step_size and after {self.steps} steps"
+
+    @property
+    def _noise(self) -> float:
+        if self.noise is not None:
+            return self.noise
+        return 1.0 if self.temperature is None else math.sqrt(self.temperature)
 
     def init(self, gan: GAN, rng: Rng) -> DDLSState:
         prior = moving.prior(gan)
         one = torch.ones((), dtype=torch.float64, device=gan.device)
         rows = rng.at(BURN_IN_ROW)
         z, y = ops.latents(gan, rows, self.burn_in), ops.labels(gan, rows, self.burn_in)
-        if self.step_size is not None and self.kind != "mala":
+        if self.step_size is not None and self.kind not in ADJUSTED:
             burn_in.check(gan, gan.logits(z, y)[1])
             return DDLSState(self.step_size * one, one)
-        here = _point(gan, prior, z, y)
+        here = point(gan, prior, z, y, scale=self.logit_scale)
         burn_in.check(gan, here.logit)
         if self.step_size is not None:
             moves = 0
             for step in range(TRIED):
-                here, moved, _ = _metropolis(gan, prior, here, y, rows, step, self.step_size)
+                here, moved, _ = self._adjusted(gan, prior, here, y, rows, step, self.step_size)
                 moves += int(moved.sum())
-            _warn(moves / (TRIED * self.burn_in), self.step_size)
+            self._warn(moves / (TRIED * self.burn_in), self.step_size)
             return DDLSState(self.step_size * one, one)
         size, found, moves = FIRST_STEP, 0.0, 0
         late = range(self.steps // 2, self.steps)
         for step in range(self.steps):
-            here, moved, inside = _metropolis(gan, prior, here, y, rows, step, size)
+            here, moved, inside = self._adjusted(gan, prior, here, y, rows, step, size)
             # Only MALA refuses moves beyond the prior's walls; the others are reflected there.
             tried = self.burn_in if self.kind == "mala" else int(inside.sum())
             share = int(moved.sum()) / tried if tried else self.target
@@ -120,37 +180,68 @@ class DDLS:
             if step in late:
                 found += math.log(size) / len(late)
                 moves += int(moved.sum())
-        if self.kind == "mala":
-            _warn(moves / (len(late) * self.burn_in), math.exp(found))
+        if self.kind in ADJUSTED:
+            self._warn(moves / (len(late) * self.burn_in), math.exp(found))
         return DDLSState(math.exp(found) * one, one)
 
     def step(
         self, gan: GAN, state: DDLSState, z: Tensor, y: Tensor | None, rng: Rng
     ) -> tuple[DDLSState, Batch]:
-        size = float(state.step_size) if self.step_size is None else self.step_size
+        first = float(state.step_size) if self.step_size is None else self.step_size
         prior = moving.prior(gan)
-        here, velocity = _point(gan, prior, z, y), torch.zeros_like(z)
+        here = point(gan, prior, z, y, scale=self.logit_scale)
+        velocity = torch.zeros_like(z)
         moves = torch.zeros((), dtype=torch.int64, device=z.device)
         for step in range(self.steps):
-            if self.kind == "mala":
-                here, moved, _ = _metropolis(gan, prior, here, y, rng, step, size)
+            times = step // self.decay_every
+            size, cooled = first * self.decay**times, self.noise_decay**times
+            if self.kind in ADJUSTED:
+                here, moved, _ = self._adjusted(gan, prior, here, y, rng, step, size, cooled)
             else:
-                there, speed = self._free(prior.box, here, velocity, rng, step, size)
+                there, speed = self._free(prior.box, here, velocity, rng, step, size, cooled)
                 last = step + 1 == self.steps
-                point = _point(gan, prior, there, y, slope=not last)
-                moved = torch.isfinite(point.target)
-                here, velocity = _moved(moved, point, here), moving.choose(moved, speed, velocity)
+                end = point(gan, prior, there, y, slope=not last, scale=self.logit_scale)
+                moved = torch.isfinite(end.target)
+                here, velocity = either(moved, end, here), moving.choose(moved, speed, velocity)
             moves += moved.sum()
-        gradients = len(z) * (self.steps + (self.kind == "mala"))
+        each = self.leapfrog if self.kind == "hmc" else 1
+        gradients = len(z) * (self.steps * each + (self.kind in ADJUSTED))
         tallies: dict[str, Tensor | int] = {"gradients": gradients, "accepted_steps": moves}
         return state, moving.finished(here.x, here.z, y, here.logit, rng, tallies)
 
+    def _adjusted(
+        self,
+        gan: GAN,
+        prior: Prior,
+        here: Point,
+        y: Tensor | None,
+        rng: Rng,
+        step: int,
+        size: float,
+        cooled: float = 1.0,
+    ) -> tuple[Point, Tensor, Tensor]:
+        """The chains after a move that may be refused; whether it was not, and left the box."""
+        given = {"noise": self._noise * cooled, "scale": self.logit_scale}
+        if self.kind != "hmc":
+            return metropolis(gan, prior, here, y, rng, step, size, **given)
+        size, k = varied(size, step), self.leapfrog
+        here, moved = hamiltonian(gan, prior, here, y, rng, step, size, leapfrog=k, **given)
+        return here, moved, torch.ones_like(moved)
+
     def _free(
-        self, box: float, here: Point, velocity: Tensor, rng: Rng, step: int, size: float
+        self,
+        box: float,
+        here: Point,
+        velocity: Tensor,
+        rng: Rng,
+        step: int,
+        size: float,
+        cooled: float,
     ) -> tuple[Tensor, Tensor]:
         """Latents and velocities after a move that nothing but a wall stops."""
+        noise = self._noise * cooled
         if self.kind == "ula":
-            z = ops.langevin(here.z, here.drift, rng, step=step, step_size=size)
+            z = ops.langevin(here.z, here.drift, rng, step=step, step_size=size, noise=noise)
             return moving.reflected(z, box), velocity
         velocity = ops.langevin(
             (1.0 - self.friction) * velocity,
@@ -158,53 +249,17 @@ class DDLS:
             rng,
             step=step,
             step_size=size,
-            noise=math.sqrt(self.friction),
+            noise=math.sqrt(self.friction) * noise,
         )
         z = here.z + velocity
         there = moving.reflected(z, box)
         return there, torch.where(there == z, velocity, -velocity)
 
-
-def _warn(share: float, size: float) -> None:
-    if share < STUCK:
-        warnings.warn(
-            f"MALA accepts {share:.2%} of its moves with step_size={size:.3g}, so that most "
-            "samples are those of the generator: give a smaller step_size, or none and more steps",
-            stacklevel=3,
-        )
-
-
-def _point(gan: GAN, prior: Prior, z: Tensor, y: Tensor | None, *, slope: bool = True) -> Point:
-    """The chains at z; without the drift, which the last point does not need, if not slope."""
-    if slope:
-        x, logit, gradient = gan.gradients(z, y)
-        gradient = gradient - prior.precision * z
-    else:
-        x, logit = gan.logits(z, y)
-        gradient = torch.zeros_like(z)
-    usable = torch.isfinite(logit) & moving.finite(gradient)
-    target = torch.where(usable, moving.log_density(z, prior) + logit.double(), -torch.inf)
-    return Point(z, x, logit, moving.steady(gradient), target)
-
-
-def _metropolis(
-    gan: GAN, prior: Prior, here: Point, y: Tensor | None, rng: Rng, step: int, size: float
-) -> tuple[Point, Tensor, Tensor]:
-    """The chains after one move that may be refused; whether it was not, and led beyond no wall."""
-    z = ops.langevin(here.z, here.drift, rng, step=step, step_size=size)
-    there = _point(gan, prior, z, y)
-    gain = there.target - here.target + _log_move(there, here, size) - _log_move(here, there, size)
-    # A chain that starts where none may go has gain = inf, and leaves.
-    p = ops.probability(gain.clamp(max=0.0), log_m=0.0, eps=0.0)
-    moved = ops.uniform(rng, len(z), stream=CHAIN, draw=step, device=z.device) < p
-    return _moved(moved, there, here), moved, (z.abs() <= prior.box).all(dim=1)
-
-
-def _log_move(start: Point, end: Point, size: float) -> Tensor:
-    """log density of the move from start to end, up to a constant; (n,) float64."""
-    noise = end.z.double() - start.z.double() - size / 2 * start.drift.double()
-    return -moving.row_sum(noise.square()) / (2 * size)
-
-
-def _moved(moved: Tensor, there: Point, here: Point) -> Point:
-    return Point(*(moving.choose(moved, *rows) for rows in zip(there, here, strict=True)))
+    def _warn(self, share: float, size: float) -> None:
+        if share < STUCK:
+            warnings.warn(
+                f"{self.kind.upper()} accepts {share:.2%} of its moves with step_size={size:.3g}, "
+                "so that most samples are those of the generator: give a smaller step_size, or "
+                "none and more steps",
+                stacklevel=3,
+            )

@@ -46,7 +46,7 @@ class DGFlow:
     burn_in: int = 1000
 
     State: ClassVar[Any] = DGFlowState
-    law_version: ClassVar[int] = 1
+    law_version: ClassVar[int] = 2  # 1: the last bit of "js" and "logd" depended on the batch
     group: ClassVar[int] = 1
     sequential: ClassVar[bool] = False
     tallies: ClassVar[tuple[str, ...]] = ("gradients",)
@@ -90,4 +90,4 @@ class DGFlow:
     def _weight(self, logit: Tensor) -> Tensor:
         if self.divergence == "kl":
             return torch.ones_like(logit)
-        return torch.sigmoid(logit if self.divergence == "js" else -logit)
+        return moving.sigmoid(logit if self.divergence == "js" else -logit)

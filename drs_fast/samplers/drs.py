@@ -4,7 +4,7 @@ Source: Azadi, Olsson, Darrell, Goodfellow and Odena, Discriminator rejection sa
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -12,12 +12,13 @@ import torch
 from torch import Tensor
 
 from drs_fast import ops
-from drs_fast.arguments import integer, number
+from drs_fast.arguments import integer, number, one_of
 from drs_fast.compacted import Ring
 from drs_fast.core import Batch, Rng
 from drs_fast.gan import GAN
-from drs_fast.ratio import rejection
-from drs_fast.ratio.burn_in import burn_in, valid
+from drs_fast.ratio import clipped, rejection
+from drs_fast.ratio.burn_in import valid
+from drs_fast.ratio.classes import CHOICES, JOINT, WITHIN
 from drs_fast.ratio.rejection import Rejection, RejectionState
 
 
@@ -30,7 +31,11 @@ class DRS:
         gamma > 0 accepts fewer and sharper samples, gamma = 0 follows the data.
     log_m: the largest logit, found in burn-in unless given.
     eps: keeps F finite at the largest logit.
-    burn_in: proposals that log_m and gamma are found from (of all classes together).
+    burn_in: proposals that log_m and gamma are found from; of each class at least 1,000 where
+        each has its own.
+    classes: of a GAN with labels, "joint" for one log_m and gamma: what follows is the joint law of
+        samples and labels. "within" for those of each class: what follows is the law within a
+        class, and n samples have the proportions of the GAN's label_weights, rounded.
     adapt: "batch" for the paper's running maximum and per-batch percentile instead of frozen ones:
         the output then depends on batch size and order.
 
@@ -44,9 +49,10 @@ class DRS:
     eps: float = 1e-6
     burn_in: int = 10_000
     adapt: str | None = None
+    classes: str = "joint"
 
     State: ClassVar[Any] = RejectionState
-    law_version: ClassVar[int] = 1
+    law_version: ClassVar[int] = 2  # 1: with labels, a log_m for each class and no quotas
     group: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
@@ -74,6 +80,7 @@ class DRS:
             )
         if self.target_acceptance == 0.0:
             raise ValueError("target_acceptance must be greater than 0")
+        one_of("classes", self.classes, CHOICES)
         if self.adapt not in (None, "batch"):
             raise ValueError(f"adapt must be None or 'batch', got {self.adapt!r}")
         if self.adapt and (self.gamma is not None or self.target_acceptance is not None):
@@ -87,15 +94,36 @@ class DRS:
     def law(self) -> str:
         if self.adapt == "batch":
             return "changes along the run, with the running maximum and the batch's percentile"
-        if self.gamma == 0.0 and self.log_m is not None:
-            return f"data, with the density ratio capped at exp(log_m = {self.log_m:g})"
+        within = "" if self.classes == JOINT else " of each class, in the proportions asked for,"
         if self.gamma == 0.0:
-            return "data" if self.eps == 0.0 else f"data, up to eps = {self.eps:g}"
-        return "data sharpened where gamma > 0 and flattened where gamma < 0"
+            cap = "the largest of the burn-in" if self.log_m is None else f"{self.log_m:g}"
+            eps = f", up to eps = {self.eps:g}" if self.eps else ""
+            return f"data{within} with ratios capped at exp(log_m), log_m = {cap}{eps}"
+        return f"data{within} sharpened where gamma > 0 and flattened where gamma < 0"
+
+    @property
+    def tallies(self) -> tuple[str, ...]:
+        return clipped.TALLIES if self.gamma == 0.0 else ()
+
+    def capped_at(self, state: RejectionState) -> Tensor | None:
+        """The log_m above which the share of the data that is left out is to be estimated."""
+        return state.log_m if self.gamma == 0.0 else None
+
+    def measured(self, state: RejectionState, tallies: Mapping[str, int]) -> dict[str, Any]:
+        """What a run's tallies say."""
+        return clipped.measured(tallies) if self.gamma == 0.0 else {}
+
+    def note(self, state: RejectionState, tallies: Mapping[str, int]) -> str:
+        """The share of the data that is left out."""
+        return clipped.note(tallies) if self.gamma == 0.0 else ""
+
+    def warning(self, tallies: Mapping[str, int]) -> str | None:
+        """What the user should hear, unless log_m is the user's own."""
+        return clipped.warning(tallies) if self.gamma == 0.0 and self.log_m is None else None
 
     def init(self, gan: GAN, rng: Rng) -> RejectionState:
-        logit, y = burn_in(gan, rng, self.burn_in)
-        return rejection.thresholds(gan, logit, y, self.eps, self._threshold)
+        within = self.classes == WITHIN
+        return rejection.thresholds(gan, rng, self.burn_in, within, self.eps, self._threshold)
 
     def step(
         self, gan: GAN, state: RejectionState, z: Tensor, y: Tensor | None, rng: Rng
@@ -107,7 +135,11 @@ class DRS:
 
     def rejection(self, gan: GAN, state: RejectionState) -> Rejection:
         """What decides on a row: `drs.Squeeze` bounds it."""
-        return Rejection(gan, state, self.eps)
+        return Rejection(rejection.proposing(gan, state), state, self.eps)
+
+    def proposing(self, gan: GAN, state: RejectionState) -> GAN:
+        """The GAN with labels as often as a run proposes them."""
+        return rejection.proposing(gan, state)
 
     def appending(
         self, gan: GAN, state: RejectionState, ring: Ring, names: tuple[str, ...]
@@ -152,7 +184,7 @@ class DRS:
         q = 80.0 if self.percentile is None else self.percentile
         log_m, gamma = state.log_m.clone().view(-1), state.gamma.clone().view(-1)
         for k in range(len(log_m)):
-            group = logit if y is None else logit[y == k]
+            group = logit if y is None or self.classes == JOINT else logit[y == k]
             if len(group) and bool(torch.isfinite(group).any()):
                 log_m[k] = torch.maximum(log_m[k], ops.largest(group))
                 gamma[k] = ops.quantile_gamma(group, q, log_m=log_m[k], eps=self.eps)

@@ -5,7 +5,7 @@ generative adversarial networks, 2017; Issenhuth, Tanielian, Picard and Mary, La
 almost free improvement for GANs, WACV 2022.
 """
 
-import importlib
+import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,33 +15,39 @@ import torch
 from torch import Tensor
 
 from drs_fast import ops
-from drs_fast.arguments import describe, integer, number
+from drs_fast.arguments import describe, integer, number, one_of
 from drs_fast.core import BadLogits, Batch, Rng
-from drs_fast.gan import GAN
+from drs_fast.gan import BLOCK_MULTIPLE, GAN
 from drs_fast.ratio import rejection
-from drs_fast.ratio.burn_in import burn_in
+from drs_fast.ratio.classes import CHOICES, WITHIN
 from drs_fast.ratio.rejection import Rejection, RejectionState
+from drs_fast.sources import imported
 
 Critic = Callable[..., Tensor]
 
 
 class LatentState(NamedTuple):
-    """Log weights are the critic's; cap is () or, with labels, (K,)."""
+    """Log weights are the critic's; cap is (), or (K,) where each class has its own."""
 
     cap: Tensor  # float64
     acceptance: Tensor  # () float64, expected share of accepted latents
     log_weights: Tensor  # (burn_in,) float32
+    proposed: Tensor  # as in RejectionState
 
 
 @dataclass(frozen=True)
 class Latent:
     """Accepts a latent with probability min(1, exp(critic(z) - cap)).
 
-    critic: z (n, d) [, y (n,)] -> log weights (n,), or "module:name" of such a function or module.
-        Of an alpha-GAN's code critic (prior 1, encoder 0) it is minus the logit.
-    cap: the log weight from which on all latents count alike; the largest of the burn-in (of each
-        class, with labels) unless given.
-    burn_in: latents that the cap is found from.
+    critic: z (n, d) [, y (n,)] -> log weights (n,), or "module:name" or "file.py:name" of such a
+        function or module. drs.latent_weights trains one; of an alpha-GAN's code critic (prior 1,
+        encoder 0) it is minus the logit.
+    cap: the log weight from which on all latents count alike; the largest of the burn-in unless
+        given.
+    burn_in: latents that the cap is found from; of each class at least 1,000 where each has one.
+    classes: of a GAN with labels, "joint" for one cap: what follows is the joint law of latents and
+        labels. "within" for a cap of each class: what follows is the law within a class, and n
+        samples have the proportions of the GAN's label_weights, rounded.
     The generator and the discriminator see only accepted latents, in blocks as large as a block of
     latents leaves: raise batch_size where few are accepted.
 
@@ -51,9 +57,10 @@ class Latent:
     critic: str | Critic | None = None
     cap: float | None = None
     burn_in: int = 10_000
+    classes: str = "joint"
 
     State: ClassVar[Any] = LatentState
-    law_version: ClassVar[int] = 1
+    law_version: ClassVar[int] = 2  # 1: with labels, a cap for each class and no quotas
     group: ClassVar[int] = 1
     sequential: ClassVar[bool] = False
     energy: ClassVar[bool] = True  # the discriminator has no say
@@ -68,22 +75,28 @@ class Latent:
         if self.cap is not None:
             object.__setattr__(self, "cap", number("cap", self.cap, -torch.inf, torch.inf))
         object.__setattr__(self, "burn_in", integer("burn_in", self.burn_in, 1))
+        one_of("classes", self.classes, CHOICES)
 
     @property
     def law(self) -> str:
-        capped = "" if self.cap is None else f", which is capped at exp({self.cap:g})"
-        return f"the generator on latents that follow the prior times exp(critic){capped}"
+        cap = "its largest of the burn-in" if self.cap is None else f"exp({self.cap:g})"
+        within = " within each class" if self.classes == WITHIN else ""
+        return (
+            "the generator on latents that follow the prior times exp(critic)"
+            f"{within}, which is capped at {cap}"
+        )
 
     @property
     def functions(self) -> tuple[Critic, ...]:
         """What the samples depend on beside the fields."""
-        return (self._critic(),)
+        return (self._critic,)
 
     def init(self, gan: GAN, rng: Rng) -> LatentState:
         with _of_critic():
-            weight, y = burn_in(self._judge(gan), rng, self.burn_in)
-            found = rejection.thresholds(gan, weight, y, 0.0, self._threshold)
-        return LatentState(found.log_m, found.acceptance, weight)
+            judge, within = self._judge(gan), self.classes == WITHIN
+            return self.restored(
+                rejection.thresholds(judge, rng, self.burn_in, within, 0.0, self._threshold)
+            )
 
     def step(
         self, gan: GAN, state: LatentState, z: Tensor, y: Tensor | None, rng: Rng
@@ -97,13 +110,18 @@ class Latent:
 
     def rejection(self, gan: GAN, state: LatentState) -> Rejection:
         """What decides on a row: `drs.Squeeze` bounds it."""
-        cap, acceptance, log_weights = state
-        thresholds = RejectionState(cap, torch.zeros_like(cap), acceptance, log_weights)
-        return Rejection(self._judge(gan), thresholds, 0.0)
+        cap, acceptance, log_weights, proposed = state
+        thresholds = RejectionState(cap, torch.zeros_like(cap), acceptance, log_weights, proposed)
+        return Rejection(rejection.proposing(self._judge(gan), thresholds), thresholds, 0.0)
+
+    def proposing(self, gan: GAN, state: LatentState) -> GAN:
+        """The GAN with labels as often as a run proposes them."""
+        return rejection.proposing(gan, self.rejection(gan, state).state)
 
     def restored(self, thresholds: RejectionState) -> LatentState:
         """The state that `rejection` took them from."""
-        return LatentState(thresholds.log_m, thresholds.acceptance, thresholds.logits)
+        cap, _, acceptance, log_weights, proposed = thresholds
+        return LatentState(cap, acceptance, log_weights, proposed)
 
     def completed(self, gan: GAN, state: LatentState, kept: Batch) -> Batch:
         """The samples of accepted latents."""
@@ -129,23 +147,26 @@ class Latent:
         """A GAN whose samples are the latents, and whose discriminator is the critic."""
         return GAN(
             _itself,
-            self._critic(),
+            self._critic,
             gan.latent_dim,
             prior=gan.prior,
             labels=gan.labels,
+            label_weights=gan.label_weights,
             block=gan.block,
         ).on(gan.device)
 
+    @functools.cached_property
     def _critic(self) -> Critic:
         if self.critic is None:
             raise ValueError(
-                "Latent needs a critic: Latent(critic=function of z), or --critic module:name"
+                "Latent needs a critic: Latent(critic=function of z), or --critic module:name; "
+                "drs.latent_weights(gan) trains one"
             )
         if not isinstance(self.critic, str):
             return self.critic
         module, _, name = self.critic.rpartition(":")
         try:
-            critic: Critic = getattr(importlib.import_module(module), name)
+            critic: Critic = getattr(imported(module), name)
         except Exception as error:  # whatever the user's module raises
             raise ValueError(
                 f"no critic {self.critic!r}: {type(error).__name__}: {error}"
@@ -162,7 +183,7 @@ def _itself(z: Tensor, y: Tensor | None = None) -> Tensor:
 def _block(gan: GAN, state: LatentState) -> int:
     """Rows that G takes at once: four deviations more than are left of a block on average."""
     expected = gan.block * float(state.acceptance)
-    return min(gan.block, int(expected + 4.0 * expected**0.5) + 1)
+    return min(gan.block, max(BLOCK_MULTIPLE, int(expected + 4.0 * expected**0.5) + 1))
 
 
 @contextmanager

@@ -4,6 +4,8 @@ Source: Turner, Hung, Frank, Saatci and Yosinski, Metropolis-Hastings generative
 networks, ICML 2019.
 """
 
+import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, NamedTuple
 
@@ -14,20 +16,25 @@ from drs_fast import ops
 from drs_fast.arguments import integer
 from drs_fast.core import BURN_IN_ROW, REAL, Batch, Rng
 from drs_fast.gan import GAN
-from drs_fast.ratio import groups
+from drs_fast.ratio import classes, groups
 from drs_fast.ratio.burn_in import burn_in, by_class, check
 from drs_fast.ratio.held_out import alike
 
 STARTS = ("real", "first")
-UNMOVED = ("keep", "drop")
+UNMOVED = ("keep", "drop", "restart")
+RESTART = 2**61  # flips a bit of the rows whose uniforms a chain takes when it is run again
 
 
 class MHState(NamedTuple):
-    """The real samples that chains start at, those of a class together; none for start="first"."""
+    """The real samples that chains start at, in the order in which those of a class are taken.
 
-    real: Tensor  # (n,) int64, which ones
+    None for start="first".
+    """
+
+    real: Tensor  # (n,) int64, which ones, a class after the other
     scores: Tensor  # (n,) float32, their logits
     begins: Tensor  # (classes + 1,) int64, where those of a class begin
+    chains_of_block: Tensor  # (classes,) int64, chains of a class in the first block
     logits: Tensor  # (burn_in,) float32, of proposals
 
 
@@ -35,30 +42,43 @@ class MHState(NamedTuple):
 class MH:
     """One sample from every chain of `chain_length` proposals, moves with min(1, exp(new - old)).
 
-    start: "real": at a real sample, of the chain's class, that every chain chooses anew; "first":
-        at the first valid proposal.
+    start: "real": at a real sample of the chain's class; "first": at the first valid proposal.
     unmoved: what a chain gives that never left its real start: "keep": the real sample, with ids
-        ~(first row of the chain) and z NaN; "drop": nothing, which biases all that is left. The
-        tally `unmoved` counts these chains among all that were run.
-    burn_in: proposals that are checked, and most real samples to start at. gan.real, if a function,
-        must give the same ones every time.
+        ~(first row of the chain) and z NaN; "drop": nothing, which biases all that is left;
+        "restart": the end of a chain through the same proposals from the first of them, with other
+        uniforms, which is biased too.
+    burn_in: proposals that are checked, at least 1,000 of every class.
+    starts: most real samples to start at, the first ones. None: all of a tensor, or burn_in of them
+        from a function, which must give the same ones every time.
 
-    Source: Turner et al. (2019), who start a chain that never moved again, at its first proposal.
+    The seed puts the real samples in an order. Chains take one after the other, and begin again
+    when all have been taken; with labels those of a class do. There a class's chains are counted
+    within blocks of 65,536 chains; where two meet, a few real samples are left out or taken twice.
+    With labels a chain is of one class, that of its first row. Classes are as frequent as among the
+    proposals, and x given y follows the data of the class.
+    Tallies, of all chains that were run: `unmoved`: those that never left their start; `distinct`:
+    at least how many different real samples they gave; `moves`: proposals that chains moved to, of
+    which `acceptance_rate` is the share.
+
+    Source: Turner et al. (2019), whose code restarts.
     """
 
     chain_length: int = 640
     start: str = "real"
     unmoved: str = "keep"
     burn_in: int = 10_000
+    starts: int | None = None
 
     State: ClassVar[Any] = MHState
-    law_version: ClassVar[int] = 1
+    law_version: ClassVar[int] = 2
     sequential: ClassVar[bool] = False
-    tallies: ClassVar[tuple[str, ...]] = ("unmoved",)
+    tallies: ClassVar[tuple[str, ...]] = ("unmoved", "distinct", "moves")
 
     def __post_init__(self) -> None:
         for name, below in (("chain_length", groups.BELOW), ("burn_in", None)):
             object.__setattr__(self, name, integer(name, getattr(self, name), 1, below))
+        if self.starts is not None:
+            object.__setattr__(self, "starts", integer("starts", self.starts, 1))
         for name, choices in (("start", STARTS), ("unmoved", UNMOVED)):
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} must be one of {choices}, got {getattr(self, name)!r}")
@@ -73,11 +93,25 @@ class MH:
             return f"tends to the data as chains grow: {self.chain_length} steps from the generator"
         if self.unmoved == "drop":
             return "between the generator and the data: chains that never moved are dropped"
-        return "data, where a chain that never moved gives the real sample that it began at"
+        if self.unmoved == "restart":
+            return (
+                "between the generator and the data: chains that never moved run again from their "
+                "first proposal"
+            )
+        return (
+            "data, where a chain that never moved gives the real sample that it began at, each its "
+            "own while there are enough"
+        )
 
     def data(self, gan: GAN) -> tuple[Tensor | None, ...]:
         """The real samples, where they may be among those that the run gives."""
-        return gan.real_samples(self.burn_in) if self.start == "real" else ()
+        return gan.real_samples(self._most(gan)) if self.start == "real" else ()
+
+    def measured(self, state: Any, tallies: Mapping[str, int]) -> dict[str, float]:
+        """The share of the proposals that chains moved to, where they could."""
+        begun = tallies["calls"] // self.chain_length if self.start == "first" else 0
+        offered = tallies["calls"] - begun
+        return {"acceptance_rate": tallies["moves"] / offered} if offered else {}
 
     def init(self, gan: GAN, rng: Rng) -> MHState:
         if self.start == "real" and gan.real is None:
@@ -85,12 +119,12 @@ class MH:
                 "MH starts chains at real samples: build GAN(..., real=x), or take "
                 "MH(start='first'), which needs longer chains"
             )
-        logit, y = burn_in(gan, rng, self.burn_in)
+        logit, y = burn_in(gan, rng, self.burn_in, each=True)
         by_class(gan, logit, y)
         if self.start == "first":
             nothing = torch.zeros(0, dtype=torch.int64, device=logit.device)
-            return MHState(nothing, logit[:0], nothing, logit)
-        return MHState(*self._starts(gan), logit)
+            return MHState(nothing, logit[:0], nothing, nothing, logit)
+        return MHState(*self._starts(gan, rng), logit)
 
     def step(
         self, gan: GAN, state: MHState, z: Tensor, y: Tensor | None, rng: Rng
@@ -98,42 +132,70 @@ class MH:
         batch = groups.proposals(gan, z, y, self.chain_length)
         logit = batch.logit.view(-1, self.chain_length)
         first = torch.arange(0, len(z), self.chain_length, device=z.device)
-        real = None if self.start == "first" else self._choice(state, batch, first, rng)
-        last = ops.chain(logit, rng, start=None if real is None else state.scores[real])
-        still = last < 0
-        keeps = real is not None and self.unmoved == "keep"
-        rows, taken = first + last.clamp(min=0), torch.ones_like(still) if keeps else ~still
-        winners = groups.chosen(batch, rows, taken, rng, unmoved=still.sum())
-        if real is not None and keeps:
+        if self.start == "first":
+            last, moves = ops.walk(logit, rng)
+            moved = last >= 0
+            tallies = {
+                "unmoved": (~moved).sum(),
+                "distinct": torch.zeros_like(batch.count),
+                "moves": (moves - moved.long()).sum(),  # to begin is none
+            }
+            return state, groups.chosen(batch, first + last.clamp(min=0), moved, rng, **tallies)
+        real, new = self._choice(gan, state, batch, first, rng)
+        last, moves = ops.walk(logit, rng, start=state.scores[real])
+        still, keeps = last < 0, self.unmoved == "keep"
+        tallies = {
+            "unmoved": still.sum(),
+            "distinct": (still & new & keeps).sum(),
+            "moves": moves.sum(),
+        }
+        if self.unmoved == "restart":
+            again = ops.chain(logit, rng, ids=(rng.row + batch.ids) ^ RESTART)
+            last = torch.where(still, again, last)
+        rows, taken = first + last.clamp(min=0), (last >= 0) | keeps
+        winners = groups.chosen(batch, rows, taken, rng, **tallies)
+        if keeps:
             winners = self._kept(gan, state, winners, still, real, rng.row + first)
         return state, winners
 
-    def _starts(self, gan: GAN) -> tuple[Tensor, Tensor, Tensor]:
-        """The first three tensors of the state, for start="real"."""
-        x, y = gan.real_samples(self.burn_in)
+    def _most(self, gan: GAN) -> int:
+        """Real samples to ask for."""
+        if self.starts is not None:
+            return self.starts
+        return self.burn_in if callable(gan.real) else sys.maxsize
+
+    def _starts(self, gan: GAN, rng: Rng) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The first four tensors of the state, for start="real"."""
+        x, y = gan.real_samples(self._most(gan))
         made = gan.samples(ops.latents(gan, Rng(0, BURN_IN_ROW), 1), None if y is None else y[:1])
         alike(x, made)
         score = gan.scores(x, y)
         check(gan, score)
         label = torch.zeros_like(score, dtype=torch.int64) if y is None else y
         valid = ~(torch.isnan(score) | torch.isposinf(score))
-        real = label.argsort(stable=True)
+        real = ops.uniform(rng.at(0), len(x), stream=REAL, device=x.device).argsort(stable=True)
+        real = real[label[real].argsort(stable=True)]
         real = real[valid[real]]
         counts = torch.bincount(label[real], minlength=gan.labels or 1)
-        for k, count in enumerate(counts.tolist()):
-            if not count:
+        for k in classes.occurring(gan.labels or 1, gan.label_weights):
+            if not counts[k]:
                 raise ValueError(
                     f"none of the first {len(x):,} real samples is of class {k} and has a valid "
-                    "logit; give more or shuffled ones, or raise burn_in"
+                    "logit; give more or shuffled ones, or raise starts"
                 )
-        return real, score[real], torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+        begins = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+        return real, score[real], begins, groups.of_block(gan, rng.at(0), self.chain_length)
 
-    def _choice(self, state: MHState, batch: Batch, first: Tensor, rng: Rng) -> Tensor:
-        """Which of the state's real samples each chain starts at."""
-        u = ops.uniform(rng, len(first), stream=REAL, device=first.device, ids=rng.row + first)
+    def _choice(
+        self, gan: GAN, state: MHState, batch: Batch, first: Tensor, rng: Rng
+    ) -> tuple[Tensor, Tensor]:
+        """Which of the state's real samples every chain starts at, and whether as the first."""
         k = torch.zeros_like(first) if batch.y is None else batch.y[first]
-        begin = state.begins[k]
-        return begin + (u * (state.begins[k + 1] - begin)).long()
+        block, rank = groups.turns(gan, rng, self.chain_length, len(first))
+        begin, chains = state.begins[k], state.chains_of_block[k]
+        size, turn = state.begins[k + 1] - begin, block * chains + rank
+        # A block may have more chains of a class than the first one: they take those of the next.
+        return begin + turn % size, (turn < size) & (rank < chains)
 
     def _kept(
         self, gan: GAN, state: MHState, batch: Batch, still: Tensor, real: Tensor, rows: Tensor
@@ -142,7 +204,7 @@ class MH:
         if not bool(still.any()):  # else real samples may have to be fetched from the host
             return batch
         x = batch.x.clone()
-        x[still] = gan.real_samples(self.burn_in)[0][state.real[real[still]]].to(x.dtype)
+        x[still] = gan.real_samples(self._most(gan), state.real[real[still]])[0].to(x.dtype)
         return replace(
             batch,
             x=x,

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 from drs_fast import ops
-from drs_fast.arguments import integer, number
+from drs_fast.arguments import integer, number, one_of
 from drs_fast.backends import reference
 from drs_fast.compacted import Ring
 from drs_fast.core import Batch, Rng
 from drs_fast.gan import GAN
 from drs_fast.ratio import rejection
-from drs_fast.ratio.burn_in import burn_in
+from drs_fast.ratio.classes import CHOICES, JOINT, WITHIN
 from drs_fast.ratio.rejection import Rejection, RejectionState
 
 
@@ -28,7 +28,11 @@ class OBRS:
     """Accepts with probability min(1, c exp(logit - log_m)), which accepts a share `budget` of all.
 
     budget: that share, 0-1. Where exact rejection (c = 1) accepts more, c stays 1.
-    burn_in: proposals that c and log_m, the largest logit, are found from (of all classes).
+    burn_in: proposals that c and log_m, the largest logit, are found from; of each class at least
+        1,000 where each has its own.
+    classes: of a GAN with labels, "joint" for one c over all classes, which is what comes nearest
+        the joint law of samples and labels. "within" for a c of each class, which comes nearest the
+        law within it; n samples then have the proportions of the GAN's label_weights, rounded.
     The state's log_m is the largest logit minus log c; logits above it are surely accepted.
 
     Source: Verine et al. (2024); c is solved for exactly, where they bisect.
@@ -36,28 +40,31 @@ class OBRS:
 
     budget: float = 0.5
     burn_in: int = 10_000
+    classes: str = "joint"
 
     State: ClassVar[Any] = RejectionState
-    law_version: ClassVar[int] = 1
+    law_version: ClassVar[int] = 2  # 1: with labels, a c for each class and no quotas
     group: ClassVar[int] = 1
     sequential: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "budget", number("budget", self.budget, 0.0, 1.0))
         object.__setattr__(self, "burn_in", integer("burn_in", self.burn_in, 1))
+        one_of("classes", self.classes, CHOICES)
         if self.budget == 0.0:
             raise ValueError("budget must be greater than 0: it is the share of accepted proposals")
 
     @property
     def law(self) -> str:
+        of = "" if self.classes == JOINT else " of each class, in the proportions asked for,"
         return (
-            f"as near the data as accepting {self.budget:g} of all proposals allows, and the data "
-            "where exact rejection accepts that many"
+            f"as near the data{of} as accepting {self.budget:g} of all proposals allows; where "
+            "exact rejection accepts that many, the data up to ratios above the burn-in's largest"
         )
 
     def init(self, gan: GAN, rng: Rng) -> RejectionState:
-        logit, y = burn_in(gan, rng, self.burn_in)
-        return rejection.thresholds(gan, logit, y, 0.0, self._threshold)
+        within = self.classes == WITHIN
+        return rejection.thresholds(gan, rng, self.burn_in, within, 0.0, self._threshold)
 
     def step(
         self, gan: GAN, state: RejectionState, z: Tensor, y: Tensor | None, rng: Rng
@@ -67,7 +74,11 @@ class OBRS:
 
     def rejection(self, gan: GAN, state: RejectionState) -> Rejection:
         """What decides on a row: `drs.Squeeze` bounds it."""
-        return Rejection(gan, state, 0.0)
+        return Rejection(rejection.proposing(gan, state), state, 0.0)
+
+    def proposing(self, gan: GAN, state: RejectionState) -> GAN:
+        """The GAN with labels as often as a run proposes them."""
+        return rejection.proposing(gan, state)
 
     def appending(
         self, gan: GAN, state: RejectionState, ring: Ring, names: tuple[str, ...]

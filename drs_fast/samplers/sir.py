@@ -14,15 +14,17 @@ from torch import Tensor
 
 from drs_fast import ops
 from drs_fast.arguments import flag, integer
-from drs_fast.core import Batch, Rng
+from drs_fast.core import SELECT, Batch, Rng
 from drs_fast.gan import GAN
 from drs_fast.ratio import groups
 from drs_fast.ratio.burn_in import burn_in, by_class
 
+MOST = 0.1  # of a pool, to be drawn without replacement
+
 
 class SIRState(NamedTuple):
     acceptance: Tensor  # () float64, samples per proposal
-    ess: Tensor  # () or, with labels, (classes,) float64, effective share of the proposals
+    ess: Tensor  # () or, with labels, of each that occurs, float64: effective share of proposals
     logits: Tensor  # (burn_in,) float32
 
 
@@ -30,15 +32,19 @@ class SIRState(NamedTuple):
 class SIR:
     """Draws `size` samples from every `pool` proposals, with weights exp(logit).
 
-    pool: proposals that compete; with labels all of them are of one class, that of the pool's
-        first row. Samples then come in runs of `size` of one class, and the classes are as frequent
-        as in the raw rows over many pools alone.
-    size: samples from each pool.
-    replace: whether a proposal can be drawn again. If not, unlikely ones follow the likely ones.
-    burn_in: proposals that the effective sample size is found from, with a warning where that of a
-        pool is less than a tenth of `size`, or less than `size` if not `replace`.
-    Samples of a pool are in the order of their rows. The tally `unique` counts different ones, of
-    all pools that were drawn from.
+    pool: proposals that compete. size: samples from each pool.
+    replace: whether a proposal can be drawn again. If not, unlikely ones follow the likely ones:
+        another law, nearer to the generator the larger `size` is, and the generator's own where it
+        is the pool. Above a tenth of the pool there is a warning.
+    burn_in: proposals that the effective sample size is found from, at least 1,000 of every class,
+        with a warning where that of a pool is less than a tenth of `size`, or less than `size` if
+        not `replace`.
+    Samples of a pool are in the order of their draws, or without replacement in a random one, so
+    that every one of them has the same law, wherever a run is cut. The tally `unique` counts
+    different ones, of all pools that were drawn from.
+    With labels a pool is of one class, that of its first row, so that samples come in runs of
+    `size` of a class. Over many pools classes are as frequent as among the proposals, and x given y
+    tends to the data of the class.
 
     Source: Rubin (1987); Ding et al. (2020), who resample one pool of all proposals.
     """
@@ -49,7 +55,7 @@ class SIR:
     burn_in: int = 10_000
 
     State: ClassVar[Any] = SIRState
-    law_version: ClassVar[int] = 1
+    law_version: ClassVar[int] = 2
     sequential: ClassVar[bool] = False
     tallies: ClassVar[tuple[str, ...]] = ("unique",)
 
@@ -67,13 +73,25 @@ class SIR:
 
     @property
     def law(self) -> str:
-        return f"tends to the data as the pool grows: {self.size} of every {self.pool} proposals"
+        drawn = f"{self.size} of every {self.pool} proposals"
+        if self.replace:
+            return f"tends to the data as the pool grows: {drawn}"
+        if self.size == self.pool:
+            return f"the generator, in another order: {drawn}, none twice"
+        return f"between the data and, as size grows to pool, the generator: {drawn}, none twice"
 
     def init(self, gan: GAN, rng: Rng) -> SIRState:
-        logit, y = burn_in(gan, rng, self.burn_in)
+        logit, y = burn_in(gan, rng, self.burn_in, each=True)
         ess = torch.stack([effective(group) for group in by_class(gan, logit, y)])
         worth = self.pool * float(ess.min())
-        if worth < (0.1 * self.size if self.replace else self.size):
+        if not self.replace and self.size > MOST * self.pool:
+            warnings.warn(
+                f"{self.size} of {self.pool} proposals drawn without replacement do not follow the "
+                "data: once the likely ones are taken, unlikely ones follow; lower size to at most "
+                "a tenth of the pool, or take replace=True",
+                stacklevel=2,
+            )
+        elif worth < (0.1 * self.size if self.replace else self.size):
             warnings.warn(
                 f"a pool of {self.pool} proposals is worth {worth:.2g} samples of the data, too "
                 f"few to draw {self.size} from: most are copies or unlike the data; raise pool, "
@@ -89,15 +107,23 @@ class SIR:
         batch = groups.proposals(gan, z, y, self.pool)
         logit = batch.logit.view(-1, self.pool)
         drawn = ops.select(logit, rng, size=self.size, replace=self.replace)
-        nothing = self.pool  # sorts after all rows of the pool
-        drawn = torch.where(drawn < 0, nothing, drawn).sort(dim=1).values
-        taken = drawn < nothing
-        fresh = torch.ones_like(taken)
-        fresh[:, 1:] = drawn[:, 1:] != drawn[:, :-1]
         first = torch.arange(0, len(z), self.pool, device=z.device)
-        rows = torch.where(taken, drawn, 0) + first[:, None]
-        unique = (fresh & taken).sum()
-        return state, groups.chosen(batch, rows.flatten(), taken.flatten(), rng, unique=unique)
+        rows, taken = drawn.clamp(min=0) + first[:, None], drawn >= 0
+        if not self.replace:
+            order = self._order(rows, taken, rng)
+            rows, taken = rows.gather(1, order), taken.gather(1, order)
+        ordered = drawn.sort(dim=1).values
+        new = torch.diff(ordered, dim=1, prepend=ordered.new_full((len(drawn), 1), -1)) != 0
+        batch = groups.chosen(batch, rows.flatten(), taken.flatten(), rng, unique=new.sum())
+        return state, batch
+
+    def _order(self, rows: Tensor, taken: Tensor, rng: Rng) -> Tensor:
+        """A random order of every pool's draws, for the first of them are the likely ones."""
+        u = ops.uniform(
+            rng, rows.numel(), stream=SELECT, draw=self.size, device=rows.device,
+            ids=rng.row + rows.flatten(),
+        )  # fmt: skip
+        return torch.where(taken, u.view_as(rows), 1.0).argsort(dim=1)
 
 
 def effective(logit: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ ROWS_A_STEP = 1024
 EPOCHS = 32
 LEAST_STEPS = 400
 RATE = 1e-2
+STEEPEST = 1.0  # length of a gradient: where the spread is small one batch could undo the fit
 DECAY = 2e4  # of weights, over the number of rows: what few rows cannot show is not fitted
 MOST_DECAY = 2.0
 CERTAIN = 3e38
@@ -110,7 +111,7 @@ def fit(network: Bound, z: Tensor, y: Tensor | None, logit: Tensor, draws: Draws
             rows = rows.to(z.device)
             mean, spread = network(z[rows], None if y is None else y[rows])
             surprise = ((logit[rows] - mean) / spread).square() / 2 + spread.log()
-            descend(optimizer, surprise.mean())
+            descend(optimizer, surprise.mean(), steepest=STEEPEST)
             schedule.step()
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from drs_fast import ops
 from drs_fast.core import AUDIT, BURN_IN_ROW, TRAINING_ROW, Rng
+from drs_fast.ratio.burn_in import turns_of
 from drs_fast.ratio.rejection import Rejection, of_rows
 from drs_fast.squeeze.bound import SLICE, Bound, drawn, one_thread, slices
 from drs_fast.squeeze.plan import Seen, joined, level
@@ -51,6 +52,8 @@ class Proposals:
         judge, state, _ = self.decides
         n, rng = len(state.logits), self.rng.at(BURN_IN_ROW)
         z, y = ops.latents(judge, rng, n), ops.labels(judge, rng, n)
+        if len(state.proposed):
+            y = turns_of(judge, 0, n)
         ids = torch.arange(n, device=z.device) + BURN_IN_ROW
         return Seen(ids, z, state.logits, torch.ones_like(state.logits, dtype=torch.float64), y)
 
@@ -136,7 +139,7 @@ class Proposals:
         state = self.decides.state
         log_m = state.log_m.clone().view(-1)
         for k in range(len(log_m)):
-            own = logit if y is None else logit[y == k]
+            own = logit[y == k] if state.log_m.ndim else logit
             if bool(torch.isfinite(own).any()):
                 log_m[k] = torch.maximum(log_m[k], ops.largest(own))
         state = state._replace(log_m=log_m.view_as(state.log_m))

@@ -51,7 +51,6 @@ class Squeeze:
     fleeting: ClassVar[tuple[str, ...]] = ("seconds",)
     group: ClassVar[int] = 1
     sequential: ClassVar[bool] = False
-    tallies: ClassVar[tuple[str, ...]] = ("judged", "audited", *audit.UNITS)
 
     def __post_init__(self) -> None:
         if not hasattr(self.sampler, "rejection") or isinstance(self.sampler, type):
@@ -72,6 +71,10 @@ class Squeeze:
         return f"{self.sampler.law}; a bound may lose {self.tolerance:g} of the samples{hidden}"
 
     @property
+    def tallies(self) -> tuple[str, ...]:
+        return ("judged", "audited", *audit.UNITS, *getattr(self.sampler, "tallies", ()))
+
+    @property
     def eps(self) -> float | None:
         return getattr(self.sampler, "eps", None)
 
@@ -84,6 +87,19 @@ class Squeeze:
         decides = self.sampler.rejection(gan, self.sampler.init(gan, rng))
         free = getattr(self.sampler, "log_m", 0.0) is None and self.sampler.gamma is not None
         return Search(decides, rng, self.tolerance, self.unseen, free).state()
+
+    def proposing(self, gan: GAN, state: SqueezeState) -> GAN:
+        """The GAN with labels as often as a run proposes them."""
+        return self.sampler.proposing(gan, self._inner(state))  # type: ignore[no-any-return]
+
+    def capped_at(self, state: SqueezeState) -> Tensor | None:
+        """As the wrapped sampler has it."""
+        inner = hasattr(self.sampler, "capped_at")
+        return self.sampler.capped_at(self._inner(state)) if inner else None
+
+    def warning(self, tallies: Mapping[str, int]) -> str | None:
+        """As the wrapped sampler has it."""
+        return self.sampler.warning(tallies) if hasattr(self.sampler, "warning") else None
 
     def choice(self, state: SqueezeState) -> tuple[Any, Any]:
         """The sampler to run and its state: the wrapped one where a bound does not pay."""

@@ -85,6 +85,7 @@ class Search:
             gamma=base.gamma,
             acceptance=number(plan.acceptance) if used else base.acceptance,
             logits=base.logits,
+            proposed=base.proposed,
             weights=packed(plan.networks),
             margins=number(plan.margins),
             audits=number(self._audits(plan) if used else -math.inf),

@@ -21,10 +21,11 @@ BLOCK = 2**11  # rows that the second bound is asked for at once
 class SqueezeState(NamedTuple):
     """What the sampler found, with log_m perhaps raised, and the bounds; () unless said."""
 
-    log_m: Tensor  # () or (K,) float64
-    gamma: Tensor  # () or (K,) float64
+    log_m: Tensor  # () float64, or (K,) where each class has its own
+    gamma: Tensor  # the same
     acceptance: Tensor  # float64, expected share of accepted rows
     logits: Tensor  # (burn_in,) float32
+    proposed: Tensor  # as in RejectionState
     weights: Tensor  # (P,) float32, of the tiny and the large bound
     margins: Tensor  # (2,) float64, their spreads above the mean; inf where one is not used
     audits: Tensor  # float64, added to a score: the exponential is the chance of an audit
@@ -115,7 +116,7 @@ def score(decides: Rejection, bound: Tensor, y: Tensor | None) -> Tensor:
     """
     log_m, gamma = decides.state.log_m, decides.state.gamma
     top = (log_m + gamma).float()
-    return ((bound - (top if y is None else top[y])) / 2).clamp(max=0.0)
+    return ((bound - (top[y] if top.ndim else top)) / 2).clamp(max=0.0)
 
 
 def _at(rows: Tensor, *columns: Tensor | None) -> list[Tensor]:

@@ -30,7 +30,7 @@ def open_run(path: str | PathLike[str]) -> "Samples":
 
 
 class Samples(Dataset[dict[str, Tensor]]):
-    """The samples of a run, in the order of their ids, read from the shards when asked for.
+    """The samples of a run, in its order, read from the shards when asked for.
 
     samples[i] is a dict of the tensors of row i; the columns .ids, .logit, .x, .z and .y take
     integers, slices, boolean masks and 1-d integer indices and return tensors.
@@ -70,7 +70,7 @@ class Samples(Dataset[dict[str, Tensor]]):
 
     @property
     def ids(self) -> "Column":
-        """The proposals' numbers, int64, strictly increasing."""
+        """The proposals' numbers, int64, increasing but within a group; of a kept real one ~row."""
         return self.column("ids")
 
     @property

@@ -78,27 +78,33 @@ def _damaged_shards(
     directory: Path, records: Mapping[int, Record], manifest: Mapping[str, Any]
 ) -> dict[int, str]:
     damaged = {}
-    # A row may come several times where the rows of a group compete.
-    last, least = -1, 1 if manifest.get("group", 1) == 1 else 0
+    last, group = -1, manifest.get("group", 1)
+    if type(group) is not int or not 0 < group < 2**63:
+        group = 1
     for chunk in sorted(records):
         try:
-            last = _check_shard(directory, records[chunk], last, least)
+            last = _check_shard(directory, records[chunk], last, group)
         except (OSError, Corrupt) as error:
             damaged[chunk] = str(error)
     return damaged
 
 
-def _check_shard(directory: Path, record: Record, last: int, least: int) -> int:
+def _check_shard(directory: Path, record: Record, last: int, group: int) -> int:
+    """The last group in it, or in those before, whose last one is `last`."""
     path = directory / shard_name(record.chunk)
     if not has_size(directory, record):
         raise Corrupt(f"{path} is missing or does not have its {record.size} bytes")
     if hashlib.sha256(path.read_bytes()).hexdigest() != record.sha256:
         raise Corrupt(f"{path} does not have the sha256 that was recorded")
     ids = open_shard(path, record.count).get_tensor("ids")
-    rows = torch.maximum(ids, ~ids) if ids.dtype == torch.int64 and ids.ndim == 1 else None
-    if rows is None or (torch.diff(rows, prepend=rows.new_tensor([last])) < least).any():
-        raise Corrupt(f"{path} must hold int64 ids that increase from {last + 1} on")
-    return max(last, int(rows[-1])) if len(rows) else last
+    numbered = ids.dtype == torch.int64 and ids.ndim == 1
+    groups = torch.maximum(ids, ~ids) // group if numbered else ids
+    # Where the rows of a group compete, they come in any order, and one may come several times.
+    least = 1 if group == 1 else 0
+    if not numbered or (torch.diff(groups, prepend=groups.new_tensor([last])) < least).any():
+        first = group * (last + least)
+        raise Corrupt(f"{path} must hold int64 ids that increase from {max(first, 0)} on")
+    return max(last, int(groups[-1])) if len(groups) else last
 
 
 def _damaged_state(directory: Path, manifest: Mapping[str, Any]) -> list[str]:

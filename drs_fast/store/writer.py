@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from os import PathLike
 from pathlib import Path
 from types import TracebackType
@@ -30,6 +30,7 @@ from drs_fast.store.format import (
     gaps,
     has_size,
     lines,
+    open_shard,
     read_manifest,
     read_records,
     read_state,
@@ -129,6 +130,12 @@ class Writer:
     def rows_before(self, chunk: int) -> int:
         """Samples in the recorded shards of earlier chunks."""
         return sum(record.count for record in self.records.values() if record.chunk < chunk)
+
+    def column(self, name: str) -> Iterator[Tensor]:
+        """The tensor of that name in each recorded shard."""
+        for chunk, record in self.records.items():
+            with open_shard(self.path / shard_name(chunk), record.count) as file:
+                yield file.get_tensor(name)
 
     def save_state(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
         """Keeps the sampler's state, and facts about it (log_m, gamma, ...) in the manifest too.

@@ -154,15 +154,18 @@ def accept_append(
     return ring
 
 
-def chain(logit: Tensor, rng: Rng, ids: Tensor | None, start: Tensor | None) -> Tensor:
+def walk(
+    logit: Tensor, rng: Rng, ids: Tensor | None, start: Tensor | None
+) -> tuple[Tensor, Tensor]:
     groups, candidates = logit.shape
-    out = torch.empty(groups, dtype=torch.int64, device=logit.device)
+    ends = torch.empty(groups, dtype=torch.int64, device=logit.device)
+    counts = torch.empty_like(ends)
     _launch(
-        "groups.chain", logit.device, groups, logit, ids, start, out,
+        "groups.walk", logit.device, groups, logit, ids, start, ends, counts,
         rng.signed_seed, rng.row, groups, candidates,
         HAS_IDS=ids is not None, HAS_START=start is not None, BLOCK=GROUPS,
     )  # fmt: skip
-    return out
+    return ends, counts
 
 
 def select(logit: Tensor, rng: Rng, ids: Tensor | None, size: int, replace: bool) -> Tensor:

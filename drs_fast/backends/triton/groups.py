@@ -22,8 +22,8 @@ def _logit(logit, index, inside):
 
 
 @triton.jit(do_not_specialize=NUMBERS)
-def chain(
-    logit, ids, start, out,
+def walk(
+    logit, ids, start, ends, counts,
     seed: tl.int64, row: tl.int64, n: tl.int64, candidates: tl.int64,
     HAS_IDS: tl.constexpr, HAS_START: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
@@ -34,6 +34,7 @@ def chain(
     else:
         current = tl.full((BLOCK,), float("nan"), tl.float64)
     place = group * 0 - 1
+    count = group * 0
     k = candidates * 0
     while k < candidates:
         index = group * candidates + k
@@ -45,8 +46,10 @@ def chain(
         moves = tl.where(current < float("inf"), better, new < float("inf"))
         current = tl.where(moves, new, current)
         place = tl.where(moves, k, place)
+        count += moves.to(tl.int64)
         k += 1
-    tl.store(out + group, place, mask=inside)
+    tl.store(ends + group, place, mask=inside)
+    tl.store(counts + group, count, mask=inside)
 
 
 @triton.jit(do_not_specialize=NUMBERS)

@@ -1,0 +1,76 @@
+"""Whether real samples are in other units than generated ones, such as [0, 255] beside [-1, 1]."""
+
+import math
+from typing import NamedTuple
+
+from torch import Tensor
+
+ELEMENTS = 2**22  # of samples that are looked at, but for a few rows of large ones
+ROWS = 256
+UNITS = {"[0, 1]": (0.0, 1.0), "[-1, 1]": (-1.0, 1.0), "[0, 255]": (0.0, 255.0)}  # narrowest first
+STANDARD = "ImageNet's standard scores"
+COLOURS = {  # (x - mean) / sd of the three channels in [0, 1] together
+    "[0, 1]": UNITS["[0, 1]"],
+    "[-1, 1]": UNITS["[-1, 1]"],
+    STANDARD: (-0.485 / 0.229, (1.0 - 0.406) / 0.225),
+    "[0, 255]": UNITS["[0, 255]"],
+}
+SCALE = 10.0  # of the sds, where neither is in units of the table: metres beside kilometres
+
+
+class Values(NamedTuple):
+    """The numbers in samples, all together."""
+
+    least: float
+    low: float  # 99 % lie from here
+    high: float  # to here
+    greatest: float
+    mean: float
+    sd: float
+
+    def distance(self, other: "Values") -> float:
+        """Wasserstein's, of normals with these means and sds."""
+        return math.hypot(self.mean - other.mean, self.sd - other.sd)
+
+
+def values(x: Tensor) -> Values:
+    flat = x[: max(ROWS, ELEMENTS // max(1, x[0].numel()))].flatten().double().sort().values
+    tail = len(flat) // 200
+    ends = (flat[0], flat[tail], flat[-1 - tail], flat[-1], flat.mean(), flat.std(correction=0))
+    return Values(*map(float, ends))
+
+
+def remedy(real: Values, made: Values, *, colours: bool, doubted: bool) -> str | None:
+    """How to take real samples to the units of generated ones, if those are others; else None.
+
+    A distance between the two is no proof, because a GAN may be that far from its data. The units
+    differ if a change of units brings mean and sd of the real values nearer to those of the
+    generated ones, and either all generated values keep to the other unit, as behind a tanh, or
+    what the discriminator says of the real samples is doubted: one that judges them rightly was
+    trained on them as they are.
+    """
+    table = COLOURS if colours else UNITS
+    unit = _unit(table, real.low, real.high)
+    kept = _unit(table, made.least, made.greatest)
+    found = {}
+    for name, ends in table.items():
+        if unit is not None and name != unit and (name == kept or doubted):
+            slope = (ends[1] - ends[0]) / (table[unit][1] - table[unit][0])
+            offset = ends[0] - slope * table[unit][0]
+            moved = real._replace(mean=slope * real.mean + offset, sd=slope * real.sd)
+            distance = moved.distance(made)
+            if distance < real.distance(made):
+                found[distance] = f"{slope:.4g} * x {offset:+.4g} takes {unit} to {name}"
+    if found:
+        return found[min(found)]
+    if doubted and not 1.0 / SCALE <= real.sd / max(made.sd, 1e-300) <= SCALE:
+        return f"their sd is {real.sd:.4g}, that of the generated ones {made.sd:.4g}"
+    return None
+
+
+def _unit(table: dict[str, tuple[float, float]], least: float, greatest: float) -> str | None:
+    """The narrowest that holds these, which fill more than half of it."""
+    for name, (low, high) in table.items():
+        if low <= least and greatest <= high:
+            return name if greatest - least > (high - low) / 2 else None
+    return None

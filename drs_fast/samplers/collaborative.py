@@ -1,0 +1,123 @@
+"""Collaborative sampling: proposals are refined by the critic inside G, then compete in chains.
+
+Source: Liu, Kothari and Alahi, Collaborative sampling in generative adversarial networks,
+AAAI 2020.
+"""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+
+from drs_fast import ops
+from drs_fast.arguments import integer, number, positive
+from drs_fast.core import Batch, Rng
+from drs_fast.gan import GAN
+from drs_fast.ratio import activations, groups, moving
+from drs_fast.ratio.activations import Activations, Samples, Space
+from drs_fast.ratio.burn_in import burn_in
+
+
+class CollaborativeState(NamedTuple):
+    acceptance: Tensor  # () float64, samples per proposal
+
+
+@dataclass(frozen=True)
+class Collaborative:
+    """Moves what a layer of G returns up the critic, then takes one sample of every chain.
+
+    layer: dotted name of the part of the generator whose output is moved; "": the samples.
+    steps, step_size: moves along the gradient of log sigmoid(logit), which depends on the logit's
+        constant, so calibrate it. Every row keeps the best of the steps + 1 places it came by.
+    momentum: share of the last move that the next one goes on with.
+    chain_length: refined proposals of a Metropolis-Hastings chain, which begins at the first valid
+        one; with labels all are of the class of the first row. 1: refined samples as they are.
+    burn_in: proposals whose logits are looked at before anything is sampled.
+    z is the row's latent, of which x is no longer the sample.
+
+    Refined samples may fool a critic that has never seen any. The paper therefore trains it on them
+    first (shaping), which is not done here: drs.contrastive(gan, space="sample") does much the
+    same, and drs.calibrate makes the critic a ratio again.
+
+    Source: Liu et al. (2020), algorithm 1; the released code runs one chain, thinned to every 20th.
+    """
+
+    layer: str = ""
+    steps: int = 50
+    step_size: float = 0.1
+    momentum: float = 0.9
+    chain_length: int = 20
+    burn_in: int = 1000
+
+    State: ClassVar[Any] = CollaborativeState
+    law_version: ClassVar[int] = 1
+    sequential: ClassVar[bool] = False
+    tallies: ClassVar[tuple[str, ...]] = ("gradients",)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.layer, str):
+            raise ValueError(
+                f"layer must be the name of a part of the generator, got {self.layer!r}"
+            )
+        for name, below in (("steps", None), ("chain_length", groups.BELOW), ("burn_in", None)):
+            object.__setattr__(self, name, integer(name, getattr(self, name), 1, below))
+        object.__setattr__(self, "step_size", positive("step_size", self.step_size))
+        object.__setattr__(self, "momentum", number("momentum", self.momentum, 0.0, 1.0))
+
+    @property
+    def group(self) -> int:
+        return self.chain_length
+
+    @property
+    def energy(self) -> bool:
+        """Refinement follows any critic; a chain needs a ratio."""
+        return self.chain_length == 1
+
+    @property
+    def law(self) -> str:
+        chained = f", in chains of {self.chain_length}" if self.chain_length > 1 else ""
+        return (
+            f"the generator, refined by {self.steps} steps up the critic{chained}, with the first "
+            "density ratio throughout: no known law"
+        )
+
+    def init(self, gan: GAN, rng: Rng) -> CollaborativeState:
+        if self.layer:
+            activations.part_of(gan, self.layer)
+        logit, _ = burn_in(gan, rng, self.burn_in)
+        share = 1.0 / self.chain_length
+        return CollaborativeState(torch.full((), share, dtype=torch.float64, device=logit.device))
+
+    def step(
+        self, gan: GAN, state: CollaborativeState, z: Tensor, y: Tensor | None, rng: Rng
+    ) -> tuple[CollaborativeState, Batch]:
+        y = groups.label_of_first(y, self.chain_length)
+        # A block at a time, for a layer's activations may be far larger than the samples.
+        parts = [
+            self._refined(gan, z[rows], None if y is None else y[rows])
+            for rows in (slice(start, start + gan.block) for start in range(0, len(z), gan.block))
+        ]
+        x, logit = (torch.cat(part) for part in zip(*parts, strict=True))
+        batch = groups.judged(x, z, y, logit)
+        last = ops.chain(logit.view(-1, self.chain_length), rng)
+        first = torch.arange(0, len(z), self.chain_length, device=z.device)
+        gradients = torch.full_like(batch.count, len(z) * (self.steps + 1))
+        rows = first + last.clamp(min=0)
+        taken = torch.isfinite(logit[rows])  # not so where the chain found no valid proposal
+        return state, groups.chosen(batch, rows, taken, rng, gradients=gradients)
+
+    def _refined(self, gan: GAN, z: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor]:
+        """x (n, ...) and logit (n,) of the best places on the rows' ways up."""
+        space: Space = Activations(gan, self.layer, z, y) if self.layer else Samples(gan, z, y)
+        point = best = space.start
+        speed = torch.zeros_like(point)
+        top = torch.full_like(z[:, 0], -torch.inf)
+        for _ in range(self.steps + 1):
+            logit, slope = space.climb(point)
+            better = torch.isfinite(logit) & (logit > top)
+            best, top = moving.choose(better, point, best), torch.where(better, logit, top)
+            pull = moving.beside(moving.sigmoid(-logit), slope) * slope
+            speed = self.momentum * speed + self.step_size * pull
+            point = point + speed
+        return space.finish(best)
