@@ -30,7 +30,7 @@ from drs_fast.progress import Progress
 from drs_fast.run import Run
 from drs_fast.samplers import DRS, OBRS
 from drs_fast.squeeze import Squeeze
-from drs_fast.squeeze.search import Search
+from drs_fast.squeeze.proposals import Proposals
 from drs_fast.squeeze.stages import SqueezeState, Stages
 from drs_fast.zoo import digits
 
@@ -100,7 +100,7 @@ def compared(
     timed(gan, sampler, SIZES[-1], WARM_UP_S)
     squeezed = timed(gan, squeeze, SIZES[-1], seconds)
     state = squeezed.run.state
-    thresholds = state[:4]
+    thresholds = state[:5]
     used = bool(torch.isfinite(state.margins[1]))
     plain = dataclasses.replace(squeezed, before=0.0)  # the same code, where no bound is used
     if used:
@@ -127,7 +127,7 @@ def compared(
         "measured": [len(plain.samples["ids"]), len(squeezed.samples["ids"])],
     }
     if used:
-        found |= squeeze.measured(squeezed.run.tallies)
+        found |= squeeze.measured(state, squeezed.run.tallies)
     if used and group is not None:
         found["lost_by_group"] = lost_by_group(gan, squeeze, state, group)
     if quality is not None:
@@ -142,18 +142,18 @@ def lost_by_group(
 
     From new rows, chosen with known probabilities as the search chooses its own.
     """
-    thresholds = squeeze.sampler.State(*state[:4])
+    thresholds = squeeze.sampler.State(*state[:5])
     decides = squeeze.sampler.rejection(gan, thresholds)
-    search = Search(decides, drs.Rng(1), squeeze.tolerance, free=False)
+    proposals = Proposals(decides, drs.Rng(1), free=False)
     stages = Stages(decides, state)
-    seen = search.found(stages.networks[1], CHECKED)
+    seen, _ = proposals.found(stages.networks[1], CHECKED)
     bounds = [
         network.above(margin, seen.z, None)
         for network, margin in zip(stages.networks, stages.margins, strict=True)
         if margin < float("inf")
     ]
-    accepted = search.accepted(seen)
-    passed = search.accepted(seen, torch.stack(bounds).amin(dim=0))
+    accepted = proposals.accepted(seen)
+    passed = proposals.accepted(seen, torch.stack(bounds).amin(dim=0))
     found = balance.of_rows("group", group(gan.samples(seen.z)), accepted, passed, seen.chosen)
     return {"mass": found.share.tolist(), "lost": found.lost.tolist()}
 

@@ -97,7 +97,7 @@ def _generate(options: argparse.Namespace) -> int:
     fields = {field.name: getattr(options, field.name) for field in dataclasses.fields(kind)}
     sampler = kind(**{name: value for name, value in fields.items() if value is not None})
     if options.squeeze:
-        sampler = Squeeze(sampler, options.tolerance)
+        sampler = Squeeze(sampler, options.tolerance, options.unseen)
     with ops.backend(options.backend):
         samples = engine.generate(
             load(options.model),
@@ -250,6 +250,12 @@ def _parser(given: list[str]) -> argparse.ArgumentParser:
         type=float,
         default=Squeeze.tolerance,
         help="share of the samples that the bound may lose (default: %(default)s)",
+    )
+    generate.add_argument(
+        "--unseen",
+        type=float,
+        default=Squeeze.unseen,
+        help="what it may lose beyond that, where no row was seen (default: %(default)s)",
     )
     generate.add_argument("--only", type=int, metavar="CLASS", help="draw this class alone")
     generate.add_argument(

@@ -77,9 +77,9 @@ class Sampler(Protocol):
     rows(gan, state, rng, n), span(state): what `step` does for n rows whose latents it draws
         itself, and how many rows it takes for one that G and D see;
     choice(state), remark(state, n): which sampler to run with which state after burn-in, and why;
-    measured(tallies), note(tallies), check(tallies), warning(tallies): what tallies say, to the
-        manifest and stats (with `calls` among them), in a few words, an error where a run may not
-        go on, and what the user should hear;
+    measured(state, tallies), note(state, tallies), check(state, tallies), warning(tallies): what
+        tallies say, to the manifest and stats (with `calls` among them), in a few words, an error
+        where a run may not go on, and what the user should hear;
     capped_at(state): the log_m above which `ratio.clipped` adds up what the samples miss;
     proposing(gan, state): the GAN with labels as often as a run proposes them, which is another one
         where every class is to have its quota of the samples;

@@ -13,6 +13,7 @@ from drs_fast.balance import Balance
 from drs_fast.pictures import Panel, Square
 from drs_fast.ratio import classes, clipped
 from drs_fast.squeeze import audit, stages
+from drs_fast.squeeze.stages import SqueezeState
 from drs_fast.store import Samples, open_run
 from drs_fast.store.format import read_records
 
@@ -107,13 +108,15 @@ def _tallies(
     remark = manifest["remark"].partition(": ")[2]
     if not counters["mass"]:
         return {"squeeze": remark}
-    evenly = counters["proposals"] * stages.floor(state["calls"])
-    hidden = audit.unseen(evenly, float(state["acceptance"]))
+    found = SqueezeState(**state)
+    evenly = counters["proposals"] * stages.floor(found.calls) * float(found.acceptance)
+    hidden = audit.unseen(float(found.samples) + evenly)
     return {
         "squeeze": remark,
-        "lost mass": f"{audit.loss(counters)}, 95 % interval",
+        "lost mass": f"{stages.lost(counters, found)}, 95 % interval",
+        "of it where rows were seen": f"{audit.loss(counters)}",
+        "of it where none was": f"at most {hidden:.2%} of the samples",
         "audits": f"{counters['audited'] / counters['judged']:.2%} of all rows that are judged",
-        "not seen by audits": f"rare rows that may hold up to {hidden:.2%} of the samples",
     }
 
 

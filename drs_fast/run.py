@@ -210,7 +210,11 @@ class Run:
 
     def measured(self, totals: dict[str, int]) -> dict[str, Any]:
         """What all counts say."""
-        return dict(self.sampler.measured(totals)) if hasattr(self.sampler, "measured") else {}
+        return (
+            dict(self.sampler.measured(self.state, totals))
+            if hasattr(self.sampler, "measured")
+            else {}
+        )
 
     def warn(self) -> None:
         """Says what the user should hear of a run that has ended."""
@@ -220,7 +224,9 @@ class Run:
 
     def _note(self) -> str:
         """What the tallies say, for a progress bar."""
-        return str(self.sampler.note(self.tallies)) if hasattr(self.sampler, "note") else ""
+        if not hasattr(self.sampler, "note"):
+            return ""
+        return str(self.sampler.note(self.state, self.tallies))
 
     def rows_until(self, ids: Tensor) -> int:
         """Rows up to the end of the last one's group."""
@@ -283,7 +289,7 @@ class Run:
         self.tallies.update(landed.tallies)
         check_invalid(self.invalid, self.calls if self._draws else self.proposals)
         if landed.tallies and hasattr(self.sampler, "check"):
-            self.sampler.check(self.tallies)
+            self.sampler.check(self.state, self.tallies)
 
     def _check_hunger(self) -> None:
         if self.idle >= self.patience:

@@ -62,7 +62,7 @@ def test_the_report_of_modes(tmp_path, hurried, capsys):
     said = capsys.readouterr().out
     assert "most lost of a mode" in said
     assert "share of a mode" in said
-    assert "not seen by audits" in said
+    assert "of it where none was" in said
     assert "balance.png" in said
     assert (tmp_path / "run-report" / "balance.png").stat().st_size > 5000
 
@@ -103,7 +103,7 @@ def test_a_stale_run_in_memory_keeps_what_it_has(monkeypatch, hurried):
     gan, squeeze = hill(), drs.Squeeze(EXACT, tolerance=0.9)
     monkeypatch.setattr(drs.Squeeze, "span", lambda self, state: 1.0)  # small steps
 
-    def check(self, tallies):
+    def check(self, state, tallies):
         if tallies["judged"] > 3 * gan.block:
             raise drs.Stale("now")
 

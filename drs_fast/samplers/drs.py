@@ -120,11 +120,11 @@ class DRS:
         """The log_m above which the share of the data that is left out is to be estimated."""
         return state.log_m if self.gamma == 0.0 else None
 
-    def measured(self, tallies: Mapping[str, int]) -> dict[str, Any]:
+    def measured(self, state: RejectionState, tallies: Mapping[str, int]) -> dict[str, Any]:
         """What a run's tallies say."""
         return clipped.measured(tallies) if self.gamma == 0.0 else {}
 
-    def note(self, tallies: Mapping[str, int]) -> str:
+    def note(self, state: RejectionState, tallies: Mapping[str, int]) -> str:
         """The share of the data that is left out."""
         return clipped.note(tallies) if self.gamma == 0.0 else ""
 

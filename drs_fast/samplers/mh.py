@@ -107,7 +107,7 @@ class MH:
         """The real samples, where they may be among those that the run gives."""
         return gan.real_samples(self._most(gan)) if self.start == "real" else ()
 
-    def measured(self, tallies: Mapping[str, int]) -> dict[str, float]:
+    def measured(self, state: Any, tallies: Mapping[str, int]) -> dict[str, float]:
         """The share of the proposals that chains moved to, where they could."""
         begun = tallies["calls"] // self.chain_length if self.start == "first" else 0
         offered = tallies["calls"] - begun

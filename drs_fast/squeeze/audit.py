@@ -19,7 +19,11 @@ UNITS = {name: 2.0**-20 if i < 2 else 2.0**-8 for i, name in enumerate(SUMS)} | 
     SMALL + name: 2.0**-36 for name in SUMS[2:]
 }
 LARGEST = 2.0**24  # of what one row may stand for, in masses of a typical one
-NORMAL = 1.959963984540054  # two-sided 95 %
+# An interval of 95 %: a lower end is wrong in 2.5 % of cases. So is an upper end, of which there
+# are two, one of a search and one of the run after it, with 1.25 % each.
+BELOW, ABOVE = -1.959963984540054, 2.241402727604947  # quantiles of a standard normal
+UNSEEN = 4.382026634673881  # -log(1.25 %): the events that may be expected where none was seen
+STAKES = 24  # that `wealth` is divided by: 1/2, 1/4, ...
 
 
 def tallied(
@@ -54,37 +58,65 @@ class Loss(NamedTuple):
     def __str__(self) -> str:
         return f"{self.share:.3%} ({self.low:.3%} to {self.high:.3%})"
 
+    def within(self, high: float) -> "Loss":
+        """With an upper end that is known otherwise, unless the lower end speaks against it."""
+        if self.low > high:
+            return self
+        return self._replace(high=max(self.share, min(self.high, high)))
 
-def loss(sums: Mapping[str, int]) -> Loss:
+
+def loss(sums: Mapping[str, int], largest: float = 0.0) -> Loss:
     """The estimate from sums of `tallied`.
 
+    largest: the most that any row, seen or not, can add to the lost mass, in units of `typical`.
+    Without it the interval knows nothing of rows that lose more than those that were seen.
+
     The interval is that of a weighted sum of rare events (Fay and Feuer, Statistics in Medicine
-    1997): a gamma distribution with the sum's mean and variance, and one event more for the upper
-    end, of the weight of those that were seen; its quantiles are those of Wilson and Hilferty
-    (1931). It knows nothing of rows too rare to have been seen: for those there is `unseen`.
+    1997): a gamma distribution with the sum's mean and variance, and for the upper end one event
+    more, of the largest weight; its quantiles are those of Wilson and Hilferty (1931).
     """
-    found = {name: sums[name] * unit for name, unit in UNITS.items()}
-    mass, lost, mass_squared, mass_by_lost, lost_squared = (
-        found[name] + found.get(SMALL + name, 0.0) for name in SUMS
-    )
+    mass, lost, mass_squared, mass_by_lost, lost_squared = _masses(sums)
     if mass_squared == 0.0:
         return Loss(lost / mass if mass else 0.0, 0.0, 1.0)
     share = lost / mass
     variance = lost_squared - 2.0 * share * mass_by_lost + share * share * mass_squared
     variance = max(0.0, variance)  # the sums are rounded
-    event = max(mass_squared / mass, lost_squared / lost if lost else 0.0)
-    low = _gamma_quantile(lost, variance, -NORMAL) / mass if lost else 0.0
-    high = _gamma_quantile(lost + event, variance + event * event, NORMAL) / mass
+    event = max(largest, mass_squared / mass, lost_squared / lost if lost else 0.0)
+    low = _gamma_quantile(lost, variance, BELOW) / mass if lost else 0.0
+    high = _gamma_quantile(lost + event, variance + event * event, ABOVE) / mass
     return Loss(share, min(low, share), max(min(high, 1.0), share))
 
 
-def unseen(evenly: float, acceptance: float) -> float:
-    """The largest share of the accepted mass that may hide where no row was seen, with 95 %.
+def unseen(samples: float) -> float:
+    """The largest share of the samples that may hide where no row was seen, with 98.75 %.
 
-    evenly: rows that were seen by an even chance. acceptance: the mass of all rows. What is hidden
-    is accepted for sure, and rejected by its bound. Source: the rule of three.
+    samples: those that would have shown it, accepted rows among evenly chosen ones.
     """
-    return min(1.0, 3.0 / max(evenly * acceptance, 3.0))
+    return min(1.0, UNSEEN / max(samples, UNSEEN))
+
+
+def wealth(sums: Mapping[str, int], tolerance: float, typical: float) -> float:
+    """The log of what bets against "no more than the tolerance is lost" have made of 1.
+
+    Where that is true it exceeds log(1 / alpha) with probability alpha at most, however often one
+    looks (Ville, 1939). A row adds x = lost / tolerance - mass to a sum s and its square to v, and
+    x >= -1: what is not lost is seen at least as often as it is accepted. So, for 0 <= k < 1,
+    exp(k s + (log(1 - k) + k) v) is a supermartingale (Fan, Grama and Liu, Electronic Journal of
+    Probability 2015, proposition 4.1), and so is the mean over several stakes k.
+    """
+    mass, lost, mass_squared, mass_by_lost, lost_squared = _masses(sums)
+    s = typical * (lost / tolerance - mass)
+    v = typical**2 * (lost_squared / tolerance**2 - 2.0 * mass_by_lost / tolerance + mass_squared)
+    stakes = (2.0**-i for i in range(1, STAKES + 1))
+    logs = [k * s + (math.log1p(-k) + k) * v for k in stakes]
+    best = max(logs)
+    return best + math.log(sum(math.exp(one - best) for one in logs) / STAKES)
+
+
+def _masses(sums: Mapping[str, int]) -> list[float]:
+    """The sums of `SUMS`."""
+    found = {name: sums[name] * unit for name, unit in UNITS.items()}
+    return [found[name] + found.get(SMALL + name, 0.0) for name in SUMS]
 
 
 def _gamma_quantile(mean: float, variance: float, normal: float) -> float:

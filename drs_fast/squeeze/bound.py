@@ -134,6 +134,11 @@ def given(z: Tensor, y: Tensor | None, rng: Rng) -> Iterator[Slice]:
         yield rng.at(rng.row + start), size, padded(z[own], SLICE), label
 
 
+def slices(n: int, size: int) -> list[slice]:
+    """Of n rows, at least one."""
+    return [slice(start, start + size) for start in range(0, max(1, n), size)]
+
+
 def padded(rows: Tensor, size: int) -> Tensor:
     """The rows, and zeros up to `size` rows."""
     if len(rows) == size:

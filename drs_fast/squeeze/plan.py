@@ -1,6 +1,7 @@
 """What a search for bounds looks at, and what it decides for."""
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -23,29 +24,38 @@ class Seen(NamedTuple):
     chosen: Tensor
     y: Tensor | None
 
-    def plus(self, other: "Seen") -> "Seen":
-        pairs = zip(self, other, strict=True)
-        return Seen(*(None if a is None or b is None else torch.cat([a, b]) for a, b in pairs))  # type: ignore[arg-type]
+    def where(self, keep: Tensor) -> "Seen":
+        """Those of a mask (n,)."""
+        return Seen(*(None if column is None else column[keep] for column in self))  # type: ignore[arg-type]
 
     def valid(self) -> "Seen":
         """Without NaN and +inf; a logit of -inf is one of a row that is surely rejected."""
-        keep = ~(torch.isnan(self.logit) | torch.isposinf(self.logit))
-        return Seen(*(None if column is None else column[keep] for column in self))  # type: ignore[arg-type]
+        return self.where(~(torch.isnan(self.logit) | torch.isposinf(self.logit)))
+
+
+def joined(parts: Sequence[Seen]) -> Seen:
+    """All of them, in order."""
+    columns = zip(*parts, strict=True)
+    return Seen(*(None if column[0] is None else torch.cat(column) for column in columns))  # type: ignore[arg-type]
 
 
 class Margin(NamedTuple):
-    """Spreads above the mean, what is lost, and rows that pass, for an accepted one."""
+    """Spreads above the mean, what is lost, and rows that pass, for an accepted one.
+
+    seen: the upper limit of what is lost if nothing is but where rows were seen.
+    """
 
     spreads: float
     loss: Loss
+    seen: float
     passing: float
 
 
 class Plan(NamedTuple):
     """Bounds and their margins, inf where one is not used.
 
-    passing: rows for G and D, for an accepted one. acceptance: without bounds. high: the upper
-    limit of what is lost. checked, looked: as in the state.
+    passing: rows for G and D, for an accepted one. acceptance: without bounds. high, samples,
+    checked, looked: as in the state.
     """
 
     networks: tuple[Bound, ...]
@@ -53,14 +63,15 @@ class Plan(NamedTuple):
     passing: float
     acceptance: float
     high: float
+    samples: float
     checked: Tensor
     looked: Tensor
 
     @staticmethod
-    def none(networks: tuple[Bound, ...]) -> "Plan":
+    def none(networks: tuple[Bound, ...], high: float = 0.0, samples: float = 0.0) -> "Plan":
         """Without any bound."""
         nothing = torch.empty(0, 3), torch.empty(0, dtype=torch.int64)
-        return Plan(networks, (math.inf, math.inf), 1.0, 1.0, 0.0, *nothing)
+        return Plan(networks, (math.inf, math.inf), 1.0, 1.0, high, samples, *nothing)
 
 
 def calls(plan: Plan) -> float:

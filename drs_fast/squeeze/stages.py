@@ -1,6 +1,7 @@
 """Which rows G and D have to see: those that pass the bound with their own u, and audited ones."""
 
 import math
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 from drs_fast import ops
 from drs_fast.core import AUDIT
 from drs_fast.ratio.rejection import Rejection, of_rows
+from drs_fast.squeeze.audit import Loss, loss, power_of_two
 from drs_fast.squeeze.bound import Bound, Slice, padded, unpacked
 
 FLOOR = 0.25  # of the rows that are chosen by their bound: so many are chosen evenly
@@ -28,7 +30,8 @@ class SqueezeState(NamedTuple):
     margins: Tensor  # (2,) float64, their spreads above the mean; inf where one is not used
     audits: Tensor  # float64, added to a score: the exponential is the chance of an audit
     calls: Tensor  # float64, expected share of rows that G and D see
-    high: Tensor  # float64, the upper limit of what is lost
+    high: Tensor  # float64, the upper limit of what is lost, with what no row has shown
+    samples: Tensor  # float64, accepted rows among evenly drawn ones that it is known from
     checked: Tensor  # (m, 3) float32 of the search's last rows: logit, bound, chance to be chosen
     looked: Tensor  # (m,) int64, the ids of those rows
     spent: Tensor  # int64, calls of G and D in burn-in and search
@@ -88,6 +91,16 @@ class Stages:
 
     def _threshold(self, y: Tensor | None) -> dict[str, Any]:
         return of_rows(self.decides.state, y, self.decides.eps)
+
+
+def lost(sums: Mapping[str, int], state: SqueezeState) -> Loss:
+    """What a run's sums say, with what may hide: the search and the run both limit that."""
+    return loss(sums, 1.0 / (floor(state.calls) * typical(state))).within(float(state.high))
+
+
+def typical(state: SqueezeState) -> float:
+    """About the mass of a row that G and D see."""
+    return power_of_two(float(state.acceptance / state.calls))
 
 
 def floor(calls: Tensor) -> float:

@@ -1,0 +1,157 @@
+"""Rows that G and D see in a search: those that a bound chooses, and evenly drawn ones."""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from drs_fast import ops
+from drs_fast.core import AUDIT, BURN_IN_ROW, TRAINING_ROW, Rng
+from drs_fast.ratio.burn_in import turns_of
+from drs_fast.ratio.rejection import Rejection, of_rows
+from drs_fast.squeeze.bound import SLICE, Bound, drawn, one_thread, slices
+from drs_fast.squeeze.plan import Seen, joined, level
+from drs_fast.squeeze.stages import FLOOR, score
+
+SEARCH_ROW = TRAINING_ROW + 2**58  # of latents that bounds are fitted to
+SCANNED = 64  # rows that a bound looks at for one that G and D see
+MOST_SCANNED = 2**23  # at once
+LOOKED = 2.0  # spreads above the mean, where rows for G and D are looked for
+LEAST = 2.0**-60  # share of accepted rows that costs are counted with
+
+
+class Scan(NamedTuple):
+    """So many rows, which a bound has chosen from: a score's chance is its exponential, shifted."""
+
+    decides: Rejection
+    network: Bound
+    rows: int
+    level: float
+    floor: float  # so that no region is never looked at
+
+    def chance(self, scores: Tensor) -> Tensor:
+        """(n,) float64."""
+        return (scores + self.level).clamp(max=0.0).exp().double().clamp(min=self.floor)
+
+
+class Proposals:
+    """Rows of a search, each seen once; they depend on the seed and the GAN alone.
+
+    free: whether log_m may rise to the largest logit that is seen.
+    """
+
+    def __init__(self, decides: Rejection, rng: Rng, free: bool) -> None:
+        self.decides, self.rng, self.free = decides, rng, free
+        self.spent = len(decides.state.logits)
+        self.row = SEARCH_ROW
+
+    def known(self) -> Seen:
+        """The burn-in of the sampler."""
+        judge, state, _ = self.decides
+        n, rng = len(state.logits), self.rng.at(BURN_IN_ROW)
+        z, y = ops.latents(judge, rng, n), ops.labels(judge, rng, n)
+        if len(state.proposed):
+            y = turns_of(judge, 0, n)
+        ids = torch.arange(n, device=z.device) + BURN_IN_ROW
+        return Seen(ids, z, state.logits, torch.ones_like(state.logits, dtype=torch.float64), y)
+
+    def found(self, network: Bound, n: int) -> tuple[Seen, Scan]:
+        """About n new rows, the likelier chosen the higher the bound is."""
+        judge, scanned = self.decides.judge, min(SCANNED * n, MOST_SCANNED)
+        first = self._next(scanned)
+        scores = self.scores(network, LOOKED, first, scanned)
+        scan = Scan(self.decides, network, scanned, level(scores, n), FLOOR * n / scanned)
+        chance = scan.chance(scores)
+        u = ops.uniform(first, scanned, stream=AUDIT, device=judge.device)
+        rows = (u < chance).nonzero().squeeze(1)
+        ids = rows + first.row
+        z = ops.latents(judge, first, len(ids), ids=ids)
+        y = ops.labels(judge, first, len(ids), ids=ids)
+        return Seen(ids, z, self._logits(z, y), chance[rows], y), scan
+
+    def evenly(self, seen: Seen, scan: Scan, samples: float, most: float) -> tuple[Seen, int]:
+        """Adds those that are accepted of evenly drawn rows, about so many samples.
+
+        A row then has the chances of both ways to be here (the balance heuristic: Veach and Guibas,
+        SIGGRAPH 1995), so none stands for more samples than an evenly drawn one does. Returns all,
+        and how many rows were drawn: 0 where more than `most` would be needed.
+        """
+        parts, n = list[Seen](), 0
+        while (rows := samples / max(self.acceptance(seen, scan), LEAST)) > n:
+            if rows > most:
+                return seen, 0
+            more = SLICE * math.ceil((rows - n) / SLICE)
+            for own, _, z, y in drawn(self.decides.judge, self._next(more), more):
+                ids = torch.arange(len(z), device=z.device) + own.row
+                logit = self._logits(z, y)
+                parts.append(self._samples(Seen(ids, z, logit, torch.ones_like(logit).double(), y)))
+            n += more
+        drawn_evenly = self._samples(joined(parts))
+        bound = above(scan.network, drawn_evenly)(LOOKED)
+        chosen = scan.chance(score(scan.decides, bound, drawn_evenly.y))
+        both = joined([seen, drawn_evenly._replace(chosen=chosen)])
+        return both._replace(chosen=both.chosen + n / scan.rows * self.accepted(both)), n
+
+    @one_thread()
+    def acceptance(self, seen: Seen, scan: Scan) -> float:
+        """The expected share of accepted rows."""
+        return float((self.accepted(seen) / seen.chosen).sum()) / scan.rows
+
+    def accepted(self, seen: Seen, bound: Tensor | None = None) -> Tensor:
+        """Acceptance probabilities by the logit, or by a bound instead; (n,) float64."""
+        judged = seen.logit if bound is None else bound
+        return ops.probability(judged, **self._thresholds(seen))
+
+    def scores(self, network: Bound, margin: float, rng: Rng, n: int) -> Tensor:
+        """Of n rows."""
+        return torch.cat([
+            score(self.decides, network.above(margin, z, y), y)[:size]
+            for _, size, z, y in drawn(self.decides.judge, rng, n)
+        ])  # fmt: skip
+
+    def _samples(self, seen: Seen) -> Seen:
+        """Those that their own u accepts."""
+        return seen.where(ops.accept(seen.logit, self.rng, ids=seen.ids, **self._thresholds(seen)))
+
+    def _thresholds(self, seen: Seen) -> dict[str, Any]:
+        return of_rows(self.decides.state, seen.y, self.decides.eps)
+
+    def _next(self, n: int) -> Rng:
+        rng = self.rng.at(self.row)
+        self.row += n
+        return rng
+
+    def _logits(self, z: Tensor, y: Tensor | None) -> Tensor:
+        """Block by block, so that no more samples than those of a block are there."""
+        judge = self.decides.judge
+        logit = torch.cat([
+            judge.logits(z[own], None if y is None else y[own])[1]
+            for own in slices(len(z), judge.block)
+        ])  # fmt: skip
+        self.spent += len(z)
+        if self.free:
+            self._raise(logit, y)
+        return logit
+
+    def _raise(self, logit: Tensor, y: Tensor | None) -> None:
+        state = self.decides.state
+        log_m = state.log_m.clone().view(-1)
+        for k in range(len(log_m)):
+            own = logit[y == k] if state.log_m.ndim else logit
+            if bool(torch.isfinite(own).any()):
+                log_m[k] = torch.maximum(log_m[k], ops.largest(own))
+        state = state._replace(log_m=log_m.view_as(state.log_m))
+        self.decides = self.decides._replace(state=state)
+
+
+def above(network: Bound, seen: Seen) -> Callable[[float], Tensor]:
+    """The bound of these rows, so many spreads above the mean, (n,) float32."""
+    with torch.inference_mode(), one_thread():
+        parts = [
+            network(seen.z[own], None if seen.y is None else seen.y[own])
+            for own in slices(len(seen.z), SLICE)
+        ]
+        mean, spread = (torch.cat(column) for column in zip(*parts, strict=True))
+    return lambda spreads: mean + spreads * spread
