@@ -9,6 +9,7 @@ import time
 
 import pytest
 import torch
+from scipy.stats import chi2_contingency
 from torch import nn
 
 import drs_fast as drs
@@ -786,3 +787,45 @@ def test_a_limit_that_the_run_contradicts_is_dropped():
     assert found.within(0.015) == audit.Loss(0.02, 0.01, 0.02)
     assert found.within(0.005) == found
     assert found.within(0.5) == found
+
+
+@pytest.mark.parametrize("choice", ["joint", "within"])
+def test_squeezed_classes_have_their_quota_or_the_joint_law(choice, hurried):
+    sampler = samplers.DRS(gamma=0.0, classes=choice)
+    plain = drs.generate(hill(3), sampler, 3_000)
+    batch = drs.generate(hill(3), drs.Squeeze(sampler, tolerance=0.3), 3_000)
+    assert int(batch.stats["audited"]) > 0
+    found, expected = (torch.bincount(b.y, minlength=3) for b in (batch, plain))
+    if choice == "within":
+        assert found.tolist() == expected.tolist() == [1_000] * 3
+    else:
+        assert chi2_contingency(torch.stack([found, expected]).numpy()).pvalue > 1e-4
+        assert float(found.max()) > 2 * float(found.min())
+
+
+def test_a_squeezed_run_says_what_log_m_leaves_out(hurried, tmp_path):
+    sampler = drs.Squeeze(samplers.DRS(gamma=0.0, eps=0.0, log_m=4.0), tolerance=0.3)
+    run = drs.generate(hill(), sampler, 4_000, out=tmp_path)
+    assert run.manifest["audited"] > 0
+    batch = drs.generate(hill(), sampler.sampler, 20_000)
+    low, high = run.manifest["clipped_interval"]
+    assert low < float(batch.stats["clipped"]) < high
+    assert run.manifest["clipped"] > 0.01
+    note = sampler.note(state_of(run), {name: run.manifest[name] for name in sampler.tallies})
+    assert "lost, " in note
+    assert note.endswith("clipped")
+
+
+def state_of(run):
+    return stages.SqueezeState(**run.state)
+
+
+def test_chances_of_an_audit_are_those_of_the_whole_slice(hurried):
+    gan = hill()
+    state = forced(gan, EXACT, cascade=False)
+    of = stages.Stages(EXACT.rejection(gan, EXACT.init(gan, Rng(0))), state)
+    rng, _, z, y = next(bound.drawn(gan, Rng(0), bound.SLICE))
+    whole = of.survivors((rng, bound.SLICE, z, y))
+    for size in range(1001, 1020):
+        part = of.survivors((rng, size, z, y))
+        assert torch.equal(part.seen, whole.seen[: len(part.seen)])

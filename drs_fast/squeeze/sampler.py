@@ -156,15 +156,21 @@ class Squeeze:
         )
 
     def measured(self, state: SqueezeState, tallies: Mapping[str, int]) -> dict[str, Any]:
-        """What a run's tallies say."""
+        """What a run's tallies say, those of the wrapped sampler among them."""
+        said = {}
+        if hasattr(self.sampler, "measured"):
+            said = self.sampler.measured(self._inner(state), tallies)
         if not tallies["mass"]:
-            return {}
+            return said
         found = lost(tallies, state)
-        return {"lost_mass": found.share, "lost_mass_interval": [found.low, found.high]}
+        return {**said, "lost_mass": found.share, "lost_mass_interval": [found.low, found.high]}
 
     def note(self, state: SqueezeState, tallies: Mapping[str, int]) -> str:
-        """The lost mass."""
-        return f"{lost(tallies, state)} lost" if tallies["mass"] else ""
+        """The lost mass, and what the wrapped sampler says."""
+        said = [f"{lost(tallies, state)} lost"] if tallies["mass"] else []
+        if hasattr(self.sampler, "note"):
+            said.append(self.sampler.note(self._inner(state), tallies))
+        return ", ".join(filter(None, said))
 
     def check(self, state: SqueezeState, tallies: Mapping[str, int]) -> None:
         """Raises Stale where more than the tolerance is lost.
