@@ -818,14 +818,3 @@ def test_a_squeezed_run_says_what_log_m_leaves_out(hurried, tmp_path):
 
 def state_of(run):
     return stages.SqueezeState(**run.state)
-
-
-def test_chances_of_an_audit_are_those_of_the_whole_slice(hurried):
-    gan = hill()
-    state = forced(gan, EXACT, cascade=False)
-    of = stages.Stages(EXACT.rejection(gan, EXACT.init(gan, Rng(0))), state)
-    rng, _, z, y = next(bound.drawn(gan, Rng(0), bound.SLICE))
-    whole = of.survivors((rng, bound.SLICE, z, y))
-    for size in range(1001, 1020):
-        part = of.survivors((rng, size, z, y))
-        assert torch.equal(part.seen, whole.seen[: len(part.seen)])

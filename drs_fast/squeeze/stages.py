@@ -66,11 +66,9 @@ class Stages:
         (tiny, large), (tiny_margin, large_margin) = self.networks, self.margins
         twice = math.isfinite(tiny_margin)
         first, margin = (tiny, tiny_margin) if twice else (large, large_margin)
-        bound = first.above(margin, z, y)
-        # Of the whole slice, because the last bit of exp depends on how many rows there are.
-        scores = score(self.decides, bound, y) + self.audits
-        chance = scores.clamp(max=0.0).exp().double()[:size]
-        bound, y = bound[:size], None if y is None else y[:size]
+        bound = first.above(margin, z, y)[:size]
+        y = None if y is None else y[:size]
+        chance = (score(self.decides, bound, y) + self.audits).clamp(max=0.0).exp().double()
         if self.audits > -math.inf:
             chance = chance.clamp(min=self.floor)
         audited = ops.uniform(rng, size, stream=AUDIT, device=z.device) < chance
