@@ -77,14 +77,14 @@ def test_states_that_moves_were_refused_from_count_again():
 def test_chains_that_only_count_when_they_moved_are_noticed(monkeypatch):
     """The last state of the chains whose last move was accepted is too narrow or too wide."""
     found = {}
-    real = ddls._metropolis
+    real = ddls.metropolis
 
     def watched(*given):
         point, moved, inside = real(*given)
         found["moved"] = moved
         return point, moved, inside
 
-    monkeypatch.setattr(ddls, "_metropolis", watched)
+    monkeypatch.setattr(ddls, "metropolis", watched)
     batch = steps(DDLS(kind="mala", steps=15, step_size=0.9), gan(), 2**14)
     assert abs(deviation(batch.z[found["moved"]], VARIANCE)) > LIMIT
 

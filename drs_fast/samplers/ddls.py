@@ -14,10 +14,10 @@ from torch import Tensor
 
 from drs_fast import ops
 from drs_fast.arguments import integer, positive
-from drs_fast.core import BURN_IN_ROW, CHAIN, Batch, Rng
+from drs_fast.core import BURN_IN_ROW, Batch, Rng
 from drs_fast.gan import GAN
 from drs_fast.ratio import burn_in, moving
-from drs_fast.ratio.moving import Prior
+from drs_fast.ratio.metropolis import Point, either, metropolis, point
 
 KINDS = ("mala", "ula", "underdamped")
 FIRST_STEP = 0.01
@@ -29,16 +29,6 @@ WALL_STEP = 0.01  # largest step found in a box of half-width 1, whose walls ben
 class DDLSState(NamedTuple):
     step_size: Tensor  # () float64
     acceptance: Tensor  # () float64: every row becomes a sample
-
-
-class Point(NamedTuple):
-    """Where the chains are. target: log p0 + logit; -inf where no chain may go."""
-
-    z: Tensor  # (n, d)
-    x: Tensor  # (n, ...)
-    logit: Tensor  # (n,) float32
-    drift: Tensor  # (n, d), the gradient of the target, 0 where that is -inf
-    target: Tensor  # (n,) float64
 
 
 @dataclass(frozen=True)
@@ -98,19 +88,19 @@ class DDLS:
         if self.step_size is not None and self.kind != "mala":
             burn_in.check(gan, gan.logits(z, y)[1])
             return DDLSState(self.step_size * one, one)
-        here = _point(gan, prior, z, y)
+        here = point(gan, prior, z, y)
         burn_in.check(gan, here.logit)
         if self.step_size is not None:
             moves = 0
             for step in range(TRIED):
-                here, moved, _ = _metropolis(gan, prior, here, y, rows, step, self.step_size)
+                here, moved, _ = metropolis(gan, prior, here, y, rows, step, self.step_size)
                 moves += int(moved.sum())
             _warn(moves / (TRIED * self.burn_in), self.step_size)
             return DDLSState(self.step_size * one, one)
         size, found, moves = FIRST_STEP, 0.0, 0
         late = range(self.steps // 2, self.steps)
         for step in range(self.steps):
-            here, moved, inside = _metropolis(gan, prior, here, y, rows, step, size)
+            here, moved, inside = metropolis(gan, prior, here, y, rows, step, size)
             # Only MALA refuses moves beyond the prior's walls; the others are reflected there.
             tried = self.burn_in if self.kind == "mala" else int(inside.sum())
             share = int(moved.sum()) / tried if tried else self.target
@@ -129,17 +119,17 @@ class DDLS:
     ) -> tuple[DDLSState, Batch]:
         size = float(state.step_size) if self.step_size is None else self.step_size
         prior = moving.prior(gan)
-        here, velocity = _point(gan, prior, z, y), torch.zeros_like(z)
+        here, velocity = point(gan, prior, z, y), torch.zeros_like(z)
         moves = torch.zeros((), dtype=torch.int64, device=z.device)
         for step in range(self.steps):
             if self.kind == "mala":
-                here, moved, _ = _metropolis(gan, prior, here, y, rng, step, size)
+                here, moved, _ = metropolis(gan, prior, here, y, rng, step, size)
             else:
                 there, speed = self._free(prior.box, here, velocity, rng, step, size)
                 last = step + 1 == self.steps
-                point = _point(gan, prior, there, y, slope=not last)
-                moved = torch.isfinite(point.target)
-                here, velocity = _moved(moved, point, here), moving.choose(moved, speed, velocity)
+                end = point(gan, prior, there, y, slope=not last)
+                moved = torch.isfinite(end.target)
+                here, velocity = either(moved, end, here), moving.choose(moved, speed, velocity)
             moves += moved.sum()
         gradients = len(z) * (self.steps + (self.kind == "mala"))
         tallies: dict[str, Tensor | int] = {"gradients": gradients, "accepted_steps": moves}
@@ -172,39 +162,3 @@ def _warn(share: float, size: float) -> None:
             "samples are those of the generator: give a smaller step_size, or none and more steps",
             stacklevel=3,
         )
-
-
-def _point(gan: GAN, prior: Prior, z: Tensor, y: Tensor | None, *, slope: bool = True) -> Point:
-    """The chains at z; without the drift, which the last point does not need, if not slope."""
-    if slope:
-        x, logit, gradient = gan.gradients(z, y)
-        gradient = gradient - prior.precision * z
-    else:
-        x, logit = gan.logits(z, y)
-        gradient = torch.zeros_like(z)
-    usable = torch.isfinite(logit) & moving.finite(gradient)
-    target = torch.where(usable, moving.log_density(z, prior) + logit.double(), -torch.inf)
-    return Point(z, x, logit, moving.steady(gradient), target)
-
-
-def _metropolis(
-    gan: GAN, prior: Prior, here: Point, y: Tensor | None, rng: Rng, step: int, size: float
-) -> tuple[Point, Tensor, Tensor]:
-    """The chains after one move that may be refused; whether it was not, and led beyond no wall."""
-    z = ops.langevin(here.z, here.drift, rng, step=step, step_size=size)
-    there = _point(gan, prior, z, y)
-    gain = there.target - here.target + _log_move(there, here, size) - _log_move(here, there, size)
-    # A chain that starts where none may go has gain = inf, and leaves.
-    p = ops.probability(gain.clamp(max=0.0), log_m=0.0, eps=0.0)
-    moved = ops.uniform(rng, len(z), stream=CHAIN, draw=step, device=z.device) < p
-    return _moved(moved, there, here), moved, (z.abs() <= prior.box).all(dim=1)
-
-
-def _log_move(start: Point, end: Point, size: float) -> Tensor:
-    """log density of the move from start to end, up to a constant; (n,) float64."""
-    noise = end.z.double() - start.z.double() - size / 2 * start.drift.double()
-    return -moving.row_sum(noise.square()) / (2 * size)
-
-
-def _moved(moved: Tensor, there: Point, here: Point) -> Point:
-    return Point(*(moving.choose(moved, *rows) for rows in zip(there, here, strict=True)))

@@ -1,0 +1,63 @@
+"""Metropolis-adjusted Langevin moves of chains of latents, towards p0(z) exp(logit).
+
+Source: Roberts and Tweedie, Exponential convergence of Langevin distributions and their discrete
+approximations, Bernoulli 1996.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from drs_fast import ops
+from drs_fast.core import CHAIN, Rng
+from drs_fast.gan import GAN
+from drs_fast.ratio import moving
+from drs_fast.ratio.moving import Prior
+
+
+class Point(NamedTuple):
+    """Where the chains are. target: log p0 + logit; -inf where no chain may go."""
+
+    z: Tensor  # (n, d)
+    x: Tensor  # (n, ...)
+    logit: Tensor  # (n,) float32
+    drift: Tensor  # (n, d), the gradient of the target, 0 where that is -inf
+    target: Tensor  # (n,) float64
+
+
+def point(gan: GAN, prior: Prior, z: Tensor, y: Tensor | None, *, slope: bool = True) -> Point:
+    """The chains at z; without the drift, which the last point does not need, if not slope."""
+    if slope:
+        x, logit, gradient = gan.gradients(z, y)
+        gradient = gradient - prior.precision * z
+    else:
+        x, logit = gan.logits(z, y)
+        gradient = torch.zeros_like(z)
+    usable = torch.isfinite(logit) & moving.finite(gradient)
+    target = torch.where(usable, moving.log_density(z, prior) + logit.double(), -torch.inf)
+    return Point(z, x, logit, moving.steady(gradient), target)
+
+
+def metropolis(
+    gan: GAN, prior: Prior, here: Point, y: Tensor | None, rng: Rng, step: int, size: float
+) -> tuple[Point, Tensor, Tensor]:
+    """The chains after one move that may be refused; whether it was not, and led beyond no wall."""
+    z = ops.langevin(here.z, here.drift, rng, step=step, step_size=size)
+    there = point(gan, prior, z, y)
+    gain = there.target - here.target + _log_move(there, here, size) - _log_move(here, there, size)
+    # A chain that starts where none may go has gain = inf, and leaves.
+    p = ops.probability(gain.clamp(max=0.0), log_m=0.0, eps=0.0)
+    moved = ops.uniform(rng, len(z), stream=CHAIN, draw=step, device=z.device) < p
+    return either(moved, there, here), moved, (z.abs() <= prior.box).all(dim=1)
+
+
+def either(moved: Tensor, there: Point, here: Point) -> Point:
+    """The chains where moved (n,) bool says `there`, the others `here`."""
+    return Point(*(moving.choose(moved, *rows) for rows in zip(there, here, strict=True)))
+
+
+def _log_move(start: Point, end: Point, size: float) -> Tensor:
+    """log density of the move from start to end, up to a constant; (n,) float64."""
+    noise = end.z.double() - start.z.double() - size / 2 * start.drift.double()
+    return -moving.row_sum(noise.square()) / (2 * size)
