@@ -31,6 +31,7 @@ NEEDED = {"latent": {"critic": weigh}}
 QUICK = {
     "ddls": {"steps": 8, "burn_in": 256},
     "dot": {"steps": 8},
+    "isir": {"candidates": 8, "steps": 9},
     "mh": {"chain_length": 64},
     "sir": {"pool": 64, "size": 8},
 }
