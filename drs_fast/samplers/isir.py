@@ -84,17 +84,17 @@ class ISIR:
 
 
 def iterated(logit: Tensor, rng: Rng, candidates: int) -> tuple[Tensor, Tensor]:
-    """Where the chains end, (B,) int64, which begin at the first of their K rows; and the moves, ().
+    """Where chains end that begin at the first of their K rows, (B,) int64; how often they moved.
 
-    logit (B, K), K - 1 being a multiple of candidates - 1. A step draws by the uniform of its first
-    fresh row. NaN, infinite: never moved to.
+    logit (B, K), K - 1 a multiple of candidates - 1. A step uses the uniform of its first fresh
+    row; none moves to a row whose logit is NaN or infinite.
     """
     rows = torch.arange(logit.numel(), device=logit.device).view(logit.shape)
     at, moves = rows[:, 0], torch.zeros((), dtype=torch.int64, device=logit.device)
-    for fresh in rows[:, 1:].split(candidates - 1, dim=1):
-        offered = torch.cat([fresh, at[:, None]], dim=1)
+    for first in range(1, logit.shape[1], candidates - 1):
+        offered = torch.cat([rows[:, first : first + candidates - 1], at[:, None]], dim=1)
         drawn = ops.select(logit.flatten()[offered], rng, ids=(rng.row + offered).flatten())
-        # Nothing is drawn where none is possible.
+        # Nothing is drawn where no logit is finite.
         there = torch.where(drawn < 0, at[:, None], offered.gather(1, drawn.clamp(min=0)))[:, 0]
         moves += (there != at).sum()
         at = there
