@@ -1,7 +1,6 @@
 """A small network that bounds the logit of a latent, and how it is fitted."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +10,7 @@ from torch.nn.utils import parameters_to_vector
 from drs_fast import ops
 from drs_fast.core import Rng
 from drs_fast.gan import GAN
-from drs_fast.ratio.fitting import Draws, descend
+from drs_fast.ratio.fitting import Draws, descend, one_thread
 
 TINY, LARGE = (16,), (64, 64, 64)  # widths
 SLICE = 2**14  # rows that a bound is asked for at once: always so many, so that bits do not vary
@@ -80,17 +79,6 @@ def unpacked(gan: GAN, weights: Tensor) -> tuple[Bound, ...]:
             weights = weights[parameter.numel() :]
         network.load_state_dict(own, assign=True)
     return networks
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Within the block PyTorch adds in one order, however many threads it may use elsewhere."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 @one_thread()

@@ -6,8 +6,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from drs_fast.ratio.fitting import one_thread
 from drs_fast.squeeze.audit import Loss
-from drs_fast.squeeze.bound import Bound, one_thread
+from drs_fast.squeeze.bound import Bound
 from drs_fast.squeeze.stages import AUDITED
 
 TWICE = 0.7  # of the large bound's cost: what two bounds may cost together

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from drs_fast import ops
 from drs_fast.core import AUDIT, BURN_IN_ROW, TRAINING_ROW, Rng
-from drs_fast.ratio.fitting import Draws
+from drs_fast.ratio.fitting import Draws, one_thread
 from drs_fast.ratio.rejection import Rejection, RejectionState, of_rows
 from drs_fast.squeeze.audit import Loss, loss, power_of_two, tallied
-from drs_fast.squeeze.bound import LARGE, SLICE, TINY, Bound, build, drawn, fit, one_thread, packed
+from drs_fast.squeeze.bound import LARGE, SLICE, TINY, Bound, build, drawn, fit, packed
 from drs_fast.squeeze.plan import Margin, Plan, Seen, calls, level, twice_pays
 from drs_fast.squeeze.stages import AUDITED, FLOOR, SqueezeState, Stages, score
 
