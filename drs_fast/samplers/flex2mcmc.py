@@ -51,7 +51,7 @@ class FlEx2MCMC(LocalGlobal):
     code has backward=0.4, with which the flow loses small modes.
     """
 
-    rounds: int = 100
+    rounds: int = 50
     backward: float = 0.1
 
     State: ClassVar[Any] = FlEx2MCMCState
