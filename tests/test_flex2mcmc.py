@@ -11,10 +11,11 @@ from linear_gaussian import VARIANCE, curved, cut, deviation, gan, same, steps
 from two_modes import RIGHT, far_from, right, two_modes
 
 import drs_fast as drs
+from drs_fast.core import BURN_IN_ROW
 from drs_fast.ratio import flow
 from drs_fast.ratio.fitting import Draws
 from drs_fast.samplers.ex2mcmc import Ex2MCMC
-from drs_fast.samplers.flex2mcmc import FlEx2MCMC, Pushed
+from drs_fast.samplers.flex2mcmc import Fit, FlEx2MCMC, Pushed
 
 LIMIT = 4.5
 
@@ -196,10 +197,19 @@ def test_burn_in_gives_the_same_weights_on_any_number_of_threads():
     assert all(torch.equal(a, b) for a, b in zip(one, inside, strict=True))
 
 
-def test_logits_that_overflow_leave_the_flow_finite():
-    model = drs.GAN(torch.clone, lambda x: torch.where(x[:, 0] > 3.7, math.nan, 1e8 * x[:, 1]), 2)
-    state = FlEx2MCMC(rounds=3, burn_in=3000, backward=1.0, step_size=0.1).init(model, drs.Rng(0))
-    assert bool(torch.isfinite(state.weights).all())
+def test_latents_that_cannot_be_scored_do_not_stop_the_fit():
+    """The logit is -inf, with a gradient of NaN, for half of what a new flow makes."""
+    model = drs.GAN(torch.clone, lambda x: (x[:, 0] * (x[:, 0] > 0)).log(), 2)
+    state = FlEx2MCMC(rounds=20, burn_in=200, step_size=0.1).init(model, drs.Rng(0))
+    x = flow.unpacked(model, state.weights).of(drs.ops.latents(model, drs.Rng(1), 2000), None)[0]
+    assert float((x[:, 0] > 0).double().mean()) > 0.9
+
+
+def test_a_loss_that_is_no_number_changes_no_weight(monkeypatch):
+    model, loss = gan(2), Fit._forward
+    monkeypatch.setattr(Fit, "_forward", lambda *given: loss(*given) * math.nan)
+    state = FlEx2MCMC(rounds=2, burn_in=100, step_size=0.1).init(model, drs.Rng(0))
+    assert torch.equal(state.weights, flow.packed(flow.build(model, Draws(0, BURN_IN_ROW))))
 
 
 def test_rows_may_be_cut_anywhere():

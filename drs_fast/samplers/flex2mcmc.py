@@ -121,15 +121,16 @@ class Fit:
         """One round, with the chains where they are."""
         for _ in range(DESCENTS):
             base = self.draws.normal(*here.z.shape).to(here.z.device)
-            _, logit, slope = self.gan.gradients(self.flow.of(base, y)[0], y)
+            _, _, slope = self.gan.gradients(self.flow.of(base, y)[0], y)
             with one_thread(), torch.enable_grad():
                 loss = (1.0 - self.backward) * self._forward(here, y)
-                loss = loss + self.backward * self._backward(base, y, logit, slope)
+                loss = loss + self.backward * self._backward(base, y, slope)
                 self.optimizer.zero_grad()
                 loss.backward()  # type: ignore[no-untyped-call]
                 norm = clip_grad_norm_(self.flow.parameters(), LONGEST)
-                if bool(torch.isfinite(norm)):
-                    self.optimizer.step()
+                if not bool(torch.isfinite(norm)):
+                    self.optimizer.zero_grad()  # then the step changes nothing
+                self.optimizer.step()
             self.schedule.step()
 
     def _forward(self, here: Point, y: Tensor | None) -> Tensor:
@@ -138,12 +139,12 @@ class Fit:
         surprise = normal.square().sum(dim=1) / 2 + log_det
         return torch.where(torch.isfinite(here.target), surprise, 0.0).mean()
 
-    def _backward(self, base: Tensor, y: Tensor | None, logit: Tensor, slope: Tensor) -> Tensor:
+    def _backward(self, base: Tensor, y: Tensor | None, slope: Tensor) -> Tensor:
         """What has the gradient of KL(q | target), given the logit's at the flow's latents."""
         x, log_det = self.flow(base, y)
-        usable = torch.isfinite(logit) & moving.finite(slope)
         uphill = (moving.steady(slope) * x).sum(dim=1)
-        return torch.where(usable, x.square().sum(dim=1) / 2 - uphill - log_det, 0.0).mean()
+        loss: Tensor = (x.square().sum(dim=1) / 2 - uphill - log_det).mean()
+        return loss
 
 
 def _log_normal(z: Tensor) -> Tensor:

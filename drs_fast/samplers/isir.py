@@ -94,8 +94,8 @@ def iterated(logit: Tensor, rng: Rng, candidates: int) -> tuple[Tensor, Tensor]:
     for first in range(1, logit.shape[1], candidates - 1):
         offered = torch.cat([rows[:, first : first + candidates - 1], at[:, None]], dim=1)
         drawn = ops.select(logit.flatten()[offered], rng, ids=(rng.row + offered).flatten())
-        # Nothing is drawn where no logit is finite.
-        there = torch.where(drawn < 0, at[:, None], offered.gather(1, drawn.clamp(min=0)))[:, 0]
+        # Nothing is drawn where no logit is finite; then it does not matter where the chain is.
+        there = offered.gather(1, drawn.clamp(min=0))[:, 0]
         moves += (there != at).sum()
         at = there
     return at - rows[:, 0], moves
