@@ -4,7 +4,8 @@ python -m benchmarks.laws [--part PART] [--json FILE]
 
 ratio: p_data and p_model are mixtures (benchmarks/oracle.py). scores: logits are N(-s^2/2, s^2)
 under the generator, so N(s^2/2, s^2) under the data. gaussian: G(z) = a z and normal data. classes,
-capped: benchmarks/limits.py. starts, cut: benchmarks/starts.py. region: benchmarks/rare.py. Every
+capped: benchmarks/limits.py. starts, cut: benchmarks/starts.py. region: benchmarks/rare.py.
+local_global: benchmarks/local_global.py. Every
 figure is shown with what it should be, and by how many standard errors it is off; 4.5 of them
 happen once in 10^5 by chance.
 """
@@ -19,7 +20,7 @@ from unittest import mock
 import torch
 
 import drs_fast as drs
-from benchmarks import limits, oracle, rare, starts
+from benchmarks import limits, local_global, oracle, rare, starts
 from benchmarks.metrics import metrics
 from benchmarks.timing import describe, environment
 from drs_fast import ops
@@ -212,6 +213,7 @@ PARTS = {
     "starts": starts.starts,
     "cut": starts.cut,
     "region": region,
+    "local_global": local_global.local_global,
 }
 
 

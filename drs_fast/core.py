@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from drs_fast.gan import GAN
 
 RNG_VERSION = 1
-LATENT, ACCEPT, SELECT, CHAIN, NOISE, LABEL, AUDIT, FITTING, REAL = range(9)
+LATENT, ACCEPT, SELECT, CHAIN, NOISE, LABEL, AUDIT, FITTING, REAL, PROPOSAL = range(10)
 BURN_IN_ROW = 2**62  # no run comes here
 TRAINING_ROW = BURN_IN_ROW + 2**61  # of latents that networks are trained on
 HELD_OUT_ROW = TRAINING_ROW + 2**60  # and of those that they are tested and calibrated on

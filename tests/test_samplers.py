@@ -32,11 +32,14 @@ QUICK = {
     "collaborative": {"steps": 4, "chain_length": 16},
     "ddls": {"steps": 8, "burn_in": 256},
     "dot": {"steps": 8},
+    "ex2mcmc": {"steps": 4, "burn_in": 64},
+    "flex2mcmc": {"steps": 4, "burn_in": 64, "rounds": 5},
+    "isir": {"candidates": 8, "steps": 9},
     "mh": {"chain_length": 64},
     "sir": {"pool": 64, "size": 8},
 }
 # Their samples are not those of the row's own latent.
-MOVING = ("collaborative", "ddls", "dgflow", "dot", "dcd")
+MOVING = ("collaborative", "ddls", "dgflow", "dot", "dcd", "ex2mcmc", "flex2mcmc")
 CLASSES = 3
 
 

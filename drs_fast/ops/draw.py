@@ -82,16 +82,18 @@ def latents(
     rng: Rng,
     n: int,
     *,
+    stream: int = LATENT,
+    draw: int = 0,
     device: torch.device | str | None = None,
     ids: Tensor | None = None,
 ) -> Tensor:
-    """Latents of n rows under the GAN's prior, (n, latent_dim) float32."""
+    """Latents of n rows under the GAN's prior, (n, latent_dim) float32; draws as in `normal`."""
     where = gan.device if device is None else device
     if gan.prior in ("uniform", "truncated normal"):
-        word = words(rng, n, gan.latent_dim, device=where, ids=ids)
+        word = words(rng, n, gan.latent_dim, stream=stream, draw=draw, device=where, ids=ids)
         symmetric = (word >> 8).float() * 2.0**-23 - 1.0
         return symmetric if gan.prior == "uniform" else reference.truncated_normal(symmetric)
-    z = normal(rng, n, gan.latent_dim, device=where, ids=ids)
+    z = normal(rng, n, gan.latent_dim, stream=stream, draw=draw, device=where, ids=ids)
     if callable(gan.prior):
         mapped = gan.prior(z)
         if not isinstance(mapped, Tensor) or mapped.shape != z.shape:

@@ -11,7 +11,7 @@ from drs_fast import ops
 from drs_fast.core import Rng
 from drs_fast.gan import GAN
 from drs_fast.ratio.fitting import Draws, descend
-from drs_fast.threads import one_thread as one_thread
+from drs_fast.threads import one_thread
 
 TINY, LARGE = (16,), (64, 64, 64)  # widths
 SLICE = 2**14  # rows that a bound is asked for at once: always so many, so that bits do not vary

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from drs_fast.squeeze.audit import Loss
-from drs_fast.squeeze.bound import Bound, one_thread
+from drs_fast.squeeze.bound import Bound
 from drs_fast.squeeze.stages import AUDITED
+from drs_fast.threads import one_thread
 
 TWICE = 0.7  # of the large bound's cost: what two bounds may cost together
 MORE = 1.1  # rows that pass both, at most, for one that passes the large one alone

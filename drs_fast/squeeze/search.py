@@ -12,10 +12,11 @@ from drs_fast.core import BURN_IN_ROW, Rng
 from drs_fast.ratio.fitting import Draws
 from drs_fast.ratio.rejection import Rejection, RejectionState
 from drs_fast.squeeze.audit import UNSEEN, Loss, loss, power_of_two, tallied
-from drs_fast.squeeze.bound import LARGE, SLICE, TINY, Bound, build, drawn, fit, one_thread, packed
+from drs_fast.squeeze.bound import LARGE, SLICE, TINY, Bound, build, drawn, fit, packed
 from drs_fast.squeeze.plan import Margin, Plan, Seen, calls, joined, level, twice_pays
 from drs_fast.squeeze.proposals import LEAST, SCANNED, SEARCH_ROW, Proposals, Scan, above
 from drs_fast.squeeze.stages import AUDITED, FLOOR, SqueezeState, Stages
+from drs_fast.threads import one_thread
 
 ROWS = (
     8_192,

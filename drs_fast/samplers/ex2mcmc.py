@@ -1,0 +1,56 @@
+"""Ex2MCMC: chains of latents that explore by resampling and exploit by Langevin moves.
+
+Source: Samsonov, Lagutin, Gabrie, Durmus, Naumov and Moulines, Local-global MCMC kernels: the best
+of both worlds, NeurIPS 2022.
+"""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+
+from drs_fast.core import Batch, Rng
+from drs_fast.gan import GAN
+from drs_fast.ratio.local_global import FromPrior, LocalGlobal
+
+
+class Ex2MCMCState(NamedTuple):
+    step_size: Tensor  # () float64
+    acceptance: Tensor  # () float64: every row becomes a sample
+
+
+@dataclass(frozen=True)
+class Ex2MCMC(LocalGlobal):
+    """A chain of latents from every row's own latent; jumps between modes, and moves within one.
+
+    candidates: where the chain is, and one less fresh latents of the prior, one of which it jumps
+        to with weights exp(logit); so at every step.
+    moves: of MALA after every jump.
+    steps: of every chain; each costs candidates - 1 logits, and moves + 1 gradients of the logit.
+    step_size: h of z + h/2 gradient + sqrt(h) noise. Found in burn-in unless given: the step of
+        which MALA accepts `target` of the moves.
+    burn_in: chains that step_size is found with.
+    With labels a chain keeps its row's, so that classes are as frequent as in the raw rows, and
+    each class follows its own p0(z) exp(logit). Tallies: `offered` counts the fresh latents,
+    `jumps` the steps after which a chain was at one, `accepted_steps` the moves of MALA.
+
+    Source: Samsonov et al. (2022), algorithm 2.
+    """
+
+    State: ClassVar[Any] = Ex2MCMCState
+    law_version: ClassVar[int] = 1
+    group: ClassVar[int] = 1
+    sequential: ClassVar[bool] = False
+    energy: ClassVar[bool] = True
+
+    def init(self, gan: GAN, rng: Rng) -> Ex2MCMCState:
+        rounds = self.steps if self.step_size is None else 0
+        size = self.found_in_burn_in(gan, rng, (FromPrior(),), rounds)
+        one = torch.ones((), dtype=torch.float64, device=gan.device)
+        return Ex2MCMCState(size * one, one)
+
+    def step(
+        self, gan: GAN, state: Ex2MCMCState, z: Tensor, y: Tensor | None, rng: Rng
+    ) -> tuple[Ex2MCMCState, Batch]:
+        return state, self.run(gan, (FromPrior(),), float(state.step_size), z, y, rng)

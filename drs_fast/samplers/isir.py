@@ -1,0 +1,101 @@
+"""Iterated sampling importance resampling: chains of proposals that compete in small pools.
+
+Source: Tjelmeland, Using all Metropolis-Hastings proposals to estimate mean values, 2004; Samsonov,
+Lagutin, Gabrie, Durmus, Naumov and Moulines, Local-global MCMC kernels: the best of both worlds,
+NeurIPS 2022.
+"""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+
+from drs_fast import ops
+from drs_fast.arguments import integer
+from drs_fast.core import Batch, Rng
+from drs_fast.gan import GAN
+from drs_fast.ratio import groups
+from drs_fast.ratio.burn_in import burn_in, by_class
+
+
+class ISIRState(NamedTuple):
+    logits: Tensor  # (burn_in,) float32, of proposals
+
+
+@dataclass(frozen=True)
+class ISIR:
+    """One sample from every chain, which moves to one of `candidates` with weights exp(logit).
+
+    candidates: where the chain is, and one less fresh proposals, of every step.
+    steps: of every chain, which begins at its first proposal.
+    burn_in: proposals that are checked.
+    With labels a chain keeps the one of its first row, so that classes are as frequent as in the
+    raw rows, and each class follows its own p0(z) exp(logit). The tally `moves` counts the steps
+    after which a chain was elsewhere.
+
+    Source: Samsonov et al. (2022), algorithm 1.
+    """
+
+    candidates: int = 10
+    steps: int = 71
+    burn_in: int = 10_000
+
+    State: ClassVar[Any] = ISIRState
+    law_version: ClassVar[int] = 1
+    sequential: ClassVar[bool] = False
+    energy: ClassVar[bool] = True
+    tallies: ClassVar[tuple[str, ...]] = ("moves",)
+
+    def __post_init__(self) -> None:
+        for name, least in (("candidates", 2), ("steps", 1), ("burn_in", 1)):
+            object.__setattr__(self, name, integer(name, getattr(self, name), least))
+        if self.group >= groups.BELOW:
+            raise ValueError(
+                f"candidates={self.candidates} and steps={self.steps} make chains of "
+                f"{self.group:,} proposals, which must be fewer than {groups.BELOW:,}; lower one"
+            )
+
+    @property
+    def group(self) -> int:
+        return 1 + self.steps * (self.candidates - 1)
+
+    @property
+    def law(self) -> str:
+        limit = "p0(z) exp(logit), which is the data if the logit is exact"
+        return (
+            f"in the limit of many steps {limit}; after {self.steps} steps with "
+            f"{self.candidates - 1} proposals each near it"
+        )
+
+    def init(self, gan: GAN, rng: Rng) -> ISIRState:
+        logit, y = burn_in(gan, rng, self.burn_in)
+        by_class(gan, logit, y)
+        return ISIRState(logit)
+
+    def step(
+        self, gan: GAN, state: ISIRState, z: Tensor, y: Tensor | None, rng: Rng
+    ) -> tuple[ISIRState, Batch]:
+        batch = groups.proposals(gan, z, y, self.group)
+        ends, moves = iterated(batch.logit.view(-1, self.group), rng, self.candidates)
+        rows = ends + torch.arange(0, len(z), self.group, device=z.device)
+        taken = torch.isfinite(batch.logit[rows])
+        return state, groups.chosen(batch, rows, taken, rng, moves=moves)
+
+
+def iterated(logit: Tensor, rng: Rng, candidates: int) -> tuple[Tensor, Tensor]:
+    """Where chains end that begin at the first of their K rows, (B,) int64; how often they moved.
+
+    logit (B, K), K - 1 a multiple of candidates - 1. A step uses the uniform of its first fresh
+    row; none moves to a row whose logit is NaN or infinite.
+    """
+    rows = torch.arange(logit.numel(), device=logit.device).view(logit.shape)
+    at, moves = rows[:, 0], torch.zeros((), dtype=torch.int64, device=logit.device)
+    for first in range(1, logit.shape[1], candidates - 1):
+        offered = torch.cat([rows[:, first : first + candidates - 1], at[:, None]], dim=1)
+        drawn = ops.select(logit.flatten()[offered], rng, ids=(rng.row + offered).flatten())
+        # Nothing is drawn where no logit is finite; then it does not matter where the chain is.
+        there = offered.gather(1, drawn.clamp(min=0))[:, 0]
+        moves += (there != at).sum()
+        at = there
+    return at - rows[:, 0], moves
