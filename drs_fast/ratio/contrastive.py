@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import relu, softplus
 
 from drs_fast import ops
-from drs_fast.arguments import describe, flag, integer, number, positive
+from drs_fast.arguments import describe, flag, integer, number, one_of, positive
 from drs_fast.core import TRAINING_ROW, Rng
 from drs_fast.gan import GAN
 from drs_fast.ratio import links, moving
@@ -39,7 +39,7 @@ class Moves:
     anneal: bool = False
 
     def __post_init__(self) -> None:
-        moving.one_of("space", self.space, moving.SPACES)
+        one_of("space", self.space, moving.SPACES)
         object.__setattr__(self, "steps", integer("steps", self.steps, 1))
         object.__setattr__(self, "noise", number("noise", self.noise, 0.0, math.inf))
         for name in ("step_size", "clip", "box"):
@@ -112,7 +112,7 @@ def contrastive(
     as it is used, in eval mode.
     """
     push = Moves(space, moves, step_size, noise, clip, box, anneal)
-    moving.one_of("loss", loss, LOSSES)
+    one_of("loss", loss, LOSSES)
     steps, batch = integer("steps", steps, 1), integer("batch", batch, 1)
     reals, rate = integer("reals", reals, 1), positive("rate", rate)
     if not isinstance(gan.discriminator, nn.Module):

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from drs_fast.arguments import flag, integer, number, positive
+from drs_fast.arguments import flag, integer, number, one_of, positive
 from drs_fast.gan import GAN
-from drs_fast.ratio import frozen, links, moving
+from drs_fast.ratio import frozen, links
 from drs_fast.ratio.fitting import Draws, Dropout, descend, of_gan, use_draws
 from drs_fast.ratio.frozen import Given, Learned, Material, OnRows, Rows
 
@@ -119,7 +119,7 @@ def density_ratio(
     batch: rows of a step, real and generated each.
     rate: of Adam; it falls to 0 along a cosine, or as in the paper.
     """
-    moving.one_of("loss", loss, tuple(LOSSES))
+    one_of("loss", loss, tuple(LOSSES))
     if penalty is None:
         penalty = PENALTIES[loss]
     given = penalty if isinstance(penalty, Sequence) else (penalty,)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import one_hot, relu, softplus
 
 from drs_fast import ops
-from drs_fast.arguments import describe, integer, number, positive
+from drs_fast.arguments import describe, integer, number, one_of, positive
 from drs_fast.core import HELD_OUT_ROW, TRAINING_ROW, Rng
 from drs_fast.gan import GAN
 from drs_fast.ratio import frozen, moving
@@ -125,7 +125,7 @@ def latent_weights(
 
     Source: Issenhuth et al. (2022).
     """
-    moving.one_of("target", target, TARGETS)
+    one_of("target", target, TARGETS)
     steps, batch = integer("steps", steps, 1), integer("batch", batch, 2)
     rate = positive("rate", rate)
     if not isinstance(widths, Iterable):

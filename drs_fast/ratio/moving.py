@@ -135,8 +135,3 @@ def finished(
         count=good.sum(),
         stats=stats,
     )
-
-
-def one_of(name: str, value: object, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {choices}, got {value!r}")

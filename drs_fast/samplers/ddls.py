@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from drs_fast import ops
-from drs_fast.arguments import integer, number, positive
+from drs_fast.arguments import integer, number, one_of, positive
 from drs_fast.core import BURN_IN_ROW, Batch, Rng
 from drs_fast.gan import GAN
 from drs_fast.ratio import burn_in, moving
@@ -93,7 +93,7 @@ class DDLS:
     tallies: ClassVar[tuple[str, ...]] = ("gradients", "accepted_steps")
 
     def __post_init__(self) -> None:
-        moving.one_of("kind", self.kind, KINDS)
+        one_of("kind", self.kind, KINDS)
         for name in ("steps", "burn_in", "decay_every", "leapfrog"):
             object.__setattr__(self, name, integer(name, getattr(self, name), 1))
         one = ("target", "friction", "decay", "noise_decay")

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from drs_fast import ops
-from drs_fast.arguments import integer, number, positive
+from drs_fast.arguments import integer, number, one_of, positive
 from drs_fast.core import Batch, Rng
 from drs_fast.gan import GAN
 from drs_fast.ratio import moving
@@ -52,7 +52,7 @@ class DGFlow:
     tallies: ClassVar[tuple[str, ...]] = ("gradients",)
 
     def __post_init__(self) -> None:
-        moving.one_of("divergence", self.divergence, DIVERGENCES)
+        one_of("divergence", self.divergence, DIVERGENCES)
         object.__setattr__(self, "steps", integer("steps", self.steps, 1))
         object.__setattr__(self, "burn_in", integer("burn_in", self.burn_in, 1))
         object.__setattr__(self, "step_size", positive("step_size", self.step_size))

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from drs_fast import ops
-from drs_fast.arguments import integer, positive
+from drs_fast.arguments import integer, one_of, positive
 from drs_fast.core import BURN_IN_ROW, BadLogits, Batch, Rng
 from drs_fast.gan import GAN
 from drs_fast.ratio import burn_in, moving
@@ -73,11 +73,11 @@ class DOT:
     tallies: ClassVar[tuple[str, ...]] = ("gradients",)
 
     def __post_init__(self) -> None:
-        moving.one_of("space", self.space, moving.SPACES)
-        moving.one_of("optimiser", self.optimiser, OPTIMISERS)
-        moving.one_of("project", self.project, PROJECTIONS)
-        moving.one_of("transport", self.transport, TRANSPORTS)
-        moving.one_of("lipschitz", self.lipschitz, ESTIMATES)
+        one_of("space", self.space, moving.SPACES)
+        one_of("optimiser", self.optimiser, OPTIMISERS)
+        one_of("project", self.project, PROJECTIONS)
+        one_of("transport", self.transport, TRANSPORTS)
+        one_of("lipschitz", self.lipschitz, ESTIMATES)
         object.__setattr__(self, "steps", integer("steps", self.steps, 1))
         object.__setattr__(self, "burn_in", integer("burn_in", self.burn_in, 2))
         if self.burn_in % 2:

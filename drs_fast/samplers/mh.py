@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from drs_fast import ops
-from drs_fast.arguments import integer
+from drs_fast.arguments import integer, one_of
 from drs_fast.core import BURN_IN_ROW, REAL, Batch, Rng
 from drs_fast.gan import GAN
 from drs_fast.ratio import classes, groups
@@ -80,8 +80,7 @@ class MH:
         if self.starts is not None:
             object.__setattr__(self, "starts", integer("starts", self.starts, 1))
         for name, choices in (("start", STARTS), ("unmoved", UNMOVED)):
-            if getattr(self, name) not in choices:
-                raise ValueError(f"{name} must be one of {choices}, got {getattr(self, name)!r}")
+            one_of(name, getattr(self, name), choices)
 
     @property
     def group(self) -> int:
