@@ -650,7 +650,7 @@ def test_what_hides_is_within_the_interval_of_a_run(hurried, tmp_path):
     truth, hidden = rare.lost(squeezed, state, 0.002)
     assert hidden > 0.0019
     low, high = run.manifest["lost_mass_interval"]
-    sums = {name: run.manifest[name] for name in audit.UNITS}
+    sums = {name: run.manifest[name] for name in squeezed.tallies}
     assert audit.loss(sums).high < truth  # what was seen tells nothing of it
     assert low <= truth <= high <= float(state.high) <= 0.02
     assert f"to {high:.3%})" in squeezed.note(state, sums)
