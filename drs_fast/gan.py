@@ -14,7 +14,7 @@ from drs_fast.ratio import classes, links
 PRIORS = ("normal", "uniform", "truncated normal")
 PRECISIONS = ("fp32", "bf16")
 BLOCK_MULTIPLE = 256
-SMALLEST = 128  # rows in a call, from which on CPUs gave the same bits for every number of rows
+SMALLEST = 128  # rows in a call that on CPUs give the bits of 256; with many threads 64 do not
 Real = Tensor | tuple[Tensor, Tensor]
 
 
@@ -30,10 +30,10 @@ class GAN:
     labels: number of classes of a conditional GAN.
     label_weights: how often each class is proposed, (labels,) numbers, all alike unless given.
     real: real samples, (x, y) with labels, or a callable n -> those.
-    block: rows in one call of G and D, rounded up to a power of two below 256 or a multiple of 256.
-        A block that is not full is padded with zeros: on a CPU to 128 rows or a multiple of 256,
-        which gave equal bits there, elsewhere to a whole block. Blocks of fewer than 128 rows may
-        round differently from larger ones.
+    block: rows in one call of G and D, rounded up to a power of two or, from 256 on, a multiple of
+        256. A block that is not full is padded with zeros: on a CPU to 128 rows or a multiple of
+        256, which gave equal bits there, elsewhere to a whole block. Blocks of fewer than 128 rows
+        may round differently.
     Modules are put in eval mode, those inside wrappers too.
     """
 

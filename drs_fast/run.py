@@ -59,9 +59,8 @@ class Run:
         self.tune, self.cuda_graph = tuning.check(tune), cuda_graph
         self.rng = Rng(seed)
         self.step_rows = math.lcm(self.gan.block, sampler.group)
-        if self.step_rows > max(
-            LARGEST_STEP, self.gan.block
-        ):  # then a block of G and D is not full
+        if self.step_rows > max(LARGEST_STEP, self.gan.block):
+            # Then a block of G and D is not full.
             self.step_rows = sampler.group * max(1, LARGEST_STEP // 2 // sampler.group)
         self.n, self.max_proposals, self.patience = n, max_proposals, patience
         self.state: Any = None

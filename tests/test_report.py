@@ -186,7 +186,7 @@ def test_report_has_the_numbers(tmp_path):
         "1e-06",
         facts["law"],
         f"{facts['calls_per_sample']:.4g}",
-        "DRS(burn_in=2000, classes=joint, eps=1e-06, law_version=2)",
+        "DRS(burn_in=2000, classes=joint, eps=1e-06, interpolation=none, law_version=2)",
         f"{float(w.sum() ** 2 / (2_000 * (w**2).sum())):.2%} of raw",
         f"{float(state['logits'].median()):.3f}"[:-1],
         f"{float(run.logit[:].max()):.3f}",

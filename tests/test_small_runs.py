@@ -82,6 +82,15 @@ def test_only_the_last_step_is_small():
         assert len(rows[whole:].unique()) <= 1
 
 
+@pytest.mark.parametrize(
+    ("batch_size", "group", "rows"),
+    [(2**18, 1, 2**18), (4096, 640, 20_480), (4096, 100_000, 100_000), (16, 640, 640)],
+)
+def test_whole_steps_fill_blocks_unless_groups_forbid_it(batch_size, group, rows):
+    gan, sampler = toy().on(block=batch_size), MH(chain_length=group)
+    assert Run(gan, sampler, 1, 0, None, 1, (), cuda_graph=True).step_rows == rows
+
+
 def test_a_group_is_enough_where_one_is_asked_for():
     gan = counted()
     batch = drs.generate(gan, MH(chain_length=640, start="first", burn_in=256), 1, batch_size=256)
@@ -152,8 +161,8 @@ def test_the_limit_of_proposals_holds(monkeypatch):
 
 def test_steps_in_flight_are_whole():
     with gpu():
-        batch = drs.generate(toy(), QUICK, 64, batch_size=512)
-    assert int(batch.stats["calls"]) % 512 == 0
+        batch = drs.generate(toy(), QUICK, 64, batch_size=4096)
+    assert int(batch.stats["calls"]) == 4096
 
 
 def test_the_papers_adaption_takes_whole_batches():

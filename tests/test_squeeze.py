@@ -17,6 +17,7 @@ from benchmarks import oracle, rare
 from drs_fast import GAN, Rng, cli, ops, report, samplers
 from drs_fast.core import BURN_IN_ROW
 from drs_fast.ratio.fitting import Draws
+from drs_fast.ratio.intervals import Share
 from drs_fast.ratio.rejection import of_rows
 from drs_fast.squeeze import audit, bound, search, stages
 from drs_fast.squeeze.proposals import Proposals
@@ -483,7 +484,7 @@ def test_a_small_loss_among_survivors_does_not_vouch_for_the_rest():
 
 def test_loss_of_nothing_and_of_everything():
     nothing = dict.fromkeys(audit.UNITS, 0)
-    assert audit.loss(nothing) == audit.Loss(0.0, 0.0, 1.0)
+    assert audit.loss(nothing) == Share(0.0, 0.0, 1.0)
     ones = torch.ones(400, dtype=torch.float64)
     none_lost = audit.loss({k: int(v) for k, v in audit.tallied(ones, ones, ones).items()})
     assert none_lost.share == none_lost.low == 0.0
@@ -782,9 +783,9 @@ def test_bets_are_fair():
 
 
 def test_a_limit_that_the_run_contradicts_is_dropped():
-    found = audit.Loss(0.02, 0.01, 0.4)
-    assert found.within(0.03) == audit.Loss(0.02, 0.01, 0.03)
-    assert found.within(0.015) == audit.Loss(0.02, 0.01, 0.02)
+    found = Share(0.02, 0.01, 0.4)
+    assert found.within(0.03) == Share(0.02, 0.01, 0.03)
+    assert found.within(0.015) == Share(0.02, 0.01, 0.02)
     assert found.within(0.005) == found
     assert found.within(0.5) == found
 

@@ -8,12 +8,12 @@ mean t of this excess over the accepted rows the share is t / (1 + t).
 
 import math
 from collections.abc import Mapping
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from drs_fast.backends import reference
+from drs_fast.ratio.intervals import Share, gamma_ends
 
 # Accepted rows, those of them above log_m, and sums over the excess of these and over its square,
 # which is split in three, so that none overflows: whole numbers add up the same in any order.
@@ -21,21 +21,9 @@ TALLIES = ("kept", "capped", "excess", "excess_high", "excess_middle", "excess_l
 UNIT = 2.0**-20  # of the excess
 HALF = 17  # bits
 DEEPEST = 14.0 * math.log(2.0)  # nats above log_m, from which on rows count alike
-NORMAL = 1.959963984540054  # two-sided 95 %
 EVENTS = 3.0
 STEPS = 64  # of at most 2^20 rows
 WARNED = 0.01
-
-
-class Clipped(NamedTuple):
-    """The share of the data that is missing, with a 95 % interval."""
-
-    share: float
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        return f"{self.share:.2%} ({self.low:.2%} to {self.high:.2%})"
 
 
 class Tally:
@@ -78,22 +66,20 @@ def sums(logit: Tensor, log_m: Tensor) -> Tensor:
     return torch.stack([part.sum() for part in parts])
 
 
-def clipped(tallies: Mapping[str, int]) -> Clipped:
-    """The estimate from tallies.
+def clipped(tallies: Mapping[str, int]) -> Share:
+    """The share of the data that is missing, with a 95 % interval.
 
-    The interval is that of a weighted sum of rare events (Fay and Feuer, Statistics in Medicine
-    1997), a gamma distribution with the sum's mean and variance; the upper end takes three events
-    more, of the weight of those that were seen or of a row at 2 M. With log-normal
-    ratios of sd 1 to 3, whose tails are heavy, it holds the truth in at least 91 % of runs.
+    It is that of a weighted sum of rare events. The event more of its upper end is three of the
+    weight of those that were seen, or of a row at 2 M. With log-normal ratios of sd 1 to 3, whose
+    tails are heavy, it holds the truth in at least 91 % of runs.
     """
     kept, total = max(tallies["kept"], 1), tallies["excess"] * UNIT
     high, middle, low = (tallies[f"excess_{part}"] for part in ("high", "middle", "low"))
     squares = ((high << 2 * HALF) + (middle << HALF + 1) + low) * UNIT * UNIT
     variance = max(0.0, squares - total * total / kept)
     event = EVENTS * max(1.0, squares / total if total else 0.0)
-    least = _gamma_quantile(total, variance, -NORMAL) if total else 0.0
-    most = _gamma_quantile(total + event, variance + event * event, NORMAL)
-    return Clipped(*(mean / (1.0 + mean) for mean in (total / kept, least / kept, most / kept)))
+    means = (sums / kept for sums in (total, *gamma_ends(total, variance, event)))
+    return Share(*(mean / (1.0 + mean) for mean in means))
 
 
 def measured(tallies: Mapping[str, int]) -> dict[str, float | list[float]]:
@@ -121,12 +107,3 @@ def warning(tallies: Mapping[str, int]) -> str | None:
         f"above it, where {found} of the data's mass is missing; raise burn_in, give a larger "
         "log_m, or calibrate the discriminator"
     )
-
-
-def _gamma_quantile(mean: float, variance: float, normal: float) -> float:
-    """The quantile of a gamma distribution where a standard normal has the quantile `normal`.
-
-    Source: Wilson and Hilferty, The distribution of chi-square (1931).
-    """
-    relative = variance / (9.0 * mean * mean)
-    return mean * max(0.0, 1.0 - relative + normal * math.sqrt(relative)) ** 3

@@ -7,9 +7,10 @@ taken as probabilities over its u, which are known once the logit is.
 
 import math
 from collections.abc import Mapping
-from typing import NamedTuple
 
 from torch import Tensor
+
+from drs_fast.ratio.intervals import Share, gamma_ends
 
 # Whole numbers add up to the same in any order. A product of masses spans too much for an int64:
 # those of at least 1 are added up apart from smaller ones.
@@ -21,7 +22,7 @@ UNITS = {name: 2.0**-20 if i < 2 else 2.0**-8 for i, name in enumerate(SUMS)} | 
 LARGEST = 2.0**24  # of what one row may stand for, in masses of a typical one
 # An interval of 95 %: a lower end is wrong in 2.5 % of cases. So is an upper end, of which there
 # are two, one of a search and one of the run after it, with 1.25 % each.
-BELOW, ABOVE = -1.959963984540054, 2.241402727604947  # quantiles of a standard normal
+ABOVE = 2.241402727604947  # quantile of a standard normal
 UNSEEN = 4.382026634673881  # -log(1.25 %): the events that may be expected where none was seen
 STAKES = 24  # that `wealth` is divided by: 1/2, 1/4, ...
 
@@ -48,43 +49,24 @@ def power_of_two(value: float) -> float:
     return 2.0 ** round(math.log2(value))
 
 
-class Loss(NamedTuple):
-    """The share of accepted samples that the bound loses, with a 95 % interval."""
-
-    share: float
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        return f"{self.share:.3%} ({self.low:.3%} to {self.high:.3%})"
-
-    def within(self, high: float) -> "Loss":
-        """With an upper end that is known otherwise, unless the lower end speaks against it."""
-        if self.low > high:
-            return self
-        return self._replace(high=max(self.share, min(self.high, high)))
-
-
-def loss(sums: Mapping[str, int], largest: float = 0.0) -> Loss:
-    """The estimate from sums of `tallied`.
+def loss(sums: Mapping[str, int], largest: float = 0.0) -> Share:
+    """The share of accepted samples that the bound loses, from sums of `tallied`.
 
     largest: the most that any row, seen or not, can add to the lost mass, in units of `typical`.
     Without it the interval knows nothing of rows that lose more than those that were seen.
 
-    The interval is that of a weighted sum of rare events (Fay and Feuer, Statistics in Medicine
-    1997): a gamma distribution with the sum's mean and variance, and for the upper end one event
-    more, of the largest weight; its quantiles are those of Wilson and Hilferty (1931).
+    The interval is that of a weighted sum of rare events, and the event more of its upper end has
+    the largest weight.
     """
     mass, lost, mass_squared, mass_by_lost, lost_squared = _masses(sums)
     if mass_squared == 0.0:
-        return Loss(lost / mass if mass else 0.0, 0.0, 1.0)
+        return Share(lost / mass if mass else 0.0, 0.0, 1.0)
     share = lost / mass
     variance = lost_squared - 2.0 * share * mass_by_lost + share * share * mass_squared
     variance = max(0.0, variance)  # the sums are rounded
     event = max(largest, mass_squared / mass, lost_squared / lost if lost else 0.0)
-    low = _gamma_quantile(lost, variance, BELOW) / mass if lost else 0.0
-    high = _gamma_quantile(lost + event, variance + event * event, ABOVE) / mass
-    return Loss(share, min(low, share), max(min(high, 1.0), share))
+    low, high = (end / mass for end in gamma_ends(lost, variance, event, above=ABOVE))
+    return Share(share, min(low, share), max(min(high, 1.0), share))
 
 
 def unseen(samples: float) -> float:
@@ -117,9 +99,3 @@ def _masses(sums: Mapping[str, int]) -> list[float]:
     """The sums of `SUMS`."""
     found = {name: sums[name] * unit for name, unit in UNITS.items()}
     return [found[name] + found.get(SMALL + name, 0.0) for name in SUMS]
-
-
-def _gamma_quantile(mean: float, variance: float, normal: float) -> float:
-    """The quantile of a gamma distribution where a standard normal has the quantile `normal`."""
-    relative = variance / (9.0 * mean * mean)
-    return mean * max(0.0, 1.0 - relative + normal * math.sqrt(relative)) ** 3

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from drs_fast.squeeze.audit import Loss
+from drs_fast.ratio.intervals import Share
 from drs_fast.squeeze.bound import Bound
 from drs_fast.squeeze.stages import AUDITED
 from drs_fast.threads import one_thread
@@ -47,7 +47,7 @@ class Margin(NamedTuple):
     """
 
     spreads: float
-    loss: Loss
+    loss: Share
     seen: float
     passing: float
 

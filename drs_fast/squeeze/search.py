@@ -10,8 +10,9 @@ from torch import Tensor
 from drs_fast import ops
 from drs_fast.core import BURN_IN_ROW, Rng
 from drs_fast.ratio.fitting import Draws
+from drs_fast.ratio.intervals import Share
 from drs_fast.ratio.rejection import Rejection, RejectionState
-from drs_fast.squeeze.audit import UNSEEN, Loss, loss, power_of_two, tallied
+from drs_fast.squeeze.audit import UNSEEN, loss, power_of_two, tallied
 from drs_fast.squeeze.bound import LARGE, SLICE, TINY, Bound, build, drawn, fit, packed
 from drs_fast.squeeze.plan import Margin, Plan, Seen, calls, joined, level, twice_pays
 from drs_fast.squeeze.proposals import LEAST, SCANNED, SEARCH_ROW, Proposals, Scan, above
@@ -179,7 +180,7 @@ class Search:
         accepted = self.proposals.accepted(seen)
         mass = float((accepted / seen.chosen).sum())
         if not mass:
-            return Margin(MOST, Loss(0.0, 0.0, 1.0), 1.0, math.inf)
+            return Margin(MOST, Share(0.0, 0.0, 1.0), 1.0, math.inf)
         typical = power_of_two(mass / len(accepted))
 
         def at(spreads: float) -> Margin:

@@ -9,8 +9,9 @@ from torch import Tensor
 
 from drs_fast import ops
 from drs_fast.core import AUDIT
+from drs_fast.ratio.intervals import Share
 from drs_fast.ratio.rejection import Rejection, of_rows
-from drs_fast.squeeze.audit import Loss, loss, power_of_two
+from drs_fast.squeeze.audit import loss, power_of_two
 from drs_fast.squeeze.bound import Bound, Slice, padded, unpacked
 
 FLOOR = 0.25  # of the rows that are chosen by their bound: so many are chosen evenly
@@ -93,7 +94,7 @@ class Stages:
         return of_rows(self.decides.state, y, self.decides.eps)
 
 
-def lost(sums: Mapping[str, int], state: SqueezeState) -> Loss:
+def lost(sums: Mapping[str, int], state: SqueezeState) -> Share:
     """What a run's sums say, with what may hide: the search and the run both limit that."""
     return loss(sums, 1.0 / (floor(state.calls) * typical(state))).within(float(state.high))
 

@@ -1,0 +1,43 @@
+"""Shares of rare events: an estimate with an interval."""
+
+import math
+from typing import NamedTuple
+
+# Quantiles of a standard normal: two-sided 95 %.
+BELOW, ABOVE = -1.959963984540054, 1.959963984540054
+
+
+class Share(NamedTuple):
+    """A share and its interval."""
+
+    share: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.share:.3%} ({self.low:.3%} to {self.high:.3%})"
+
+    def within(self, high: float) -> "Share":
+        """With an upper end that is known otherwise, unless the lower end speaks against it."""
+        if self.low > high:
+            return self
+        return self._replace(high=max(self.share, min(self.high, high)))
+
+
+def gamma_ends(
+    total: float, variance: float, event: float, below: float = BELOW, above: float = ABOVE
+) -> tuple[float, float]:
+    """The ends of an interval of a weighted sum of rare events, of which `total` was seen.
+
+    They are quantiles of gamma distributions with the sum's mean and variance, for the upper end
+    with one event more; below, above: where a standard normal has them.
+    Source: Fay and Feuer, Confidence intervals for directly standardized rates, Statistics in
+    Medicine 1997; Wilson and Hilferty, The distribution of chi-square (1931).
+    """
+    least = _gamma_quantile(total, variance, below) if total else 0.0
+    return least, _gamma_quantile(total + event, variance + event * event, above)
+
+
+def _gamma_quantile(mean: float, variance: float, normal: float) -> float:
+    relative = variance / (9.0 * mean * mean)
+    return mean * max(0.0, 1.0 - relative + normal * math.sqrt(relative)) ** 3
