@@ -235,7 +235,11 @@ def main() -> int:
             print(f"{case:26}{figure:24}{expected:10.5f}{found:10.5f}{z:8.1f}{mark}", flush=True)
             row = {"case": case, "figure": figure, "expected": expected}
             rows.append({"part": name, **row, "found": found, "error": error})
-    print(f"\n{len(rows)} figures, {off} off by more than {LIMIT} standard errors")
+    chance = len(rows) * math.erfc(LIMIT / math.sqrt(2))
+    print(
+        f"\n{len(rows)} figures, {off} off by more than {LIMIT} standard errors, which by chance "
+        f"one of them is in {chance:.1g} of all runs"
+    )
     if options.json:
         options.json.write_text(json.dumps(environment() | {"laws": rows}, indent=1) + "\n")
     return 1 if off else 0
