@@ -49,7 +49,7 @@ def test_chains_that_no_one_asked_for_are_not_run(batch_size, rows):
     batch = drs.generate(gan, LANGEVIN, 64, batch_size=batch_size)
     assert int(batch.stats["gradients"]) == 50 * rows
     assert int(batch.stats["calls"]) == rows
-    assert gan.generator.rows == 1024 + 51 * rows  # of which 1,000 are the burn-in
+    assert gan.generator.rows == 128 + 51 * rows  # 128 of the burn-in
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
