@@ -247,10 +247,14 @@ class GAN:
                 room = self.call_rows(size)
                 parts = function(*(_block(tensor, start, size, room) for tensor in given))
                 for i, part in enumerate(parts):
-                    if start == 0:
-                        with torch.inference_mode(False):
+                    own = part if size == room else part.narrow(0, 0, size)
+                    with torch.inference_mode(False):
+                        if size == n:
+                            whole.append(own.clone(memory_format=torch.contiguous_format))
+                            continue
+                        if start == 0:
                             whole.append(part.new_empty((n, *part.shape[1:])))
-                    whole[i].narrow(0, start, size).copy_(part.narrow(0, 0, size))
+                    whole[i].narrow(0, start, size).copy_(own)
         return whole
 
     def _logits(self, z: Tensor, *label: Tensor) -> Iterator[Tensor]:

@@ -14,7 +14,7 @@ from torch import Tensor
 from drs_fast import loop, ops, tuning
 from drs_fast.collected import Rows
 from drs_fast.core import Rng, Sampler, Starvation, check_invalid, last_row
-from drs_fast.gan import GAN
+from drs_fast.gan import BLOCK_MULTIPLE, GAN, SMALLEST
 from drs_fast.loop import Landed, Step
 from drs_fast.progress import Progress
 from drs_fast.ratio import classes, clipped
@@ -28,7 +28,9 @@ REMEDIES = {
 }
 
 LARGEST_STEP = 2**17  # rows, where blocks of G and D do not divide a sampler's groups
-DEVIATIONS = 3.0  # more than the expected samples that a last step must be expected to bring
+# More than the expected samples that a last step must be expected to bring: in memory another one
+# may follow it, on disk one that falls short is taken again.
+DEVIATIONS, AGAIN = 1.0, 3.0
 
 
 class Run:
@@ -131,13 +133,15 @@ class Run:
         chunks: Iterable[tuple[int, int, int]],
         names: tuple[str, ...],
         bar: Progress,
-        whole: int = 0,
+        whole: int | None = None,
     ) -> Iterator[Landed]:
         """The accepted rows of chunks (number, first row, end), until n of them are there.
 
         Of the step that brings the n-th, `accepted` counts all, but the rows end there.
-        whole: chunks below this number are needed to their ends, for later ones are there.
+        whole: chunks below this number are needed to their ends, for later ones are there; None in
+            memory, where steps may end anywhere.
         """
+        again, whole = whole is not None, whole or 0
         if self.accepted == self.n and not whole:
             return
         example = {name: self.example[name] for name in ("logit", *names)}
@@ -145,7 +149,7 @@ class Run:
         lane = loop.lane(
             self.gan, sampler, state, self.rng, self.step_rows, example, self.cuda_graph
         )
-        for landed in loop.landed(lane, self._steps(chunks, lane, whole)):
+        for landed in loop.landed(lane, self._steps(chunks, lane, whole, again)):
             if self.accepted == self.n and landed.step.chunk >= whole:
                 return
             tried = landed.step.size
@@ -233,7 +237,7 @@ class Run:
         return (last_row(ids) // group + 1) * group
 
     def _steps(
-        self, chunks: Iterable[tuple[int, int, int]], lane: loop.Lane, whole: int
+        self, chunks: Iterable[tuple[int, int, int]], lane: loop.Lane, whole: int, again: bool
     ) -> Iterator[Step]:
         """Whole groups, no step across two chunks, and no more rows than may still be tried."""
         left = math.inf if self.max_proposals is None else self.max_proposals - self.proposals
@@ -241,13 +245,14 @@ class Run:
             if self.accepted == self.n and chunk >= whole:
                 return
             while row < end:
-                room, few = int(min(end - row, left)), self._few()
-                if few < min(room, self.step_rows) and chunk >= whole and not lane.in_flight:
+                room, few = int(min(end - row, left)), self._few(again)
+                short = few < min(room, self.step_rows) and chunk >= whole and not lane.in_flight
+                if short and again:
                     self._flying += few
                     yield Step(row, few, chunk, short=True)
                     # It fell short. Its rows are taken again by a whole step, because the bytes of
                     # a chunk on disk may not depend on where a smaller n would have ended.
-                size = min(self._batches(lane.most_rows), room)
+                size = few if short and not again else min(self._batches(lane.most_rows), room)
                 size -= size % (self.step_rows if size > self.step_rows else self.sampler.group)
                 if size <= 0:
                     return
@@ -256,7 +261,7 @@ class Run:
                 yield Step(row, size, chunk, last=row + size == end)
                 row += size
 
-    def _few(self) -> int:
+    def _few(self, again: bool) -> int:
         """Rows that are likely to bring all samples that are missing, in whole groups."""
         if self.n is None or self.sampler.sequential or self._draws or self.quota is not None:
             return self.step_rows
@@ -264,8 +269,13 @@ class Run:
         if self.proposals:
             rate = min(rate, (self.accepted + 1) / self.proposals)
         luck = max(0.0, 1.0 - group * rate)  # none where every group is sure to bring a sample
-        rows = math.ceil((wanted + DEVIATIONS * math.sqrt(wanted * luck)) / (group * rate)) * group
-        return self.gan.call_rows(rows) if group == 1 else rows
+        hoped = wanted + (AGAIN if again else DEVIATIONS) * math.sqrt(wanted * luck)
+        rows = math.ceil(hoped / (group * rate)) * group
+        if group > 1:
+            return rows
+        if not again:  # a call of 128 rows may follow one of a multiple of 256
+            rows = (rows + SMALLEST - 1) // BLOCK_MULTIPLE * BLOCK_MULTIPLE
+        return self.gan.call_rows(rows)
 
     def _batches(self, most: int) -> int:
         """Rows of one batch, or of several if the n-th sample cannot come before the last one."""

@@ -49,7 +49,7 @@ def test_chains_that_no_one_asked_for_are_not_run(batch_size, rows):
     batch = drs.generate(gan, LANGEVIN, 64, batch_size=batch_size)
     assert int(batch.stats["gradients"]) == 50 * rows
     assert int(batch.stats["calls"]) == rows
-    assert gan.generator.rows == 1024 + 51 * rows  # of which 1,000 are the burn-in
+    assert gan.generator.rows == 128 + 51 * rows  # 128 of the burn-in
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
@@ -74,12 +74,12 @@ def test_few_samples_are_the_first_of_many(name, batch_size):
         assert all(torch.equal(part[name], whole[name][:n]) for name in whole)
 
 
-def test_only_the_last_step_is_small():
+def test_small_steps_come_last():
     for n in (64, 900, 5000):
         rows = drs.generate(labelled(), QUICK, n, seed=2, batch_size=512).x[:, 2]
         whole = int((rows == 512).sum())
         assert (rows[:whole] == 512).all()
-        assert len(rows[whole:].unique()) <= 1
+        assert whole < len(rows)
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ def hopeful(monkeypatch):
 
 
 @pytest.mark.parametrize("n", [1, 64, 2000])
-def test_a_step_that_falls_short_is_taken_again_whole(monkeypatch, n):
+def test_another_small_step_follows_one_that_falls_short(monkeypatch, n):
     expected = drs.generate(labelled(), QUICK, n, seed=5, batch_size=512)
     hopeful(monkeypatch)
     found = drs.generate(labelled(), QUICK, n, seed=5, batch_size=512)
@@ -118,10 +118,11 @@ def test_a_step_that_falls_short_is_taken_again_whole(monkeypatch, n):
     assert torch.equal(found.logit, expected.logit)
     rows = found.x[:, 2]
     assert (rows[: int((rows == 512).sum())] == 512).all()
+    assert found.stats["calls"] < found.stats["proposals"] + 256
     assert found.stats["invalid"] == expected.stats["invalid"] == 0
 
 
-def test_what_was_taken_in_vain_is_counted_but_not_on_disk(monkeypatch, tmp_path):
+def test_what_was_taken_in_vain_is_not_on_disk(monkeypatch, tmp_path):
     """There the counts of a chunk are those of its rows, however often the run was broken off."""
     hopeful(monkeypatch)
     sampler = DRS(burn_in=1024, target_acceptance=0.1)
@@ -130,9 +131,11 @@ def test_what_was_taken_in_vain_is_counted_but_not_on_disk(monkeypatch, tmp_path
     burn_in, gan.generator.rows = gan.generator.rows, 0
     batch = drs.generate(gan, sampler, 40, seed=7, batch_size=256)
     assert int(batch.stats["calls"]) == gan.generator.rows - burn_in
-    assert int(batch.stats["calls"]) > int(batch.stats["proposals"]) + 256
+    assert int(batch.stats["calls"]) < int(batch.stats["proposals"]) + 256
+    gan.generator.rows = 0
     run = drs.generate(gan, sampler, 40, seed=7, batch_size=256, out=tmp_path / "run")
     assert run.manifest["calls_per_sample"] == 512 / 40
+    assert gan.generator.rows - burn_in > 512
     assert store.verify(tmp_path / "run") == []
 
 
@@ -234,7 +237,7 @@ def test_a_run_that_was_killed_goes_on_to_the_same_bytes(tmp_path, monkeypatch, 
 def test_holes_are_filled_to_their_ends(tmp_path, monkeypatch, sampler, device):
     """Also where the last step of a chunk has no sample, so that n is there before it."""
     if device == "gpu":
-        monkeypatch.setattr(Run, "_few", lambda run: run.step_rows)
+        monkeypatch.setattr(Run, "_few", lambda run, again: run.step_rows)
     n = 120 if sampler is RARE else 900
     direct = save(tmp_path / "run", n, sampler)
     before = files(tmp_path / "run")

@@ -26,16 +26,10 @@ class Point(NamedTuple):
     target: Tensor  # (n,) float64
 
 
-def point(
-    gan: GAN, prior: Prior, z: Tensor, y: Tensor | None, *, slope: bool = True, scale: float = 1.0
-) -> Point:
-    """The chains at z; without the drift, which the last point does not need, if not slope."""
-    if slope:
-        x, logit, gradient = gan.gradients(z, y)
-        gradient = scale * gradient - prior.precision * z
-    else:
-        x, logit = gan.logits(z, y)
-        gradient = torch.zeros_like(z)
+def point(gan: GAN, prior: Prior, z: Tensor, y: Tensor | None, *, scale: float = 1.0) -> Point:
+    """The chains at z."""
+    x, logit, gradient = gan.gradients(z, y)
+    gradient = scale * gradient - prior.precision * z
     usable = torch.isfinite(logit) & moving.finite(gradient)
     target = moving.log_density(z, prior) + scale * logit.double()
     target = torch.where(usable, target, -torch.inf)

@@ -25,6 +25,7 @@ KINDS = ("mala", "ula", "underdamped", "hmc")
 ADJUSTED = ("mala", "hmc")  # they accept or reject, so that their law has no bias
 FIRST_STEP = 0.01
 TRIED = 10  # moves of a given step, which are to show whether any is accepted
+SEEN = 128  # burn-in rows, at most, where they only show whether the logits can be used
 STUCK = 0.01  # share of accepted moves below which chains stand still
 HOTTEST = 1e9  # largest noise and temperature, so that squares and products are float32 numbers
 WALL_STEP = 0.01  # largest step found in a box of half-width 1, whose walls bend longer moves
@@ -48,7 +49,7 @@ class DDLS:
         which `target` of the moves are accepted, by MALA where the kind accepts all.
     friction: of "underdamped", in (0, 1]; 1 is the same as "ula".
     burn_in: chains that step_size is found with, or a given one is tried with where moves are
-        rejected.
+        rejected. With a step_size, and no moves rejected, 128 at most: they find nothing.
     noise, temperature: one of them, because temperature = noise^2; 1 without either. A move's noise
         is multiplied by `noise`, and the law is p0(z) exp(logit) to the power 1 / temperature. At
         0 chains only climb: "ula" and "underdamped", with a step_size.
@@ -153,11 +154,13 @@ class DDLS:
     def init(self, gan: GAN, rng: Rng) -> DDLSState:
         prior = moving.prior(gan)
         one = torch.ones((), dtype=torch.float64, device=gan.device)
-        rows = rng.at(BURN_IN_ROW)
-        z, y = ops.latents(gan, rows, self.burn_in), ops.labels(gan, rows, self.burn_in)
+        rows, n = rng.at(BURN_IN_ROW), self.burn_in
         if self.step_size is not None and self.kind not in ADJUSTED:
-            burn_in.check(gan, gan.logits(z, y)[1])
+            n = min(n, SEEN)
+            y = ops.labels(gan, rows, n)
+            burn_in.check(gan, gan.logits(ops.latents(gan, rows, n), y)[1])
             return DDLSState(self.step_size * one, one)
+        z, y = ops.latents(gan, rows, n), ops.labels(gan, rows, n)
         here = point(gan, prior, z, y, scale=self.logit_scale)
         burn_in.check(gan, here.logit)
         if self.step_size is not None:
@@ -200,9 +203,9 @@ class DDLS:
             else:
                 there, speed = self._free(prior.box, here, velocity, rng, step, size, cooled)
                 last = step + 1 == self.steps
-                end = point(gan, prior, there, y, slope=not last, scale=self.logit_scale)
-                moved = torch.isfinite(end.target)
-                here, velocity = either(moved, end, here), moving.choose(moved, speed, velocity)
+                here, moved = self._reached(gan, prior, here, there, y, slope=not last)
+                if self.kind == "underdamped":
+                    velocity = moving.choose(moved, speed, velocity)
             moves += moved.sum()
         each = self.leapfrog if self.kind == "hmc" else 1
         gradients = len(z) * (self.steps * each + (self.kind in ADJUSTED))
@@ -254,6 +257,22 @@ class DDLS:
         z = here.z + velocity
         there = moving.reflected(z, box)
         return there, torch.where(there == z, velocity, -velocity)
+
+    def _reached(
+        self, gan: GAN, prior: Prior, here: Point, z: Tensor, y: Tensor | None, *, slope: bool
+    ) -> tuple[Point, Tensor]:
+        """The chains at z, but for those that cannot go on from there; which ones moved, (n,) bool.
+
+        Nothing looks at the target, which stays as it was. slope: whether a move follows.
+        """
+        if slope:
+            x, logit, gradient = gan.gradients(z, y)
+            drift = self.logit_scale * gradient - prior.precision * z
+        else:
+            (x, logit), drift = gan.logits(z, y), z
+        moved = torch.isfinite(self.logit_scale * logit.double()) & moving.finite(drift)
+        there = Point(z, x, logit, drift, here.target)
+        return either(moved, there, here), moved
 
     def _warn(self, share: float, size: float) -> None:
         if share < STUCK:
