@@ -27,16 +27,22 @@ def number(name: str, value: Any, low: float, high: float) -> float:
     """The value as a float; ValueError unless it is a finite number in [low, high]."""
     real = isinstance(value, numbers.Real) and not isinstance(value, bool)
     if not real or not math.isfinite(value) or not low <= value <= high:
-        bound = "" if math.isinf(high) else f" in [{low:g}, {high:g}]"
+        bound = f" in [{low:g}, {high:g}]"
+        if math.isinf(high):
+            bound = "" if math.isinf(low) else f" >= {low:g}"
         raise ValueError(f"{name} must be a finite number{bound}, got {describe(value)}")
     return float(value)
 
 
 def positive(name: str, value: Any, high: float = math.inf) -> float:
     """The value as a float; ValueError unless it is a finite number in (0, high]."""
-    real = number(name, value, 0.0, high)
+    try:
+        real = number(name, value, 0.0, high)
+    except ValueError:
+        real = 0.0
     if real == 0.0:
-        raise ValueError(f"{name} must be greater than 0, got {value!r}")
+        bound = "greater than 0" if math.isinf(high) else f"in (0, {high:g}]"
+        raise ValueError(f"{name} must be a finite number {bound}, got {describe(value)}")
     return real
 
 

@@ -197,13 +197,16 @@ def _parser(given: list[str]) -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    demo = commands.add_parser("demo", help="the main job on the built-in GANs, with pictures")
+    demo = commands.add_parser(
+        "demo", allow_abbrev=False, help="the main job on the built-in GANs, with pictures"
+    )
     demo.add_argument("--out", default="drs-fast-demo", help="directory (default: %(default)s)")
     demo.add_argument("--quiet", action="store_true", help="no progress")
     demo.set_defaults(run=_demo)
 
     generate = commands.add_parser(
         "generate",
+        allow_abbrev=False,
         help="write samples to a directory, or go on where it stopped",
         description="Write samples to a directory, or go on from its last finished shard.",
     )
@@ -211,7 +214,11 @@ def _parser(given: list[str]) -> argparse.ArgumentParser:
     generate.add_argument("-n", type=int, required=True, help="samples")
     generate.add_argument("--out", required=True, help="directory")
     generate.add_argument(
-        "--sampler", default="drs", choices=samplers.NAMES, help="method (default: %(default)s)"
+        "--sampler",
+        type=str.lower,
+        default="drs",
+        choices=samplers.NAMES,
+        help="method (default: %(default)s)",
     )
     generate.add_argument(
         "--seed", type=int, default=0, help="of all random numbers (default: %(default)s)"
@@ -262,7 +269,7 @@ def _parser(given: list[str]) -> argparse.ArgumentParser:
         "--label-weights",
         type=_numbers,
         metavar="W,W,...",
-        help="how often each class is proposed (default: all alike)",
+        help="how often each class is proposed, such as 3,1,2 (default: as the GAN says)",
     )
     generate.add_argument("--quiet", action="store_true", help="no progress")
     _add_fields(generate, _sampler_of(given))
@@ -270,6 +277,7 @@ def _parser(given: list[str]) -> argparse.ArgumentParser:
 
     check = commands.add_parser(
         "doctor",
+        allow_abbrev=False,
         help="what is wrong with a model; without one: versions, backends, why one cannot run",
         description="What is wrong with a model and what to do about it; or, without a model, "
         "versions, and which backends can run and why not.",
@@ -289,14 +297,16 @@ def _parser(given: list[str]) -> argparse.ArgumentParser:
     check.add_argument("--device", help="cpu or cuda; where the model is if not given")
     check.set_defaults(run=_doctor)
 
-    verify = commands.add_parser("verify", help="check the sha256 of every shard")
+    verify = commands.add_parser(
+        "verify", allow_abbrev=False, help="check the sha256 of every shard"
+    )
     verify.add_argument("dir", metavar="DIR")
     verify.add_argument(
         "--repair", action="store_true", help="drop damaged shards; generate makes them again"
     )
     verify.set_defaults(run=_verify)
 
-    report = commands.add_parser("report", help="numbers and pictures of a run")
+    report = commands.add_parser("report", allow_abbrev=False, help="numbers and pictures of a run")
     report.add_argument("dir", metavar="DIR")
     report.add_argument("--out", help="where the pictures go (default: DIR-report)")
     report.set_defaults(run=_report)
@@ -310,7 +320,7 @@ def _numbers(given: str) -> list[float]:
 def _sampler_of(given: list[str]) -> Any:
     """The sampler whose fields become flags, known only from the arguments."""
     peek = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    peek.add_argument("--sampler", default="drs")
+    peek.add_argument("--sampler", type=str.lower, default="drs")
     name = peek.parse_known_args(given)[0].sampler
     return samplers.get(name if name in samplers.NAMES else "drs")
 

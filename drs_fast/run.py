@@ -55,7 +55,8 @@ class Run:
             raise ValueError(
                 f"a {gan.link} critic is no density ratio, which {type(sampler).__name__} needs: "
                 "make it one with drs.calibrate or drs.keep_train, or take a sampler that follows "
-                "any critic: DDLS, DOT, DCD, or DGFlow with divergence='kl'"
+                "any critic: DDLS, ISIR, Ex2MCMC, FlEx2MCMC, DOT, DCD, or DGFlow with "
+                "divergence='kl'"
             )
         self.gan, self.sampler = gan, sampler
         self.tune, self.cuda_graph = tuning.check(tune), cuda_graph

@@ -56,7 +56,7 @@ def save_run(
         if sampler.sequential and writer.records:
             raise Conflict(
                 f"{out} holds part of a run whose rows depend on all before them (adapt='batch'), "
-                "which cannot be resumed; choose another --out"
+                "which cannot be resumed; choose another directory"
             )
         if writer.state is None:
             found = run.begin(progress)

@@ -39,7 +39,8 @@ VARIANTS: dict[str, Callable[[GAN], GAN]] = {"channels_last": channels_last, "co
 
 
 def check(names: tuple[str, ...]) -> tuple[str, ...]:
-    """The names of variants; ValueError for others."""
+    """The names of variants, or one name; ValueError for others."""
+    names = (names,) if isinstance(names, str) else names
     for name in names:
         if name not in VARIANTS:
             raise ValueError(f"tune takes {', '.join(VARIANTS)}, got {name!r}")

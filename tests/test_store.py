@@ -536,7 +536,7 @@ def test_another_spec_names_each_difference(tmp_path):
     assert 'sampler.name: there "drs", here "mh"' in text
     assert "new: there null, here 1" in text
     assert "version" not in text
-    assert "choose another --out or repeat the settings" in text
+    assert "choose another directory or repeat the settings" in text
     assert contents(tmp_path / "out") == before
 
 

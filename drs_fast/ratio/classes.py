@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from drs_fast.arguments import describe, integer, number
+from drs_fast.arguments import describe, number
 
 Rows = dict[str, Tensor]
 JOINT, WITHIN = "joint", "within"
@@ -27,7 +27,8 @@ def weights(labels: int | None, given: Sequence[float] | Tensor | None) -> tuple
     except (TypeError, ValueError, RuntimeError):
         listed = torch.zeros(())
     if listed.shape != (labels,):
-        raise ValueError(f"label_weights must be {labels} numbers, got {describe(given)}")
+        got = describe(listed) if listed.ndim else describe(given)
+        raise ValueError(f"label_weights must be {labels} numbers, one a class, got {got}")
     found = [number("label_weights", value, 0.0, math.inf) for value in listed.tolist()]
     total = math.fsum(found)
     if total == 0.0:
@@ -39,7 +40,7 @@ def only(labels: int | None, chosen: int) -> tuple[float, ...]:
     """The weights that leave one class."""
     if labels is None:
         raise ValueError(f"only={chosen} names a class, but this GAN has none")
-    if integer("only", chosen, 0) >= labels:
+    if isinstance(chosen, bool) or not isinstance(chosen, int) or not 0 <= chosen < labels:
         raise ValueError(f"only must be a class in [0, {labels}), got {chosen!r}")
     return tuple(float(k == chosen) for k in range(labels))
 

@@ -159,8 +159,8 @@ class Latent:
     def _critic(self) -> Critic:
         if self.critic is None:
             raise ValueError(
-                "Latent needs a critic: Latent(critic=function of z), or --critic module:name; "
-                "drs.latent_weights(gan) trains one"
+                "Latent needs a critic: Latent(critic=function of z, and of y with labels), or "
+                "--critic file.py:name; drs.latent_weights(gan) trains one"
             )
         if not isinstance(self.critic, str):
             return self.critic

@@ -112,6 +112,17 @@ class MH:
         offered = tallies["calls"] - begun
         return {"acceptance_rate": tallies["moves"] / offered} if offered else {}
 
+    def warning(self, tallies: Mapping[str, int]) -> str | None:
+        """What to say where more than a tenth of the chains gave the real sample they began at."""
+        chains = tallies["calls"] // self.chain_length
+        if self.start == "first" or self.unmoved != "keep" or tallies["unmoved"] <= chains / 10:
+            return None
+        return (
+            f"{tallies['unmoved']:,} of {chains:,} chains never moved, and gave the real samples "
+            "that they began at (with negative ids): raise chain_length, or calibrate the "
+            "discriminator"
+        )
+
     def init(self, gan: GAN, rng: Rng) -> MHState:
         if self.start == "real" and gan.real is None:
             raise ValueError(

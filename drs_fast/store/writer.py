@@ -69,7 +69,7 @@ class Writer:
         try:
             directory.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError):
-            raise Conflict(f"{directory} is not a directory; choose another --out") from None
+            raise Conflict(f"{directory} is not a directory; choose another directory") from None
         folder = Folder(directory)
         try:
             return cls(folder, spec, n, bytes_per_sample)
@@ -147,7 +147,7 @@ class Writer:
         if self.records and sha256 != self._state_sha256:
             raise Conflict(
                 f"the sampler's state differs from the one that made the shards in {self.path} "
-                "(another device, or other versions?); choose another --out"
+                "(another device, or other versions?); choose another directory"
             )
         self._folder.put(STATE, data)
         self._state_sha256 = sha256
@@ -211,7 +211,7 @@ def _manifest_before(directory: Path, spec: Mapping[str, Any], n: int) -> dict[s
         if others:
             raise Conflict(
                 f"{directory} holds other files ({', '.join(others[:3])}) and no {MANIFEST}; "
-                "choose another --out"
+                "choose another directory"
             )
         return {"n": n, "complete": False}
     manifest = read_manifest(directory)
@@ -224,12 +224,12 @@ def _manifest_before(directory: Path, spec: Mapping[str, Any], n: int) -> dict[s
     if differing:
         raise Conflict(
             "\n".join([f"{directory} holds another run:", *differing])
-            + "\nchoose another --out or repeat the settings"
+            + "\nchoose another directory or repeat the settings"
         )
     if n < manifest["n"]:
         raise Conflict(
             f"{directory} is a run of {manifest['n']} samples, {n} were asked for; "
-            f"choose another --out, or take the first {n} of it"
+            "choose another directory"
         )
     return manifest
 
