@@ -84,7 +84,7 @@ class Graphs:
 @pytest.fixture(autouse=True)
 def whole_steps(monkeypatch):
     """The last step is no smaller than the others, as on a GPU."""
-    monkeypatch.setattr(Run, "_few", lambda run: run.step_rows)
+    monkeypatch.setattr(Run, "_few", lambda run, again: run.step_rows)
 
 
 def drawn_by_the_host(*arguments):
