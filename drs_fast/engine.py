@@ -145,7 +145,8 @@ def stream(
     """Batches of accepted rows, for ever: those that `generate` gives, in the same order.
 
     Where every class has a quota (classes="within"), rows of a class that is ahead wait for their
-    turn; the first n rows are then those of `generate`, in another order.
+    turn: at the end of every batch those so far are the ones of `generate`, in another order.
+    What log_m clips is not estimated here.
     """
     integer("patience", patience, 1)
     gan = _placed(gan, device, batch_size, precision, label_weights, only)

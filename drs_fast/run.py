@@ -163,7 +163,8 @@ class Run:
             ends = self.accepted + taken == self.n and landed.step.chunk >= whole
             if ends and taken < landed.accepted:
                 tried = self.rows_until(rows[-1]["ids"]) - landed.step.row
-            landed = self._with_excess(landed, ends or landed.step.last)._replace(rows=rows)
+            landed = landed._replace(rows=rows)
+            landed = self._with_excess(landed, taken, ends or landed.step.last)
             self._tally(landed, taken)
             bar.note = self._note()
             bar.advance(taken, tried)
@@ -196,12 +197,12 @@ class Run:
             return landed.rows
         return _first(landed.rows, self.n - self.accepted)
 
-    def _with_excess(self, landed: Landed, read: bool) -> Landed:
-        """The excess of its rows is added up, and if `read` that of all steps is in its tallies."""
+    def _with_excess(self, landed: Landed, taken: int, read: bool) -> Landed:
+        """The excess of its samples is added up; if `read` that of all steps is in its tallies."""
         if self._excess is None:
             return landed
         logits = [(rows["logit"], rows.get("y")) for rows in landed.rows]
-        self._excess.add(landed.accepted, landed.above, logits)
+        self._excess.add(taken, landed.above, logits)
         if read or self._excess.full:
             return landed._replace(tallies={**landed.tallies, **self._excess.taken()})
         return landed
@@ -264,7 +265,9 @@ class Run:
 
     def _few(self, again: bool) -> int:
         """Rows that are likely to bring all samples that are missing, in whole groups."""
-        if self.n is None or self.sampler.sequential or self._draws or self.quota is not None:
+        if self.n is None or self.sampler.sequential or self._draws:
+            return self.step_rows
+        if self.quota is not None and again:  # a step in vain would have used up room
             return self.step_rows
         group, wanted, rate = self.sampler.group, self.n - self.accepted, self._rate
         if self.proposals:
@@ -272,6 +275,8 @@ class Run:
         luck = max(0.0, 1.0 - group * rate)  # none where every group is sure to bring a sample
         hoped = wanted + (AGAIN if again else DEVIATIONS) * math.sqrt(wanted * luck)
         rows = math.ceil(hoped / (group * rate)) * group
+        if self.quota is not None:  # the class that lacks samples may be a rare one
+            rows = max(rows, self.idle)
         if group > 1:
             return rows
         if not again:  # a call of 128 rows may follow one of a multiple of 256
@@ -303,9 +308,12 @@ class Run:
 
     def _check_hunger(self) -> None:
         if self.idle >= self.patience:
+            accepted, lacking = "accepted", ""
+            if self.quota is not None:
+                accepted, lacking = "of a class that lacks samples", self.quota.lacking()
             raise Starvation(
-                f"none of the last {self.idle:,} proposals was accepted ({self.accepted:,} of "
-                f"{self.proposals:,} in all); {_histogram(self.gan, self.rng, self.state)}"
+                f"none of the last {self.idle:,} proposals was {accepted} ({self.accepted:,} of "
+                f"{self.proposals:,} in all{lacking}); {_histogram(self.gan, self.rng, self.state)}"
                 f"{_remedies(self.sampler)}"
             )
 

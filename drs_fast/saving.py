@@ -9,6 +9,7 @@ from os import PathLike
 from types import TracebackType
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from drs_fast import __version__, fingerprint
@@ -76,7 +77,9 @@ def save_run(
                 **found,
             }
             numbers = {
-                k: v.tolist() for k, v in tensors.items() if 0 < v.numel() <= (run.gan.labels or 1)
+                k: v.tolist()
+                for k, v in tensors.items()
+                if not v.ndim or (v.dtype == torch.float64 and v.shape == (run.gan.labels,))
             }
             writer.save_state(tensors, {"eps": getattr(sampler, "eps", None), **numbers, **facts})
         else:

@@ -308,3 +308,50 @@ def test_labels_that_a_gan_does_not_have():
 def test_there_are_two_choices(name):
     with pytest.raises(ValueError, match="classes must be one of"):
         samplers.get(name)(classes="each")
+
+
+def test_few_samples_of_each_class_take_few_rows():
+    batch = drs.generate(gan(), DRS(**EXACT, classes="within"), 8)
+    assert counts(batch).tolist() == [2] * 4
+    assert int(batch.stats["calls"]) <= 512
+    whole = drs.generate(gan(), DRS(**EXACT, classes="within"), 8, batch_size=256)
+    assert equal(batch, whole)
+
+
+def test_a_rare_class_does_not_take_a_step_for_each_row():
+    """With a log_m that is far above its logits, class 3 is accepted once in e^7 rows."""
+    low = torch.tensor([0.0, 0.0, 0.0, -7.0])
+    seen = []
+
+    def discriminator(x, y):
+        seen.append(len(x))
+        return low[y] - 0.1 * x[:, 0].square()
+
+    of = drs.GAN(lambda z, y: z, discriminator, 1, labels=4)
+    sampler = DRS(gamma=0.0, log_m=0.0, classes="within")
+    assert counts(drs.generate(of, sampler, 40)).tolist() == [10] * 4
+    assert len(seen) < 40
+
+
+def test_weights_whose_sum_is_no_number():
+    assert classes.weights(4, [1e308] * 4) == (0.25,) * 4
+
+
+def test_starvation_names_the_classes():
+    def discriminator(x, y):
+        return torch.where(y == 2, -40.0, -0.1 * x[:, 0].square())
+
+    of = drs.GAN(lambda z, y: z, discriminator, 1, labels=4)
+    sampler = DRS(gamma=0.0, log_m=0.0, classes="within")
+    with pytest.raises(drs.Starvation, match="class 2 lacks 5") as stop:
+        drs.generate(of, sampler, 20, patience=20_000)
+    assert "of a class that lacks samples" in str(stop.value)
+
+
+def test_burn_in_logits_are_not_in_the_manifest(tmp_path):
+    many = drs.GAN(lambda z, y: z, lambda x, y: x[:, 0] + y, 2, labels=300)
+    manifest = drs.generate(many, DRS(burn_in=300), 5, out=tmp_path / "joint").manifest
+    assert "logits" not in manifest
+    assert isinstance(manifest["log_m"], float)
+    manifest = drs.generate(many, DRS(classes="within"), 5, out=tmp_path / "within").manifest
+    assert len(manifest["log_m"]) == 300

@@ -99,18 +99,33 @@ def test_resumed_runs_count_the_same(tmp_path):
     run("grown", 10)
     run("grown", 1_700)
     assert run("grown", 3_000) == whole
-    memory = drs.generate(gan(2.0), sampler, 3_000, batch_size=256).stats
-    assert {name: whole[name] for name in clipped.TALLIES} == {
-        name: int(memory[name]) for name in clipped.TALLIES
-    }
+    for size in (256, 1024):  # of the samples alone, whatever else was tried
+        memory = drs.generate(gan(2.0), sampler, 3_000, batch_size=size).stats
+        assert {name: whole[name] for name in clipped.TALLIES} == {
+            name: int(memory[name]) for name in clipped.TALLIES
+        }
+
+
+def test_ratios_too_large_to_tell_leave_the_upper_end_open():
+    """One proposal in 10,000 has a logit 12 nats above all others."""
+    far = 3.719016485455709
+    spike = drs.GAN(
+        lambda z: z, lambda x: torch.where(x[:, 0] > far, 12.0, -0.001 * x[:, 0].square()), 1
+    )
+    mass = 1e-4 * math.expm1(12.0)
+    for seed in range(3):
+        with pytest.warns(UserWarning, match="to 100.0%"):
+            stats = drs.generate(spike, DRS(gamma=0.0, burn_in=500), 60_000, seed=seed).stats
+        assert 0 < int(stats["deepest"]) < int(stats["capped"])
+        assert float(stats["clipped_low"]) < mass / (1 + mass) < float(stats["clipped_high"])
 
 
 def test_the_sums_are_those_of_the_excess():
     logit = torch.tensor([-1.0, 0.0, 0.25, 2.0, 40.0])
     log_m = torch.tensor(0.25, dtype=torch.float64)
-    capped, total, high, middle, low = clipped.sums(logit, log_m).tolist()
+    capped, deepest, total, high, middle, low = clipped.sums(logit, log_m).tolist()
     excess = [math.expm1(1.75), 2.0**14 - 1]
-    assert capped == 2
+    assert (capped, deepest) == (2, 1)
     assert total * clipped.UNIT == pytest.approx(sum(excess), abs=1e-5)
     squares = ((high << 34) + (middle << 18) + low) * clipped.UNIT**2
     assert squares == pytest.approx(sum(e * e for e in excess), rel=1e-9)

@@ -17,6 +17,9 @@ from drs_fast.ratio.burn_in import burn_in
 from drs_fast.ratio.fitting import Draws
 from drs_fast.samplers.mh import MH
 
+# Chains are short here; one test asks for the warning.
+pytestmark = pytest.mark.filterwarnings("ignore:.*never moved:UserWarning")
+
 OFFSET = torch.tensor([-7.0, 0.0, 20.0])
 POLICIES = [{}, {"unmoved": "drop"}, {"unmoved": "restart"}, {"start": "first"}]
 
@@ -685,3 +688,14 @@ def test_starving_gives_no_advice_about_what_it_lacks():
         drs.generate(gan, MH(chain_length=4, unmoved="drop"), 10, max_proposals=4096)
     assert str(other.value).endswith("max_proposals=4,096; raise it")
     assert not any(word in str(e.value) for e in (error, other) for word in ("gamma", "log_m"))
+
+
+def test_real_samples_among_those_given_are_said(tmp_path):
+    for out in (None, tmp_path):
+        with pytest.warns(
+            UserWarning, match=r"of \d+ chains never moved, and gave the real samples"
+        ):
+            drs.generate(lognormal(3.0), MH(chain_length=10), 300, out=out)
+    for quiet in (MH(chain_length=10, unmoved="restart"), MH(chain_length=10, start="first")):
+        assert quiet.warning({"calls": 1_000, "unmoved": 90}) is None
+    assert MH(chain_length=10).warning({"calls": 1_000, "unmoved": 10}) is None

@@ -30,9 +30,11 @@ def weights(labels: int | None, given: Sequence[float] | Tensor | None) -> tuple
         got = describe(listed) if listed.ndim else describe(given)
         raise ValueError(f"label_weights must be {labels} numbers, one a class, got {got}")
     found = [number("label_weights", value, 0.0, math.inf) for value in listed.tolist()]
-    total = math.fsum(found)
-    if total == 0.0:
+    most = max(found)
+    if most == 0.0:
         raise ValueError("label_weights are all 0; give a class to draw a positive one")
+    found = [value / most for value in found]  # their sum may be no number
+    total = math.fsum(found)
     return tuple(value / total for value in found)
 
 
@@ -120,6 +122,12 @@ class Quota:
     def had(self, y: Tensor) -> None:
         """Counts the labels (n,) of samples that an earlier run made."""
         self._room -= torch.bincount(y.cpu(), minlength=len(self._room))
+
+    def lacking(self) -> str:
+        """The classes that lack samples, in words."""
+        rooms = self._room.tolist()
+        named = [f"class {k} lacks {room:,}" for k, room in enumerate(rooms) if room > 0]
+        return "".join(f"; {line}" for line in named[:5]) + ("; ..." if len(named) > 5 else "")
 
     def taken(self, pieces: list[Rows]) -> list[Rows]:
         """Those of a step's rows, in pieces with a column "y"."""

@@ -15,12 +15,13 @@ from torch import Tensor
 from drs_fast.backends import reference
 from drs_fast.ratio.intervals import Share, gamma_ends
 
-# Accepted rows, those of them above log_m, and sums over the excess of these and over its square,
-# which is split in three, so that none overflows: whole numbers add up the same in any order.
-TALLIES = ("kept", "capped", "excess", "excess_high", "excess_middle", "excess_low")
+# Samples, those of them above log_m, those too far above it to tell how far, and sums over the
+# excess and over its square, which is split in three, so that none overflows: whole numbers add up
+# the same in any order.
+TALLIES = ("kept", "capped", "deepest", "excess", "excess_high", "excess_middle", "excess_low")
 UNIT = 2.0**-20  # of the excess
 HALF = 17  # bits
-DEEPEST = 14.0 * math.log(2.0)  # nats above log_m, from which on rows count alike
+DEEPEST = 14.0 * math.log(2.0)  # nats above log_m; what lies further above counts as this
 EVENTS = 3.0
 STEPS = 64  # of at most 2^20 rows
 WARNED = 0.01
@@ -34,7 +35,7 @@ class Tally:
         self._sums = torch.zeros(len(TALLIES) - 1, dtype=torch.int64, device=log_m.device)
 
     def add(self, kept: int, above: int, logits: list[tuple[Tensor, Tensor | None]]) -> None:
-        """Accepted rows of a step, as pieces of logits (n,) and labels (n,).
+        """Samples of a step, as pieces of logits (n,) and labels (n,).
 
         above: an upper limit of the rows above log_m.
         """
@@ -58,12 +59,12 @@ class Tally:
 
 
 def sums(logit: Tensor, log_m: Tensor) -> Tensor:
-    """All tallies but the first of accepted rows with logits (n,), (5,) int64."""
+    """All tallies but the first of samples with logits (n,), (6,) int64."""
     above = logit.double() - log_m
     excess = (reference.exponential(above.clamp(0.0, DEEPEST))[1] / UNIT).round().long()
     high, low = excess >> HALF, excess & (2**HALF - 1)
-    parts = ((above > 0.0).long(), excess, high * high, high * low, low * low)
-    return torch.stack([part.sum() for part in parts])
+    parts = (above > 0.0, above > DEEPEST, excess, high * high, high * low, low * low)
+    return torch.stack([part.long().sum() for part in parts])
 
 
 def clipped(tallies: Mapping[str, int]) -> Share:
@@ -71,7 +72,8 @@ def clipped(tallies: Mapping[str, int]) -> Share:
 
     It is that of a weighted sum of rare events. The event more of its upper end is three of the
     weight of those that were seen, or of a row at 2 M. With log-normal ratios of sd 1 to 3, whose
-    tails are heavy, it holds the truth in at least 91 % of runs.
+    tails are heavy, it holds the truth in at least 91 % of runs. Where a sample is more than 9.7
+    nats above log_m the share is at least that much, and the upper end is 1.
     """
     kept, total = max(tallies["kept"], 1), tallies["excess"] * UNIT
     high, middle, low = (tallies[f"excess_{part}"] for part in ("high", "middle", "low"))
@@ -79,7 +81,8 @@ def clipped(tallies: Mapping[str, int]) -> Share:
     variance = max(0.0, squares - total * total / kept)
     event = EVENTS * max(1.0, squares / total if total else 0.0)
     means = (sums / kept for sums in (total, *gamma_ends(total, variance, event)))
-    return Share(*(mean / (1.0 + mean) for mean in means))
+    found = Share(*(mean / (1.0 + mean) for mean in means))
+    return found._replace(high=1.0) if tallies["deepest"] else found
 
 
 def measured(tallies: Mapping[str, int]) -> dict[str, float | list[float]]:
