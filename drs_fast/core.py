@@ -141,6 +141,6 @@ def check_invalid(invalid: int, rows: int) -> None:
     if invalid > expected + 2.0 * math.sqrt(expected):
         raise BadLogits(
             f"{invalid:,} of {rows:,} logits are NaN or +inf, more than {MAX_INVALID_SHARE:.2%}; "
-            "run G and D in float32, and look for overflow, or for a sigmoid that reaches 1 "
-            "(link='probability')"
+            "run G and D in float32, and look for overflow, for a sigmoid that reaches 1, or for "
+            "link='probability' where D returns logits"
         )

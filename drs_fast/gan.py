@@ -330,7 +330,8 @@ class GAN:
             raise ValueError(
                 "y was given, but this GAN has no labels; drop it or build GAN(..., labels=K)"
                 if y is not None
-                else f"this GAN has {self.labels} classes; pass y (n,) int64"
+                else f"this GAN has {self.labels} classes; pass y (n,) int64, and real samples as "
+                "real=(x, y)"
             )
         if y is not None and not (
             isinstance(y, Tensor) and y.shape == rows.shape[:1] and y.dtype == torch.int64

@@ -19,6 +19,7 @@ from drs_fast.store.format import read_records
 
 READ = 1_000_000  # samples that quantiles and pictures are made from, so that memory is bounded
 BEST = 64
+LISTED = 10  # classes that are named one by one
 QUANTILES = {"lowest": 0.0, "5 %": 0.05, "25 %": 0.25, "50 %": 0.5, "75 %": 0.75, "95 %": 0.95,
              "highest": 1.0}  # fmt: skip
 
@@ -72,6 +73,7 @@ def words(samples: Samples, state: dict[str, Tensor], balanced: Balance | str) -
         **_clipped(counters),
         **_tallies(manifest, counters, state),
         "moves accepted": _percent(manifest.get("acceptance_rate")),
+        **_classes(samples),
         **balance.words(balanced),
     }
     raw, accepted = _logits(samples, state)
@@ -85,6 +87,23 @@ def words(samples: Samples, state: dict[str, Tensor], balanced: Balance | str) -
     if n > READ:
         lines.append(f"  quantiles and pictures are of the first {READ:,} samples")
     return "\n".join(lines)
+
+
+def _classes(samples: Samples) -> dict[str, str]:
+    """Which classes were proposed, and how many samples each has."""
+    labels, weights = samples.manifest.get("labels"), samples.manifest.get("label_weights")
+    if not labels or "y" not in samples.columns:
+        return {}
+    found = torch.bincount(samples.y[:READ], minlength=labels)
+    few, most = int(found.min()), int(found.max())
+    listed = ", ".join(f"{k}: {count:,}" for k, count in enumerate(found.tolist()))
+    spread = f"{few:,} to {most:,} in each of {labels:,}"
+    proposed = "all alike" if weights is None else ", ".join(f"{w:.3g}" for w in weights[:LISTED])
+    more = ", ..." if weights is not None and labels > LISTED else ""
+    return {
+        "label weights": proposed + more,
+        "samples of classes": listed if labels <= LISTED else spread,
+    }
 
 
 def _clipped(counters: dict[str, int]) -> dict[str, str]:

@@ -565,3 +565,9 @@ def test_n_is_a_number_of_rows(n):
 def test_only_gans_are_patients():
     with pytest.raises(ValueError, match=r"gan must be a drs.GAN, got 3; drs.load makes one"):
         doctor.doctor(3)
+
+
+def test_real_samples_that_are_given_must_be_usable():
+    gan = drs.GAN(lambda z, y: z, lambda x, y: x[:, 0], 2, labels=4)
+    with pytest.raises(ValueError, match=r"real=\(x, y\)"):
+        drs.doctor(gan, torch.zeros(10, 2))

@@ -319,3 +319,15 @@ def test_without_matplotlib(tmp_path, monkeypatch, command):
     with pytest.raises(RuntimeError, match="pip install matplotlib"):
         report.write(run) if command == "report" else demo.run(tmp_path / "demo", quiet=True)
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+@pytest.mark.parametrize(("labels", "said"), [(3, "0: 100, 1: 100, 2: 100"), (20, "15 to 15 in")])
+def test_the_classes_of_a_run(labels, said, tmp_path):
+    sampler = DRS(burn_in=2_000, classes="within")
+    drs.generate(gan(2, labels=labels), sampler, 300, out=tmp_path / "run")
+    text = report.write(tmp_path / "run")[0]
+    assert said in text
+    assert "all alike" in text
+    drs.generate(gan(2, labels=labels), sampler, 30, out=tmp_path / "one", only=1)
+    text = report.write(tmp_path / "one")[0]
+    assert "0, 1, 0" in text

@@ -180,8 +180,9 @@ def _of_logits(logits: Logits, chart: Chart) -> Iterator[Finding]:
         yield Finding(
             "reversed",
             f"AUC {auc:.4f}: D finds generated samples more real than real ones",
-            "if D's sign is reversed, wrap it: lambda x: -D(x); else check its input's range, and "
-            "that D and G are of the same training run",
+            "if D's sign is reversed, wrap it: lambda x: -D(x), or lambda x, y: -D(x, y); else "
+            "check its input's range, how it numbers the classes, and that D and G are of the "
+            "same training run",
         )
     elif high < CHANCE and report.slope + SURE * report.slope_error < 1.0:
         yield Finding(

@@ -56,6 +56,8 @@ def doctor(gan: GAN, real: Real | None = None, n: int = 4096, seed: int = 0) -> 
     size, patient = max(integer("n", n, 1), 2 * BLOCK), copy.copy(gan)
     patient.real = gan.real if real is None else real
     patient = patient.on(block=BLOCK, precision="fp32")
+    if real is not None:
+        patient.real_samples(1)  # an error where what was given cannot be used
     modules = probes.modules(patient)
     placed = tuple(probes.placement(modules))
     if placed:

@@ -92,8 +92,8 @@ class Latent:
         return (self._critic,)
 
     def init(self, gan: GAN, rng: Rng) -> LatentState:
+        judge, within = self._judge(gan), self.classes == WITHIN
         with _of_critic():
-            judge, within = self._judge(gan), self.classes == WITHIN
             return self.restored(
                 rejection.thresholds(judge, rng, self.burn_in, within, 0.0, self._threshold)
             )
