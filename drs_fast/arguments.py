@@ -35,14 +35,14 @@ def number(name: str, value: Any, low: float, high: float) -> float:
 
 
 def positive(name: str, value: Any, high: float = math.inf) -> float:
-    """The value as a float; ValueError unless it is a finite number in (0, high]."""
+    """The value as a float; ValueError unless it is one in (0, high], and finite."""
     try:
         real = number(name, value, 0.0, high)
     except ValueError:
         real = 0.0
     if real == 0.0:
-        bound = "greater than 0" if math.isinf(high) else f"in (0, {high:g}]"
-        raise ValueError(f"{name} must be a finite number {bound}, got {describe(value)}")
+        bound = "" if math.isinf(high) else f" and at most {high:g}"
+        raise ValueError(f"{name} must be greater than 0{bound}, got {describe(value)}")
     return real
 
 

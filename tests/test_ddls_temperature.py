@@ -232,8 +232,8 @@ def test_steps_that_never_come_to_shrink_do_not_change_the_law():
     ({"noise": 0.0, "kind": "mala", "step_size": 0.1}, "noise=0 needs kind='ula'"),
     ({"logit_scale": 0.0}, "logit_scale must be greater than 0"),
     ({"decay": 0.0}, "decay must be greater than 0"),
-    ({"decay": 1.5}, "decay must be a finite number in"),
-    ({"noise_decay": 1.5}, "noise_decay must be a finite number in"),
+    ({"decay": 1.5}, "decay must be greater than 0 and at most 1"),
+    ({"noise_decay": 1.5}, "noise_decay must be greater than 0 and at most 1"),
     ({"decay_every": 0}, "decay_every must be an integer >= 1"),
     ({"leapfrog": 0}, "leapfrog must be an integer >= 1"),
 ])  # fmt: skip
