@@ -237,6 +237,16 @@ def test_runs_go_on_to_the_same_bytes(tmp_path, weights):
     assert files(tmp_path / "grown") == files(tmp_path / "whole")
 
 
+def test_a_row_left_out_anywhere_in_a_chunk_cuts_it(tmp_path):
+    """Rare classes are soon full, and few steps of a chunk then leave a row of theirs out."""
+    sampler = DRS(gamma=0.0, burn_in=4_000, classes="within")
+    options = {"label_weights": [0.9985, 5e-4, 5e-4, 5e-4], "chunk_rows": 8192, "batch_size": 256}
+    for n in (5_000, 7_000, 9_000, 11_000, 20_000):
+        drs.generate(gan(), sampler, n, out=tmp_path / "grown", **options)
+    drs.generate(gan(), sampler, 20_000, out=tmp_path / "whole", **options)
+    assert files(tmp_path / "grown") == files(tmp_path / "whole")
+
+
 def test_other_proportions_are_another_run(tmp_path):
     drs.generate(gan(), DRS(), 50, out=tmp_path, only=2)
     for other in ({}, {"only": 1}, {"label_weights": [1, 1, 2, 1]}):
@@ -264,8 +274,8 @@ def test_equal_weights_are_another_way_to_the_same_law():
 
 def test_the_largest_uniform_is_of_the_last_class_that_occurs():
     u = torch.tensor([0.0, 1 - 2.0**-53], dtype=torch.float64)
-    weights = classes.weights(4, [0.1, 0.2, 0.7 / 3, 0.0])
-    assert classes.drawn(u, 4, weights).tolist() == [0, 2]
+    weights = classes.weights(11, [1.0] * 10 + [0.0])  # ten times 0.1 is less than 1
+    assert classes.drawn(u, 11, weights).tolist() == [0, 9]
 
 
 @pytest.mark.parametrize(
@@ -318,19 +328,20 @@ def test_few_samples_of_each_class_take_few_rows():
     assert equal(batch, whole)
 
 
-def test_a_rare_class_does_not_take_a_step_for_each_row():
-    """With a log_m that is far above its logits, class 3 is accepted once in e^7 rows."""
-    low = torch.tensor([0.0, 0.0, 0.0, -7.0])
+def test_steps_grow_while_a_rare_class_is_waited_for():
     seen = []
 
     def discriminator(x, y):
         seen.append(len(x))
-        return low[y] - 0.1 * x[:, 0].square()
+        return -0.1 * x[:, 0].square()
 
-    of = drs.GAN(lambda z, y: z, discriminator, 1, labels=4)
-    sampler = DRS(gamma=0.0, log_m=0.0, classes="within")
-    assert counts(drs.generate(of, sampler, 40)).tolist() == [10] * 4
-    assert len(seen) < 40
+    of = drs.GAN(lambda z, y: z, discriminator, 1, labels=2)
+    sampler = DRS(gamma=0.0, burn_in=100, classes="within")
+    batch = drs.generate(of, sampler, 1_000, seed=37, label_weights=[999, 1])
+    assert counts(batch, 2).tolist() == [999, 1]
+    after = len(seen) - 1  # the burn-in is one call
+    assert int(batch.ids[-1]) > 4_000  # few have to wait so long
+    assert after < 12
 
 
 def test_weights_whose_sum_is_no_number():

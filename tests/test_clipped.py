@@ -14,6 +14,7 @@ import drs_fast as drs
 from drs_fast import report
 from drs_fast.cli import main
 from drs_fast.ratio import clipped
+from drs_fast.ratio.intervals import gamma_ends
 from drs_fast.samplers import DRS
 
 
@@ -129,6 +130,18 @@ def test_the_sums_are_those_of_the_excess():
     assert total * clipped.UNIT == pytest.approx(sum(excess), abs=1e-5)
     squares = ((high << 34) + (middle << 18) + low) * clipped.UNIT**2
     assert squares == pytest.approx(sum(e * e for e in excess), rel=1e-9)
+
+
+def test_the_interval_is_that_of_the_exact_sums():
+    logit = 3.0 * drs.ops.normal(drs.Rng(5), 4_000, 1)[:, 0]
+    tally = clipped.Tally(torch.tensor(2.0, dtype=torch.float64))
+    tally.add(len(logit), 1, [(logit[:1_000], None), (logit[1_000:], None)])
+    excess = (logit.double() - 2.0).clamp(0.0, clipped.DEEPEST).expm1()
+    total, squares = float(excess.sum()), float(excess.square().sum())
+    ends = gamma_ends(total, squares - total**2 / 4_000, 3.0 * squares / total)
+    found = clipped.clipped(tally.taken())
+    for share, mean in zip(found, (total / 4_000, *(end / 4_000 for end in ends)), strict=True):
+        assert share == pytest.approx(mean / (1 + mean), rel=1e-6)
 
 
 def test_sums_are_read_before_they_overflow():
