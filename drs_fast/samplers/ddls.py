@@ -270,8 +270,10 @@ class DDLS:
             drift = self.logit_scale * gradient - prior.precision * z
         else:
             (x, logit), drift = gan.logits(z, y), z
-        moved = torch.isfinite(self.logit_scale * logit.double()) & moving.finite(drift)
-        there = Point(z, x, logit, drift, here.target)
+        there, scaled = Point(z, x, logit, drift, here.target), self.logit_scale * logit.double()
+        if moving.known_finite(scaled, drift):
+            return there, torch.ones_like(logit, dtype=torch.bool)
+        moved = torch.isfinite(scaled) & moving.finite(drift)
         return either(moved, there, here), moved
 
     def _warn(self, share: float, size: float) -> None:
