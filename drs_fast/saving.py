@@ -146,6 +146,7 @@ class Shards:
         self._thread = ThreadPoolExecutor(1, "drs_fast writer")
         self._free = [Collected(example, capacity, first=first, on_host=True) for _ in range(2)]
         self._written: deque[tuple[Future[None], Collected]] = deque()
+        self._last: Future[None] | None = None
         self._counters = Counter[str]()
         self._whole = True  # whether no accepted row of the chunk was left out
 
@@ -183,11 +184,22 @@ class Shards:
             cut = not (landed.step.last and self._whole)
             self._whole = True
             collected, counters = self._free.pop(0), dict(self._counters)
-            task = self._thread.submit(self._write, landed.step.chunk, collected, counters, cut)
-            self._written.append((task, collected))
+            self._last = self._thread.submit(
+                self._write, self._last, landed.step.chunk, collected, counters, cut
+            )
+            self._written.append((self._last, collected))
             self._counters.clear()
 
-    def _write(self, chunk: int, collected: Collected, counters: dict[str, int], cut: bool) -> None:
+    def _write(
+        self,
+        before: Future[None] | None,
+        chunk: int,
+        collected: Collected,
+        counters: dict[str, int],
+        cut: bool,
+    ) -> None:
+        if before is not None:
+            before.result()  # where a shard could not be written, none is after it
         tensors = collected.tensors()
         counters["last_row"] = last_row(tensors["ids"])
         self._writer.append(chunk, tensors, cut=cut, counters=counters)

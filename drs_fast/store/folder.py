@@ -56,8 +56,7 @@ class Folder:
                 with contextlib.suppress(OSError):
                     os.unlink(temporary)
                 raise
-            if self._directory is not None:
-                os.fsync(self._directory)
+            self._sync()
 
     def append(self, name: str, data: bytes) -> None:
         """Adds data to the end of a file, or changes nothing. OSError names the path."""
@@ -77,6 +76,27 @@ class Folder:
         """Removes files, those that are there."""
         for name in names:
             (self.path / name).unlink(missing_ok=True)
+        if names:
+            self._sync()
+
+    def _sync(self) -> None:
+        if self._directory is not None:
+            os.fsync(self._directory)
+
+
+def make_directory(path: Path) -> None:
+    """Makes a directory, and those above it that are not there, durably."""
+    if not path.parent.exists():
+        make_directory(path.parent)
+    path.mkdir(exist_ok=True)
+    if sys.platform != "win32":
+        with contextlib.suppress(PermissionError):  # to write there one need not be able to read
+            parent = os.open(path.parent, os.O_RDONLY)
+            try:
+                with _explained(path, 0):
+                    os.fsync(parent)
+            finally:
+                os.close(parent)
 
 
 def _write(file: int, data: bytes) -> None:

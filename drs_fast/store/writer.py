@@ -19,7 +19,7 @@ from typing import Any
 import safetensors.torch
 from torch import Tensor
 
-from drs_fast.store.folder import Folder
+from drs_fast.store.folder import Folder, make_directory
 from drs_fast.store.format import (
     MANIFEST,
     RECORDS,
@@ -67,7 +67,8 @@ class Writer:
         """
         directory = Path(path).absolute()
         try:
-            directory.mkdir(parents=True, exist_ok=True)
+            if not (directory / MANIFEST).exists():
+                make_directory(directory)
         except (FileExistsError, NotADirectoryError):
             raise Conflict(f"{directory} is not a directory; choose another directory") from None
         folder = Folder(directory)

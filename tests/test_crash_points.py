@@ -1,0 +1,309 @@
+"""A run that crashes at any of its file-system calls, and is started again, ends in the same bytes.
+
+A run is recorded once. What a kill or a power cut before each call leaves is made from the record
+in a fresh directory; there the same command runs, and those that came after it.
+"""
+
+import contextlib
+import errno
+import functools
+import inspect
+import itertools
+import math
+import os
+import random
+import re
+import shutil
+import sys
+import textwrap
+import time
+from collections import namedtuple
+
+import pytest
+import torch
+from runs import conditional, toy
+from torch import nn
+
+import drs_fast as drs
+from drs_fast import samplers, store, tuning
+from drs_fast.squeeze import bound, search
+from drs_fast.store import folder, writer
+
+if sys.platform == "win32":
+    pytest.skip("POSIX file systems", allow_module_level=True)
+
+import crashes
+
+BURN_IN = 1024
+
+
+def hill():
+    return drs.GAN(
+        lambda z: z, lambda x: 2.0 * x[:, 0] + x[:, 1].sin() - 0.2 * x.square().sum(dim=1), 4
+    )
+
+
+def real():
+    gan = toy()
+    return drs.GAN(
+        gan.generator, gan.discriminator, 2, real=torch.linspace(-1, 1, 4096).view(-1, 2)
+    )
+
+
+def images():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        generator = nn.Sequential(
+            nn.Linear(2, 16), nn.Unflatten(1, (4, 2, 2)), nn.ConvTranspose2d(4, 3, 2, stride=2)
+        )
+        discriminator = nn.Sequential(
+            nn.Conv2d(3, 4, 2, stride=2), nn.ReLU(), nn.Flatten(), nn.Linear(16, 1)
+        )
+    return drs.GAN(generator, discriminator, 2)
+
+
+def command(gan, sampler, n, rows=256, **settings):
+    """What writes n samples to a directory."""
+    settings = dict(batch_size=256, chunk_rows=rows, **settings)
+    return lambda out: drs.generate(gan(), sampler, n, out=out, **settings)
+
+
+PLAIN, WITHIN = samplers.DRS(burn_in=BURN_IN), samplers.DRS(burn_in=BURN_IN, classes="within")
+SQUEEZED = drs.Squeeze(samplers.DRS(gamma=0.0, burn_in=BURN_IN), tolerance=0.5)
+
+
+def damage(out):
+    """A shard lost a bit, so it has its size still; and the state lost its end."""
+    shard, state = out / "chunk-00000001.safetensors", out / "state.safetensors"
+    data = shard.read_bytes()
+    shard.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    os.truncate(state, 100)
+
+
+# before: what is there when the commands begin, each of which may crash.
+Kind = namedtuple("Kind", "before commands")
+WHOLE = command(toy, PLAIN, 300)
+KINDS = {
+    "plain": Kind([], [WHOLE]),
+    "extended twice": Kind([], [command(toy, PLAIN, 120), command(toy, PLAIN, 121), WHOLE]),
+    "labels": Kind([], [command(conditional, WITHIN, 300)]),
+    "MH": Kind([], [command(real, samplers.MH(chain_length=8, burn_in=BURN_IN), 100)]),
+    "squeezed": Kind([], [command(hill, SQUEEZED, 30, rows=1024)]),
+    "tuned": Kind([], [command(images, PLAIN, 300, tune=("channels_last",))]),
+    "repaired": Kind([WHOLE, damage], [store.repair, WHOLE]),
+}
+
+
+@pytest.fixture(autouse=True)
+def same_decisions(monkeypatch):
+    """No clock decides, variants and bounds are used, and bounds are fitted in a hurry."""
+    monkeypatch.setattr(time, "perf_counter", itertools.count(1.0).__next__)
+    monkeypatch.setattr(tuning, "GAIN", 0.0)
+    monkeypatch.setattr(search, "ROWS", (1024,))
+    monkeypatch.setattr(search, "WORTH", math.inf)
+    monkeypatch.setattr(search, "LEAST_S", -math.inf)
+    monkeypatch.setattr(bound, "EPOCHS", 1)
+    monkeypatch.setattr(bound, "LEAST_STEPS", 20)
+
+
+# ends: how many changes there were when each command ended. before, after: what the disk holds.
+Record = namedtuple("Record", "before changes ends after")
+Crash = namedtuple("Crash", "name command tree")
+
+
+def start(kind, root):
+    """What the disk holds before the commands."""
+    root.mkdir()
+    for prepare in kind.before:
+        prepare(root / "run")
+    return crashes.read(root)
+
+
+def recorded(kind, root):
+    before, ends = start(kind, root), []
+    with crashes.Watch(root) as watch:
+        for run in kind.commands:
+            run(root / "run")
+            ends.append(len(watch.changes))
+    return Record(before, watch.changes, ends, crashes.read(root))
+
+
+def states(record):
+    """Before each change and at the end: (how many there were, the change or None, the disk)."""
+    disk = crashes.Disk(record.before)
+    for number, change in enumerate(record.changes):
+        yield number, change, disk
+        disk.apply(change)
+    yield len(record.changes), None, disk
+
+
+def possible(record, seeds):
+    """Every tree that a crash may leave, once, and the number of the command that crashed."""
+    seen = set()
+    for number, change, disk in states(record):
+        command = next(i for i, end in enumerate(record.ends) if number <= end)
+        for name, tree in crashes.left(disk, change, seeds):
+            if (key := (command, tuple(tree.items()))) not in seen:
+                seen.add(key)
+                what = "the end" if change is None else disk.words(change)
+                yield Crash(f"{name} before change {number}, {what}", command, tree)
+
+
+def chosen(found, count):
+    """The first crash, the last, those within the first write of each file, and some others."""
+    torn = {}
+    for crash in found:
+        if crash.name.startswith("killed in a write"):
+            torn.setdefault(re.sub(r".*/|\d+", "", crash.name), crash)
+    needed = [found[0], found[-1], *torn.values()]
+    others = [crash for crash in found if crash not in needed]
+    return [*needed, *random.Random(0).sample(others, count - len(needed))]
+
+
+def unsound(out):
+    """What a reader finds wrong beside that which an interruption leaves behind."""
+    known = "left of an interruption", "shards.jsonl line"
+    if not (out / "manifest.json").exists():
+        return []
+    store.open_run(out)
+    return [line for line in store.verify(out) if not any(words in line for words in known)]
+
+
+def problem(kind, crash, expected, root):
+    """What is wrong after the crash, or once the command and those after it have run again."""
+    root.mkdir()
+    crashes.write(root, crash.tree)
+    try:
+        if not kind.before and (found := unsound(root / "run")):
+            return found
+        for run in kind.commands[crash.command :]:
+            run(root / "run")
+        return store.verify(root / "run") or crashes.differing(crashes.read(root), expected)
+    except Exception as error:
+        return [repr(error)]
+    finally:
+        shutil.rmtree(root)
+
+
+def problems(kind, crashed, expected, root):
+    found = ((crash.name, problem(kind, crash, expected, root)) for crash in crashed)
+    return ((name, what) for name, what in found if what)
+
+
+def lost(record):
+    """What a power cut after a command undoes of what it did."""
+    return [
+        name
+        for number, _, disk in states(record)
+        if number in record.ends
+        for name in crashes.differing(disk.after_power_cut(lambda: False, crashes.old), disk.tree())
+    ]
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_after_a_crash_the_same_command_gives_the_same_bytes(tmp_path, name):
+    kind, record = KINDS[name], recorded(KINDS[name], tmp_path / "whole")
+    crashed = chosen(list(possible(record, seeds=3)), count=12)
+    assert list(problems(kind, crashed, record.after, tmp_path / "again")) == []
+    assert lost(record) == []
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("name", KINDS)
+def test_after_any_crash_or_two_the_same_command_gives_the_same_bytes(tmp_path, name):
+    kind, record = KINDS[name], recorded(KINDS[name], tmp_path / "whole")
+    crashed = list(possible(record, seeds=30))
+    assert list(problems(kind, crashed, record.after, tmp_path / "again")) == []
+    for number, crash in enumerate(crashed[:: len(crashed) // 6]):
+        left = functools.partial(crashes.write, tree=crash.tree)
+        rest = Kind([lambda out, left=left: left(out.parent)], kind.commands[crash.command :])
+        again = recorded(rest, tmp_path / f"second {number}")
+        found = problems(rest, possible(again, seeds=3), record.after, tmp_path / "again")
+        assert list(found) == [], crash.name
+
+
+def test_extended_or_repaired_it_is_the_run_made_at_once(tmp_path):
+    names = "plain", "extended twice", "repaired"
+    made = [recorded(KINDS[name], tmp_path / name).after for name in names]
+    assert made[0] == made[1] == made[2]
+
+
+class Died(BaseException):
+    """From then on nothing the process does has an effect."""
+
+
+def disturbed(kind, root, error, number, *, for_good=False):
+    """The command that failed at a change, and what is left. for_good: all that follow fail too."""
+    failed = []
+
+    def disturb(changes):
+        if changes == number and (for_good or not failed):
+            failed.append(changes)
+            raise error
+
+    start(kind, root)
+    with crashes.Watch(root, disturb), contextlib.suppress(type(error)):
+        for command, run in enumerate(kind.commands):  # noqa: B007
+            run(root / "run")
+    tree = crashes.read(root)
+    shutil.rmtree(root)
+    return Crash(f"{error!r} at change {number}", command, tree)
+
+
+@pytest.mark.parametrize("name", ["plain", "repaired"])
+def test_the_record_tells_what_a_process_that_dies_leaves(tmp_path, name):
+    """At any change, whichever thread makes it."""
+    kind, record = KINDS[name], recorded(KINDS[name], tmp_path / "whole")
+    trees = [disk.tree() for _, _, disk in states(record)]
+    for number in random.Random(0).sample(range(len(record.changes)), 10):
+        died = disturbed(kind, tmp_path / "run", Died(), number, for_good=True)
+        assert died.tree == trees[number], died.name
+
+
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [
+        *((name, 6) for name in ("plain", "extended twice", "repaired")),
+        *(pytest.param(name, None, marks=pytest.mark.slow) for name in KINDS),
+    ],
+)
+def test_after_an_error_the_same_command_gives_the_same_bytes(tmp_path, name, count):
+    """What failed cleans up after itself, and that may go wrong in ways that a kill does not."""
+    kind, record = KINDS[name], recorded(KINDS[name], tmp_path / "whole")
+    numbers = range(len(record.changes))
+    for number in numbers if count is None else random.Random(0).sample(numbers, count):
+        left = disturbed(kind, tmp_path / "run", OSError(errno.EIO, "broken"), number)
+        assert problem(kind, left, record.after, tmp_path / "again") == []
+
+
+# A function of the store, what a careless change would make of a line of it, and what shows that.
+FAULTS = {
+    "a file is not fsynced": (folder, "_write", "os.fsync(file)", "pass", "plain"),
+    "a directory is not fsynced": (
+        folder.Folder, "_sync", "os.fsync(self._directory)", "pass", "plain",
+    ),
+    "recorded before it is there": (
+        writer.Writer, "append", "self._folder.put(shard_name(chunk), data)",
+        "self._folder.append(RECORDS, record.line()); self._folder.put(shard_name(chunk), data); "
+        "self.records[chunk] = record; return",
+        "plain",
+    ),
+    "a cut shard is kept": (
+        writer.Writer, "__init__", ' and not (record.cut and n > before["n"])', "",
+        "extended twice",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_planted_fault_shows(tmp_path, monkeypatch, fault):
+    owner, name, right, wrong, shown_by = FAULTS[fault]
+    kind, expected = KINDS[shown_by], recorded(KINDS["plain"], tmp_path / "right").after
+    function = getattr(owner, name)
+    source, made = textwrap.dedent(inspect.getsource(function)), {}
+    assert right in source
+    exec(source.replace(right, wrong), function.__globals__, made)
+    monkeypatch.setattr(owner, name, made[name])
+    crashed = possible(recorded(kind, tmp_path / "wrong"), seeds=3)
+    assert next(problems(kind, crashed, expected, tmp_path / "again"), None)
