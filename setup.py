@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import ClassVar
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
@@ -27,6 +28,8 @@ else:
     ]
     flags += ["-Wno-maybe-uninitialized", "-Wno-psabi"]  # false alarms in GCC's own headers
 
+SANITIZED = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+
 NVCC = shutil.which("nvcc") or shutil.which("nvcc", path="/usr/local/cuda/bin")
 NVCC_FLAGS = ["-std=c++17", "-O3", "-fmad=false", "--threads=0", "-Icsrc/cuda"]
 NVCC_FLAGS += ["-gencode=arch=compute_80,code=sm_80"]
@@ -40,7 +43,25 @@ def bindings():
 
 
 class Build(build_ext):
-    """Compiles .cu files with nvcc, all else as ever."""
+    """Compiles .cu files with nvcc, all else as ever; --sanitize is for tests."""
+
+    user_options: ClassVar = [
+        *build_ext.user_options,
+        ("sanitize", None, "build C++ alone, to stop at any wrong access and undefined behaviour"),
+    ]
+    boolean_options: ClassVar = [*build_ext.boolean_options, "sanitize"]
+
+    def initialize_options(self):
+        super().initialize_options()
+        self.sanitize = False
+
+    def finalize_options(self):
+        super().finalize_options()
+        if self.sanitize:
+            self.extensions = [cpu] = self.extensions[:1]
+            cpu.optional = False
+            cpu.extra_compile_args += [*SANITIZED, "-g", "-O1"]
+            cpu.extra_link_args += SANITIZED
 
     def build_extension(self, extension):
         kernels = [source for source in extension.sources if source.endswith(".cu")]

@@ -241,6 +241,7 @@ void gather_fixed(const RowTensor& t, const int64_t* indices, int64_t n, int64_t
 // target[first + j] = source[indices[j]]
 void gather(const RowTensor& t, const int64_t* indices, int64_t n, int64_t first) {
     switch (t.row_bytes) {
+        case 0: return;  // nothing to copy, and perhaps no address
         case 1: return gather_fixed<1>(t, indices, n, first);
         case 2: return gather_fixed<2>(t, indices, n, first);
         case 4: return gather_fixed<4>(t, indices, n, first);
