@@ -233,7 +233,7 @@ def _of_script(script: Any) -> Iterator[bytes]:
             for short, name in members.items()
             if short.startswith("code/") and short.endswith(".py")
         )
-        # The order of classes and of their constants depends on what else was compiled, and on sets.
+        # Their order depends on what was compiled before, and that of constants on a set.
         yield from sorted(_sorted_head(block) for block in re.split(r"\n(?=class )", code))
         for short, name in members.items():
             if short in ("data.pkl", "constants.pkl"):

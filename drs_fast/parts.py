@@ -55,23 +55,28 @@ def of_module(module: nn.Module) -> Iterator[Any]:
     if "_orig_mod" in module._modules:  # compiled
         yield module._modules["_orig_mod"]
         return
-    if isinstance(module, torch.fx.GraphModule):
-        yield module.code
-    yield class_code(type(module))
+    graph = isinstance(module, torch.fx.GraphModule)
+    yield module.code if graph else class_code(type(module))
     if isinstance(module, (nn.Sequential, nn.ModuleDict)):
         names = list(module._modules)
         if not all(name.isdecimal() for name in names):
             yield names
     for name, part in sorted(attributes(module).items()):
-        if name in STATE or not (name.startswith("_") or name in MODES):
-            yield name
-            # The keys of hooks are serial numbers.
-            yield OrderedDict(enumerate(part.values())) if name in HOOKS else part
-        elif name.startswith("_"):
-            held = part if isinstance(part, (Tensor, np.ndarray, nn.Module)) else _modules_in(part)
-            if held is not None:
-                yield name
-                yield held
+        if name in HOOKS:
+            own = (hook for hook in part.values() if not (graph and _of_torch(hook)))
+            part = OrderedDict(enumerate(own))  # in place of serial numbers
+        elif name not in STATE and (graph or name.startswith("_") or name in MODES):
+            held = isinstance(part, (Tensor, np.ndarray, nn.Module))
+            part = part if held else _modules_in(part)
+            if part is None:
+                continue
+        yield name
+        yield part
+
+
+def _of_torch(function: Any) -> bool:
+    """Whether PyTorch brings it, as the checks of what is given to an exported module."""
+    return isinstance(function, FunctionType) and function.__module__.split(".")[0] == "torch"
 
 
 def _modules_in(container: Any) -> list[nn.Module] | None:

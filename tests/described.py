@@ -1,4 +1,4 @@
-"""Ways to hide a number k in what a model is made of. Run as a program: the sha256 of each."""
+"""Ways to hide a number k in what a model is made of."""
 
 import collections
 import copy
@@ -182,7 +182,8 @@ def quantized_recurrent(k):
 
 
 def exported(k):
-    return torch.export.export(Net(k).eval(), (torch.randn(2, 3),)).module()
+    rows = ({0: torch.export.Dim("rows")},)
+    return torch.export.export(Net(k).eval(), (torch.randn(2, 3),), dynamic_shapes=rows).module()
 
 
 def exported_graph(k):
@@ -306,6 +307,7 @@ BUILDERS = {
     "an exported module": exported,
     "an exported graph": exported_graph,
     "a logger": logged,
+    "a set of names": lambda k: Plain(1, {"b", "a", "c", str(k)}),
     "sets of sets": in_names,
     "constant sets": constant_sets,
     "a set of objects": lambda k: {linear(k), linear(5), linear(6), linear(7)},
@@ -342,8 +344,8 @@ def built(name, k):
         return BUILDERS[name](k)
 
 
-if __name__ == "__main__":
+def main():
     from drs_fast.fingerprint import sha256
 
-    for each in BUILDERS:
-        sys.stdout.write(f"{each}: {sha256(built(each, 1))}\n")
+    for name in BUILDERS:
+        sys.stdout.write(f"{name}: {sha256(built(name, 1))}\n")
