@@ -1,7 +1,5 @@
 """A run goes on only where G and D still give the numbers that it was begun with."""
 
-import json
-
 import pytest
 import torch
 from described import linear
@@ -9,7 +7,7 @@ from runs import QUICK, Counted, conditional, files, toy
 
 import drs_fast as drs
 from drs_fast import cli, probe, store
-from drs_fast.store.format import MANIFEST, sealed
+from drs_fast.store.format import MANIFEST, read_manifest, sealed
 
 SCRIPTED = """
 import torch, drs_fast as drs
@@ -102,8 +100,8 @@ def test_the_probe_survives_a_repair(tmp_path):
 
 def test_a_run_of_before_goes_on_without_a_probe(tmp_path, monkeypatch):
     drs.generate(toy(), QUICK, 100, out=tmp_path)
-    manifest = json.loads((tmp_path / MANIFEST).read_bytes())
-    del manifest["probe_sha256"], manifest["manifest_sha256"]
+    manifest = read_manifest(tmp_path)
+    del manifest["probe_sha256"]
     (tmp_path / MANIFEST).write_bytes(sealed(manifest, indent=2))
     monkeypatch.setattr(probe, "sha256", lambda gan: pytest.fail("it was probed"))
     assert len(drs.generate(toy(), QUICK, 200, out=tmp_path)) == 200
