@@ -78,7 +78,7 @@ def generate(
         GAN's own label_weights, or the one class to draw.
     cuda_graph: whether a step on a GPU is captured once and replayed, where G and D allow it.
     Raises Starvation or Stale (in memory with what there is in `partial`), BadLogits, or
-    store.Conflict if `out` holds another run.
+    store.Conflict if `out` holds another run, or G and D give other numbers than at its beginning.
     """
     n, patience = integer("n", n, 0), integer("patience", patience, 1)
     if max_proposals is not None:

@@ -1,5 +1,6 @@
 """A generator, its discriminator, and how to read them."""
 
+import contextlib
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -77,7 +78,8 @@ class GAN:
                 f"link must be one of {tuple(links.LINKS)} or a callable, got {link!r}"
             )
         for module in fingerprint.modules(self.generator, discriminator, link):
-            module.eval()
+            with contextlib.suppress(NotImplementedError):  # what was exported has one mode
+                module.eval()
         self.discriminator, self.link = discriminator, link
 
     @property

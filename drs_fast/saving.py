@@ -1,6 +1,7 @@
 """Runs that are written to a directory, chunk by chunk, and resumed there."""
 
 import dataclasses
+import functools
 import itertools
 import math
 from collections import Counter, deque
@@ -12,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from drs_fast import __version__, fingerprint
+from drs_fast import __version__, fingerprint, probe
 from drs_fast.collected import Collected, Rows
 from drs_fast.core import RNG_VERSION, last_row
 from drs_fast.gan import GAN
@@ -51,7 +52,8 @@ def save_run(
     }
     if chunk_rows is not None:
         spec["chunk_rows"] = chunk_rows
-    with Writer.open(out, spec, n, bytes_per_sample=row_bytes) as writer:
+    examine = functools.partial(probe.kept, run.gan)
+    with Writer.open(out, spec, n, bytes_per_sample=row_bytes, examine=examine) as writer:
         if writer.complete:
             return
         if sampler.sequential and writer.records:

@@ -1,31 +1,16 @@
 import functools
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from described import BUILDERS, built, linear, old_norm
 
 from drs_fast import GAN, Rng, ops
 from drs_fast.fingerprint import sha256
-
-MODEL = """
-import functools, torch
-W = torch.arange(3.0)
-class G(torch.nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.scale, self.names = 2.0, {"b", "a"}
-        self.act = torch.tanh
-    def forward(self, z):
-        return torch.stack([self.act(z * self.scale) * w for w in W])
-class Slots:
-    __slots__ = ("k",)
-    def __call__(self, x):
-        return x
-from drs_fast.fingerprint import sha256
-print(sha256(G(), Slots(), functools.partial(torch.add, W), lambda z: z * W, torch.tanh))
-"""
 
 
 def scaled(k, module=None):
@@ -80,20 +65,150 @@ def test_what_differs_has_another_sha256(one, other):
     assert sha256(one) == sha256(one)
 
 
+@pytest.mark.parametrize("name", BUILDERS)
+def test_a_model_is_what_it_computes_with(name):
+    one, equal, other = (sha256(built(name, k)) for k in (1, 1, 2))
+    assert one == equal
+    assert one != other
+
+
 def test_every_process_finds_the_same_sha256(tmp_path):
-    (tmp_path / "model.py").write_text(MODEL)
-    found = {
-        subprocess.run(
-            [sys.executable, "model.py"],
-            cwd=tmp_path,
-            env={"PYTHONHASHSEED": str(seed), "PYTHONPATH": ":".join(sys.path)},
-            capture_output=True,
+    """Hash seeds put sets in another order; one process reads no compiled code."""
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", "import described; described.main()"],
+            env={
+                **os.environ,
+                "PYTHONHASHSEED": seed,
+                "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path]),
+                **({"PYTHONPYCACHEPREFIX": str(tmp_path)} if seed == "0" else {}),
+            },
+            stdout=subprocess.PIPE,
             text=True,
-            check=True,
-        ).stdout
-        for seed in (0, 2)  # which put {"b", "a"} in another order
-    }
-    assert len(found) == 1
+        )
+        for seed in ("0", "2")
+    ]
+    found = [process.communicate()[0].splitlines() for process in processes]
+    here = [f"{name}: {sha256(built(name, 1))}" for name in BUILDERS]
+    assert found[0] == here
+    assert found[1] == here
+
+
+def test_what_was_always_seen_keeps_its_sha256():
+    """Runs that were begun with an earlier version go on."""
+    layer = linear(1)
+    buffers = {"b": torch.arange(3), "a": {"x", "y"}}
+    found = sha256(2, [layer.weight, (layer.bias, None)], buffers, np.arange(2.0), layer)
+    assert found == "a6b2648b0ec1a7ac94157cc9945a3c10ada426d7f6c8cd88177ffd2754a5c830"
+
+
+class Lazy(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = linear(1)
+        self._left, self._by_size, self._positions, self.count = None, {}, None, 0
+        self.register_buffer("early", None, persistent=False)
+
+    @property
+    def positions(self):
+        if self._positions is None:
+            self._positions = torch.linspace(0.0, 1.0, 3)
+        return self._positions
+
+    @functools.cached_property
+    def mask(self):
+        return torch.ones(3)
+
+    def keep(self, x):
+        self._left = self.features = x
+        setattr(self, "named", torch.zeros(3))  # noqa: B010
+        self.register_buffer("late", torch.zeros(3), persistent=False)
+        self.early = torch.zeros(3)
+
+    def forward(self, z):
+        self.count += 1
+        x = self.layer(z) + self.positions * self.mask
+        self._by_size[len(z)] = torch.zeros(len(z))
+        self.keep(x)
+        return x
+
+
+class Slotted:
+    __slots__ = ("count", "last")
+
+    def __init__(self):
+        self.count = 0
+
+    def __call__(self, z):
+        self.count, self.last = self.count + 1, z
+        return z
+
+
+def counting():
+    count = 0
+
+    def function(z):
+        nonlocal count
+        count += 1
+        return z
+
+    return function
+
+
+def normed():
+    norm = old_norm(1)
+    state = norm.state_dict()
+    state["weight_orig"] = 2.0 * state["weight_orig"]
+    norm.load_state_dict(state)  # which leaves the old weight until the first call
+    return torch.nn.Sequential(norm, torch.nn.BatchNorm1d(3)).eval()
+
+
+RUN = {
+    "caches": Lazy,
+    "slots": Slotted,
+    "a counter": counting,
+    "a spectral norm": normed,
+    "a pruned weight": lambda: built("a pruned weight", 1),
+    "a compiled module": lambda: torch.compile(linear(1), backend="eager"),
+    "TorchScript": lambda: built("a loaded script", 1),
+    "an exported module": lambda: built("an exported module", 1),
+    "packed weights": lambda: built("packed weights", 1),
+}
+
+
+@pytest.mark.parametrize("build", RUN.values(), ids=RUN)
+def test_a_call_leaves_the_sha256_as_it_was(build):
+    generator = build()
+    gan = GAN(generator, lambda x: x.sum(1), 3)
+    before = gan.sha256()
+    z = ops.normal(Rng(0), 10, 3)
+    gan.logits(z)
+    assert gan.sha256() == before
+    with torch.no_grad():
+        generator(z)
+    gan = GAN(generator, lambda x: x.sum(1), 3)
+    assert gan.sha256() == before
+
+
+def test_what_hooks_leave_in_a_run_is_known_by_its_marks():
+    layer = linear(1)
+    layer.register_forward_hook(lambda module, z, x: setattr(module, "_".join("ab"), x))
+    gan = GAN(layer, lambda x: x.sum(1), 3)
+    before = gan.sha256()
+    for call in (gan.logits, gan.gradients):
+        call(ops.normal(Rng(0), 10, 3))
+        assert layer.a_b is not None
+        assert gan.sha256() == before
+
+
+def test_a_model_that_is_built_in_inference_mode_counts_whole():
+    def build(mean):
+        with torch.inference_mode():
+            norm = torch.nn.BatchNorm1d(3)
+            norm.running_mean.fill_(mean)
+        return norm
+
+    assert sha256(build(1)) == sha256(build(1)) != sha256(build(2))
 
 
 def test_modules_in_wrappers_are_put_in_eval_mode():
@@ -101,6 +216,16 @@ def test_modules_in_wrappers_are_put_in_eval_mode():
     GAN(lambda z: generator(z), functools.partial(lambda net, x: net(x), critic), 2)
     assert not generator.training
     assert not critic.training
+
+
+@pytest.mark.parametrize("name", ["a private module", "modules in a private dict", "TorchScript"])
+def test_hidden_modules_are_put_in_eval_mode(name):
+    model = built(name, 1).train()
+    held = {"a private module": lambda: model._held, "TorchScript": lambda: [model]}
+    (inner,) = held.get(name, lambda: model._held.values())()
+    inner.train()
+    GAN(model, torch.sum, 3)
+    assert not inner.training
 
 
 def test_what_a_model_does_in_place_reaches_no_sample():

@@ -13,13 +13,26 @@ import drs_fast
 ROOT = Path(drs_fast.__file__).parent
 # A module may import its own layer and those to its left.
 LAYERS = (
+    ("parts",),
     ("arguments", "fingerprint", "compacted", "sources", "threads"),
     ("core", "_C", "ratio.links", "ratio.classes"),
     ("gan",),
     ("backends",),
     ("checks", "ops"),
     ("ratio", "samplers", "squeeze"),
-    ("engine", "run", "loop", "collected", "pages", "tuning", "saving", "store", "progress"),
+    ("probe", "store"),
+    (
+        "engine",
+        "run",
+        "loop",
+        "collected",
+        "pages",
+        "tuning",
+        "saving",
+        "probe",
+        "store",
+        "progress",
+    ),
     ("load", "report", "balance", "pictures", "demo", "doctor", "cli", "zoo", "__main__"),
 )
 LAYER = {name: i for i, names in enumerate(LAYERS) for name in names}

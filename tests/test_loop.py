@@ -449,7 +449,7 @@ def test_a_generator_that_is_interrupted_leaves_a_directory_to_resume(tmp_path, 
 
 def test_a_slow_disk_holds_up_the_run_at_two_shards(tmp_path, monkeypatch):
     made, seen = Counted(lambda z: z), []
-    burn_in, probe, chunk, step = 2048, 256, 1024, 256
+    burn_in, probe, chunk, step = 2048, 256 + 2 * 128, 1024, 256
     save(tmp_path / "direct", make=lambda: drs.GAN(lambda z: z, lambda x: x[:, 0], 2), n=2000)
 
     def rows():

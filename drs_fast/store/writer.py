@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from os import PathLike
 from pathlib import Path
 from types import TracebackType
@@ -41,6 +41,7 @@ from drs_fast.store.format import (
 )
 
 SPARE_BYTES = 2**20
+Examine = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 
 
 class Writer:
@@ -58,10 +59,13 @@ class Writer:
         n: int,
         *,
         bytes_per_sample: int = 0,
+        examine: Examine = lambda before: {},
     ) -> "Writer":
         """Starts a run of n samples, or goes on with it where it stopped.
 
         spec: what makes it this run (model, sampler, seed, ...), kept in the manifest.
+        examine: given the manifest so far (of a new run n and complete alone), unless the run is
+            complete, and before anything is changed; the manifest keeps what it returns.
         Conflict if the directory holds a run of another spec or a larger n, or other files, or if
         another process writes to it. OSError (ENOSPC) if the disk cannot hold the missing samples.
         """
@@ -73,13 +77,18 @@ class Writer:
             raise Conflict(f"{directory} is not a directory; choose another directory") from None
         folder = Folder(directory)
         try:
-            return cls(folder, spec, n, bytes_per_sample)
+            return cls(folder, spec, n, bytes_per_sample, examine)
         except BaseException:
             folder.close()
             raise
 
     def __init__(
-        self, folder: Folder, spec: Mapping[str, Any], n: int, bytes_per_sample: int
+        self,
+        folder: Folder,
+        spec: Mapping[str, Any],
+        n: int,
+        bytes_per_sample: int,
+        examine: Examine,
     ) -> None:
         self.n = n
         self.path = folder.path
@@ -107,6 +116,7 @@ class Writer:
             and self.state is not None
         )
         if not self.complete:
+            self._spec = {**spec, **examine(before)}
             # A kill between two of these leaves a run that both the old and the new n can resume.
             self._put_manifest(before["n"], complete=False)
             self._put_records()
