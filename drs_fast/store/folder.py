@@ -18,6 +18,7 @@ if sys.platform != "win32":
 
 BINARY = getattr(os, "O_BINARY", 0)
 ATTEMPTS, PAUSE = 20, 0.01  # seconds; `being_written` has the lock for a moment
+_folders: "weakref.WeakSet[Folder]" = weakref.WeakSet()
 
 
 class Folder:
@@ -54,7 +55,7 @@ class Folder:
         while not self._closed:
             try:
                 self._thread.submit(self._unlock).result()
-            except Exception:
+            except Exception:  # its own error
                 raise
             except BaseException as error:
                 interruption = error
@@ -87,10 +88,9 @@ class Folder:
 
     def _forked(self) -> None:
         """In a forked child, where it must not keep the lock, nor take it from the parent."""
-        directory, self._directory = self._directory, None
-        if directory is not None:
-            os.close(directory)
-        self._closed = True
+        if self._directory is not None:
+            os.close(self._directory)
+        self._directory, self._closed = None, True
 
     def put(self, name: str, data: bytes) -> None:
         """Makes data the whole content of a file, or changes nothing. OSError names the path."""
@@ -138,17 +138,29 @@ def _write(file: int, data: bytes) -> None:
 
 
 def being_written(path: Path) -> bool:
-    """Whether a run, or a repair, has the lock of a directory."""
-    if sys.platform == "win32" or not path.is_dir():
+    """Whether a run or a repair has the lock of a directory, where there are locks."""
+    if sys.platform == "win32":
         return False
-    directory = os.open(path, os.O_RDONLY)
+    try:
+        directory = os.open(path, os.O_RDONLY)
+    except OSError:
+        return False
     try:
         fcntl.flock(directory, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return False
     except OSError as error:
-        return isinstance(error, BlockingIOError)  # others: a file system without locks
+        return isinstance(error, BlockingIOError)
     finally:
         _release(directory)
-    return False
+
+
+def _forget() -> None:
+    for folder in _folders:
+        folder._forked()
+
+
+if sys.platform != "win32":
+    os.register_at_fork(after_in_child=_forget)
 
 
 def _release(directory: int) -> None:
@@ -170,15 +182,3 @@ def _explained(path: Path, size: int) -> Iterator[None]:
             f"cannot write {size:,} bytes: {error.strerror} ({free:,} are free on this disk)",
             str(path),
         ) from error
-
-
-_folders: "weakref.WeakSet[Folder]" = weakref.WeakSet()
-
-
-def _forget() -> None:
-    for folder in _folders:
-        folder._forked()
-
-
-if sys.platform != "win32":
-    os.register_at_fork(after_in_child=_forget)
