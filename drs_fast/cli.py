@@ -24,6 +24,7 @@ from drs_fast.gan import PRECISIONS
 from drs_fast.load import load, real_samples
 from drs_fast.ratio.doctor import doctor
 from drs_fast.squeeze import Squeeze
+from drs_fast.store.format import read_records
 
 BROKEN_PIPE = 141
 EXIT_CODES = {
@@ -213,10 +214,7 @@ def _verify(options: argparse.Namespace) -> int:
             print(f"dropped: {line}")
         return 0
     live = store.being_written(options.dir)
-    if not (Path(options.dir) / "manifest.json").exists():
-        if live:
-            print("no samples yet: the run is being written")
-            return 0
+    if not live and not (Path(options.dir) / "manifest.json").exists():
         raise store.Conflict(f"{options.dir} is not a run: it holds no manifest.json")
     problems = store.verify(options.dir)
     for problem in problems:
@@ -225,13 +223,15 @@ def _verify(options: argparse.Namespace) -> int:
         return _fail(
             6, f"{len(problems)} problems; `verify --repair`, then the same generate command"
         )
-    samples = store.open_run(options.dir)
-    rest = "" if samples.manifest["complete"] else f", unfinished, of {samples.manifest['n']:,}"
-    if live and rest:
-        rest = f" so far of {samples.manifest['n']:,}, for the run is being written"
-    print(
-        f"{len(samples):,} samples in {len(samples.counts):,} shards{rest}: every sha256 is right"
-    )
+    if live or store.being_written(options.dir):
+        records, _ = read_records(Path(options.dir))
+        shards = [record.count for record in records.values()]
+        rest = " so far, for the run is being written"
+    else:
+        samples = store.open_run(options.dir)
+        rest = "" if samples.manifest["complete"] else f", unfinished, of {samples.manifest['n']:,}"
+        shards = samples.counts
+    print(f"{sum(shards):,} samples in {len(shards):,} shards{rest}: every sha256 is right")
     return 0
 
 
