@@ -2,6 +2,7 @@
 
 __version__ = "0.1.0"
 
+import drs_fast.interrupts  # noqa: F401  first, because the others take seconds
 from drs_fast import ops, samplers
 from drs_fast.compacted import Compacted, Ring
 from drs_fast.core import BadLogits, Batch, Rng, Stale, Starvation

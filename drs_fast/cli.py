@@ -1,26 +1,32 @@
 """The command line: drs-fast demo | generate | doctor | verify | report."""
 
 import argparse
+import contextlib
 import dataclasses
 import errno
+import os
 import platform
 import signal
 import sys
+import threading
+import traceback
 import typing
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType, NoneType
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 
-from drs_fast import __version__, backends, engine, ops, samplers, store
+from drs_fast import __version__, backends, engine, interrupts, ops, samplers, store
 from drs_fast.core import BadLogits, Stale, Starvation
 from drs_fast.gan import PRECISIONS
 from drs_fast.load import load, real_samples
 from drs_fast.ratio.doctor import doctor
 from drs_fast.squeeze import Squeeze
+from drs_fast.store.format import read_records
 
+BROKEN_PIPE = 141
 EXIT_CODES = {
     0: "done",
     1: "an error of the program",
@@ -33,19 +39,41 @@ EXIT_CODES = {
     8: "the doctor found problems",
     9: "the bound of a squeezed run loses too much",
     130: "interrupted (Ctrl-C); the same command goes on",
+    BROKEN_PIPE: "nobody reads the output any more",
     143: "terminated; the same command goes on",
 }
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs a command and returns its exit code."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    options = _parser(given).parse_args(given)
-    before = signal.signal(signal.SIGTERM, _terminate)
-    if str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))
+def command() -> NoReturn:
+    """`drs-fast` and `python -m drs_fast`: main, and an end without a traceback."""
     try:
-        return int(options.run(options))
+        code = main()
+    except SystemExit as end:  # of the parser, after it has printed
+        code = int(end.code or 0)
+    except KeyboardInterrupt:  # a second one
+        code = 130
+    except _Terminated:
+        code = 143
+    interrupts.leave_at_once(code)
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        code = code or BROKEN_PIPE
+    if code == BROKEN_PIPE:  # or Python would complain when it flushes what is left
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(code)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command and returns its exit code. SystemExit of the parser."""
+    try:
+        interrupts.are_exceptions()
+        given = list(sys.argv[1:] if arguments is None else arguments)
+        options = _parser(given).parse_args(given)
+        if str(Path.cwd()) not in sys.path:
+            sys.path.insert(0, str(Path.cwd()))
+        with _terminable():
+            return _run(options)
     except BadLogits as error:
         return _fail(3, error)
     except Starvation as error:
@@ -58,6 +86,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(6, error)
     except (ValueError, RuntimeError) as error:
         return _fail(2, error)
+    except BrokenPipeError:
+        return BROKEN_PIPE
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         return _fail(5 if full or error.filename else 1, error)
@@ -65,12 +95,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(130, "interrupted; the same command goes on from the last finished shard")
     except _Terminated:
         return _fail(143, "terminated; the same command goes on from the last finished shard")
-    finally:
-        signal.signal(signal.SIGTERM, before)
+
+
+def _run(options: argparse.Namespace) -> int:
+    try:
+        return int(options.run(options))
+    except SystemExit as end:
+        frames = traceback.extract_tb(end.__traceback__)
+        place = [frame for frame in frames if not frame.filename.startswith("<frozen")][-1]
+        raise ValueError(
+            f"sys.exit({end.code!r}) was called in {place.filename}, line {place.lineno}, before "
+            "the command had ended; a model must return, or raise an error"
+        ) from end
 
 
 class _Terminated(BaseException):
     pass
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM raises _Terminated, where this may be set and set back."""
+    before = signal.getsignal(signal.SIGTERM)  # None: not set by Python
+    if before is None or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:
@@ -159,7 +213,8 @@ def _verify(options: argparse.Namespace) -> int:
         for line in store.repair(options.dir):
             print(f"dropped: {line}")
         return 0
-    if not (Path(options.dir) / "manifest.json").exists():
+    live = store.being_written(options.dir)
+    if not live and not (Path(options.dir) / "manifest.json").exists():
         raise store.Conflict(f"{options.dir} is not a run: it holds no manifest.json")
     problems = store.verify(options.dir)
     for problem in problems:
@@ -168,11 +223,15 @@ def _verify(options: argparse.Namespace) -> int:
         return _fail(
             6, f"{len(problems)} problems; `verify --repair`, then the same generate command"
         )
-    samples = store.open_run(options.dir)
-    rest = "" if samples.manifest["complete"] else f", unfinished, of {samples.manifest['n']:,}"
-    print(
-        f"{len(samples):,} samples in {len(samples.counts):,} shards{rest}: every sha256 is right"
-    )
+    if live or store.being_written(options.dir):
+        records, _ = read_records(Path(options.dir))
+        shards = [record.count for record in records.values()]
+        rest = " so far, for the run is being written"
+    else:
+        samples = store.open_run(options.dir)
+        rest = "" if samples.manifest["complete"] else f", unfinished, of {samples.manifest['n']:,}"
+        shards = samples.counts
+    print(f"{sum(shards):,} samples in {len(shards):,} shards{rest}: every sha256 is right")
     return 0
 
 
@@ -340,4 +399,4 @@ def _add_fields(parser: argparse.ArgumentParser, sampler: Any) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command()

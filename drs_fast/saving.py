@@ -5,7 +5,7 @@ import functools
 import itertools
 import math
 from collections import Counter, deque
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from os import PathLike
 from types import TracebackType
 from typing import Any
@@ -141,11 +141,10 @@ def _fill(run: Run, writer: Writer, columns: tuple[str, ...], bar: Progress) -> 
 
 
 class Shards:
-    """Writes one shard in a thread of its own while the rows of the next are collected."""
+    """Writes one shard in the writer's thread while the rows of the next are collected."""
 
     def __init__(self, writer: Writer, example: Rows, capacity: int, first: int) -> None:
         self._writer = writer
-        self._thread = ThreadPoolExecutor(1, "drs_fast writer")
         self._free = [Collected(example, capacity, first=first, on_host=True) for _ in range(2)]
         self._written: deque[tuple[Future[None], Collected]] = deque()
         self._last: Future[None] | None = None
@@ -161,9 +160,8 @@ class Shards:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._thread.shutdown()
-        for future, _ in self._written:
-            if error is None or future.exception() is None:
+        if error is None:  # else the writer, when it is closed, waits for what is being written
+            for future, _ in self._written:
                 future.result()
 
     def add(self, landed: Landed, *, ends: bool, whole: bool) -> None:
@@ -186,7 +184,7 @@ class Shards:
             cut = not (landed.step.last and self._whole)
             self._whole = True
             collected, counters = self._free.pop(0), dict(self._counters)
-            self._last = self._thread.submit(
+            self._last = self._writer.submit(
                 self._write, self._last, landed.step.chunk, collected, counters, cut
             )
             self._written.append((self._last, collected))

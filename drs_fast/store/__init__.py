@@ -1,5 +1,6 @@
 """Runs on disk: `Writer` writes one, `open_run` reads it, `verify` and `repair` mend it."""
 
+from drs_fast.store.folder import being_written
 from drs_fast.store.format import Conflict, Corrupt, Record
 from drs_fast.store.samples import Column, Samples, open_run
 from drs_fast.store.verify import repair, verify
@@ -12,6 +13,7 @@ __all__ = [
     "Record",
     "Samples",
     "Writer",
+    "being_written",
     "open_run",
     "repair",
     "verify",

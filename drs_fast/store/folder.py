@@ -4,8 +4,12 @@ import contextlib
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from drs_fast.store.format import Conflict
 
@@ -13,33 +17,80 @@ if sys.platform != "win32":
     import fcntl
 
 BINARY = getattr(os, "O_BINARY", 0)
+ATTEMPTS, PAUSE = 20, 0.01  # seconds; `being_written` has the lock for a moment
+_folders: "weakref.WeakSet[Folder]" = weakref.WeakSet()
 
 
 class Folder:
-    """A directory that this process alone writes to, durably. Conflict if another one does."""
+    """A directory that this process alone writes to, durably. Conflict if another one does.
+
+    Its thread takes the lock, writes what is submitted, and lets go of the lock: no signal
+    interrupts a thread other than the main one, so the lock is there until the last write ends.
+    """
 
     def __init__(self, path: Path) -> None:
+        self.path = path
+        self._directory: int | None = None
+        self._closed = False
+        self._thread = ThreadPoolExecutor(1, "drs_fast writer")
         if not path.is_dir():
             raise Conflict(f"{path} is not a directory")
-        self.path = path
-        self._directory = None
-        if sys.platform != "win32":
-            self._directory = os.open(path, os.O_RDONLY)
-            try:
-                fcntl.flock(self._directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                self.close()
-                raise Conflict(
-                    f"another process is writing {path}; wait for it or end it"
-                ) from None
-            except OSError:
-                pass  # some network file systems have no locks; O_EXCL below still tells
+        _folders.add(self)
+        try:
+            self._thread.submit(self._lock).result()
+        except BaseException:
+            self.close()
+            raise
+
+    def __del__(self) -> None:
+        self._unlock()  # an interruption came before anyone could close it
+
+    def submit(self, write: Callable[..., None], *given: Any) -> Future[None]:
+        """Runs it in the thread, after what was submitted before it."""
+        return self._thread.submit(write, *given)
 
     def close(self) -> None:
-        """Lets go of the lock."""
+        """Lets go of the lock when all that was submitted has ended; interruptions come after."""
+        interruption: BaseException | None = None
+        while not self._closed:
+            try:
+                self._thread.submit(self._unlock).result()
+            except Exception:  # its own error
+                raise
+            except BaseException as error:
+                interruption = error
+        self._thread.shutdown(wait=False)
+        if interruption is not None:
+            raise interruption
+
+    def _lock(self) -> None:
+        if sys.platform == "win32":
+            return
+        self._directory = os.open(self.path, os.O_RDONLY)
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                fcntl.flock(self._directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except BlockingIOError:
+                if attempt == ATTEMPTS:
+                    raise Conflict(
+                        f"another process is writing {self.path}; wait for it or end it"
+                    ) from None
+                time.sleep(PAUSE)
+            except OSError:
+                return  # some network file systems have no locks; O_EXCL below still tells
+
+    def _unlock(self) -> None:
+        directory, self._directory = self._directory, None
+        if directory is not None:
+            _release(directory)
+        self._closed = True
+
+    def _forked(self) -> None:
+        """In a forked child, where it must not keep the lock, nor take it from the parent."""
         if self._directory is not None:
             os.close(self._directory)
-            self._directory = None
+        self._directory, self._closed = None, True
 
     def put(self, name: str, data: bytes) -> None:
         """Makes data the whole content of a file, or changes nothing. OSError names the path."""
@@ -104,6 +155,40 @@ def _write(file: int, data: bytes) -> None:
     while rest:
         rest = rest[os.write(file, rest) :]
     os.fsync(file)
+
+
+def being_written(path: Path) -> bool:
+    """Whether a run or a repair has the lock of a directory, where there are locks."""
+    if sys.platform == "win32":
+        return False
+    try:
+        directory = os.open(path, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(directory, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return False
+    except OSError as error:
+        return isinstance(error, BlockingIOError)
+    finally:
+        _release(directory)
+
+
+def _forget() -> None:
+    for folder in _folders:
+        folder._forked()
+
+
+if sys.platform != "win32":
+    os.register_at_fork(after_in_child=_forget)
+
+
+def _release(directory: int) -> None:
+    if sys.platform != "win32":
+        # A process that was forked meanwhile may have it open too, and with it the lock.
+        with contextlib.suppress(OSError):
+            fcntl.flock(directory, fcntl.LOCK_UN)
+    os.close(directory)
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from drs_fast.store.folder import Folder
+from drs_fast.store.folder import Folder, being_written
 from drs_fast.store.format import (
     MANIFEST,
     RECORDS,
@@ -33,9 +33,31 @@ from drs_fast.store.format import (
 def verify(path: str | PathLike[str]) -> list[str]:
     """What is wrong with a run, in words; nothing if every byte is as it was written.
 
-    A run that was interrupted is sound, but for the files that the interruption left behind.
+    A run that was interrupted is sound, but for the files that the interruption left behind. Of
+    one that is being written the recorded shards are checked, because all else is in motion.
     """
     directory = Path(path)
+    while True:
+        live, before = being_written(directory), _versions(directory)
+        problems = _problems(directory, live)
+        ended = before == _versions(directory) and not being_written(directory)
+        if live or ended or not problems:  # else a writer came while this looked
+            return problems
+
+
+def _versions(directory: Path) -> list[tuple[str, int, int, int]]:
+    """Of the files that every writer changes."""
+    found = []
+    for name in (MANIFEST, RECORDS):
+        with contextlib.suppress(OSError):
+            file = (directory / name).stat()
+            found.append((name, file.st_ino, file.st_size, file.st_mtime_ns))
+    return found
+
+
+def _problems(directory: Path, live: bool) -> list[str]:
+    if live and not (directory / MANIFEST).exists():
+        return []
     try:
         manifest = read_manifest(directory)
     except (OSError, ValueError, Corrupt) as error:
@@ -44,10 +66,14 @@ def verify(path: str | PathLike[str]) -> list[str]:
         records, problems = read_records(directory)
     except OSError as error:
         records, problems = {}, [str(error)]
+    damaged = _damaged_shards(directory, records, manifest)
+    if live:  # a shard that is made again is not recorded meanwhile
+        now = read_records(directory)[0]
+        return [line for chunk, line in damaged.items() if now.get(chunk) == records[chunk]]
     return [
         *_damaged_state(directory, manifest),
         *problems,
-        *_damaged_shards(directory, records, manifest).values(),
+        *damaged.values(),
         *gaps(records, manifest["n"] if manifest["complete"] else None),
         *_left(directory, records),
     ]

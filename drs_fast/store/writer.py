@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
 from os import PathLike
 from pathlib import Path
 from types import TracebackType
@@ -185,6 +186,10 @@ class Writer:
         self._folder.append(RECORDS, record.line())
         self.records[chunk] = record
 
+    def submit(self, write: Callable[..., None], *given: Any) -> Future[None]:
+        """Runs it in a thread of the writer's own, one after the other; `close` waits for all."""
+        return self._folder.submit(write, *given)
+
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Sorts the records, adds the summary to the manifest. Corrupt unless n rows are there."""
         problems = gaps(self.records, self.n)
@@ -196,7 +201,7 @@ class Writer:
         self.complete = True
 
     def close(self) -> None:
-        """Lets go of the directory."""
+        """Lets go of the directory when the last write has ended, whatever interrupts this."""
         self._folder.close()
 
     def _put_manifest(
