@@ -165,9 +165,10 @@ def _verify(options: argparse.Namespace) -> int:
     for problem in problems:
         print(problem)
     if problems:
-        return _fail(
-            6, f"{len(problems)} problems; `verify --repair`, then the same generate command"
-        )
+        helps = "`verify --repair`, then the same generate command"
+        if not store.mendable(options.dir):
+            helps = "`verify --repair` cannot mend that"
+        return _fail(6, f"{len(problems)} problems; {helps}")
     samples = store.open_run(options.dir)
     rest = "" if samples.manifest["complete"] else f", unfinished, of {samples.manifest['n']:,}"
     print(
