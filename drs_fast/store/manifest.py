@@ -5,13 +5,15 @@ Samplers add facts of their own, and later versions may add more: unknown keys a
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Annotated, Any, NotRequired, TypedDict, cast
 
 from drs_fast.store import kinds
 from drs_fast.store.format import (
     MANIFEST,
+    RECORDS,
+    Altered,
     Conflict,
     Corrupt,
     Record,
@@ -163,9 +165,18 @@ def found(manifest: Mapping[str, Any]) -> dict[str, Any]:
     return {key: manifest[key] for key in Found.__annotations__ if key in manifest}
 
 
-def totals(records: Iterable[Record], facts: Mapping[str, Any], n: int) -> dict[str, Any]:
+def check_totals(directory: Path, manifest: Manifest, records: Collection[Record]) -> None:
+    """Altered where a complete manifest does not say what its records, if all, add up to."""
+    if sum(record.count for record in records) == manifest["n"]:
+        problems = differing(manifest, totals(records, manifest, manifest["n"]))
+        if problems:
+            raise Altered(
+                f"{directory / MANIFEST} and {RECORDS} differ: {'; '.join(problems)}; {COPY}"
+            )
+
+
+def totals(records: Collection[Record], facts: Mapping[str, Any], n: int) -> dict[str, Any]:
     """What the records of a complete run add up to."""
-    records = list(records)
     sums = {
         name: sum(record.counters[name] for record in records)
         for name in ("calls", "invalid", "above", *facts["tallies"])

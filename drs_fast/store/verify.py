@@ -5,7 +5,7 @@ import hashlib
 from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -26,7 +26,7 @@ from drs_fast.store.format import (
     temporaries,
     unrecorded,
 )
-from drs_fast.store.manifest import Manifest, differing, read_manifest, totals, written
+from drs_fast.store.manifest import Manifest, check_totals, read_manifest, written
 from drs_fast.store.tensors import Layout, described, open_shard, read_state
 
 
@@ -37,17 +37,14 @@ def verify(path: str | PathLike[str]) -> list[str]:
     """
     directory = Path(path)
     try:
-        manifest, problems = _read(directory)
+        manifest, records, state, torn = _read(directory)
     except (OSError, ValueError, Corrupt) as error:
         return [str(error)]
-    records, torn = read_records(directory, manifest)
-    missing = gaps(records, manifest["n"] if manifest["complete"] else None)
     return [
-        *problems,
-        *([] if torn or missing else _stale(directory, manifest, records)),
+        *state,
         *torn,
         *_damaged_shards(directory, records, manifest).values(),
-        *missing,
+        *gaps(records, manifest["n"] if manifest["complete"] else None),
         *_left(directory, records),
     ]
 
@@ -69,43 +66,45 @@ def repair(path: str | PathLike[str]) -> list[str]:
     """
     folder = Folder(Path(path))
     with contextlib.closing(folder):
-        manifest, state = _read(folder.path)
-        records, torn = read_records(folder.path, manifest)
+        manifest, records, state, torn = _read(folder.path)
         damaged = _damaged_shards(folder.path, records, manifest)
         sound = {chunk: record for chunk, record in records.items() if chunk not in damaged}
         missing = gaps(sound, manifest["n"]) if manifest["complete"] else []
-        stale = [] if torn or missing else _stale(folder.path, manifest, sound)
         left = _left(folder.path, records)
         folder.remove(temporaries(folder.path))
-        if torn or damaged or state or stale or missing:
+        if state or torn or damaged or missing:
             folder.put(MANIFEST, written({**manifest, "complete": False}))
             folder.put(RECORDS, lines(sound))
         folder.remove([*unrecorded(folder.path, sound), *([STATE] if state else [])])
-        return [*state, *stale, *torn, *damaged.values(), *left]
+        return [*state, *torn, *damaged.values(), *left]
 
 
-def _read(directory: Path) -> tuple[Manifest, list[str]]:
-    """The manifest, and what is wrong with the state. Raises what no repair can mend."""
+class _Found(NamedTuple):
+    """What a run says of itself, and what is wrong with its state and with its records."""
+
+    manifest: Manifest
+    records: dict[int, Record]
+    state: list[str]
+    torn: list[str]
+
+
+def _read(directory: Path) -> _Found:
+    """Raises what no repair can mend."""
     blocked = irregular(directory) if directory.is_dir() else []
     if blocked:
         raise Corrupt("; ".join(blocked))
-    manifest = read_manifest(directory)
+    manifest, state = read_manifest(directory), []
     try:
         if "state_sha256" in manifest:
             read_state(directory, manifest)
     except Altered:
         raise
     except Corrupt as error:
-        return manifest, [str(error)]
-    return manifest, []
-
-
-def _stale(directory: Path, manifest: Manifest, records: Mapping[int, Record]) -> list[str]:
-    """Where a complete manifest does not say what the records add up to."""
-    if not manifest["complete"]:
-        return []
-    wanted = totals(records.values(), manifest, manifest["n"])
-    return [f"{directory / MANIFEST}: {line}" for line in differing(manifest, wanted)]
+        state = [str(error)]
+    records, torn = read_records(directory, manifest)
+    if manifest["complete"] and not torn:
+        check_totals(directory, manifest, records.values())
+    return _Found(manifest, records, state, torn)
 
 
 def _damaged_shards(

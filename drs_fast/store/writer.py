@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from os import PathLike
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, cast
 
 import safetensors.torch
 from torch import Tensor
@@ -38,7 +38,7 @@ from drs_fast.store.format import (
     temporaries,
     unrecorded,
 )
-from drs_fast.store.manifest import differing, found, read_manifest, totals, written
+from drs_fast.store.manifest import Manifest, check_totals, found, read_manifest, written
 from drs_fast.store.tensors import Layout, check_rows, open_shard, read_state
 
 SPARE_BYTES = 2**20
@@ -101,6 +101,8 @@ class Writer:
             pass  # it is found again; until then the manifest says what it said
         self._found = self.facts or found(before)
         recorded, torn = read_records(folder.path, {**before, **self._found})
+        if before["complete"] and not torn:
+            check_totals(folder.path, cast(Manifest, before), recorded.values())
         self.records = {
             chunk: record
             for chunk, record in recorded.items()
@@ -113,7 +115,6 @@ class Writer:
             and not torn
             and self.records == recorded
             and self.state is not None
-            and not differing(before, totals(recorded.values(), before, n))
             and (folder.path / RECORDS).read_bytes() == lines(recorded)
         )
         if not self.complete:
