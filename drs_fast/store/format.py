@@ -197,7 +197,7 @@ def irregular(directory: Path) -> list[str]:
             f"{entry.path} is not a file; move it away"
             for entry in entries
             if (entry.name in own or SHARD.fullmatch(entry.name) or TEMPORARY.fullmatch(entry.name))
-            and not entry.is_file()
+            and not os.path.isfile(entry.path)  # false for a loop of links, too
         )
 
 
