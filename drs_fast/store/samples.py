@@ -121,7 +121,7 @@ class Samples(Dataset[dict[str, Tensor]]):
             last = chunk == len(self.counts) - 1
             file = open_shard(path, self.counts[chunk], or_more=last)
             if self._row:
-                check_rows(file, self._row, "the first shard")
+                check_rows(file, self._row, "the first shard", "`drs-fast verify` says more")
             if len(self._files) >= OPEN_SHARDS:
                 self._files.pop(next(iter(self._files)), None)
             self._files[chunk] = now, file

@@ -82,12 +82,12 @@ def open_shard(path: Path, count: int, *, or_more: bool = False) -> Tensors:
     return shard
 
 
-def check_rows(shard: Tensors, rows: Layout, where: str) -> None:
+def check_rows(shard: Tensors, rows: Layout, elsewhere: str, advice: str) -> None:
     """Corrupt unless one row of the shard is what it is elsewhere."""
     if shard.rows != rows:
         raise Corrupt(
-            f"{shard.path} holds rows of {described(shard.rows)}, {where} {described(rows)}; "
-            "`drs-fast verify` says more"
+            f"{shard.path} holds rows of {described(shard.rows)}, {elsewhere} {described(rows)}; "
+            f"{advice}"
         )
 
 

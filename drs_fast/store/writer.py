@@ -38,7 +38,7 @@ from drs_fast.store.format import (
     temporaries,
     unrecorded,
 )
-from drs_fast.store.manifest import Manifest, check_totals, found, read_manifest, written
+from drs_fast.store.manifest import COPY, Manifest, check_totals, found, read_manifest, written
 from drs_fast.store.tensors import Layout, check_rows, open_shard, read_state
 
 SPARE_BYTES = 2**20
@@ -152,7 +152,7 @@ class Writer:
         """Corrupt unless the first recorded shard has rows of these dtypes and shapes."""
         for chunk, record in itertools.islice(self.records.items(), 1):
             shard = open_shard(self.path / shard_name(chunk), record.count)
-            check_rows(shard, rows, "the generator gives")
+            check_rows(shard, rows, "the generator gives", COPY)
 
     def save_state(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
         """Keeps the sampler's state, and facts about it (log_m, gamma, ...) in the manifest too.
