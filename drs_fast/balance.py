@@ -69,10 +69,11 @@ def words(found: Balance | str) -> dict[str, str]:
 def _groups(samples: Samples, state: dict[str, Tensor], ids: Tensor) -> tuple[str, Tensor]:
     """What rows fall into, and which of those each does, (n,) int64."""
     manifest, rng = samples.manifest, Rng(samples.manifest["seed"])
-    if "y" in samples.columns:
+    labels = manifest["labels"]
+    if labels is not None and "y" in samples.columns:
         u = ops.uniform(rng, len(ids), stream=LABEL, ids=ids)
-        weighted = state["proposed"].tolist() or manifest["label_weights"]
-        return "class", classes.drawn(u, manifest["labels"], weighted and tuple(weighted))
+        weighted = state["proposed"].tolist() or manifest["label_weights"] or ()
+        return "class", classes.drawn(u, labels, tuple(weighted) or None)
     known = zoo.groups(str(manifest.get("model")))
     if known is None:
         raise RuntimeError("neither labels nor a GAN of the zoo tell the classes")

@@ -25,6 +25,7 @@ from drs_fast.load import load, real_samples
 from drs_fast.ratio.doctor import doctor
 from drs_fast.squeeze import Squeeze
 from drs_fast.store.format import read_records
+from drs_fast.store.manifest import read_manifest
 
 BROKEN_PIPE = 141
 EXIT_CODES = {
@@ -220,11 +221,13 @@ def _verify(options: argparse.Namespace) -> int:
     for problem in problems:
         print(problem)
     if problems:
-        return _fail(
-            6, f"{len(problems)} problems; `verify --repair`, then the same generate command"
-        )
+        helps = "`verify --repair`, then the same generate command"
+        if not store.mendable(options.dir):
+            helps = "`verify --repair` cannot mend that"
+        return _fail(6, f"{len(problems)} problems; {helps}")
     if live or store.being_written(options.dir):
-        records, _ = read_records(Path(options.dir))
+        directory = Path(options.dir)
+        records, _ = read_records(directory, read_manifest(directory))
         shards = [record.count for record in records.values()]
         rest = " so far, for the run is being written"
     else:

@@ -95,7 +95,7 @@ def _modes(path: Path, samples: Samples, raw: Tensor, logit: Tensor) -> Path:
 def _digits(path: Path, samples: Samples, raw: Tensor, logit: Tensor) -> Path:
     state = samples.state
     p = ops.probability(
-        logit, log_m=state["log_m"], gamma=state["gamma"], eps=samples.manifest["eps"]
+        logit, log_m=state["log_m"], gamma=state["gamma"], eps=samples.manifest["eps"] or 0.0
     )
     order = p.argsort(descending=True, stable=True)
     panels = [

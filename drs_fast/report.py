@@ -16,6 +16,7 @@ from drs_fast.squeeze import audit, stages
 from drs_fast.squeeze.stages import SqueezeState
 from drs_fast.store import Samples, open_run
 from drs_fast.store.format import read_records
+from drs_fast.store.manifest import Manifest
 
 READ = 1_000_000  # samples that quantiles and pictures are made from, so that memory is bounded
 BEST = 64
@@ -118,7 +119,7 @@ def _clipped(counters: dict[str, int]) -> dict[str, str]:
 
 
 def _tallies(
-    manifest: dict[str, Any], counters: dict[str, int], state: dict[str, Tensor]
+    manifest: Manifest, counters: dict[str, int], state: dict[str, Tensor]
 ) -> dict[str, str | None]:
     """Further counts; of a bound's sums, what they say."""
     if "lost" not in counters:
@@ -253,7 +254,8 @@ def _absence(samples: Samples, column: str) -> str:
 
 def _counters(samples: Samples) -> dict[str, int]:
     """What the records of the readable shards add up to."""
-    records, manifest = read_records(samples.path)[0], samples.manifest
+    manifest = samples.manifest
+    records = read_records(samples.path, manifest)[0]
     totals = {
         key: sum(records[i].counters.get(key, 0) for i in range(len(samples.counts)))
         for key in ("calls", "invalid", "above", *manifest.get("tallies", ()))

@@ -98,7 +98,7 @@ class Run:
 
     def resume(self, state: Any, found: dict[str, Any]) -> None:
         """Goes on from a burn-in of an earlier run."""
-        self.gan = tuning.applied(self.gan, tuple(found["tuned"]))
+        self.gan = tuning.applied(self.gan, tuple(found.get("tuned", ())))
         self._settled(state)
 
     def _settled(self, state: Any) -> None:

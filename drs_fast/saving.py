@@ -13,14 +13,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from drs_fast import __version__, fingerprint, probe
+from drs_fast import __version__, fingerprint, layout, probe
 from drs_fast.collected import Collected, Rows
-from drs_fast.core import RNG_VERSION, last_row
+from drs_fast.core import RNG_VERSION
 from drs_fast.gan import GAN
 from drs_fast.loop import Landed
 from drs_fast.progress import Progress
 from drs_fast.run import Run
-from drs_fast.store import Conflict, Writer
+from drs_fast.store import Conflict, Corrupt, Writer
+from drs_fast.store.manifest import COPY, totals
 
 SAVEABLE = ("x", "z", "logit")
 SHARD_BYTES = 64 * 2**20
@@ -54,6 +55,8 @@ def save_run(
         spec["chunk_rows"] = chunk_rows
     examine = functools.partial(probe.kept, run.gan)
     with Writer.open(out, spec, n, bytes_per_sample=row_bytes, examine=examine) as writer:
+        _check_rows(writer, run, columns)
+        _check_state(writer, run)
         if writer.complete:
             return
         if sampler.sequential and writer.records:
@@ -93,6 +96,29 @@ def save_run(
         run.warn()
 
 
+def _check_rows(writer: Writer, run: Run, columns: tuple[str, ...]) -> None:
+    """Corrupt where the samples that are there are not like those that would be added."""
+    rows = {name: run.example[name] for name in ("ids", *columns)}
+    writer.check_rows(
+        {
+            name: (str(row.dtype).removeprefix("torch."), tuple(row.shape[1:]))
+            for name, row in rows.items()
+        }
+    )
+
+
+def _check_state(writer: Writer, run: Run) -> None:
+    """Corrupt where the state is not one of this sampler."""
+    if writer.state is None:
+        return
+    problems = layout.unlike(run.sampler.State, writer.state, run.gan.labels)
+    if problems:
+        raise Corrupt(
+            f"the state in {writer.path} is none of {type(run.sampler).__name__}: "
+            f"{'; '.join(problems)}; {COPY}"
+        )
+
+
 def _spec(sampler: Any, gan: GAN) -> dict[str, Any]:
     """Its name, law and plain fields, and the sha256 of the functions and the data it uses."""
     fields = {field.name: getattr(sampler, field.name) for field in dataclasses.fields(sampler)}
@@ -122,7 +148,7 @@ def _fill(run: Run, writer: Writer, columns: tuple[str, ...], bar: Progress) -> 
         run.calls += record.counters["calls"]
         run.invalid += record.counters["invalid"]
         run.above += record.counters["above"]
-        run.tallies.update({name: record.counters.get(name, 0) for name in run.tallies})
+        run.tallies.update({name: record.counters[name] for name in run.tallies})
     bar.skip(run.accepted)
     if run.quota is not None:
         for y in writer.column("y"):
@@ -200,26 +226,17 @@ class Shards:
     ) -> None:
         if before is not None:
             before.result()  # where a shard could not be written, none is after it
-        tensors = collected.tensors()
-        counters["last_row"] = last_row(tensors["ids"])
-        self._writer.append(chunk, tensors, cut=cut, counters=counters)
+        self._writer.append(chunk, collected.tensors(), cut=cut, counters=counters)
 
 
 def _summary(writer: Writer, run: Run) -> dict[str, Any]:
-    n, group = run.n, run.sampler.group
-    totals = {
-        key: sum(record.counters.get(key, 0) for record in writer.records.values())
-        for key in ("calls", "invalid", "above", *run.tallies)
-    }
-    last = max((record.counters["last_row"] for record in writer.records.values()), default=-1)
+    records = list(writer.records.values())
+    found = totals(records, writer.facts, writer.n)
+    calls = sum(record.counters["calls"] for record in records)
     return {
-        "proposals": (last // group + 1) * group,
-        "invalid": totals["invalid"],
-        "above": totals["above"],
-        "calls_per_sample": totals["calls"] / n if n else None,
-        "calls_total": totals["calls"] + _burn_in(run),
-        **{name: totals[name] for name in run.tallies},
-        **run.measured(totals),
+        **found,
+        "calls_total": calls + _burn_in(run),
+        **run.measured({"calls": calls, **found}),
     }
 
 

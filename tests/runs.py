@@ -7,6 +7,44 @@ import torch
 
 import drs_fast as drs
 from drs_fast.samplers.drs import DRS
+from drs_fast.store.manifest import totals
+
+# What a run on disk says of itself, where a test writes one by hand.
+SPEC = {
+    "rng_version": 1,
+    "model_sha256": "0" * 64,
+    "sampler": {"name": "DRS", "law_version": 1},
+    "seed": 7,
+    "batch_size": 64,
+    "device": "cpu",
+    "precision": "fp32",
+    "save": ["x", "logit"],
+    "label_weights": None,
+}
+FACTS = {
+    "chunk_rows": 64,
+    "model": "toy",
+    "labels": None,
+    "version": "0.1.0",
+    "law": "data",
+    "group": 1,
+    "tallies": [],
+    "log_m": 1.25,
+    "gamma": -0.5,
+}
+
+
+def tried(rows):
+    """The counters of a shard that was made from so many rows."""
+    return {"rows": rows, "calls": rows, "invalid": 0, "above": 0}
+
+
+def summary(writer):
+    """What a finished run says beside its facts."""
+    found = totals(writer.records.values(), writer.facts, writer.n)
+    calls = sum(record.counters["calls"] for record in writer.records.values())
+    return {**found, "calls_total": calls + 50}
+
 
 Usage = namedtuple("Usage", "total used free")
 QUICK = DRS(burn_in=2048)

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from runs import Usage
+from runs import SPEC, Usage
 from safetensors.torch import save_file
 
 import drs_fast as drs
@@ -329,7 +329,8 @@ def test_a_strangers_directory_is_exit_code_7(run, tmp_path):
 
 def test_a_directory_in_use_is_exit_code_7(run, tmp_path):
     run(*GENERATE)
-    with store.Writer.open(tmp_path / "run", {"seed": 0}, 50):
+    manifest = drs.open(tmp_path / "run").manifest
+    with store.Writer.open(tmp_path / "run", {key: manifest[key] for key in SPEC}, 50):
         code, _, err = run(*GENERATE)
     assert code == 7
     assert "another process" in err

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 import torch
-from runs import QUICK, Counted, Usage, columns, conditional, equal, files, toy
+from runs import QUICK, SPEC, Counted, Usage, columns, conditional, equal, files, toy
 
 import drs_fast as drs
 from drs_fast import store
@@ -269,7 +269,7 @@ def test_another_writer(tmp_path, direct):
     run = shutil.copytree(direct, tmp_path / "run")
     spec = drs.open(run).manifest
     with (
-        store.Writer.open(run, {"seed": spec["seed"]}, 250),
+        store.Writer.open(run, {key: spec[key] for key in SPEC}, 250),
         pytest.raises(store.Conflict, match="another process"),
     ):
         drs.generate(toy(), DRS(), 250, seed=8, out=run, chunk_rows=256)

@@ -14,7 +14,7 @@ ROOT = Path(drs_fast.__file__).parent
 # A module may import its own layer and those to its left.
 LAYERS = (
     ("parts",),
-    ("arguments", "fingerprint", "compacted", "sources", "threads", "interrupts"),
+    ("arguments", "fingerprint", "compacted", "layout", "sources", "threads", "interrupts"),
     ("core", "_C", "ratio.links", "ratio.classes"),
     ("gan",),
     ("backends",),

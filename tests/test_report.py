@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from runs import files
+from runs import FACTS, SPEC, files, summary, tried
 from torch import nn
 
 import drs_fast as drs
@@ -281,7 +281,7 @@ def test_unfinished_run(tmp_path):
 
 
 def test_run_that_was_stopped_before_its_burn_in(tmp_path):
-    with Writer.open(tmp_path / "run", {"model": "flat", "save": ["x"]}, 10):
+    with Writer.open(tmp_path / "run", {**SPEC, "save": ["x"]}, 10):
         pass
     text, paths = report.write(tmp_path / "run")
     assert paths == []
@@ -290,16 +290,16 @@ def test_run_that_was_stopped_before_its_burn_in(tmp_path):
 
 
 def test_state_of_another_sampler(tmp_path):
-    spec = {"model": "flat", "sampler": {"name": "Other"}, "save": ["x", "logit"]}
+    spec = {**SPEC, "sampler": {"name": "Other", "law_version": 1}}
     rows = torch.arange(40)
     with Writer.open(tmp_path / "run", spec, 40) as writer:
-        writer.save_state({"step_size": torch.tensor(0.1)}, {})
+        writer.save_state({"step_size": torch.tensor(0.5)}, {**FACTS, "step_size": 0.5})
         columns = {"ids": rows, "x": torch.zeros(40, 2), "logit": torch.full((40,), 1.5)}
-        writer.append(0, columns, cut=False, counters={"proposals": 40, "calls": 40})
-        writer.finish({})
+        writer.append(0, columns, cut=True, counters=tried(40))
+        writer.finish(summary(writer))
     text, paths = report.write(tmp_path / "run")
     assert [path.name for path in paths] == ["logits.png", "samples.png"]
-    assert "Other()" in text
+    assert "Other(law_version=1)" in text
     assert "scores: the sampler's state does not hold" in text
     assert "effective" not in text
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from runs import FACTS, SPEC, summary, tried
 from torch.utils.data import DataLoader
 
 from drs_fast import store
@@ -22,8 +23,7 @@ from drs_fast.store import folder as folder_module
 from drs_fast.store.format import sealed
 from drs_fast.store.writer import _serialized
 
-CHUNK_ROWS = 64
-SPEC = {"version": "0.1.0", "seed": 7, "sampler": {"name": "drs"}, "save": ["x", "logit"]}
+CHUNK_ROWS = FACTS["chunk_rows"]
 STATE = {"logit": torch.arange(50.0), "log_m": torch.tensor(1.25, dtype=torch.float64)}
 
 
@@ -47,7 +47,7 @@ def write(path, n, *, columns=("ids", "logit", "x"), spec=SPEC, chunks=None):
         if writer.complete:
             return
         if writer.state is None:
-            writer.save_state(STATE, {"log_m": 1.25, "gamma": -0.5})
+            writer.save_state(STATE, FACTS)
         chunk = 0
         while writer.rows_before(chunk) < n:
             if chunk not in writer.records:
@@ -55,13 +55,11 @@ def write(path, n, *, columns=("ids", "logit", "x"), spec=SPEC, chunks=None):
                 room = n - writer.rows_before(chunk)
                 cut = len(rows["ids"]) > room
                 rows = {name: value[:room] for name, value in rows.items()}
-                proposals = int(rows["ids"][-1]) + 1 if cut else CHUNK_ROWS
-                writer.append(chunk, rows, cut=cut, counters={"proposals": proposals, "above": 0})
+                writer.append(chunk, rows, cut=cut, counters=tried(CHUNK_ROWS))
                 if chunks is not None:
                     chunks.append(chunk)
             chunk += 1
-        calls = sum(record.counters["proposals"] for record in writer.records.values())
-        writer.finish({"proposals": calls, "calls_total": calls + 50})
+        writer.finish(summary(writer))
 
 
 def contents(path):
@@ -111,13 +109,15 @@ def test_what_is_written_is_read(run250):
         assert (column.shape, column.dtype, len(column)) == (want.shape, want.dtype, 250)
     assert samples.manifest == {
         **SPEC,
+        **FACTS,
         "n": 250,
         "complete": True,
-        "log_m": 1.25,
-        "gamma": -0.5,
         "state_sha256": hashlib.sha256((run250 / "state.safetensors").read_bytes()).hexdigest(),
         "proposals": samples.manifest["proposals"],
-        "calls_total": samples.manifest["proposals"] + 50,
+        "invalid": 0,
+        "above": 0,
+        "calls_per_sample": 8 * CHUNK_ROWS / 250,
+        "calls_total": 8 * CHUNK_ROWS + 50,
     }
     for name, tensor in STATE.items():
         assert torch.equal(samples.state[name], tensor)
@@ -237,14 +237,14 @@ def test_no_samples(tmp_path):
 
 def test_a_chunk_without_samples(tmp_path):
     with store.Writer.open(tmp_path / "out", SPEC, 2) as writer:
-        writer.save_state(STATE, {})
+        writer.save_state(STATE, FACTS)
         for chunk, ids in enumerate(([], [70], [], [200, 201])):
             rows = {
                 "ids": torch.tensor(ids[:1], dtype=torch.int64),
                 "x": torch.zeros(len(ids[:1]), 2),
             }
-            writer.append(chunk, rows, cut=len(ids) > 1, counters={})
-        writer.finish({})
+            writer.append(chunk, rows, cut=len(ids) > 1, counters=tried(CHUNK_ROWS))
+        writer.finish(summary(writer))
     assert store.open_run(tmp_path / "out").ids[:].tolist() == [70, 200]
     assert store.verify(tmp_path / "out") == []
 
@@ -254,8 +254,11 @@ def test_a_chunk_without_samples(tmp_path):
 )
 def test_tensors_that_share_memory_or_are_strided(tmp_path, z):
     with store.Writer.open(tmp_path / "out", SPEC, 4) as writer:
-        writer.append(0, {"ids": torch.arange(4), "x": z, "z": z}, cut=False, counters={})
-        writer.finish({})
+        writer.save_state(STATE, FACTS)
+        writer.append(
+            0, {"ids": torch.arange(4), "x": z, "z": z}, cut=False, counters=tried(CHUNK_ROWS)
+        )
+        writer.finish(summary(writer))
     assert torch.equal(store.open_run(tmp_path / "out").z[:], z)
 
 
@@ -282,10 +285,9 @@ def test_manifest_is_plain_json(run250):
 
 def start(path, chunks, n=250):
     with store.Writer.open(path, SPEC, n) as writer:
-        writer.save_state(STATE, {"log_m": 1.25, "gamma": -0.5})
+        writer.save_state(STATE, FACTS)
         for chunk in chunks:
-            counters = {"proposals": CHUNK_ROWS, "above": 0}
-            writer.append(chunk, chunk_of(chunk), cut=False, counters=counters)
+            writer.append(chunk, chunk_of(chunk), cut=False, counters=tried(CHUNK_ROWS))
 
 
 def test_an_unfinished_run_shows_its_first_chunks(tmp_path):
@@ -307,7 +309,7 @@ def test_chunks_in_any_order_end_in_the_same_bytes(tmp_path):
 def test_state_comes_back(tmp_path):
     start(tmp_path / "out", (0,))
     with store.Writer.open(tmp_path / "out", SPEC, 250) as writer:
-        assert writer.facts == {"log_m": 1.25, "gamma": -0.5}
+        assert writer.facts == FACTS
         assert writer.state.keys() == STATE.keys()
         assert torch.equal(writer.state["logit"], STATE["logit"])
         assert writer.state["log_m"].dtype == torch.float64
@@ -329,7 +331,7 @@ def test_finish_refuses_a_run_with_missing_rows(tmp_path):
         store.Writer.open(tmp_path / "out", SPEC, 250) as writer,
         pytest.raises(store.Corrupt, match=message),
     ):
-        writer.finish({})
+        writer.finish(summary(writer))
 
 
 @pytest.mark.parametrize(
@@ -347,7 +349,7 @@ def test_append_refuses(tmp_path, chunk, tensors):
         store.Writer.open(tmp_path / "out", SPEC, 250) as writer,
         pytest.raises(ValueError, match="was expected"),
     ):
-        writer.append(chunk, tensors, cut=False, counters={})
+        writer.append(chunk, tensors, cut=False, counters=tried(CHUNK_ROWS))
 
 
 def test_a_counter_cannot_hide_a_field(tmp_path):
@@ -491,7 +493,7 @@ def test_nothing_is_recorded_before_it_is_on_the_disk(tmp_path, monkeypatch):
         names = {writer._folder._directory: "directory"}
         steps = Steps(monkeypatch)
         steps._names.update(names)
-        writer.append(0, chunk_of(0), cut=False, counters={})
+        writer.append(0, chunk_of(0), cut=False, counters=tried(CHUNK_ROWS))
     temporary = "chunk-00000000.safetensors.tmp"
     assert steps.done == [
         ("open", temporary),
@@ -530,10 +532,14 @@ def test_another_spec_names_each_difference(tmp_path):
     write(tmp_path / "out", 100)
     before = contents(tmp_path / "out")
     with pytest.raises(store.Conflict) as caught:
-        write(tmp_path / "out", 250, spec={**SPEC, "seed": 8, "sampler": {"name": "mh"}, "new": 1})
+        write(
+            tmp_path / "out",
+            250,
+            spec={**SPEC, "seed": 8, "sampler": {**SPEC["sampler"], "name": "MH"}, "new": 1},
+        )
     text = str(caught.value)
     assert "seed: there 7, here 8" in text
-    assert 'sampler.name: there "drs", here "mh"' in text
+    assert 'sampler.name: there "DRS", here "MH"' in text
     assert "new: there null, here 1" in text
     assert "version" not in text
     assert "choose another directory or repeat the settings" in text
@@ -652,12 +658,13 @@ def test_a_limit_on_file_sizes(tmp_path):
         "import resource, torch; from drs_fast import store\n"
         f"w = store.Writer.open({str(tmp_path / 'out')!r}, {SPEC!r}, 10**6)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (10**5, 10**5))\n"
+        f"counters = {tried(10**6)!r}\n"
         "row = {'ids': torch.arange(10), 'x': torch.zeros(10)}\n"
-        "w.append(0, row, cut=False, counters={})\n"
+        "w.append(0, row, cut=False, counters=counters)\n"
         "big = {'ids': torch.arange(10**5), 'x': torch.zeros(10**5)}\n"
-        "try: w.append(1, big, cut=False, counters={})\n"
+        "try: w.append(1, big, cut=False, counters=counters)\n"
         "except OSError as error: print(error)\n"
-        "w.append(2, row, cut=False, counters={})\n"
+        "w.append(2, row, cut=False, counters=counters)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert "cannot write 1,200," in done.stdout
@@ -727,19 +734,20 @@ def test_what_is_left_over_is_found(damaged):
 def test_wrong_contents_with_right_checksums_are_found(tmp_path):
     def problems(*ids, dtype=torch.int64, group=1):
         path = tmp_path / str(len(list(tmp_path.iterdir())))
-        with store.Writer.open(path, {**SPEC, "group": group}, 3) as writer:
+        with store.Writer.open(path, SPEC, sum(map(len, ids))) as writer:
+            writer.save_state(STATE, {**FACTS, "group": group})
             for chunk, values in enumerate(ids):
                 rows = {"ids": torch.tensor(values, dtype=dtype)}
-                writer.append(chunk, rows, cut=False, counters={})
-            writer.finish({})
+                writer.append(chunk, rows, cut=False, counters=tried(CHUNK_ROWS))
+            writer.finish(summary(writer))
         return store.verify(path)
 
-    assert problems([0, 1], [2]) == []
-    assert "increase from 2" in problems([0, 1], [1])[0]
-    assert "increase from 0" in problems([1, 0], [2])[0]
+    assert problems([0, 1], [64]) == []
+    assert "increase from 2" in problems([0, 1], [1, 65])[0]
+    assert "increase from 0" in problems([1, 0], [65])[0]
     assert "int64" in problems([0, 1, 2], dtype=torch.int32)[0]
-    assert problems([3, ~0], [4], group=4) == problems([0, 3], [3], group=4) == []
-    assert "increase from 4" in problems([1, 5], [3], group=4)[0]
+    assert problems([3, ~0], [64], group=4) == problems([0, 3], [67, 66], group=4) == []
+    assert "increase from 4" in problems([1, 5], [3, 65], group=4)[0]
     assert "increase from 0" in problems([5, 0, 1], group=4)[0]
 
 
@@ -908,10 +916,10 @@ def test_a_missing_shard_without_samples_is_made_again(tmp_path):
     nothing = {"ids": torch.arange(0)}
     for _ in range(2):
         with store.Writer.open(tmp_path / "out", SPEC, 0) as writer:
-            writer.save_state(STATE, {})
+            writer.save_state(STATE, FACTS)
             assert not writer.records
-            writer.append(0, nothing, cut=False, counters={})
-            writer.finish({})
+            writer.append(0, nothing, cut=False, counters=tried(CHUNK_ROWS))
+            writer.finish(summary(writer))
         (tmp_path / "out" / "chunk-00000000.safetensors").unlink()
     with store.Writer.open(tmp_path / "out", SPEC, 0) as writer:
         assert not writer.complete
@@ -925,7 +933,7 @@ def test_without_locks_a_second_writers_temporary_is_noticed(tmp_path, monkeypat
     with store.Writer.open(tmp_path / "out", SPEC, 250) as writer:
         (tmp_path / "out" / "chunk-00000000.safetensors.tmp").write_text("theirs")
         with pytest.raises(FileExistsError):
-            writer.append(0, chunk_of(0), cut=False, counters={})
+            writer.append(0, chunk_of(0), cut=False, counters=tried(CHUNK_ROWS))
     assert (tmp_path / "out" / "chunk-00000000.safetensors.tmp").read_text() == "theirs"
 
 

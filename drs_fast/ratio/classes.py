@@ -121,6 +121,11 @@ class Quota:
 
     def had(self, y: Tensor) -> None:
         """Counts the labels (n,) of samples that an earlier run made."""
+        classes = len(self._room)
+        if ((y < 0) | (y >= classes)).any():
+            raise ValueError(
+                f"labels must be in [0, {classes}), got {int(y.min())} to {int(y.max())}"
+            )
         self._room -= torch.bincount(y.cpu(), minlength=len(self._room))
 
     def lacking(self) -> str:

@@ -11,6 +11,7 @@ from drs_fast import ops
 from drs_fast.compacted import Ring
 from drs_fast.core import Batch, Rng
 from drs_fast.gan import GAN
+from drs_fast.layout import Logits, OfClasses, Proposed, Scalar
 from drs_fast.ratio import classes
 from drs_fast.ratio.burn_in import burn_in, by_class
 
@@ -28,12 +29,11 @@ class Rejection(NamedTuple):
 class RejectionState(NamedTuple):
     """log_m and gamma are (), or (K,) where each class has its own."""
 
-    log_m: Tensor  # float64
-    gamma: Tensor  # float64
-    acceptance: Tensor  # () float64, expected share of accepted rows
-    logits: Tensor  # (burn_in,) float32
-    # (K,) float64, how often each class is proposed where each has its own log_m; else (0,).
-    proposed: Tensor
+    log_m: OfClasses
+    gamma: OfClasses
+    acceptance: Scalar  # expected share of accepted rows
+    logits: Logits  # of the burn-in
+    proposed: Proposed  # (K,) how often each class is, where each has its own log_m; else (0,)
 
 
 Found = Callable[[Tensor], tuple[Tensor, Tensor]]

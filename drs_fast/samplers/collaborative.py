@@ -14,13 +14,14 @@ from drs_fast import ops
 from drs_fast.arguments import integer, number, positive
 from drs_fast.core import Batch, Rng
 from drs_fast.gan import GAN
+from drs_fast.layout import Scalar
 from drs_fast.ratio import activations, groups, moving
 from drs_fast.ratio.activations import Activations, Samples, Space
 from drs_fast.ratio.burn_in import burn_in
 
 
 class CollaborativeState(NamedTuple):
-    acceptance: Tensor  # () float64, samples per proposal
+    acceptance: Scalar  # samples per proposal
 
 
 @dataclass(frozen=True)

@@ -12,13 +12,14 @@ from torch import Tensor
 from drs_fast.arguments import integer
 from drs_fast.core import Batch, Rng
 from drs_fast.gan import GAN
+from drs_fast.layout import Scalar
 from drs_fast.ratio import moving
 from drs_fast.ratio.burn_in import burn_in
 from drs_fast.ratio.contrastive import Moves
 
 
 class DCDState(NamedTuple):
-    acceptance: Tensor  # () float64: every row becomes a sample
+    acceptance: Scalar  # every row becomes a sample
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from drs_fast import ops
 from drs_fast.arguments import integer, number, one_of, positive
 from drs_fast.core import BURN_IN_ROW, Batch, Rng
 from drs_fast.gan import GAN
+from drs_fast.layout import Scalar
 from drs_fast.ratio import burn_in, moving
 from drs_fast.ratio.hamiltonian import hamiltonian, varied
 from drs_fast.ratio.metropolis import Point, either, metropolis, point
@@ -32,8 +33,8 @@ WALL_STEP = 0.01  # largest step found in a box of half-width 1, whose walls ben
 
 
 class DDLSState(NamedTuple):
-    step_size: Tensor  # () float64
-    acceptance: Tensor  # () float64: every row becomes a sample
+    step_size: Scalar
+    acceptance: Scalar  # every row becomes a sample
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from drs_fast import ops
 from drs_fast.arguments import integer, number, one_of, positive
 from drs_fast.core import Batch, Rng
 from drs_fast.gan import GAN
+from drs_fast.layout import Scalar
 from drs_fast.ratio import moving
 from drs_fast.ratio.burn_in import burn_in
 
@@ -22,7 +23,7 @@ DIVERGENCES = ("kl", "js", "logd")
 
 
 class DGFlowState(NamedTuple):
-    acceptance: Tensor  # () float64: every row becomes a sample
+    acceptance: Scalar  # every row becomes a sample
 
 
 @dataclass(frozen=True)

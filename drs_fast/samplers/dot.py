@@ -15,6 +15,7 @@ from drs_fast import ops
 from drs_fast.arguments import integer, one_of, positive
 from drs_fast.core import BURN_IN_ROW, BadLogits, Batch, Rng
 from drs_fast.gan import GAN
+from drs_fast.layout import Scalar
 from drs_fast.ratio import burn_in, moving
 
 TRANSPORTS = ("dot", "naive")
@@ -25,8 +26,8 @@ BETA2, ADAM_EPS = 0.9, 1e-8
 
 
 class DOTState(NamedTuple):
-    lipschitz: Tensor  # () float64
-    acceptance: Tensor  # () float64: every row becomes a sample
+    lipschitz: Scalar
+    acceptance: Scalar  # every row becomes a sample
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,13 @@ from torch import Tensor
 
 from drs_fast.core import Batch, Rng
 from drs_fast.gan import GAN
+from drs_fast.layout import Scalar
 from drs_fast.ratio.local_global import FromPrior, LocalGlobal
 
 
 class Ex2MCMCState(NamedTuple):
-    step_size: Tensor  # () float64
-    acceptance: Tensor  # () float64: every row becomes a sample
+    step_size: Scalar
+    acceptance: Scalar  # every row becomes a sample
 
 
 @dataclass(frozen=True)

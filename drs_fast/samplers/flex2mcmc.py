@@ -5,7 +5,7 @@ of both worlds, NeurIPS 2022.
 """
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import Annotated, Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from torch.nn.utils import clip_grad_norm_
 from drs_fast.arguments import integer, number
 from drs_fast.core import BURN_IN_ROW, Batch, Rng
 from drs_fast.gan import GAN
+from drs_fast.layout import Layout, Scalar
 from drs_fast.ratio import flow, moving
 from drs_fast.ratio.fitting import Draws
 from drs_fast.ratio.flow import Flow
@@ -28,9 +29,9 @@ LONGEST = 1.0  # norm of the gradient of all weights; longer ones are shortened
 
 
 class FlEx2MCMCState(NamedTuple):
-    step_size: Tensor  # () float64
-    weights: Tensor  # (weights,) float32, of the flow
-    acceptance: Tensor  # () float64: every row becomes a sample
+    step_size: Scalar
+    weights: Annotated[Tensor, Layout(torch.float32, (("w",),))]  # of the flow
+    acceptance: Scalar  # every row becomes a sample
 
 
 @dataclass(frozen=True)

@@ -15,12 +15,13 @@ from drs_fast import ops
 from drs_fast.arguments import integer
 from drs_fast.core import Batch, Rng
 from drs_fast.gan import GAN
+from drs_fast.layout import Logits
 from drs_fast.ratio import groups
 from drs_fast.ratio.burn_in import burn_in, by_class
 
 
 class ISIRState(NamedTuple):
-    logits: Tensor  # (burn_in,) float32, of proposals
+    logits: Logits  # of proposals
 
 
 @dataclass(frozen=True)

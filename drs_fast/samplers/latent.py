@@ -18,6 +18,7 @@ from drs_fast import ops
 from drs_fast.arguments import describe, integer, number, one_of
 from drs_fast.core import BadLogits, Batch, Rng
 from drs_fast.gan import BLOCK_MULTIPLE, GAN
+from drs_fast.layout import Logits, OfClasses, Proposed, Scalar
 from drs_fast.ratio import rejection
 from drs_fast.ratio.classes import CHOICES, WITHIN
 from drs_fast.ratio.rejection import Rejection, RejectionState
@@ -29,10 +30,10 @@ Critic = Callable[..., Tensor]
 class LatentState(NamedTuple):
     """Log weights are the critic's; cap is (), or (K,) where each class has its own."""
 
-    cap: Tensor  # float64
-    acceptance: Tensor  # () float64, expected share of accepted latents
-    log_weights: Tensor  # (burn_in,) float32
-    proposed: Tensor  # as in RejectionState
+    cap: OfClasses
+    acceptance: Scalar  # expected share of accepted latents
+    log_weights: Logits
+    proposed: Proposed  # as in RejectionState
 
 
 @dataclass(frozen=True)

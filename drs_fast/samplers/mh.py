@@ -7,7 +7,7 @@ networks, ICML 2019.
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, NamedTuple
+from typing import Annotated, Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from drs_fast import ops
 from drs_fast.arguments import integer, one_of
 from drs_fast.core import BURN_IN_ROW, REAL, Batch, Rng
 from drs_fast.gan import GAN
+from drs_fast.layout import Layout, Logits
 from drs_fast.ratio import classes, groups
 from drs_fast.ratio.burn_in import burn_in, by_class, check
 from drs_fast.ratio.held_out import alike
@@ -31,11 +32,12 @@ class MHState(NamedTuple):
     None for start="first".
     """
 
-    real: Tensor  # (n,) int64, which ones, a class after the other
-    scores: Tensor  # (n,) float32, their logits
-    begins: Tensor  # (classes + 1,) int64, where those of a class begin
-    chains_of_block: Tensor  # (classes,) int64, chains of a class in the first block
-    logits: Tensor  # (burn_in,) float32, of proposals
+    real: Annotated[Tensor, Layout(torch.int64, (("r",),))]  # which ones, class after class
+    scores: Annotated[Tensor, Layout(torch.float32, (("r",),))]  # their logits
+    begins: Annotated[Tensor, Layout(torch.int64, (("classes + 1",),))]  # of those of a class
+    # Chains of a class in the first block.
+    chains_of_block: Annotated[Tensor, Layout(torch.int64, (("classes",),))]
+    logits: Logits  # of proposals
 
 
 @dataclass(frozen=True)

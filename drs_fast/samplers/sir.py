@@ -7,7 +7,7 @@ space with softplus loss, 2020.
 
 import warnings
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import Annotated, Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from drs_fast import ops
 from drs_fast.arguments import flag, integer
 from drs_fast.core import SELECT, Batch, Rng
 from drs_fast.gan import GAN
+from drs_fast.layout import Layout, Logits, Scalar
 from drs_fast.ratio import groups
 from drs_fast.ratio.burn_in import burn_in, by_class
 
@@ -23,9 +24,10 @@ MOST = 0.1  # of a pool, to be drawn without replacement
 
 
 class SIRState(NamedTuple):
-    acceptance: Tensor  # () float64, samples per proposal
-    ess: Tensor  # () or, with labels, of each that occurs, float64: effective share of proposals
-    logits: Tensor  # (burn_in,) float32
+    acceptance: Scalar  # samples per proposal
+    # The effective share of proposals; with labels that of each that occurs.
+    ess: Annotated[Tensor, Layout(torch.float64, ((), ("classes",)))]
+    logits: Logits
 
 
 @dataclass(frozen=True)

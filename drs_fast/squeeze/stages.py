@@ -2,13 +2,14 @@
 
 import math
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from drs_fast import ops
 from drs_fast.core import AUDIT
+from drs_fast.layout import Layout, Logits, OfClasses, Proposed, Scalar
 from drs_fast.ratio.intervals import Share
 from drs_fast.ratio.rejection import Rejection, of_rows
 from drs_fast.squeeze.audit import loss, power_of_two
@@ -22,20 +23,22 @@ BLOCK = 2**11  # rows that the second bound is asked for at once
 class SqueezeState(NamedTuple):
     """What the sampler found, with log_m perhaps raised, and the bounds; () unless said."""
 
-    log_m: Tensor  # () float64, or (K,) where each class has its own
-    gamma: Tensor  # the same
-    acceptance: Tensor  # float64, expected share of accepted rows
-    logits: Tensor  # (burn_in,) float32
-    proposed: Tensor  # as in RejectionState
-    weights: Tensor  # (P,) float32, of the tiny and the large bound
-    margins: Tensor  # (2,) float64, their spreads above the mean; inf where one is not used
-    audits: Tensor  # float64, added to a score: the exponential is the chance of an audit
-    calls: Tensor  # float64, expected share of rows that G and D see
-    high: Tensor  # float64, the upper limit of what is lost, with what no row has shown
-    samples: Tensor  # float64, accepted rows among evenly drawn ones that it is known from
-    checked: Tensor  # (m, 3) float32 of the search's last rows: logit, bound, chance to be chosen
-    looked: Tensor  # (m,) int64, the ids of those rows
-    spent: Tensor  # int64, calls of G and D in burn-in and search
+    log_m: OfClasses
+    gamma: OfClasses
+    acceptance: Scalar  # expected share of accepted rows
+    logits: Logits  # of the burn-in
+    proposed: Proposed  # as in RejectionState
+    weights: Annotated[Tensor, Layout(torch.float32, (("P",),))]  # of the tiny and the large bound
+    # Their spreads above the mean; inf where one is not used.
+    margins: Annotated[Tensor, Layout(torch.float64, ((2,),))]
+    audits: Scalar  # added to a score: the exponential is the chance of an audit
+    calls: Scalar  # expected share of rows that G and D see
+    high: Scalar  # the upper limit of what is lost, with what no row has shown
+    samples: Scalar  # accepted rows among evenly drawn ones that it is known from
+    # Of the search's last rows: logit, bound, chance to be chosen.
+    checked: Annotated[Tensor, Layout(torch.float32, (("m", 3),))]
+    looked: Annotated[Tensor, Layout(torch.int64, (("m",),))]  # the ids of those rows
+    spent: Annotated[Tensor, Layout(torch.int64)]  # calls of G and D in burn-in and search
     # (3,) float64: a sample without bounds, a sample with them, the search. Not saved.
     seconds: Tensor = torch.zeros(3)
 

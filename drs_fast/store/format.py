@@ -1,6 +1,10 @@
-"""The files of a run: what they are called, what they hold, and how they are read."""
+"""The files of a run: what they are called, what they hold, and how they are read.
 
-import hashlib
+Every file has a checksum: crc32 in the manifest and in each record, sha256 of all others. They
+tell that an accident has changed a file, and which one. They are no protection from intent: who
+changes a file and makes its checksums again has made another run.
+"""
+
 import itertools
 import json
 import os
@@ -9,10 +13,10 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypedDict, cast
 
-from safetensors import safe_open
-from torch import Tensor
+from drs_fast.store import kinds
+from drs_fast.store.kinds import Count, Flag, LastRow, Sha256
 
 MANIFEST, STATE, RECORDS = "manifest.json", "state.safetensors", "shards.jsonl"
 SHARD = re.compile(r"chunk-\d{8,}\.safetensors")
@@ -27,6 +31,10 @@ class Conflict(ValueError):
 
 class Corrupt(RuntimeError):
     """A file of the run is damaged or missing."""
+
+
+class Altered(Corrupt):
+    """A file has its checksum, and yet cannot be what was written."""
 
 
 def shard_name(chunk: int) -> str:
@@ -53,11 +61,26 @@ def unsealed(data: bytes, indent: int | None = None) -> dict[str, Any]:
     return cast(dict[str, Any], facts)
 
 
+class Line(TypedDict):
+    """A line of shards.jsonl, where the sampler's tallies are beside these; each is from 0 on."""
+
+    chunk: Count  # its number
+    count: Count  # samples
+    bytes: Count  # of the file
+    sha256: Sha256  # of the file
+    cut: Flag  # it holds fewer samples than its chunk gave, for n was reached
+    rows: Count  # that were tried
+    calls: Count  # of G and D
+    invalid: Count  # logits that were NaN or +inf
+    above: Count  # logits above log_m
+    last_row: LastRow  # the largest one of a sample; -1 without any
+
+
 @dataclass(frozen=True)
 class Record:
-    """A finished shard: one line of shards.jsonl, with the counters among its other keys.
+    """A finished shard: one line of shards.jsonl, whose keys `Line` explains.
 
-    size: bytes of the file. cut: it holds fewer rows than its chunk gave, for n was reached.
+    size: bytes of the file. counters: all but the first five keys, the sampler's tallies too.
     """
 
     chunk: int
@@ -68,98 +91,90 @@ class Record:
     counters: dict[str, int]
 
     def line(self) -> bytes:
-        return sealed(
-            dict(
-                chunk=self.chunk,
-                count=self.count,
-                bytes=self.size,
-                sha256=self.sha256,
-                cut=self.cut,
-                **self.counters,
-            )
+        """Its line. ValueError if a key is missing or not of its kind."""
+        facts = dict(
+            chunk=self.chunk,
+            count=self.count,
+            bytes=self.size,
+            sha256=self.sha256,
+            cut=self.cut,
+            **self.counters,
         )
+        problems = _wrong(facts)
+        if problems:
+            raise ValueError(f"a record cannot be written: {'; '.join(problems)}")
+        return sealed(facts)
 
     @classmethod
     def parse(cls, line: bytes) -> "Record":
         """The record of a line. Corrupt if it is none."""
         facts = unsealed(line)
-        try:
-            chunk, count, size, sha256, cut = (
-                facts.pop(key) for key in ("chunk", "count", "bytes", "sha256", "cut")
-            )
-        except KeyError as error:
-            raise Corrupt(f"has no key {error}") from None
-        if not (all(map(_is_count, (chunk, count, size))) and isinstance(cut, bool)):
-            raise Corrupt("must have integers from 0 as chunk, count and bytes, and cut as a bool")
+        problems = _wrong(facts)
+        if problems:
+            raise Corrupt(f"is no record: {'; '.join(problems)}")
+        chunk, count, size, sha256, cut = (
+            facts.pop(key) for key in ("chunk", "count", "bytes", "sha256", "cut")
+        )
         return cls(chunk, count, size, sha256, cut, facts)
 
+    def check(self, manifest: Mapping[str, Any]) -> None:
+        """Corrupt unless its numbers are possible for this chunk of the manifest's run."""
+        rows, last = self.counters["rows"], self.counters["last_row"]
+        absent = [name for name in manifest.get("tallies", ()) if name not in self.counters]
+        if absent:
+            raise Corrupt(f"lacks the counter {absent[0]!r}")
+        if self.count > rows:
+            raise Corrupt(f"has {self.count} samples of {rows} rows")
+        if "chunk_rows" not in manifest:
+            return
+        chunk_rows = manifest["chunk_rows"]
+        if rows > chunk_rows or (rows < chunk_rows and not self.cut):
+            raise Corrupt(f"has {rows} rows of a chunk of {chunk_rows}")
+        first = self.chunk * chunk_rows
+        if (last != -1) if self.count == 0 else not first <= last < first + rows:
+            raise Corrupt(
+                f"names {last} as the last row of {self.count} samples of the {rows} rows from "
+                f"{first} on"
+            )
 
-def read_manifest(directory: Path) -> dict[str, Any]:
-    """manifest.json. Conflict if the directory is no run's, Corrupt if the file is damaged."""
-    path = directory / MANIFEST
-    try:
-        data = path.read_bytes()
-    except (FileNotFoundError, NotADirectoryError):
-        raise Conflict(f"{directory} is not a run: it holds no {MANIFEST}") from None
-    if b'"crc32"' not in data:
-        raise Conflict(f"{path} was not written by drs_fast, or is damaged")
-    try:
-        manifest = unsealed(data, indent=2)
-    except Corrupt as error:
-        raise Corrupt(f"{path} {error}; bring back a copy, or start anew elsewhere") from None
-    if not _is_count(manifest.get("n")) or not isinstance(manifest.get("complete"), bool):
-        raise Corrupt(f"{path} must have an integer n from 0 and complete, true or false")
-    return manifest
+
+def _wrong(facts: Mapping[str, Any]) -> list[str]:
+    tallies = sorted(facts.keys() - Line.__required_keys__)
+    return [*kinds.wrong(Line, facts), *kinds.unlike(tallies, kinds.AMOUNT, facts)]
 
 
-def read_records(directory: Path) -> tuple[dict[int, Record], list[str]]:
-    """The records of shards.jsonl by chunk, and what is wrong with its other lines."""
+def read_bytes(path: Path) -> bytes:
+    """All of a file. Corrupt if something else stands in its place, such as a directory."""
+    if os.path.lexists(path) and not path.is_file():
+        raise Corrupt(f"{path} is not a file; move it away")
+    return path.read_bytes()
+
+
+def read_records(
+    directory: Path, manifest: Mapping[str, Any]
+) -> tuple[dict[int, Record], list[str]]:
+    """The records of shards.jsonl in the order of their chunks, and what is wrong with other lines.
+
+    The lines may come in any order. Two for one chunk are a problem; the chunk counts as recorded
+    only if they say the same.
+    """
     path = directory / RECORDS
     records: dict[int, Record] = {}
+    disputed: set[int] = set()
     problems = []
-    lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+    lines = read_bytes(path).splitlines(keepends=True) if os.path.lexists(path) else []
     for number, line in enumerate(lines, start=1):
         try:
             record = Record.parse(line)
+            record.check(manifest)
         except Corrupt as error:
             problems.append(f"{path} line {number} {error}")
             continue
         if record.chunk in records:
             problems.append(f"{path} line {number} names chunk {record.chunk} a second time")
-        records[record.chunk] = record
-    return records, problems
-
-
-def read_state(directory: Path, sha256: str | None) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The sampler's state, and the facts about it that the manifest repeats."""
-    path = directory / STATE
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise Corrupt(f"{path} cannot be read: {error.strerror}") from None
-    if hashlib.sha256(data).hexdigest() != sha256:
-        raise Corrupt(f"{path} does not have the sha256 that the manifest names")
-    with open_shard(path) as file:
-        tensors = {name: file.get_tensor(name).clone() for name in sorted(file.keys())}
-        return tensors, json.loads(file.metadata()["facts"])
-
-
-def open_shard(path: Path, count: int | None = None, *, or_more: bool = False) -> Any:
-    """An open safetensors file; Corrupt unless all its tensors have count rows, where given.
-
-    or_more: the same number of more rows will do too.
-    """
-    try:
-        file: Any = safe_open(path, framework="pt")
-        shapes = {name: file.get_slice(name).get_shape() for name in sorted(file.keys())}
-    except Exception as error:  # its errors share no base class, and a damaged file may raise any
-        raise Corrupt(f"{path} cannot be read: {error}; `drs-fast verify` says more") from None
-    rows = {shape[0] if shape else -1 for shape in shapes.values()}
-    if count is not None and (
-        "ids" not in shapes or (min(rows) < count or len(rows) > 1 if or_more else rows != {count})
-    ):
-        raise Corrupt(f"{path} must hold ids and {count} rows of each tensor, it has {shapes}")
-    return file
+        if records.setdefault(record.chunk, record) != record:
+            disputed.add(record.chunk)
+    return {chunk: records[chunk] for chunk in sorted(records.keys() - disputed)}, problems
 
 
 def gaps(records: Mapping[int, Record], n: int | None) -> list[str]:
@@ -172,6 +187,18 @@ def gaps(records: Mapping[int, Record], n: int | None) -> list[str]:
     if n is not None and count != n:
         problems.append(f"{n} samples should be there, the shards hold {count}")
     return problems
+
+
+def irregular(directory: Path) -> list[str]:
+    """What stands in the place of a file of the run and is none, such as a directory."""
+    own = (MANIFEST, STATE, RECORDS)
+    with os.scandir(directory) as entries:
+        return sorted(
+            f"{entry.path} is not a file; move it away"
+            for entry in entries
+            if (entry.name in own or SHARD.fullmatch(entry.name) or TEMPORARY.fullmatch(entry.name))
+            and not os.path.isfile(entry.path)  # false for a loop of links, too
+        )
 
 
 def temporaries(directory: Path) -> list[str]:
@@ -193,7 +220,3 @@ def has_size(directory: Path, record: Record) -> bool:
 
 def lines(records: Mapping[int, Record]) -> bytes:
     return b"".join(records[chunk].line() for chunk in sorted(records))
-
-
-def _is_count(value: Any) -> bool:
-    return type(value) is int and 0 <= value < 2**63

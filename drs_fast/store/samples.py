@@ -5,20 +5,15 @@ from bisect import bisect_right
 from itertools import accumulate
 from os import PathLike
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from drs_fast.store.format import (
-    Corrupt,
-    open_shard,
-    read_manifest,
-    read_records,
-    read_state,
-    shard_name,
-)
+from drs_fast.store.format import Corrupt, read_records, shard_name
+from drs_fast.store.manifest import Manifest, read_manifest
+from drs_fast.store.tensors import Layout, Tensors, check_rows, open_shard, read_state
 
 COLUMNS = ("ids", "logit", "x", "z", "y")
 OPEN_SHARDS = 64
@@ -39,8 +34,8 @@ class Samples(Dataset[dict[str, Tensor]]):
 
     def __init__(self, path: str | PathLike[str]) -> None:
         self.path = Path(path).absolute()
-        self.manifest = read_manifest(self.path)
-        records, _ = read_records(self.path)
+        self.manifest: Manifest = read_manifest(self.path)
+        records, _ = read_records(self.path, self.manifest)
         self.counts: list[int] = []
         while len(self.counts) in records:
             self.counts.append(records[len(self.counts)].count)
@@ -50,8 +45,11 @@ class Samples(Dataset[dict[str, Tensor]]):
                 f"{self.path} should hold {self.manifest['n']} samples, {len(self)} are there; "
                 "the command that made it makes the missing ones again"
             )
-        self._files: dict[int, Any] = {}
-        saved = self.shard(0).keys() if self.counts else ["ids", *self.manifest.get("save", ())]
+        self._files: dict[int, tuple[int, Tensors]] = {}
+        self._row: Layout = {}  # what every shard has
+        if self.counts:
+            self._row = self.shard(0).rows
+        saved = self._row or ["ids", *self.manifest["save"]]
         self.columns = tuple(name for name in COLUMNS if name in saved)
 
     def __len__(self) -> int:
@@ -96,7 +94,7 @@ class Samples(Dataset[dict[str, Tensor]]):
     @property
     def state(self) -> dict[str, Tensor]:
         """What the sampler found in its burn-in. Corrupt if the file is damaged."""
-        return read_state(self.path, self.manifest.get("state_sha256"))[0]
+        return read_state(self.path, self.manifest)[0]
 
     def column(self, name: str) -> "Column":
         """A column by its name. AttributeError if the run did not save it."""
@@ -108,16 +106,26 @@ class Samples(Dataset[dict[str, Tensor]]):
             )
         return Column(self, name)
 
-    def shard(self, chunk: int) -> Any:
-        """The open safetensors file of a chunk."""
-        if chunk not in self._files:
-            if len(self._files) >= OPEN_SHARDS:
-                self._files.pop(next(iter(self._files)), None)
-            path = self.path / shard_name(chunk)
+    def shard(self, chunk: int) -> Tensors:
+        """The open file of a chunk. Corrupt if it is damaged, or unlike that of the first one."""
+        path = self.path / shard_name(chunk)
+        size, file = self._files.get(chunk, (-1, None))
+        try:
+            # A file that has become shorter is not read through its old mapping: that would end
+            # the process. One that was replaced, by a longer run, holds the same rows.
+            now = path.stat().st_size
+        except OSError:
+            now = size
+        if file is None or now != size:
             # A run that was extended since has the same rows, and more, in what was its last shard.
             last = chunk == len(self.counts) - 1
-            self._files[chunk] = open_shard(path, self.counts[chunk], or_more=last)
-        return self._files[chunk]
+            file = open_shard(path, self.counts[chunk], or_more=last)
+            if self._row:
+                check_rows(file, self._row, "the first shard", "`drs-fast verify` says more")
+            if len(self._files) >= OPEN_SHARDS:
+                self._files.pop(next(iter(self._files)), None)
+            self._files[chunk] = now, file
+        return file
 
 
 class Column:
@@ -170,7 +178,7 @@ class Column:
         return self._gather(picked.long() % len(self))
 
     def _rows(self, chunk: int) -> Tensor:
-        return cast(Tensor, self._samples.shard(chunk).get_tensor(self._name))
+        return self._samples.shard(chunk).tensor(self._name)
 
     def _span(self, start: int, stop: int) -> Tensor:
         ends = self._samples.ends

@@ -5,7 +5,7 @@ import hashlib
 from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -14,20 +14,20 @@ from drs_fast.store.format import (
     MANIFEST,
     RECORDS,
     STATE,
+    Altered,
     Corrupt,
     Record,
     gaps,
     has_size,
+    irregular,
     lines,
-    open_shard,
-    read_manifest,
     read_records,
-    read_state,
-    sealed,
     shard_name,
     temporaries,
     unrecorded,
 )
+from drs_fast.store.manifest import Manifest, check_totals, read_manifest, written
+from drs_fast.store.tensors import Layout, described, open_shard, read_state
 
 
 def verify(path: str | PathLike[str]) -> list[str]:
@@ -59,87 +59,126 @@ def _problems(directory: Path, live: bool) -> list[str]:
     if live and not (directory / MANIFEST).exists():
         return []
     try:
-        manifest = read_manifest(directory)
+        manifest, records, state, torn = _read(directory)
     except (OSError, ValueError, Corrupt) as error:
         return [str(error)]
-    try:
-        records, problems = read_records(directory)
-    except OSError as error:
-        records, problems = {}, [str(error)]
     damaged = _damaged_shards(directory, records, manifest)
     if live:  # a shard that is made again is not recorded meanwhile
-        now = read_records(directory)[0]
+        now = read_records(directory, manifest)[0]
         return [line for chunk, line in damaged.items() if now.get(chunk) == records[chunk]]
     return [
-        *_damaged_state(directory, manifest),
-        *problems,
+        *state,
+        *torn,
         *damaged.values(),
         *gaps(records, manifest["n"] if manifest["complete"] else None),
         *_left(directory, records),
     ]
 
 
+def mendable(path: str | PathLike[str]) -> bool:
+    """Whether `repair` and the command that made the run mend what `verify` finds."""
+    try:
+        _read(Path(path))
+    except (OSError, ValueError, Corrupt):
+        return False
+    return True
+
+
 def repair(path: str | PathLike[str]) -> list[str]:
     """Drops what is damaged, so that the command that made the run makes just that again.
 
-    Returns what was dropped, in words. Corrupt if the manifest is damaged: that cannot be helped.
+    Returns what was dropped, in words. Corrupt where that cannot help: the manifest is damaged, the
+    state has its sha256 and yet was never written so, or what should be a file is none.
     """
     folder = Folder(Path(path))
     with contextlib.closing(folder):
-        manifest = read_manifest(folder.path)
-        records, torn = read_records(folder.path)
+        manifest, records, state, torn = _read(folder.path)
         damaged = _damaged_shards(folder.path, records, manifest)
-        state = _damaged_state(folder.path, manifest)
         sound = {chunk: record for chunk, record in records.items() if chunk not in damaged}
+        missing = gaps(sound, manifest["n"]) if manifest["complete"] else []
         left = _left(folder.path, records)
         folder.remove(temporaries(folder.path))
-        if torn or damaged or state or (manifest["complete"] and gaps(sound, manifest["n"])):
-            folder.put(MANIFEST, sealed({**manifest, "complete": False}, indent=2))
+        if state or torn or damaged or missing:
+            folder.put(MANIFEST, written({**manifest, "complete": False}))
             folder.put(RECORDS, lines(sound))
         folder.remove([*unrecorded(folder.path, sound), *([STATE] if state else [])])
         return [*state, *torn, *damaged.values(), *left]
 
 
+class _Found(NamedTuple):
+    """What a run says of itself, and what is wrong with its state and with its records."""
+
+    manifest: Manifest
+    records: dict[int, Record]
+    state: list[str]
+    torn: list[str]
+
+
+def _read(directory: Path) -> _Found:
+    """Raises what no repair can mend."""
+    blocked = irregular(directory) if directory.is_dir() else []
+    if blocked:
+        raise Corrupt("; ".join(blocked))
+    manifest, state = read_manifest(directory), []
+    try:
+        if "state_sha256" in manifest:
+            read_state(directory, manifest)
+    except Altered:
+        raise
+    except Corrupt as error:
+        state = [str(error)]
+    records, torn = read_records(directory, manifest)
+    if manifest["complete"] and not torn:
+        check_totals(directory, manifest, records.values())
+    return _Found(manifest, records, state, torn)
+
+
 def _damaged_shards(
     directory: Path, records: Mapping[int, Record], manifest: Mapping[str, Any]
 ) -> dict[int, str]:
-    damaged = {}
-    last, group = -1, manifest.get("group", 1)
-    if type(group) is not int or not 0 < group < 2**63:
-        group = 1
-    for chunk in sorted(records):
+    damaged: dict[int, str] = {}
+    rows: dict[int, Layout] = {}
+    last = -1
+    for chunk, record in records.items():
         try:
-            last = _check_shard(directory, records[chunk], last, group)
+            rows[chunk], last = _check_shard(directory, record, last, manifest)
         except (OSError, Corrupt) as error:
             damaged[chunk] = str(error)
-    return damaged
+    if len(set(map(described, rows.values()))) > 1:  # and no one knows which of them are right
+        damaged |= {
+            chunk: f"{directory / shard_name(chunk)} holds rows of {described(layout)}, "
+            "and others hold other ones"
+            for chunk, layout in rows.items()
+        }
+    return dict(sorted(damaged.items()))
 
 
-def _check_shard(directory: Path, record: Record, last: int, group: int) -> int:
-    """The last group in it, or in those before, whose last one is `last`."""
-    path = directory / shard_name(record.chunk)
+def _check_shard(
+    directory: Path, record: Record, last: int, manifest: Mapping[str, Any]
+) -> tuple[Layout, int]:
+    """One row, and the last group in it, or in those before, whose last one is `last`."""
+    path, group = directory / shard_name(record.chunk), manifest.get("group", 1)
     if not has_size(directory, record):
         raise Corrupt(f"{path} is missing or does not have its {record.size} bytes")
     if hashlib.sha256(path.read_bytes()).hexdigest() != record.sha256:
         raise Corrupt(f"{path} does not have the sha256 that was recorded")
-    ids = open_shard(path, record.count).get_tensor("ids")
-    numbered = ids.dtype == torch.int64 and ids.ndim == 1
-    groups = torch.maximum(ids, ~ids) // group if numbered else ids
+    shard = open_shard(path, record.count)
+    ids = shard.tensor("ids")
+    rows = torch.maximum(ids, ~ids)
+    groups = rows // group
     # Where the rows of a group compete, they come in any order, and one may come several times.
     least = 1 if group == 1 else 0
-    if not numbered or (torch.diff(groups, prepend=groups.new_tensor([last])) < least).any():
+    if (torch.diff(groups, prepend=groups.new_tensor([last])) < least).any():
         first = group * (last + least)
-        raise Corrupt(f"{path} must hold int64 ids that increase from {max(first, 0)} on")
-    return max(last, int(groups[-1])) if len(groups) else last
-
-
-def _damaged_state(directory: Path, manifest: Mapping[str, Any]) -> list[str]:
-    try:
-        if "state_sha256" in manifest:
-            read_state(directory, manifest["state_sha256"])
-    except Corrupt as error:
-        return [str(error)]
-    return []
+        raise Corrupt(f"{path} must hold ids that increase from {max(first, 0)} on")
+    if record.counters["last_row"] != max(rows.tolist(), default=-1):
+        raise Corrupt(f"{path} must end with row {record.counters['last_row']}")
+    labels = manifest.get("labels")
+    if labels is not None and "y" in shard.layout:
+        y = shard.tensor("y")
+        if ((y < 0) | (y >= labels)).any():
+            raise Corrupt(f"{path} must hold labels in [0, {labels})")
+    return shard.rows, max(last, int(groups[-1])) if len(groups) else last
 
 
 def _left(directory: Path, records: Mapping[int, Record]) -> list[str]:

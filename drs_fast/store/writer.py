@@ -4,9 +4,9 @@ A shard is written to a temporary name, fsynced, renamed, the directory fsynced,
 recorded in shards.jsonl. What is recorded is never computed again; all else is.
 """
 
-import contextlib
 import errno
 import hashlib
+import itertools
 import json
 import os
 import shutil
@@ -15,31 +15,32 @@ from concurrent.futures import Future
 from os import PathLike
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, cast
 
 import safetensors.torch
 from torch import Tensor
 
+from drs_fast.core import last_row
 from drs_fast.store.folder import Folder, make_directory
 from drs_fast.store.format import (
     MANIFEST,
     RECORDS,
     STATE,
+    Altered,
     Conflict,
     Corrupt,
     Record,
     gaps,
     has_size,
+    irregular,
     lines,
-    open_shard,
-    read_manifest,
     read_records,
-    read_state,
-    sealed,
     shard_name,
     temporaries,
     unrecorded,
 )
+from drs_fast.store.manifest import COPY, Manifest, check_totals, found, read_manifest, written
+from drs_fast.store.tensors import Layout, check_rows, open_shard, read_state
 
 SPARE_BYTES = 2**20
 Examine = Callable[[Mapping[str, Any]], Mapping[str, Any]]
@@ -95,19 +96,29 @@ class Writer:
         self.path = folder.path
         self._folder = folder
         self._spec = spec
+        blocked = irregular(folder.path)
+        if blocked:
+            raise Corrupt("; ".join(blocked))
         before = _manifest_before(folder.path, spec, n)
         folder.remove(temporaries(folder.path))
-        recorded, torn = read_records(folder.path)
+        self.state: dict[str, Tensor] | None = None
+        self.facts: dict[str, Any] = {}
+        self._state_sha256 = before.get("state_sha256")
+        try:
+            self.state, self.facts = read_state(folder.path, before)
+        except Altered:
+            raise
+        except Corrupt:
+            pass  # it is found again; until then the manifest says what it said
+        self._found = self.facts or found(before)
+        recorded, torn = read_records(folder.path, {**before, **self._found})
+        if before["complete"] and not torn:
+            check_totals(folder.path, cast(Manifest, before), recorded.values())
         self.records = {
             chunk: record
             for chunk, record in recorded.items()
             if has_size(folder.path, record) and not (record.cut and n > before["n"])
         }
-        self.state: dict[str, Tensor] | None = None
-        self.facts: dict[str, Any] = {}
-        self._state_sha256 = before.get("state_sha256")
-        with contextlib.suppress(Corrupt):
-            self.state, self.facts = read_state(folder.path, self._state_sha256)
         _check_space(folder.path, n - self.count, bytes_per_sample)
         self.complete = (
             before["complete"]
@@ -115,6 +126,7 @@ class Writer:
             and not torn
             and self.records == recorded
             and self.state is not None
+            and (folder.path / RECORDS).read_bytes() == lines(recorded)
         )
         if not self.complete:
             self._spec = {**spec, **examine(before)}
@@ -146,8 +158,13 @@ class Writer:
     def column(self, name: str) -> Iterator[Tensor]:
         """The tensor of that name in each recorded shard."""
         for chunk, record in self.records.items():
-            with open_shard(self.path / shard_name(chunk), record.count) as file:
-                yield file.get_tensor(name)
+            yield open_shard(self.path / shard_name(chunk), record.count).tensor(name)
+
+    def check_rows(self, rows: Layout) -> None:
+        """Corrupt unless the first recorded shard has rows of these dtypes and shapes."""
+        for chunk, record in itertools.islice(self.records.items(), 1):
+            shard = open_shard(self.path / shard_name(chunk), record.count)
+            check_rows(shard, rows, "the generator gives", COPY)
 
     def save_state(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
         """Keeps the sampler's state, and facts about it (log_m, gamma, ...) in the manifest too.
@@ -164,6 +181,7 @@ class Writer:
         self._folder.put(STATE, data)
         self._state_sha256 = sha256
         self.state, self.facts = dict(tensors), dict(facts)
+        self._found = self.facts
         self._put_manifest(self.n, complete=False)
 
     def append(
@@ -171,7 +189,8 @@ class Writer:
     ) -> None:
         """Writes and records the samples of a chunk: ids and other tensors of as many rows.
 
-        cut: the chunk gave more rows than these, for n is reached. counters: kept with the record.
+        cut: the chunk gave more rows than these, for n is reached. counters: those of `Line` but
+        last_row, and the sampler's tallies.
         """
         counts = {len(rows) for rows in tensors.values()}
         if chunk in self.records or "ids" not in tensors or len(counts) != 1:
@@ -181,7 +200,8 @@ class Writer:
             )
         data = _serialized(tensors)
         sha256 = hashlib.sha256(data).hexdigest()
-        record = Record(chunk, counts.pop(), len(data), sha256, cut, dict(counters))
+        last = {"last_row": last_row(tensors["ids"])}
+        record = Record(chunk, counts.pop(), len(data), sha256, cut, {**counters, **last})
         self._folder.put(shard_name(chunk), data)
         self._folder.append(RECORDS, record.line())
         self.records[chunk] = record
@@ -207,10 +227,10 @@ class Writer:
     def _put_manifest(
         self, n: int, complete: bool, summary: Mapping[str, Any] | None = None
     ) -> None:
-        facts = {**self._spec, **self.facts, **(summary or {}), "n": n, "complete": complete}
+        facts = {**self._spec, **self._found, **(summary or {}), "n": n, "complete": complete}
         if self._state_sha256 is not None:
             facts["state_sha256"] = self._state_sha256
-        self._put_if_changed(MANIFEST, sealed(facts, indent=2))
+        self._put_if_changed(MANIFEST, written(facts))
 
     def _put_records(self) -> None:
         self._put_if_changed(RECORDS, lines(self.records))
@@ -221,7 +241,7 @@ class Writer:
             self._folder.put(name, data)
 
 
-def _manifest_before(directory: Path, spec: Mapping[str, Any], n: int) -> dict[str, Any]:
+def _manifest_before(directory: Path, spec: Mapping[str, Any], n: int) -> Mapping[str, Any]:
     if not (directory / MANIFEST).exists():
         others = sorted(set(os.listdir(directory)) - {f"{MANIFEST}.tmp"})
         if others:

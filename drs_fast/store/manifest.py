@@ -1,0 +1,190 @@
+"""manifest.json: every key with its type and its meaning, and what it must have in common with
+the other files of a run.
+
+Samplers add facts of their own, and later versions may add more: unknown keys are kept as they are.
+"""
+
+import json
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Annotated, Any, NotRequired, TypedDict, cast
+
+from drs_fast.store import kinds
+from drs_fast.store.format import (
+    MANIFEST,
+    RECORDS,
+    Altered,
+    Conflict,
+    Corrupt,
+    Record,
+    read_bytes,
+    sealed,
+    unsealed,
+)
+from drs_fast.store.kinds import (
+    POSITIVE,
+    SHA256,
+    SIZE,
+    TEXT,
+    Count,
+    Flag,
+    Interval,
+    Kind,
+    NumberOrNumbers,
+    Positive,
+    Seed,
+    Sha256,
+    Size,
+    Text,
+    Texts,
+)
+
+COPY = "bring back a copy, or start anew in another directory"
+SAMPLER = Kind(
+    "an object with a name and a law_version from 1 on",
+    lambda value: (
+        isinstance(value, dict)
+        and TEXT.holds(value.get("name"))
+        and POSITIVE.holds(value.get("law_version"))
+    ),
+)
+
+
+class Settings(TypedDict):
+    """What was asked for. Another command with the same settings goes on with the run."""
+
+    rng_version: Annotated[Positive, "of the random numbers"]
+    model_sha256: Annotated[Sha256, "of weights, architecture and code"]
+    probe_sha256: NotRequired[Annotated[str | None, SHA256.or_null, "of a few samples and logits"]]
+    sampler: Annotated[dict[str, Any], SAMPLER, "its name, law_version and plain fields"]
+    seed: Annotated[Seed, "of all random numbers"]
+    batch_size: Annotated[Positive, "rows in a call of G and D"]
+    device: Annotated[Text, "the kind of device: cpu or cuda"]
+    precision: Annotated[Text, "of G and D: fp32 or bf16"]
+    tune: NotRequired[Annotated[Texts, "which ways to run G and D were tried"]]
+    save: Annotated[Texts, "the columns beside ids"]
+    label_weights: Annotated[
+        list[float] | None, kinds.NUMBERS.or_null, "how often each class is proposed, if not alike"
+    ]
+    n: Annotated[Count, "samples in all"]
+    complete: Annotated[Flag, "whether they are there"]
+
+
+class Found(TypedDict):
+    """What was found in burn-in; the state's file says the same."""
+
+    state_sha256: NotRequired[Annotated[Sha256, "of the state's file"]]
+    chunk_rows: Annotated[Positive, "rows that a shard is made from"]
+    model: Annotated[Text, "where the model came from"]
+    labels: Annotated[int | None, POSITIVE.or_null, "classes of the GAN"]
+    version: Annotated[Text, "of drs_fast"]
+    law: Annotated[Text, "what the samples follow"]
+    group: Annotated[Positive, "rows that belong together"]
+    tallies: Annotated[Texts, "further counters of the sampler"]
+    eps: NotRequired[Annotated[float | None, SIZE.or_null, "of the acceptance probability"]]
+    log_m: NotRequired[Annotated[NumberOrNumbers, "the largest logit, in nats"]]
+    gamma: NotRequired[Annotated[NumberOrNumbers, "what is taken from the score, in nats"]]
+    acceptance: NotRequired[Annotated[Size, "expected share of accepted rows"]]
+    tuned: NotRequired[Annotated[Texts, "which ways to run G and D were kept"]]
+    squeeze_used: NotRequired[Annotated[Flag, "whether a bound rejects rows"]]
+    remark: NotRequired[Annotated[Text, "what burn-in found, in a line"]]
+    flip_rate: NotRequired[Annotated[Size, "share of decisions that the precision changes"]]
+
+
+class Totals(TypedDict):
+    """What a complete run adds up to, with the sampler's tallies beside these."""
+
+    proposals: Annotated[Count, "rows up to the last sample's, in whole groups"]
+    invalid: Annotated[Count, "logits that were NaN or +inf"]
+    above: Annotated[Count, "logits above log_m"]
+    calls_per_sample: Annotated[float | None, SIZE.or_null, "of G and D, without burn-in"]
+    calls_total: Annotated[Count, "of G and D, with burn-in"]
+    acceptance_rate: NotRequired[Annotated[Size, "share of a chain's proposals that it moved to"]]
+    above_share: NotRequired[Annotated[Size, "share of samples above log_m"]]
+    clipped: NotRequired[Annotated[Size, "share of the data that log_m leaves out"]]
+    clipped_interval: NotRequired[Annotated[Interval, "95 % interval of clipped"]]
+    lost_mass: NotRequired[Annotated[Size, "share of the samples that a bound loses"]]
+    lost_mass_interval: NotRequired[Annotated[Interval, "95 % interval of lost_mass"]]
+
+
+class Manifest(Settings, Found, Totals):
+    """All of manifest.json: `Found` is there from burn-in on, `Totals` once it is complete."""
+
+
+def wrong(facts: Mapping[str, Any]) -> list[str]:
+    """Which keys are missing or not of their kind, in words."""
+    complete = facts.get("complete") is True
+    problems = [
+        *kinds.wrong(Settings, facts),
+        *kinds.wrong(Found, facts, required="state_sha256" in facts),
+        *kinds.wrong(Totals, facts, required=complete),
+    ]
+    if complete and not problems:
+        problems += kinds.unlike(facts.get("tallies", ()), kinds.AMOUNT, facts)
+    return problems
+
+
+def written(facts: Mapping[str, Any]) -> bytes:
+    """The bytes of a manifest. ValueError if a key is missing or not of its kind."""
+    problems = wrong(facts)
+    if problems:
+        raise ValueError(f"{MANIFEST} cannot be written: {'; '.join(problems)}")
+    return sealed(facts, indent=2)
+
+
+def read_manifest(directory: Path) -> Manifest:
+    """manifest.json. Conflict if the directory is no run's, Corrupt if the file is damaged."""
+    path = directory / MANIFEST
+    try:
+        data = read_bytes(path)
+    except (FileNotFoundError, NotADirectoryError):
+        raise Conflict(f"{directory} is not a run: it holds no {MANIFEST}") from None
+    if b'"crc32"' not in data:
+        raise Conflict(f"{path} was not written by drs_fast, or is damaged; {COPY}")
+    try:
+        manifest = unsealed(data, indent=2)
+    except Corrupt as error:
+        raise Corrupt(f"{path} {error}; {COPY}") from None
+    problems = wrong(manifest)
+    if problems:
+        raise Corrupt(f"{path}: {'; '.join(problems)}; {COPY}")
+    return cast(Manifest, manifest)
+
+
+def differing(manifest: Mapping[str, Any], others: Mapping[str, Any]) -> list[str]:
+    """Where the manifest does not say the same as another file, in words."""
+    return [
+        f"{key} should be {json.dumps(value)}, got {json.dumps(manifest.get(key))}"
+        for key, value in others.items()
+        if json.dumps(manifest.get(key), sort_keys=True) != json.dumps(value, sort_keys=True)
+    ]
+
+
+def found(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """What it says of burn-in."""
+    return {key: manifest[key] for key in Found.__annotations__ if key in manifest}
+
+
+def check_totals(directory: Path, manifest: Manifest, records: Collection[Record]) -> None:
+    """Altered where a complete manifest does not say what its records, if all, add up to."""
+    if sum(record.count for record in records) == manifest["n"]:
+        problems = differing(manifest, totals(records, manifest, manifest["n"]))
+        if problems:
+            raise Altered(
+                f"{directory / MANIFEST} and {RECORDS} differ: {'; '.join(problems)}; {COPY}"
+            )
+
+
+def totals(records: Collection[Record], facts: Mapping[str, Any], n: int) -> dict[str, Any]:
+    """What the records of a complete run add up to."""
+    sums = {
+        name: sum(record.counters[name] for record in records)
+        for name in ("calls", "invalid", "above", *facts["tallies"])
+    }
+    calls, group = sums.pop("calls"), facts["group"]
+    last = max((record.counters["last_row"] for record in records), default=-1)
+    return {
+        "proposals": (last // group + 1) * group,
+        "calls_per_sample": calls / n if n else None,
+        **sums,
+    }
