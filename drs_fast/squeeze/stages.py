@@ -36,8 +36,9 @@ class SqueezeState(NamedTuple):
     checked: Tensor  # (m, 3) float32 of the search's last rows: logit, bound, chance to be chosen
     looked: Tensor  # (m,) int64, the ids of those rows
     spent: Tensor  # int64, calls of G and D in burn-in and search
-    # (3,) float64: a sample without bounds, a sample with them, the search. Not saved.
-    seconds: Tensor = torch.zeros(3)
+    # (4,) float64: calls of G and D for a sample without bounds, and the work (squeeze/work.py) for
+    # one, for one with them, and for the search; zeros where nothing was counted.
+    work: Tensor = torch.zeros(4)
 
 
 class Survivors(NamedTuple):
