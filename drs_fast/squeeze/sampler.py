@@ -165,7 +165,7 @@ class Squeeze:
         if squeezed < without:
             pays = f"the search pays from n = {math.ceil(search / (without - squeezed)):,} on"
         return (
-            f"squeeze: a sample takes {fewer:,.3g} calls of G and D instead of {calls:,.4g}, and "
+            f"squeeze: a sample takes {fewer:,.2f} calls of G and D instead of {calls:,.2f}, and "
             f"{squeezed / without:.2g} of the work; {pays}"
         )
 
