@@ -180,7 +180,7 @@ def region(searches: int = 5, n: int = 20_000) -> Iterator[Figure]:
     No bound knows of the region. One that loses no more than the tolerance is used, and the
     interval must hold its loss: an error is the interval's half towards that, over 1.96.
     """
-    whatever_it_costs = {"WORTH": math.inf, "LEAST_S": -math.inf, "ROWS": search.ROWS[:2]}
+    whatever_it_costs = {"WORTH": math.inf, "LEAST_WORK": -math.inf, "ROWS": search.ROWS[:2]}
     for share, tolerance in TOLERANCES.items():
         gan, squeeze = rare.gan(share), Squeeze(DRS(gamma=0.0, log_m=rare.LOG_M), tolerance)
         for seed in range(searches):

@@ -114,7 +114,7 @@ def compared(
         raise SystemExit(f"{gan.name}, {sampler}: a squeezed run has samples of its own")
     found: dict[str, Any] = {
         "used": used,
-        "remark": squeeze.remark(state, None),
+        "remark": squeeze.remark(state),
         "calls": plain.run.calls / len(plain.samples["ids"]),
         "calls_by_own_burn_in": 1.0 / float(own.acceptance),  # which seldom sees the largest logit
         "squeezed_calls": squeezed.run.calls / len(squeezed.samples["ids"]),

@@ -43,6 +43,7 @@ EXIT_CODES = {
     BROKEN_PIPE: "nobody reads the output any more",
     143: "terminated; the same command goes on",
 }
+USE_BOUND = {"yes": True, "no": False}
 
 
 def command() -> NoReturn:
@@ -152,7 +153,11 @@ def _generate(options: argparse.Namespace) -> int:
     fields = {field.name: getattr(options, field.name) for field in dataclasses.fields(kind)}
     sampler = kind(**{name: value for name, value in fields.items() if value is not None})
     if options.squeeze:
-        sampler = Squeeze(sampler, options.tolerance, options.unseen)
+        sampler = Squeeze(
+            sampler, options.tolerance, options.unseen, USE_BOUND.get(options.use_bound)
+        )
+    elif options.use_bound is not None:
+        raise ValueError(f"--use-bound {options.use_bound} needs --squeeze")
     with ops.backend(options.backend):
         samples = engine.generate(
             load(options.model),
@@ -325,6 +330,9 @@ def _parser(given: list[str]) -> argparse.ArgumentParser:
         type=float,
         default=Squeeze.unseen,
         help="what it may lose beyond that, where no row was seen (default: %(default)s)",
+    )
+    generate.add_argument(
+        "--use-bound", choices=USE_BOUND, help="or not, whatever the work (default: if it is less)"
     )
     generate.add_argument("--only", type=int, metavar="CLASS", help="draw this class alone")
     generate.add_argument(

@@ -77,7 +77,7 @@ class Sampler(Protocol):
     energy: True where any critic's score will do; otherwise a log density ratio is needed;
     rows(gan, state, rng, n), span(state): what `step` does for n rows whose latents it draws
         itself, and how many rows it takes for one that G and D see;
-    choice(state), remark(state, n): which sampler to run with which state after burn-in, and why;
+    choice(state), remark(state): which sampler to run with which state after burn-in, and why;
     measured(state, tallies), note(state, tallies), check(state, tallies), warning(tallies): what
         tallies say, to the manifest and stats (with `calls` among them), in a few words, an error
         where a run may not go on, and what the user should hear;

@@ -87,7 +87,9 @@ class Run:
         self._settled(self.sampler.init(self.gan, self.rng))
         found: dict[str, Any] = {"tuned": list(tuned)}
         if hasattr(self.sampler, "remark"):
-            found["remark"] = self.sampler.remark(self.state, self.n)
+            # It is part of the state, so it may not depend on n, which may grow.
+            found["remark"] = self.sampler.remark(self.state)
+            found["squeeze_used"] = self.chosen()[0] is self.sampler
             say(found["remark"])
         if self.gan.precision != "fp32":
             self.flip_rate = tuning.flip_rate(

@@ -66,8 +66,7 @@ def save_run(
             )
         if writer.state is None:
             found = run.begin(progress)
-            fleeting = getattr(sampler, "fleeting", ())
-            tensors = {k: v for k, v in run.state._asdict().items() if k not in fleeting}
+            tensors = run.state._asdict()
             rows = spec.get("chunk_rows") or _chunk_rows(
                 tensors, sampler.group, row_bytes, run.gan.block
             )

@@ -15,7 +15,7 @@ from drs_fast.squeeze import bound, search
 def hurried(monkeypatch):
     monkeypatch.setattr(search, "ROWS", (1024, 2048))
     monkeypatch.setattr(search, "WORTH", math.inf)
-    monkeypatch.setattr(search, "LEAST_S", -math.inf)
+    monkeypatch.setattr(search, "LEAST_WORK", -math.inf)
     monkeypatch.setattr(bound, "EPOCHS", 4)
 
 

@@ -14,6 +14,7 @@ from drs_fast.gan import GAN
 from drs_fast.layout import Logits, OfClasses, Proposed, Scalar
 from drs_fast.ratio import classes
 from drs_fast.ratio.burn_in import burn_in, by_class
+from drs_fast.threads import one_thread
 
 LEAST = 2.0**-60  # of what a class's proposals are accepted with in all
 
@@ -49,7 +50,9 @@ def thresholds(
     if within:
         return _of_classes(gan, logit, by_class(gan, logit, y), eps, found)
     log_m, gamma = found(logit)
-    acceptance = ops.probability(logit, log_m=log_m, gamma=gamma, eps=eps).mean()
+    p = ops.probability(logit, log_m=log_m, gamma=gamma, eps=eps)
+    with one_thread():
+        acceptance = p.mean()
     return RejectionState(log_m, gamma, acceptance, logit, log_m.new_zeros(0))
 
 

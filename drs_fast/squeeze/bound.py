@@ -87,7 +87,7 @@ def unpacked(gan: GAN, weights: Tensor) -> tuple[Bound, ...]:
 def fit(network: Bound, z: Tensor, y: Tensor | None, logit: Tensor, draws: Draws) -> None:
     """Trains it on latents (n, d), labels (n,) and valid logits (n,), as if those were normal."""
     logit = logit.clamp(min=float(logit.max()) - DEEP)
-    steps = max(LEAST_STEPS, EPOCHS * len(z) // ROWS_A_STEP)
+    steps = steps_of_fit(len(z))
     with torch.inference_mode(False), torch.enable_grad():
         with torch.no_grad():
             spread = logit.std(correction=0).clamp(min=1e-6)
@@ -102,6 +102,11 @@ def fit(network: Bound, z: Tensor, y: Tensor | None, logit: Tensor, draws: Draws
             surprise = ((logit[rows] - mean) / spread).square() / 2 + spread.log()
             descend(optimizer, surprise.mean(), steepest=STEEPEST)
             schedule.step()
+
+
+def steps_of_fit(n: int) -> int:
+    """That n rows take."""
+    return max(LEAST_STEPS, EPOCHS * n // ROWS_A_STEP)
 
 
 def _minibatches(n: int, steps: int, draws: Draws) -> Iterator[Tensor]:

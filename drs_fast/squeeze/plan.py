@@ -55,13 +55,14 @@ class Margin(NamedTuple):
 class Plan(NamedTuple):
     """Bounds and their margins, inf where one is not used.
 
-    passing: rows for G and D, for an accepted one. acceptance: without bounds. high, samples,
-    checked, looked: as in the state.
+    passing: rows for G and D, for an accepted one. left: the share of rows that the large bound is
+    asked for. acceptance: without bounds. high, samples, checked, looked: as in the state.
     """
 
     networks: tuple[Bound, ...]
     margins: tuple[float, float]
     passing: float
+    left: float
     acceptance: float
     high: float
     samples: float
@@ -72,7 +73,7 @@ class Plan(NamedTuple):
     def none(networks: tuple[Bound, ...], high: float = 0.0, samples: float = 0.0) -> "Plan":
         """Without any bound."""
         nothing = torch.empty(0, 3), torch.empty(0, dtype=torch.int64)
-        return Plan(networks, (math.inf, math.inf), 1.0, 1.0, high, samples, *nothing)
+        return Plan(networks, (math.inf, math.inf), 1.0, 1.0, 1.0, high, samples, *nothing)
 
 
 def calls(plan: Plan) -> float:

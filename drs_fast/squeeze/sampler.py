@@ -14,15 +14,16 @@ import torch
 from torch import Tensor
 
 from drs_fast import ops
-from drs_fast.arguments import number
+from drs_fast.arguments import flag, number
 from drs_fast.core import Batch, Rng, Stale
 from drs_fast.gan import GAN
 from drs_fast.ratio import rejection
 from drs_fast.ratio.rejection import RejectionState, of_rows
 from drs_fast.squeeze import audit
 from drs_fast.squeeze.bound import Slice, drawn, given
-from drs_fast.squeeze.search import HORIZON, MOST_S, WORTH, Search, needed
+from drs_fast.squeeze.search import HORIZON, MOST_WORK, WORTH, Search, needed
 from drs_fast.squeeze.stages import SqueezeState, Stages, lost, typical
+from drs_fast.squeeze.work import in_the_time_of
 
 FALSE_ALARMS = 0.025  # of runs whose bound loses as much as it may
 
@@ -38,17 +39,20 @@ class Squeeze:
         h hides takes the search 4.4 / h samples without a bound, h = 3/4 tolerance + unseen: their
         calls of G and D are worth it for many more samples only. Where acceptance is rare and
         samples are few, a larger one is the cheaper assumption.
+    use_bound: None: where a sample then is less work, and the search for a bound no more than it
+        brings. True: whatever the work; an error where no bound keeps the limits. False: never.
     The bound is found in burn-in, and used where all that it may lose is within these limits with
-    98.75 % confidence, and a sample becomes cheaper.
+    98.75 % confidence. Work is counted (squeeze/work.py), not timed, so equal runs decide alike; G
+    and D that PyTorch cannot count, such as quantized ones, seem cheaper than they are.
     """
 
     sampler: Any
     tolerance: float = 2e-3
     unseen: float = 0.0
+    use_bound: bool | None = None
 
     State: ClassVar[Any] = SqueezeState
-    law_version: ClassVar[int] = 2
-    fleeting: ClassVar[tuple[str, ...]] = ("seconds",)
+    law_version: ClassVar[int] = 3
     group: ClassVar[int] = 1
     sequential: ClassVar[bool] = False
 
@@ -64,6 +68,8 @@ class Squeeze:
         if self.tolerance == 0.0:
             raise ValueError("tolerance must be greater than 0; without any loss, do not squeeze")
         object.__setattr__(self, "unseen", number("unseen", self.unseen, 0.0, 1.0))
+        if self.use_bound is not None:
+            object.__setattr__(self, "use_bound", flag("use_bound", self.use_bound))
 
     @property
     def law(self) -> str:
@@ -86,7 +92,13 @@ class Squeeze:
     def init(self, gan: GAN, rng: Rng) -> SqueezeState:
         decides = self.sampler.rejection(gan, self.sampler.init(gan, rng))
         free = getattr(self.sampler, "log_m", 0.0) is None and self.sampler.gamma is not None
-        return Search(decides, rng, self.tolerance, self.unseen, free).state()
+        state = Search(decides, rng, self.tolerance, self.unseen, free, self.use_bound).state()
+        if self.use_bound and not _used(state):
+            raise ValueError(
+                f"use_bound=True, but {self._none_found()}; raise tolerance or unseen, or leave "
+                "use_bound out"
+            )
+        return state
 
     def proposing(self, gan: GAN, state: SqueezeState) -> GAN:
         """The GAN with labels as often as a run proposes them."""
@@ -120,39 +132,41 @@ class Squeeze:
         """Rows for one that G and D see."""
         return 1.0 / float(state.calls)
 
-    def remark(self, state: SqueezeState, n: int | None) -> str:
-        """What the bound brings for n samples, in a line."""
-        without, squeezed, search = state.seconds.tolist()
+    def remark(self, state: SqueezeState) -> str:
+        """What the bound brings, or why none is used, in a line."""
+        calls, without, squeezed, search = state.work.tolist()
+        if self.use_bound is False:
+            return "squeeze: not used, as use_bound=False says"
         if float(state.high) == 1.0 and not float(state.samples):
-            takes = needed(self.tolerance, self.unseen) * without
-            enough = 2.0 * audit.UNSEEN * without / MOST_S  # a search may find a larger log_m
+            most = in_the_time_of(MOST_WORK, state.log_m.device)
+            takes = needed(self.tolerance, self.unseen) * calls
+            enough = 2.0 * audit.UNSEEN * without / most  # a search may find a larger log_m
             return (
-                f"squeeze: not used, for it takes {takes:,.0f} s, more than {MOST_S:g} s, to show "
-                f"that a bound loses at most tolerance={self.tolerance:g} of the samples; "
-                f"unseen={min(enough, 1.0):.2g} beyond that needs no more"
+                f"squeeze: not used, for it takes {takes:,.0f} calls of G and D, more than the "
+                f"{most:.2g} operations that a search may take, to show that a bound loses at most "
+                f"tolerance={self.tolerance:g} of the samples; unseen={min(enough, 1.0):.2g} "
+                "beyond that needs no more, and use_bound=True knows no limit"
             )
         if float(state.high) > self.tolerance + self.unseen:
-            return (
-                "squeeze: not used, for no bound was found that is known to lose at most tolerance="
-                f"{self.tolerance:g}{f' + unseen={self.unseen:g}' if self.unseen else ''} of the "
-                "samples"
-            )
+            return f"squeeze: not used, for {self._none_found()}"
         if not _used(state) and squeezed < WORTH * without:
-            saving = 1e3 * (without - squeezed)
             return (
-                f"squeeze: not used, for the best bound could save {saving:.3g} ms a sample, too "
-                f"little to pay for a search within {HORIZON:,} samples"
+                f"squeeze: not used, for the best bound could save {without - squeezed:.2g} of "
+                f"{without:.2g} operations a sample, too little to pay for a search within "
+                f"{HORIZON:,} samples"
             )
         if not _used(state):
             return (
-                f"squeeze: not used, for a sample costs {1e3 * without:.3g} ms without a bound and "
-                f"{1e3 * squeezed:.3g} ms with one, which must be at least 5 % less"
+                f"squeeze: not used, for a sample takes {without:.3g} operations without a bound "
+                f"and {squeezed:.3g} with one, which must be at least 5 % less"
             )
-        pays = math.ceil(search / (without - squeezed))
-        late = "" if n is None or n >= pays else f"; it pays from n = {pays:,} on"
+        fewer = float(state.calls / state.acceptance)
+        pays = "it never pays"
+        if squeezed < without:
+            pays = f"the search pays from n = {math.ceil(search / (without - squeezed)):,} on"
         return (
-            f"squeeze: a sample costs {1e3 * squeezed:.3g} ms instead of {1e3 * without:.3g} ms, "
-            f"and the search took {search:.3g} s{late}"
+            f"squeeze: a sample takes {fewer:,.2f} calls of G and D instead of {calls:,.2f}, and "
+            f"{squeezed / without:.2g} of the work; {pays}"
         )
 
     def measured(self, state: SqueezeState, tallies: Mapping[str, int]) -> dict[str, Any]:
@@ -183,6 +197,13 @@ class Squeeze:
                 f"{self.tolerance:g}; begin another run with another seed, for which another bound "
                 "is fitted, or with a larger tolerance"
             )
+
+    def _none_found(self) -> str:
+        beyond = f" + unseen={self.unseen:g}" if self.unseen else ""
+        return (
+            "no bound was found that is known to lose at most "
+            f"tolerance={self.tolerance:g}{beyond} of the samples"
+        )
 
     def _inner(self, state: SqueezeState) -> Any:
         thresholds = RejectionState(*state[: len(RejectionState._fields)])

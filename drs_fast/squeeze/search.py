@@ -1,22 +1,22 @@
 """Finds bounds for a GAN: rows to fit to, margins that keep the tolerance, and what they cost."""
 
+import functools
 import math
-import time
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from drs_fast import ops
-from drs_fast.core import BURN_IN_ROW, Rng
+from drs_fast.core import Rng
 from drs_fast.ratio.fitting import Draws
 from drs_fast.ratio.intervals import Share
 from drs_fast.ratio.rejection import Rejection, RejectionState
 from drs_fast.squeeze.audit import UNSEEN, loss, power_of_two, tallied
-from drs_fast.squeeze.bound import LARGE, SLICE, TINY, Bound, build, drawn, fit, packed
+from drs_fast.squeeze.bound import LARGE, ROWS_A_STEP, TINY, Bound, build, fit, packed, steps_of_fit
 from drs_fast.squeeze.plan import Margin, Plan, Seen, calls, joined, level, twice_pays
 from drs_fast.squeeze.proposals import LEAST, SCANNED, SEARCH_ROW, Proposals, Scan, above
-from drs_fast.squeeze.stages import AUDITED, FLOOR, SqueezeState, Stages
+from drs_fast.squeeze.stages import AUDITED, FLOOR, SqueezeState
+from drs_fast.squeeze.work import Costs, in_the_time_of
 from drs_fast.threads import one_thread
 
 ROWS = (
@@ -29,8 +29,9 @@ ROWS = (
 )  # that G and D see for a search, round by round
 HORIZON = 300_000  # samples, within which a further round must pay for itself
 LUCK = 0.02  # of the calls: what it may bring though the one before it brought nothing
-LEAST_S = 10.0  # seconds, about what a search takes
-MOST_S = 600.0  # seconds for evenly drawn rows
+LEAST_WORK = 1e12  # about what a search takes, on a CPU
+MOST_WORK = 6e13  # for evenly drawn rows, on a CPU: ten minutes of a core
+ALL_ROWS = 2.0**58  # that a search may draw
 A_ROW = 1.5  # calls: what a row of a round costs, with its share of the fit and of the scan
 MOST = 10.0  # spreads
 BISECTIONS = 14
@@ -45,39 +46,68 @@ def needed(tolerance: float, unseen: float) -> float:
 
 
 class Search:
-    """Bounds of what rejects rows; they depend on the seed and the GAN alone.
+    """Bounds of what rejects rows; they depend on the seed, the GAN and its block alone.
 
     tolerance: what they may lose; unseen: and what more, where no row was seen. free: whether
-    log_m may rise to the largest logit that is seen.
+    log_m may rise to the largest logit that is seen. use_bound: whether one is used that is known
+    to lose no more; None: if that is less work.
     """
 
     def __init__(
-        self, decides: Rejection, rng: Rng, tolerance: float, unseen: float, free: bool
+        self,
+        decides: Rejection,
+        rng: Rng,
+        tolerance: float,
+        unseen: float,
+        free: bool,
+        use_bound: bool | None = None,
     ) -> None:
         self.proposals = Proposals(decides, rng, free)
         self.judge, self.rng, self.before = decides.judge, rng, decides.state
-        self.tolerance, self.unseen = tolerance, unseen
+        self.tolerance, self.unseen, self.use_bound = tolerance, unseen, use_bound
         self.draws = Draws(rng.seed, SEARCH_ROW)
+        self._passes = 0  # of rows through a large network, forwards and backwards
+
+    @functools.cached_property
+    def costs(self) -> Costs:
+        return Costs.of(self.judge)
 
     def state(self) -> SqueezeState:
         """All that a run needs."""
-        start, acceptance = time.perf_counter(), max(float(self.before.acceptance), LEAST)
-        draw, call, ask = self._seconds()
-        without, squeezed = (draw + call) / acceptance, (draw + ask) / acceptance + call
         plan = Plan.none(tuple(build(self.judge, w, self.draws) for w in (TINY, LARGE)))
-        saving = HORIZON * (without - squeezed)
-        used = squeezed < WORTH * without and saving > LEAST_S + ROWS[0] * call  # by the best bound
+        if self.use_bound is False:
+            return self._state(plan, self.before)
+        costs, device = self.costs, self.judge.device
+        worth, least = WORTH, in_the_time_of(LEAST_WORK, device) + ROWS[0] * costs.call
+        most = in_the_time_of(MOST_WORK, device) / costs.call
+        if self.use_bound:
+            worth, least, most = math.inf, -math.inf, ALL_ROWS
+        acceptance = max(float(self.before.acceptance), LEAST)
+        without, squeezed = costs.without(acceptance), costs.with_the_best_bound(acceptance)
+        used = squeezed < worth * without and HORIZON * (without - squeezed) > least
         if used:
-            plan = self._plan(plan, MOST_S / call)
-            without, squeezed = (draw + call) / plan.acceptance, math.inf
-        if math.isfinite(plan.margins[1]) and plan.high <= self.tolerance + self.unseen:
+            plan = self._plan(plan, most)
+            acceptance, used = plan.acceptance, False
+            without = costs.without(acceptance)
+            if math.isfinite(plan.margins[1]) and plan.high <= self.tolerance + self.unseen:
+                seen, twice = (1.0 + AUDITED) * plan.passing, math.isfinite(plan.margins[0])
+                squeezed = costs.with_bounds(acceptance, seen, plan.left, twice)
+                used = squeezed < worth * without
+        if used:
             state = self._state(plan, self.proposals.decides.state)
-            row = self._seconds_of_row(Stages(self.proposals.decides, state))
-            squeezed = row / plan.acceptance + (1.0 + AUDITED) * plan.passing * call
-        if not (used and squeezed < WORTH * without):
+        else:
             state = self._state(Plan.none(plan.networks, plan.high, plan.samples), self.before)
-        seconds = without, squeezed, time.perf_counter() - start
-        return state._replace(seconds=state.log_m.new_tensor(seconds))
+        work = 1.0 / acceptance, without, squeezed, self._work()
+        return state._replace(work=state.log_m.new_tensor(work))
+
+    def _work(self) -> float:
+        """That of the search."""
+        calls, rows = (
+            self.proposals.spent - len(self.before.logits),
+            self.proposals.row - SEARCH_ROW,
+        )
+        asked = rows * (self.costs.row + self.costs.large) + self._passes * self.costs.large
+        return calls * self.costs.call + asked
 
     def _state(self, plan: Plan, base: RejectionState) -> SqueezeState:
         used = math.isfinite(plan.margins[1])
@@ -97,7 +127,6 @@ class Search:
             checked=plan.checked,
             looked=plan.looked,
             spent=torch.tensor(self.proposals.spent, device=base.logits.device),
-            seconds=number([0.0, 0.0, 0.0]),
         )
 
     def _plan(self, none: Plan, most: float) -> Plan:
@@ -124,15 +153,18 @@ class Search:
             return torch.minimum(first, of_large(spreads))
 
         both = self.margin(fresh, twice, self.tolerance, total, largest)
-        left = before.passing * acceptance
-        margins, chosen, bound = (math.inf, alone.spreads), alone, of_large(alone.spreads)
-        cheaper = twice_pays((tiny, large), left, both.passing, alone.passing)
+        left, margins = 1.0, (math.inf, alone.spreads)
+        chosen, bound = alone, of_large(alone.spreads)
+        share = before.passing * acceptance
+        cheaper = twice_pays((tiny, large), share, both.passing, alone.passing)
         if cheaper and both.loss.high <= total:
-            margins, chosen, bound = (before.spreads, both.spreads), both, twice(both.spreads)
+            left, margins = share, (before.spreads, both.spreads)
+            chosen, bound = both, twice(both.spreads)
         return Plan(
             networks=(tiny, large),
             margins=margins,
             passing=chosen.passing,
+            left=left,
             acceptance=acceptance,
             high=chosen.loss.high,
             samples=acceptance * rows,
@@ -161,6 +193,7 @@ class Search:
         """A new bound of these rows."""
         network, seen = build(self.judge, widths, self.draws), seen.valid()
         fit(network, seen.z, seen.y, seen.logit, self.draws)
+        self._passes += 3 * ROWS_A_STEP * steps_of_fit(len(seen.z))  # to go back takes two
         return network
 
     @one_thread()
@@ -203,34 +236,3 @@ class Search:
         rng = self.rng.at(self.proposals.row)
         scores = self.proposals.scores(plan.networks[first], plan.margins[first], rng, n)
         return level(scores, (1.0 - FLOOR) * AUDITED / (1.0 + AUDITED) * calls(plan) * n)
-
-    def _seconds(self) -> tuple[float, float, float]:
-        """Of a row: to draw it, to call G and D, and to ask the tiny bound."""
-        judge, rng = self.judge, self.rng.at(BURN_IN_ROW)
-        n, device, tiny = judge.block, judge.device, build(judge, TINY, Draws(0))
-        z, y = ops.latents(judge, rng, n), ops.labels(judge, rng, n)
-        _, _, some, labels = next(drawn(judge, rng, SLICE))
-        draw = _least(lambda: next(drawn(judge, rng, SLICE)), device) / SLICE
-        ask = _least(lambda: tiny.above(0.0, some, labels), device) / SLICE
-        return draw, _least(lambda: judge.logits(z, y), device) / n, ask
-
-    def _seconds_of_row(self, stages: Stages) -> float:
-        """To draw it and to ask the bounds."""
-        judge, rng = self.judge, self.rng.at(self.proposals.row)
-        return (
-            _least(lambda: stages.survivors(next(drawn(judge, rng, SLICE))), judge.device) / SLICE
-        )
-
-
-def _least(call: Callable[[], object], device: torch.device) -> float:
-    """Seconds, the least of a few calls."""
-    least = math.inf
-    for _ in range(3):
-        for wait in (True, False):
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
-            if wait:
-                start = time.perf_counter()
-                call()
-        least = min(least, time.perf_counter() - start)
-    return least

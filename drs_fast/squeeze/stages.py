@@ -39,8 +39,9 @@ class SqueezeState(NamedTuple):
     checked: Annotated[Tensor, Layout(torch.float32, (("m", 3),))]
     looked: Annotated[Tensor, Layout(torch.int64, (("m",),))]  # the ids of those rows
     spent: Annotated[Tensor, Layout(torch.int64)]  # calls of G and D in burn-in and search
-    # (3,) float64: a sample without bounds, a sample with them, the search. Not saved.
-    seconds: Tensor = torch.zeros(3)
+    # Calls of G and D for a sample without bounds, and the work (squeeze/work.py) for one, for one
+    # with them, and for the search; zeros where nothing was counted.
+    work: Annotated[Tensor, Layout(torch.float64, ((4,),))] = torch.zeros(4, dtype=torch.float64)
 
 
 class Survivors(NamedTuple):
