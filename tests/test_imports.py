@@ -19,7 +19,18 @@ LAYERS = (
     ("backends",),
     ("checks", "ops"),
     ("ratio", "samplers", "squeeze"),
-    ("engine", "run", "loop", "collected", "pages", "tuning", "saving", "store", "progress"),
+    (
+        "engine",
+        "run",
+        "loop",
+        "collected",
+        "pages",
+        "tuning",
+        "saving",
+        "store",
+        "progress",
+        "plan",
+    ),
     ("load", "report", "balance", "pictures", "demo", "doctor", "cli", "zoo", "__main__"),
 )
 LAYER = {name: i for i, names in enumerate(LAYERS) for name in names}
