@@ -5,6 +5,7 @@ import itertools
 import json
 import time
 from collections import Counter
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -202,9 +203,9 @@ def test_channels_last_is_applied(monkeypatch):
     gan = images()
     monkeypatch.setattr(Generator, "forward", spy)
     batch = drs.generate(gan, QUICK, 200, batch_size=256, tune=("channels_last",))
-    assert seen.count(False) == 2  # to know an error of G from one of the variant, and to compare
-    assert not any(seen[:1])
-    assert all(seen[3:])
+    assert seen[:4] == [False, True, False, True]  # both run, then both are compared
+    assert len(seen) > 4
+    assert all(seen[4:])
     assert batch.x.is_contiguous()
     same = batch.ids == plain.ids
     assert int(same.sum()) > 150
@@ -271,8 +272,7 @@ def test_no_stopwatch_runs_in_a_tuned_run(monkeypatch, name):
     drs.generate(images(), QUICK, 100, **TUNED)
 
 
-@pytest.mark.parametrize("n", [300, 500])
-def test_a_damaged_state_is_rebuilt_to_the_same_bytes(tmp_path, n):
+def test_a_damaged_state_is_rebuilt_to_the_same_bytes(tmp_path):
     drs.generate(images(), QUICK, 500, out=tmp_path / "whole", **TUNED)
     drs.generate(images(), QUICK, 300, out=tmp_path / "run", **TUNED)
     (tmp_path / "run" / "state.safetensors").write_bytes(b"")
@@ -376,7 +376,7 @@ def test_a_variant_is_judged_by_the_finite_logits(monkeypatch):
     """Logits of -inf are allowed, and must not hide what happens to the others."""
     gan = drs.GAN(lambda z: z, lambda x: x[:, 0].where(x[:, 1] < 2.0, -torch.inf), 2, block=256)
     monkeypatch.setitem(tuning.VARIANTS, "shifted", shifted)
-    with pytest.raises(ValueError, match="and changes them by 1"):
+    with pytest.raises(ValueError, match=r"and changes them by 0\.987"):
         tuning.applied(gan, ("shifted",))
     assert tuning.change(gan, gan.changed(lambda f: f)) == 0.0
 
@@ -401,10 +401,10 @@ def test_compile_may_not_choose_by_the_clock(monkeypatch):
     seen = []
     monkeypatch.setattr(torch, "compile", lambda f, **given: seen.append(given) or f)
     expected = {"fullgraph": True, "dynamic": False, "options": {"deterministic": True}}
-    monkeypatch.setattr(torch._inductor, "list_options", lambda: ["deterministic"])
-    tuning.compiled(images())
-    monkeypatch.setattr(torch._inductor, "list_options", lambda: ["max_autotune"])
-    tuning.compiled(images())
+    for known in ("deterministic", "max_autotune"):
+        compiler = SimpleNamespace(list_options=lambda known=known: [known])
+        monkeypatch.setitem(vars(torch), "_inductor", compiler)
+        tuning.compiled(images())
     assert seen == [expected] * 2 + [expected | {"options": {}}] * 2
     gan = toy()
     gan._device = torch.device("cuda")
