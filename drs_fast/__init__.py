@@ -10,6 +10,7 @@ from drs_fast.engine import generate, stream
 from drs_fast.gan import GAN
 from drs_fast.load import load, weights
 from drs_fast.ops import backend
+from drs_fast.plan import Plan, plan
 from drs_fast.ratio.calibrate import calibrate
 from drs_fast.ratio.contrastive import contrastive
 from drs_fast.ratio.doctor import doctor
@@ -25,6 +26,7 @@ __all__ = [
     "BadLogits",
     "Batch",
     "Compacted",
+    "Plan",
     "Ring",
     "Rng",
     "Squeeze",
@@ -41,6 +43,7 @@ __all__ = [
     "load",
     "open",
     "ops",
+    "plan",
     "relativistic",
     "samplers",
     "stream",

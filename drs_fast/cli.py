@@ -1,4 +1,4 @@
-"""The command line: drs-fast demo | generate | doctor | verify | report."""
+"""The command line: drs-fast demo | plan | generate | doctor | verify | report."""
 
 import argparse
 import contextlib
@@ -22,6 +22,7 @@ from drs_fast import __version__, backends, engine, interrupts, ops, samplers, s
 from drs_fast.core import BadLogits, Stale, Starvation
 from drs_fast.gan import PRECISIONS
 from drs_fast.load import load, real_samples
+from drs_fast.plan import plan
 from drs_fast.ratio.doctor import doctor
 from drs_fast.squeeze import Squeeze
 from drs_fast.store.format import read_records
@@ -148,10 +149,29 @@ def _demo(options: argparse.Namespace) -> int:
     return 0
 
 
-def _generate(options: argparse.Namespace) -> int:
+def _plan(options: argparse.Namespace) -> int:
+    found = plan(
+        load(options.model),
+        _sampler(options),
+        n=options.n,
+        seed=options.seed,
+        batch_size=options.batch_size,
+        device=options.device,
+        precision=options.precision,
+        progress=not options.quiet,
+    )
+    print(found)
+    return 0
+
+
+def _sampler(options: argparse.Namespace) -> Any:
     kind = samplers.get(options.sampler)
     fields = {field.name: getattr(options, field.name) for field in dataclasses.fields(kind)}
-    sampler = kind(**{name: value for name, value in fields.items() if value is not None})
+    return kind(**{name: value for name, value in fields.items() if value is not None})
+
+
+def _generate(options: argparse.Namespace) -> int:
+    sampler = _sampler(options)
     if options.squeeze:
         sampler = Squeeze(
             sampler, options.tolerance, options.unseen, USE_BOUND.get(options.use_bound)
@@ -271,6 +291,34 @@ def _parser(given: list[str]) -> argparse.ArgumentParser:
     demo.add_argument("--quiet", action="store_true", help="no progress")
     demo.set_defaults(run=_demo)
 
+    planned = commands.add_parser(
+        "plan",
+        allow_abbrev=False,
+        help="measure how fast a model runs, and say what to give to generate",
+        description="Time G and D in several batch sizes and with each --tune, draw for a few "
+        "seconds, and say what to give to generate.",
+    )
+    planned.add_argument("model", help="zoo name, file.py:function, or package.module:function")
+    planned.add_argument("-n", type=int, help="samples that are wanted")
+    planned.add_argument(
+        "--sampler",
+        type=str.lower,
+        default="drs",
+        choices=samplers.NAMES,
+        help="method (default: %(default)s)",
+    )
+    planned.add_argument(
+        "--seed", type=int, default=0, help="of what is drawn (default: %(default)s)"
+    )
+    planned.add_argument("--batch-size", type=int, help="the only one to try")
+    planned.add_argument("--device", help="cpu or cuda; where the model is if not given")
+    planned.add_argument(
+        "--precision", choices=PRECISIONS, default="fp32", help="of G and D (default: %(default)s)"
+    )
+    planned.add_argument("--quiet", action="store_true", help="no progress")
+    _add_fields(planned, _sampler_of(given))
+    planned.set_defaults(run=_plan)
+
     generate = commands.add_parser(
         "generate",
         allow_abbrev=False,
@@ -311,7 +359,7 @@ def _parser(given: list[str]) -> argparse.ArgumentParser:
         "--precision", choices=PRECISIONS, default="fp32", help="of G and D (default: %(default)s)"
     )
     generate.add_argument(
-        "--tune", default="", help="of channels_last,compile: tried in burn-in, kept where faster"
+        "--tune", default="", help="of channels_last,compile: how G and D run; see drs-fast plan"
     )
     generate.add_argument(
         "--no-cuda-graph", action="store_true", help="call G and D at every step on a GPU too"

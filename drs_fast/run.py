@@ -58,8 +58,8 @@ class Run:
                 "any critic: DDLS, ISIR, Ex2MCMC, FlEx2MCMC, DOT, DCD, or DGFlow with "
                 "divergence='kl'"
             )
-        self.gan, self.sampler = gan, sampler
         self.tune, self.cuda_graph = tuning.check(tune), cuda_graph
+        self.gan, self.sampler = tuning.applied(gan, self.tune), sampler
         self.rng = Rng(seed)
         self.step_rows = math.lcm(self.gan.block, sampler.group)
         if self.step_rows > max(LARGEST_STEP, self.gan.block):
@@ -83,9 +83,8 @@ class Run:
             if progress:
                 sys.stderr.write(f"{line}\n")
 
-        self.gan, tuned = tuning.fastest(self.gan, self.tune, say)
-        self._settled(self.sampler.init(self.gan, self.rng))
-        found: dict[str, Any] = {"tuned": list(tuned)}
+        self.resume(self.sampler.init(self.gan, self.rng))
+        found: dict[str, Any] = {"tuned": list(self.tune)}
         if hasattr(self.sampler, "remark"):
             # It is part of the state, so it may not depend on n, which may grow.
             found["remark"] = self.sampler.remark(self.state)
@@ -98,13 +97,8 @@ class Run:
             found["flip_rate"] = self.flip_rate
         return found
 
-    def resume(self, state: Any, found: dict[str, Any]) -> None:
-        """Goes on from a burn-in of an earlier run."""
-        self.gan = tuning.applied(self.gan, tuple(found.get("tuned", ())))
-        self._settled(state)
-
-    def _settled(self, state: Any) -> None:
-        """The state is known, and so are the labels that are proposed and what is added up."""
+    def resume(self, state: Any) -> None:
+        """Goes on after a burn-in, which says what labels are proposed and what is added up."""
         self.state = state
         if hasattr(self.sampler, "proposing"):
             asked, self.gan = self.gan, self.sampler.proposing(self.gan, state)

@@ -87,8 +87,14 @@ def save_run(
             }
             writer.save_state(tensors, {"eps": getattr(sampler, "eps", None), **numbers, **facts})
         else:
+            if writer.facts["tuned"] != spec["tune"]:  # an earlier version kept what was faster
+                raise Conflict(
+                    f"{out} was begun with tune={writer.facts['tuned']}, the variants that were "
+                    f"faster then, and would go on with all of {spec['tune']}; choose another "
+                    "directory"
+                )
             tensors = {name: t.to(run.gan.device) for name, t in writer.state.items()}
-            run.resume(sampler.State(**tensors), writer.facts)
+            run.resume(sampler.State(**tensors))
         with Progress(n, enabled=progress) as bar:
             _fill(run, writer, columns, bar)
         writer.finish(_summary(writer, run))

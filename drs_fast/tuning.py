@@ -1,21 +1,21 @@
-"""How G and D are run: in which precision, memory layout, and compiled or not."""
+"""How G and D are run: in which precision, memory layout, and compiled or not.
+
+What is given is applied; nothing here reads the clock, because equal commands give equal bytes.
+"""
 
 import copy
-import statistics
-import time
 from collections.abc import Callable
+from types import FunctionType
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from drs_fast import ops
 from drs_fast.core import BURN_IN_ROW, Rng, Sampler
 from drs_fast.gan import GAN
 
-GAIN = 1.02  # a variant must be so much faster to be kept
-ROUNDS = 5
-CLOSE = 0.05  # of the logits' standard deviation: what a variant may change them by
+CLOSE = 0.05  # of the logits' standard deviation: what variants may change them by
+LEAST_ROWS = 256  # that logits are compared on
 FLIP_ROWS = 10_000
 
 
@@ -31,8 +31,33 @@ def channels_last(gan: GAN) -> GAN:
 
 
 def compiled(gan: GAN) -> GAN:
-    """G and D through torch.compile."""
-    return gan.changed(lambda function: torch.compile(function, dynamic=False))
+    """G and D through torch.compile, each as one graph, without kernels chosen by the clock."""
+    options: dict[str, Any] = {"deterministic": True}
+    if "deterministic" not in torch._inductor.list_options():
+        if gan.device.type != "cpu":
+            raise ValueError(
+                "on a GPU this needs PyTorch 2.10 or later, whose compiler can be told not to "
+                f"choose kernels by their speed, got {torch.__version__}"
+            )
+        options = {}
+
+    def variant(function: Any) -> Any:
+        return torch.compile(_of_its_own(function), fullgraph=True, dynamic=False, options=options)
+
+    return gan.changed(variant)
+
+
+def _of_its_own(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function called from code that no other has.
+
+    torch.compile counts what it compiled by code object, and after eight shapes of one class of
+    modules it would go on uncompiled.
+    """
+
+    def run(*given: Any) -> Any:
+        return function(*given)
+
+    return FunctionType(run.__code__.replace(), run.__globals__, closure=run.__closure__)
 
 
 VARIANTS: dict[str, Callable[[GAN], GAN]] = {"channels_last": channels_last, "compile": compiled}
@@ -48,55 +73,38 @@ def check(names: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def applied(gan: GAN, names: tuple[str, ...]) -> GAN:
-    """The GAN with these variants."""
-    for name in names:
-        gan = VARIANTS[name](gan)
-    return gan
-
-
-def fastest(
-    gan: GAN, names: tuple[str, ...], say: Callable[[str], Any]
-) -> tuple[GAN, tuple[str, ...]]:
-    """Tries one variant after another on burn-in rows; the GAN with those that are faster."""
+    """The GAN with these variants; ValueError where G and D do not run so, or give other logits."""
     if not names:
-        return gan, ()
-    rng, kept = Rng(0, BURN_IN_ROW), []
-    z, y = ops.latents(gan, rng, gan.block), ops.labels(gan, rng, gan.block)
-    for name in names:
-        try:
-            variant = VARIANTS[name](gan)
-            gain = _gain(gan, variant, z, y)
-        except Exception as error:  # of any compiler, or of a model that cannot be copied
-            reason = (str(error) or repr(error)).splitlines()[0]
-            say(f"{name}: not used ({reason})")
-            continue
-        say(f"{name}: {gain:.2f} times the speed of G and D, {'' if gain >= GAIN else 'not '}kept")
-        if gain >= GAIN:
-            gan = variant
-            kept.append(name)
-    return gan, tuple(kept)
+        return gan
+    gan.row()  # an error of G and D as they are is not one of tuning
+    tuned, what = gan, f"tune={names!r}"
+    try:
+        for name in names:
+            tuned = VARIANTS[name](tuned)
+        tuned.row()
+    except Exception as error:  # of any compiler, or of a model that cannot be copied
+        cause = error.__cause__ or error
+        reason = (str(cause) or repr(cause)).splitlines()[0]
+        raise ValueError(f"{what} cannot be applied here: {reason}; leave it out") from error
+    moved = change(gan, tuned)
+    if not moved <= CLOSE:
+        raise ValueError(
+            f"{what} may change logits by up to {CLOSE} of their standard deviation, and changes "
+            f"them by {moved:.3g}; leave it out"
+        )
+    return tuned
 
 
-def _gain(gan: GAN, variant: GAN, z: Tensor, y: Tensor | None) -> float:
-    expected, found = (one.logits(z, y)[1].double() for one in (gan, variant))
+def change(gan: GAN, tuned: GAN) -> float:
+    """How far finite logits of burn-in rows move at most, in their standard deviations."""
+    rng, rows = Rng(0, BURN_IN_ROW), max(gan.block, LEAST_ROWS)
+    z, y = ops.latents(gan, rng, rows), ops.labels(gan, rng, rows)
+    expected, found = (one.logits(z, y)[1].double() for one in (gan, tuned))
     finite = torch.isfinite(expected)
-    distance = float((found - expected)[finite].abs().max())
-    if not distance <= CLOSE * float(expected[finite].std()):
-        raise ValueError(f"it changes logits by up to {distance:.3g}")
-    seconds: dict[GAN, list[float]] = {gan: [], variant: []}
-    for _ in range(ROUNDS):
-        for one, times in seconds.items():
-            _wait(z.device)
-            start = time.perf_counter()
-            one.logits(z, y)
-            _wait(z.device)
-            times.append(time.perf_counter() - start)
-    return statistics.median(seconds[gan]) / statistics.median(seconds[variant])
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    if not finite.any():
+        return 0.0
+    deviation = expected[finite].std(correction=0).clamp_min(torch.finfo(torch.float64).tiny)
+    return float((found - expected)[finite].abs().max() / deviation)
 
 
 def flip_rate(gan: GAN, sampler: Sampler, state: Any, rng: Rng, size: int) -> float:

@@ -29,9 +29,8 @@ LAYERS = (
         "pages",
         "tuning",
         "saving",
-        "probe",
-        "store",
         "progress",
+        "plan",
     ),
     ("load", "report", "balance", "pictures", "demo", "doctor", "cli", "zoo", "__main__"),
 )
