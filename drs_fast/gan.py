@@ -175,9 +175,8 @@ class GAN:
     def row(self) -> Tensor:
         """One row like those of x, for its shape and dtype; G runs if it has not yet."""
         if self._row is None:
-            y = None if self.labels is None else torch.zeros(1, dtype=torch.int64)
-            z = torch.zeros(1, self.latent_dim, device=self.device)
-            self.logits(z, None if y is None else y.to(z.device))
+            z = torch.zeros(1, self.latent_dim, dtype=torch.float32, device=self.device)
+            self.logits(z, None if self.labels is None else z[:, 0].long())
         assert self._row is not None
         return self._row
 

@@ -164,7 +164,7 @@ class Appending:
             size = min(self.most_rows, size * max(1, CALL_BYTES // batch_bytes))
         self._size = size
         like = [row.expand(size, *row.shape[1:]) for row in rows]
-        logit = torch.empty(1, device=gan.device).expand(size)
+        logit = torch.empty(1, dtype=torch.float32, device=gan.device).expand(size)
         room = 1 << (steps * self.most_rows - 1).bit_length()
         self.ring = ops.ring(logit, *like, rng=rng, capacity=room, log_m=0.0)
         self._step = sampler.appending(gan, state, self.ring, self._names)

@@ -56,8 +56,9 @@ class LatentWeights(nn.Module):
         sizes = (latent_dim + (labels or 0), *widths)
         layers: list[nn.Module] = []
         for inputs, outputs in pairwise(sizes):
-            layers += [nn.Linear(inputs, outputs), nn.ReLU()]
-        self.layers = nn.Sequential(*layers, nn.Linear(sizes[-1], 1), nn.Flatten(0))
+            layers += [nn.Linear(inputs, outputs, dtype=torch.float32), nn.ReLU()]
+        layers += [nn.Linear(sizes[-1], 1, dtype=torch.float32), nn.Flatten(0)]
+        self.layers = nn.Sequential(*layers)
         self._report: Report | None = None  # no part of the sha256, as its name begins with _
 
     def forward(self, z: Tensor, *y: Tensor) -> Tensor:

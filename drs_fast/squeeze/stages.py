@@ -37,7 +37,7 @@ class SqueezeState(NamedTuple):
     looked: Tensor  # (m,) int64, the ids of those rows
     spent: Tensor  # int64, calls of G and D in burn-in and search
     # (3,) float64: a sample without bounds, a sample with them, the search. Not saved.
-    seconds: Tensor = torch.zeros(3)
+    seconds: Tensor = torch.zeros(3, dtype=torch.float64, device="cpu")
 
 
 class Survivors(NamedTuple):
