@@ -202,7 +202,7 @@ class Appending:
             self._step(*self._drawn.rows(row, size))
         else:
             ids = self._numbers[:size] + self.ring.row
-            z = ops.latents(self._gan, self._rng, size, ids=ids)
+            z = ops.latents(self._gan, self._rng, size, ids=ids, consecutive=True)
             self._step(z, ops.labels(self._gan, self._rng, size, ids=ids))
 
     def _land(self, step: Step, words: list[int]) -> Landed:
@@ -272,11 +272,9 @@ class Drawn:
 
     def rows(self, row: int, size: int) -> tuple[Tensor, Tensor | None]:
         if not self._row <= row <= row + size <= self._end:
-            steps = 1
-            if not callable(self._gan.prior):  # which may depend on how many rows it is given
-                # Twice as many as the last time, so that few samples take few latents.
-                room = min(self.BYTES // (4 * self._gan.latent_dim), 2 * (self._end - self._row))
-                steps = max(1, room // size)
+            # Twice as many as the last time, so that few samples take few latents.
+            room = min(self.BYTES // (4 * self._gan.latent_dim), 2 * (self._end - self._row))
+            steps = max(1, room // size)
             rng, self._row, self._end = self._rng.at(row), row, row + steps * size
             self._z = ops.latents(self._gan, rng, steps * size)
             self._y = ops.labels(self._gan, rng, steps * size)
