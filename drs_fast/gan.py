@@ -29,8 +29,8 @@ class GAN:
     generator: z (n, latent_dim) float32 [, y (n,) int64] -> x (n, ...).
     discriminator: x [, y] -> a number per sample: (n,), (n, 1), or a tuple that starts with it.
     prior: "normal", "uniform" on [-1, 1), "truncated normal" on [-2, 2], or a callable that maps
-        (n, latent_dim) normals row by row; it gets blocks of always as many, 256 or fewer where
-        they are wide, with zeros for those that nobody asked for.
+        (n, latent_dim) normals row by row; it always gets 256, with zeros for those that nobody
+        asked for, and one thread.
     link: what the discriminator returns: "logit", "probability", another name of
         drs_fast.ratio.links.LINKS, or a callable to a log ratio.
     labels: number of classes of a conditional GAN.
@@ -215,8 +215,7 @@ class GAN:
 
     def from_normals(self, normals: Tensor) -> Tensor:
         """Latents (n, latent_dim) float32 of normals of that shape, where the prior is callable."""
-        with torch.no_grad():
-            z = blocks.plain("prior", self._call("prior", normals))
+        z = blocks.plain("prior", self._call("prior", normals))
         fits = isinstance(z, Tensor) and z.shape == normals.shape and z.device == normals.device
         if not fits or z.is_complex():
             raise ValueError(
