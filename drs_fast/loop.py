@@ -16,7 +16,8 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from drs_fast import ops
+from drs_fast import blocks, ops
+from drs_fast.arguments import describe
 from drs_fast.collected import Rows
 from drs_fast.core import Rng, Sampler
 from drs_fast.gan import GAN
@@ -102,7 +103,7 @@ class Stepping:
         self, gan: GAN, sampler: Sampler, state: Any, rng: Rng, size: int, example: Rows
     ) -> None:
         self._gan, self._sampler, self._state, self._rng = gan, sampler, state, rng
-        self._names, self.most_rows = tuple(example), size
+        self._example, self.most_rows = example, size
         self._rows = getattr(sampler, "rows", None)
         if self._rows is not None:
             room = RING_BYTES // (size * sum(row.nbytes for row in example.values()))
@@ -121,6 +122,13 @@ class Stepping:
             z = ops.latents(self._gan, rng, step.size)
             y = ops.labels(self._gan, rng, step.size)
             self._state, batch = self._sampler.step(self._gan, self._state, z, y, rng)
+        given = {name: getattr(batch, name) for name in self._example}
+        for name, like in self._example.items():
+            if not blocks.alike(given[name], like):
+                raise ValueError(
+                    f"{type(self._sampler).__name__} must give {name} like {describe(like)}, "
+                    f"got {describe(given[name])}"
+                )
         names = ("invalid", "above", *self._tallies)
         seen = batch.stats.get("calls", torch.full_like(batch.count, step.size))
         counts = [batch.count, seen, *(batch.stats.get(name) for name in names)]
@@ -131,7 +139,7 @@ class Stepping:
 
         def land() -> Landed:
             accepted, calls, invalid, above, *others = read()
-            rows = {name: getattr(batch, name)[:accepted] for name in self._names}
+            rows = {name: tensor[:accepted] for name, tensor in given.items()}
             named = dict(zip(self._tallies, others, strict=True))
             pieces = [rows] if accepted else []
             return Landed(step, pieces, accepted, invalid, above, calls, named)
