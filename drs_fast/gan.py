@@ -14,13 +14,13 @@ from drs_fast.ratio import classes, links
 PRIORS = ("normal", "uniform", "truncated normal")
 PRECISIONS = ("fp32", "bf16")
 BLOCK_MULTIPLE = 256
+SMALLEST = 128  # rows in a call that on CPUs give the bits of 256; with many threads 64 do not
+Real = Tensor | tuple[Tensor, Tensor]
 ADVICE = {  # where a function fails that is none of the two networks
     "link": "a link maps scores (n,) to log ratios (n,)",
     "prior": "a prior maps normals (n, latent_dim) to latents (n, latent_dim)",
     "real": "real maps n to samples (n, ...), or with labels to (samples, y)",
 }
-SMALLEST = 128  # rows in a call that on CPUs give the bits of 256; with many threads 64 do not
-Real = Tensor | tuple[Tensor, Tensor]
 
 
 class GAN:

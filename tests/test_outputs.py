@@ -268,6 +268,31 @@ def test_whatever_a_function_raises_names_it(role):
     assert caught.value.__cause__ is error
 
 
+LEARNT = {
+    "calibrate": lambda gan: drs.calibrate(gan, n=100),
+    "relativistic": lambda gan: drs.relativistic(gan, "RaSGAN", n=100),
+    "density_ratio": lambda gan: drs.density_ratio(gan, lambda x: x, samples=400, penalty=0.1),
+    "keep_train": lambda gan: drs.keep_train(gan, whole=True, samples=400),
+    "contrastive": lambda gan: drs.contrastive(gan, steps=1, batch=16),
+    "latent_weights": lambda gan: drs.latent_weights(gan, steps=1, batch=16),
+    "doctor": lambda gan: drs.doctor(gan, n=512),
+}
+
+
+@pytest.mark.parametrize("role", CALLS)
+@pytest.mark.parametrize("name", LEARNT)
+def test_what_learns_from_a_gan_says_so_too(name, role):
+    given = {"real": torch.randn(400, 2, generator=torch.Generator().manual_seed(0))}
+    gan = made(nn.Linear(2, 2), nn.Linear(2, 1), **given | {role: raising(KeyError("ema"))})
+    if name == "doctor":  # which is there to find it
+        diagnosis = LEARNT[name](gan)
+        said = str(diagnosis) if role == "real" else diagnosis.findings[0].seen
+        assert f"{role} failed on" in said
+        return
+    with pytest.raises(ValueError, match=r"failed on .* KeyError: 'ema'"):
+        LEARNT[name](gan)
+
+
 @pytest.mark.parametrize(
     "error", [torch.OutOfMemoryError("full"), MemoryError(), KeyboardInterrupt()]
 )
