@@ -37,7 +37,6 @@ def deterministic():
 
 SETTINGS = {
     "float64": lambda: default_dtype(torch.float64),
-    "float16": lambda: default_dtype(torch.float16),
     "meta": lambda: torch.device("meta"),
     "deterministic": deterministic,
     "inference": torch.inference_mode,
@@ -128,6 +127,11 @@ JOBS = {
 }
 
 
+@functools.cache
+def plain_job(job):
+    return JOBS[job](smooth(3))
+
+
 @pytest.mark.filterwarnings("ignore:too little was learnt", "ignore:calibrated by")
 @pytest.mark.parametrize("setting", ["float64", "meta", "inference"])
 @pytest.mark.parametrize("job", JOBS)
@@ -136,14 +140,14 @@ def test_what_is_learnt_and_said_is_the_same(job, setting, monkeypatch):
     monkeypatch.setattr(search, "WORTH", math.inf)
     monkeypatch.setattr(search, "LEAST_S", -math.inf)
     monkeypatch.setattr(bound, "EPOCHS", 1)
-    expected = JOBS[job](smooth(3))
-    gan = smooth(3)
+    monkeypatch.setattr(bound, "LEAST_STEPS", 4)
+    gan, expected = smooth(3), plain_job(job)
     with SETTINGS[setting]():
         found = JOBS[job](gan)
     same(found, expected)
 
 
-@pytest.mark.parametrize("setting", ["float64", "meta", "inference"])
+@pytest.mark.parametrize("setting", ["float64", "meta"])
 def test_a_run_on_disk_is_the_same(setting, tmp_path):
     expected = on_disk(smooth(3), tmp_path / "plain")
     gan = smooth(3)
