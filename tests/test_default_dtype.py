@@ -156,6 +156,52 @@ def test_a_run_on_disk_is_the_same(setting, tmp_path):
     same(found, expected)
 
 
+def every_op(gan, logit):
+    rng, n = drs.Rng(3, 5), len(logit)
+    rows, groups = ops.normal(rng, n, 3), logit.view(-1, 10)
+    threshold = {"log_m": 1.5, "gamma": 0.5}
+    ring = ops.ring(logit, rows, rng=rng, capacity=1024, log_m=1.5)
+    return [
+        rows,
+        ops.uniform(rng, n, stream=1),
+        ops.words(rng, n, 5),
+        [ops.latents(gan(prior), rng, n) for prior in ("uniform", "truncated normal", torch.sinh)],
+        ops.labels(gan("normal"), rng, n),
+        ops.probability(logit, **threshold),
+        ops.accept(logit, rng, **threshold),
+        accepted(ops.accept_compact(logit, rows, rng=rng, **threshold)),
+        accepted(ops.accept_latents(logit, 3, rng=rng, **threshold)),
+        ops.accept_append(logit, rows, ring=ring).state,
+        ops.quantile_gamma(logit, 80.0, log_m=1.5),
+        ops.largest(logit),
+        ops.select(groups, rng, size=3),
+        ops.select(groups, rng, size=3, replace=False),
+        ops.chain(groups, rng),
+        ops.walk(groups, rng, start=logit[: len(groups)]),
+        ops.langevin(rows, rows, rng, step=2, step_size=0.1),
+    ]
+
+
+def accepted(kept):
+    return [row[: kept.count] for row in (*kept.rows, kept.ids, kept.logit)]
+
+
+@pytest.mark.parametrize("backend", ["reference", "cpu"])
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_ops_give_the_same_bits(setting, backend):
+    def gan(prior):
+        return drs.GAN(
+            torch.clone, torch.clone, 3, prior=prior, labels=3, label_weights=[1.0, 2.0, 0.0]
+        )
+
+    logit = 2.0 * ops.normal(drs.Rng(1), 500, 1)[:, 0]
+    with ops.backend(backend):
+        expected = every_op(gan, logit)
+        with SETTINGS[setting]():
+            found = every_op(gan, logit)
+    same(found, expected)
+
+
 def test_a_library_imported_later_is_the_same():
     program = """
 import torch
