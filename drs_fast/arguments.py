@@ -76,9 +76,15 @@ def describe(value: Any) -> str:
     """A tensor's shape, dtype and what is unusual about it; a number or text; or else a type."""
     if not isinstance(value, Tensor):
         return repr(value) if isinstance(value, (str, numbers.Number)) else type(value).__name__
+    if value.is_nested:  # it has no shape
+        return f"a nested {value.dtype} tensor"
     parts = [str(tuple(value.shape)), str(value.dtype).removeprefix("torch.")]
+    if type(value).__torch_dispatch__ is not Tensor.__torch_dispatch__:
+        parts.append(type(value).__name__)
     if value.device.type != "cpu":
         parts.append(f"on {value.device}")
-    if not value.is_contiguous():
+    if value.layout is not torch.strided:
+        parts.append(f"with layout {value.layout}")
+    elif not value.is_contiguous():
         parts.append(f"with strides {value.stride()}")
     return " ".join(parts)

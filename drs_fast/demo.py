@@ -1,5 +1,6 @@
 """The main job on the two built-in GANs, with pictures."""
 
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -75,9 +76,8 @@ def _raw(gan: GAN, n: int) -> tuple[Tensor, Tensor]:
 
 
 def _modes(path: Path, samples: Samples, raw: Tensor, logit: Tensor) -> Path:
-    edges = torch.linspace(*GRID.x, GRID.bins + 1, dtype=torch.float64)
-    centres = torch.arange(-2.0, 3.0, dtype=torch.float64)
-    below = torch.special.ndtr((edges[:, None] - centres) / gaussians25.STD)
+    edges = torch.linspace(*GRID.x, GRID.bins + 1, dtype=torch.float64, device="cpu")
+    below = torch.special.ndtr((edges[:, None] - gaussians25.AXIS) / gaussians25.STD)
     marginal = below.diff(dim=0).mean(dim=1) / edges.diff()
     panels = [
         Panel(
@@ -86,8 +86,8 @@ def _modes(path: Path, samples: Samples, raw: Tensor, logit: Tensor) -> Path:
         )
         for name, x in (("raw generator", raw), ("accepted", samples.x[:]))
     ]
-    inside = -torch.expm1(torch.tensor(-8.0))  # of a normal in the plane, within 4 sd
-    title = f"real density, from its formula\n{float(inside):.2%} within 4 sd of a centre"
+    inside = -math.expm1(-8.0)  # of a normal in the plane, within 4 sd
+    title = f"real density, from its formula\n{inside:.2%} within 4 sd of a centre"
     panels.append(Panel(title, marginal[:, None] * marginal))
     return pictures.densities(path, panels, GRID)
 

@@ -190,10 +190,11 @@ def _batch(tensors: Rows, **stats: float) -> Batch:
         y=tensors.get("y"),
         logit=tensors["logit"],
         ids=tensors["ids"],
-        count=torch.tensor(len(tensors["ids"])),
+        count=torch.tensor(len(tensors["ids"]), device="cpu"),
         stats={name: _number(value) for name, value in stats.items()},
     )
 
 
 def _number(value: float) -> Tensor:
-    return torch.tensor(value, dtype=torch.float64 if isinstance(value, float) else torch.int64)
+    dtype = torch.float64 if isinstance(value, float) else torch.int64
+    return torch.tensor(value, dtype=dtype, device="cpu")

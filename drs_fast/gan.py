@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from drs_fast import fingerprint
+from drs_fast import blocks, fingerprint
 from drs_fast.arguments import describe, integer, usable
 from drs_fast.ratio import classes, links
 
@@ -17,6 +17,11 @@ PRECISIONS = ("fp32", "bf16")
 BLOCK_MULTIPLE = 256
 SMALLEST = 128  # rows in a call that on CPUs give the bits of 256; with many threads 64 do not
 Real = Tensor | tuple[Tensor, Tensor]
+ADVICE = {  # where a function fails that is none of the two networks
+    "link": "a link maps scores (n,) to log ratios (n,)",
+    "prior": "a prior maps normals (n, latent_dim) to latents (n, latent_dim)",
+    "real": "real maps n to samples (n, ...), or with labels to (samples, y)",
+}
 
 
 class GAN:
@@ -25,7 +30,8 @@ class GAN:
     generator: z (n, latent_dim) float32 [, y (n,) int64] -> x (n, ...).
     discriminator: x [, y] -> a number per sample: (n,), (n, 1), or a tuple that starts with it.
     prior: "normal", "uniform" on [-1, 1), "truncated normal" on [-2, 2], or a callable that maps
-        (n, latent_dim) normals row by row.
+        (n, latent_dim) normals row by row; it always gets 256, with zeros for those that nobody
+        asked for, and one thread.
     link: what the discriminator returns: "logit", "probability", another name of
         drs_fast.ratio.links.LINKS, or a callable to a log ratio.
     labels: number of classes of a conditional GAN.
@@ -77,7 +83,7 @@ class GAN:
             raise ValueError(
                 f"link must be one of {tuple(links.LINKS)} or a callable, got {link!r}"
             )
-        for module in fingerprint.modules(self.generator, discriminator, link):
+        for module in fingerprint.modules(self.generator, discriminator, link, self.prior):
             with contextlib.suppress(NotImplementedError):  # what was exported has one mode
                 module.eval()
         self.discriminator, self.link = discriminator, link
@@ -115,7 +121,7 @@ class GAN:
             gan.block = block_rows(block)
         if device is not None:
             gan._device = usable(device)
-            for function in (gan.generator, gan.discriminator, gan.link):
+            for function in (gan.generator, gan.discriminator, gan.link, gan.prior):
                 if isinstance(function, torch.nn.Module):
                     function.to(device)
         return gan
@@ -170,16 +176,13 @@ class GAN:
         """
         self._check(z, y)
         x, logit = self._blocks(self._logits, z, y)
-        if self._row is None:
-            self._row = x.new_empty((1, *x.shape[1:]))
         return x, logit
 
     def row(self) -> Tensor:
         """One row like those of x, for its shape and dtype; G runs if it has not yet."""
         if self._row is None:
-            y = None if self.labels is None else torch.zeros(1, dtype=torch.int64)
-            z = torch.zeros(1, self.latent_dim, device=self.device)
-            self.logits(z, None if y is None else y.to(z.device))
+            z = torch.zeros(1, self.latent_dim, dtype=torch.float32, device=self.device)
+            self.logits(z, None if self.labels is None else z[:, 0].long())
         assert self._row is not None
         return self._row
 
@@ -212,6 +215,17 @@ class GAN:
             return self.block
         return min(self.block, block_rows(max(rows, SMALLEST)))
 
+    def from_normals(self, normals: Tensor) -> Tensor:
+        """Latents (n, latent_dim) float32 of normals of that shape, where the prior is callable."""
+        z = blocks.plain("prior", self._call("prior", normals))
+        fits = isinstance(z, Tensor) and z.shape == normals.shape and z.device == normals.device
+        if not fits or z.is_complex():
+            raise ValueError(
+                f"prior must map normals {describe(normals)} to latents of that shape, real "
+                f"numbers on {normals.device}, got {describe(z)}"
+            )
+        return z.float()  # type: ignore[no-any-return]
+
     def real_samples(self, n: int, rows: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """Up to n real samples, the first ones, where the generator is, and their labels.
 
@@ -219,9 +233,9 @@ class GAN:
         """
         if self.real is None:
             raise ValueError("real samples are needed here: build GAN(..., real=x or n -> x)")
-        given = self.real(n) if callable(self.real) else self.real
+        given = self._call("real", n) if callable(self.real) else self.real
         x, y = given if isinstance(given, tuple) and len(given) == 2 else (given, None)
-        if not isinstance(x, Tensor) or not x.ndim or not len(x):
+        if not isinstance(x, Tensor) or not blocks.dense(x) or not x.ndim or not len(x):
             what = f"a tuple of {len(x)}" if isinstance(x, tuple) else describe(x)
             raise ValueError(
                 "real must give a tensor of samples (n, ...), or with labels (samples, y), "
@@ -230,6 +244,11 @@ class GAN:
         self._check_labels(x, y)
         x, y = x[:n], None if y is None else y[:n]
         if rows is not None:
+            if len(rows) and int(rows.max()) >= len(x):
+                raise ValueError(
+                    f"real gave {len(x):,} samples, fewer than before; it must give the same ones "
+                    "on every call"
+                )
             x, y = x[rows.to(x.device)], None if y is None else y[rows.to(y.device)]
         return x.to(self.device), None if y is None else y.to(self.device)
 
@@ -240,73 +259,66 @@ class GAN:
         y: Tensor | None,
         differentiate: bool = False,
     ) -> list[Tensor]:
-        """What the function yields for all rows; it gets copies of at most a block at a time."""
-        n, whole = len(rows), list[Tensor]()
         given = (rows.detach(),) if y is None else (rows.detach(), y)
-        with torch.inference_mode(not differentiate), torch.set_grad_enabled(differentiate):
-            for start in range(0, max(1, n), self.block):
-                size = min(self.block, n - start)
-                room = self.call_rows(size)
-                parts = function(*(_block(tensor, start, size, room) for tensor in given))
-                for i, part in enumerate(parts):
-                    own = part if size == room else part.narrow(0, 0, size)
-                    with torch.inference_mode(False):
-                        if size == n:
-                            whole.append(own.clone(memory_format=torch.contiguous_format))
-                            continue
-                        if start == 0:
-                            whole.append(part.new_empty((n, *part.shape[1:])))
-                    whole[i].narrow(0, start, size).copy_(own)
-        return whole
+        return blocks.called(function, given, self.block, self.call_rows, differentiate)
 
-    def _logits(self, z: Tensor, *label: Tensor) -> Iterator[Tensor]:
-        made = self._generate(z, *label)
+    def _logits(self, start: int, z: Tensor, *label: Tensor) -> Iterator[Tensor]:
+        made = self._generate(start, z, *label)
         yield made  # to be copied before the discriminator, which may write to what it is given
         yield self._judge(made, *label)
 
-    def _samples(self, z: Tensor, *label: Tensor) -> Iterator[Tensor]:
-        yield self._generate(z, *label)
+    def _samples(self, start: int, z: Tensor, *label: Tensor) -> Iterator[Tensor]:
+        yield self._generate(start, z, *label)
 
-    def _scores(self, x: Tensor, *label: Tensor) -> Iterator[Tensor]:
+    def _scores(self, start: int, x: Tensor, *label: Tensor) -> Iterator[Tensor]:
         yield self._judge(x, *label)
 
-    def _gradients(self, z: Tensor, *label: Tensor) -> Iterator[Tensor]:
+    def _gradients(self, start: int, z: Tensor, *label: Tensor) -> Iterator[Tensor]:
         leaf = z.requires_grad_()
         # G and D get copies: they may write to what they are given.
-        made = self._generate(leaf.clone(), *label)
-        yield made.detach()
+        made = self._generate(start, leaf.clone(), *label)
+        yield made
         logit = self._judge(made.clone(), *label)
-        yield logit.detach()
+        yield logit
         yield _slope(logit, leaf)
 
-    def _score_gradients(self, x: Tensor, *label: Tensor) -> Iterator[Tensor]:
+    def _score_gradients(self, start: int, x: Tensor, *label: Tensor) -> Iterator[Tensor]:
         leaf = x.requires_grad_()
         logit = self._judge(leaf.clone(), *label)
-        yield logit.detach()
+        yield logit
         yield _slope(logit, leaf)
 
-    def _generate(self, z: Tensor, *label: Tensor) -> Tensor:
+    def _generate(self, start: int, z: Tensor, *label: Tensor) -> Tensor:
         made = self._call("generator", z, *(y.clone() for y in label))
+        made = blocks.plain("generator", made)
         if not isinstance(made, Tensor) or made.shape[:1] != z.shape[:1]:
             raise ValueError(
                 f"generator must return a tensor of {len(z)} samples for {len(z)} latents, "
                 f"got {describe(made)}"
             )
+        if self._row is None:
+            with torch.inference_mode(False):
+                self._row = made.new_empty((1, *made.shape[1:]), requires_grad=False)
+        elif not blocks.alike(made, self._row):
+            raise ValueError(
+                "generator must return samples of one shape and dtype on one device: in the block "
+                f"from row {start} on they are {describe(made[0])}, before they were "
+                f"{describe(self._row[0])}; if the generator itself was changed, take gan.on()"
+            )
         return made
 
     def _judge(self, made: Tensor, *label: Tensor) -> Tensor:
-        n = len(made)
+        n, device = len(made), made.device
         score = self._call("discriminator", made, *(y.clone() for y in label))
-        score = _one_per_sample("discriminator", score, n)
-        link = links.LINKS[self.link] if isinstance(self.link, str) else self.link
-        if link is not links.identity:
-            score = _one_per_sample("link", link(score), n)
-        return score.float()
+        score = blocks.one_per_sample("discriminator", score, n, device)
+        if isinstance(self.link, str):
+            return links.LINKS[self.link](score).float()
+        return blocks.one_per_sample("link", self._call("link", score), n, device).float()
 
-    def _call(self, role: str, *arguments: Tensor) -> Any:
+    def _call(self, role: str, *arguments: Any) -> Any:
         try:
             function = self._runs.get(role, getattr(self, role))
-            if self.precision == "fp32":
+            if self.precision == "fp32" or role in ADVICE:
                 return function(*arguments)
             with torch.autocast(arguments[0].device.type, torch.bfloat16, cache_enabled=False):
                 return function(*arguments)
@@ -314,10 +326,13 @@ class GAN:
             raise
         except Exception as error:  # whatever the user's code raises
             given = ", ".join(describe(argument) for argument in arguments)
+            advice = ADVICE.get(
+                role,
+                f"is latent_dim={self.latent_dim} right, and labels={self.labels} (the number of "
+                "classes, for a class-conditional GAN)?",
+            )
             raise ValueError(
-                f"{role} failed on {given}: {type(error).__name__}: {error}; is "
-                f"latent_dim={self.latent_dim} right, and labels={self.labels} (the number of "
-                "classes, for a class-conditional GAN)?"
+                f"{role} failed on {given}: {type(error).__name__}: {error}; {advice}"
             ) from error
 
     def _check(self, z: Tensor, y: Tensor | None) -> None:
@@ -326,7 +341,7 @@ class GAN:
         self._check_labels(z, y)
 
     def _check_labels(self, rows: Tensor, y: Tensor | None) -> None:
-        if not isinstance(rows, Tensor) or not rows.ndim:
+        if not isinstance(rows, Tensor) or not blocks.dense(rows) or not rows.ndim:
             raise ValueError(f"x must be a tensor of samples (n, ...), got {describe(rows)}")
         if (y is None) != (self.labels is None):
             raise ValueError(
@@ -354,14 +369,6 @@ def block_rows(rows: int) -> int:
     return -(-rows // BLOCK_MULTIPLE) * BLOCK_MULTIPLE
 
 
-def _block(rows: Tensor, start: int, size: int, room: int) -> Tensor:
-    """A copy of so many rows, with zeros up to `room` rows."""
-    own = rows.narrow(0, start, size)
-    if size == room:
-        return own.clone()
-    return torch.cat([own, rows.new_zeros((room - size, *rows.shape[1:]))])
-
-
 def _slope(logit: Tensor, leaf: Tensor) -> Tensor:
     """The gradient of every row's logit with respect to that row."""
     slope = None
@@ -374,23 +381,3 @@ def _slope(logit: Tensor, leaf: Tensor) -> Tensor:
             "sampler that needs none (DRS, OBRS, MH, SIR)"
         )
     return slope
-
-
-def _one_per_sample(role: str, score: Any, n: int) -> Tensor:
-    if isinstance(score, (tuple, list)) and score:
-        score = score[0]
-    if isinstance(score, Tensor) and score.is_floating_point():
-        if score.shape == (n,):
-            return score
-        if score.shape[:1] == (n,) and score.numel() == n:
-            return score.reshape(n)
-    if isinstance(score, dict):
-        raise ValueError(
-            f"{role} returned a dict with keys {sorted(map(str, score))}; wrap it: "
-            'GAN(G, lambda x: D(x)["the key of its logit"], ...)'
-        )
-    raise ValueError(
-        f"{role} must return one floating-point number per sample, ({n},) or ({n}, 1), "
-        f"got {describe(score)}; reduce patches or classes in a wrapper, for example "
-        "GAN(G, lambda x: D(x).mean(dim=(1, 2, 3)), ...)"
-    )

@@ -16,7 +16,8 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from drs_fast import ops
+from drs_fast import blocks, ops
+from drs_fast.arguments import describe
 from drs_fast.collected import Rows
 from drs_fast.core import Rng, Sampler
 from drs_fast.gan import GAN
@@ -102,7 +103,7 @@ class Stepping:
         self, gan: GAN, sampler: Sampler, state: Any, rng: Rng, size: int, example: Rows
     ) -> None:
         self._gan, self._sampler, self._state, self._rng = gan, sampler, state, rng
-        self._names, self.most_rows = tuple(example), size
+        self._example, self.most_rows = example, size
         self._rows = getattr(sampler, "rows", None)
         if self._rows is not None:
             room = RING_BYTES // (size * sum(row.nbytes for row in example.values()))
@@ -121,6 +122,13 @@ class Stepping:
             z = ops.latents(self._gan, rng, step.size)
             y = ops.labels(self._gan, rng, step.size)
             self._state, batch = self._sampler.step(self._gan, self._state, z, y, rng)
+        given = {name: getattr(batch, name) for name in self._example}
+        for name, like in self._example.items():
+            if not blocks.alike(given[name], like):
+                raise ValueError(
+                    f"{type(self._sampler).__name__} must give {name} like {describe(like)}, "
+                    f"got {describe(given[name])}"
+                )
         names = ("invalid", "above", *self._tallies)
         seen = batch.stats.get("calls", torch.full_like(batch.count, step.size))
         counts = [batch.count, seen, *(batch.stats.get(name) for name in names)]
@@ -131,7 +139,7 @@ class Stepping:
 
         def land() -> Landed:
             accepted, calls, invalid, above, *others = read()
-            rows = {name: getattr(batch, name)[:accepted] for name in self._names}
+            rows = {name: tensor[:accepted] for name, tensor in given.items()}
             named = dict(zip(self._tallies, others, strict=True))
             pieces = [rows] if accepted else []
             return Landed(step, pieces, accepted, invalid, above, calls, named)
@@ -164,7 +172,7 @@ class Appending:
             size = min(self.most_rows, size * max(1, CALL_BYTES // batch_bytes))
         self._size = size
         like = [row.expand(size, *row.shape[1:]) for row in rows]
-        logit = torch.empty(1, device=gan.device).expand(size)
+        logit = torch.empty(1, dtype=torch.float32, device=gan.device).expand(size)
         room = 1 << (steps * self.most_rows - 1).bit_length()
         self.ring = ops.ring(logit, *like, rng=rng, capacity=room, log_m=0.0)
         self._step = sampler.appending(gan, state, self.ring, self._names)
@@ -202,7 +210,7 @@ class Appending:
             self._step(*self._drawn.rows(row, size))
         else:
             ids = self._numbers[:size] + self.ring.row
-            z = ops.latents(self._gan, self._rng, size, ids=ids)
+            z = ops.latents(self._gan, self._rng, size, ids=ids, consecutive=True)
             self._step(z, ops.labels(self._gan, self._rng, size, ids=ids))
 
     def _land(self, step: Step, words: list[int]) -> Landed:
@@ -272,11 +280,9 @@ class Drawn:
 
     def rows(self, row: int, size: int) -> tuple[Tensor, Tensor | None]:
         if not self._row <= row <= row + size <= self._end:
-            steps = 1
-            if not callable(self._gan.prior):  # which may depend on how many rows it is given
-                # Twice as many as the last time, so that few samples take few latents.
-                room = min(self.BYTES // (4 * self._gan.latent_dim), 2 * (self._end - self._row))
-                steps = max(1, room // size)
+            # Twice as many as the last time, so that few samples take few latents.
+            room = min(self.BYTES // (4 * self._gan.latent_dim), 2 * (self._end - self._row))
+            steps = max(1, room // size)
             rng, self._row, self._end = self._rng.at(row), row, row + steps * size
             self._z = ops.latents(self._gan, rng, steps * size)
             self._y = ops.labels(self._gan, rng, steps * size)

@@ -44,7 +44,8 @@ class Square:
     @classmethod
     def around(cls, samples: Tensor) -> "Square":
         """Around all but the outermost 0.2 % of (n, 2) samples; one scale if it fits both axes."""
-        low, high = torch.quantile(samples.double(), torch.tensor([0.001, 0.999]).double(), dim=0)
+        wide = samples.double()
+        low, high = torch.quantile(wide, wide.new_tensor([0.001, 0.999]), dim=0)
         middle, half = (low + high) / 2, 0.55 * (high - low)
         if float(half.max()) < 4 * float(half.min()):
             half = half.max().expand(2)
@@ -269,7 +270,7 @@ def _mosaic(images: Tensor) -> NDArray[Any]:
     tiles = tiles[:, :, ::step, ::step]
     n, channels, height, width = tiles.shape
     gap = max(1, round(max(height, width) / 16))
-    cell = torch.ones(GRID * GRID, channels, height + gap, width + gap)
+    cell = tiles.new_ones(GRID * GRID, channels, height + gap, width + gap)
     cell[:n, :, :height, :width] = tiles
     sheet = cell.view(GRID, GRID, channels, height + gap, width + gap).permute(0, 3, 1, 4, 2)
     whole = sheet.reshape(GRID * (height + gap), GRID * (width + gap), channels)[:-gap, :-gap]

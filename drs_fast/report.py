@@ -299,7 +299,7 @@ def _table(groups: dict[str, Tensor | None]) -> list[str]:
     for name, logit in groups.items():
         finite = None if logit is None else logit[torch.isfinite(logit)].double()
         if finite is not None and len(finite):
-            levels = torch.tensor(list(QUANTILES.values()), dtype=torch.float64)
+            levels = finite.new_tensor(list(QUANTILES.values()))
             numbers = torch.quantile(finite, levels).tolist()
             lines.append(f"    {name:<22}" + "".join(f"{number:>9.3f}" for number in numbers))
     heads = "".join(f"{head:>9}" for head in QUANTILES)

@@ -468,7 +468,7 @@ BAD = {
     "link to None": (lambda: logits_of(link=lambda s: None), "link must .*got NoneType"),
     "prior to (n, 1)": (
         lambda: ops.latents(make(prior=lambda z: z[:, :1]), R, 4),
-        r"prior must map \(4, 2\)",
+        r"prior must map normals \(256, 2\)",
     ),
     # DRS
     "DRS percentile 0.8": (lambda: DRS(percentile=0.8), "percent, got 0.8; .*80"),

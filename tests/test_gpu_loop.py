@@ -98,6 +98,24 @@ def test_equal_logits_give_the_samples_of_the_cpu(monkeypatch, make, batch_size,
 
 
 @both
+@pytest.mark.parametrize("batch_size", [100, 4096])  # of 128 rows, which end within a prior's block
+def test_a_callable_prior_is_captured(monkeypatch, batch_size):
+    def gan(device):
+        return drs.GAN(torch.clone, lambda x: 2.0 * x[:, 0], 2, prior=lambda z: z * 2 + 1).on(
+            device
+        )
+
+    captures, sampler = Captures(monkeypatch), DRS(log_m=2.0, gamma=0.5)
+    expected = drs.generate(gan("cpu"), sampler, 20_000, seed=3)
+    for graph in (True, False):
+        found = drs.generate(
+            gan(DEVICE), sampler, 20_000, seed=3, batch_size=batch_size, cuda_graph=graph
+        )
+        assert captures.count == 1
+        assert_equal(found, expected)
+
+
+@both
 @pytest.mark.parametrize("log_m", [-50.0, 2.0, 5.0])
 def test_a_graph_gives_the_bytes_of_calls(monkeypatch, log_m):
     """log_m: all rows accepted, so that the ring wraps again and again; some; few."""

@@ -9,6 +9,7 @@ from drs_fast.arguments import integer
 from drs_fast.backends import reference
 from drs_fast.core import LABEL, LATENT, Rng
 from drs_fast.gan import GAN
+from drs_fast.ops import prior
 from drs_fast.ops.dispatch import call, operator, traced
 from drs_fast.ratio import classes
 
@@ -86,8 +87,12 @@ def latents(
     draw: int = 0,
     device: torch.device | str | None = None,
     ids: Tensor | None = None,
+    consecutive: bool = False,
 ) -> Tensor:
-    """Latents of n rows under the GAN's prior, (n, latent_dim) float32; draws as in `normal`."""
+    """Latents of n rows under the GAN's prior, (n, latent_dim) float32; draws as in `normal`.
+
+    consecutive: ids are consecutive numbers, so that the host need not look at them.
+    """
     where = gan.device if device is None else device
     if gan.prior in ("uniform", "truncated normal"):
         word = words(rng, n, gan.latent_dim, stream=stream, draw=draw, device=where, ids=ids)
@@ -95,10 +100,7 @@ def latents(
         return symmetric if gan.prior == "uniform" else reference.truncated_normal(symmetric)
     z = normal(rng, n, gan.latent_dim, stream=stream, draw=draw, device=where, ids=ids)
     if callable(gan.prior):
-        mapped = gan.prior(z)
-        if not isinstance(mapped, Tensor) or mapped.shape != z.shape:
-            raise ValueError(f"prior must map {tuple(z.shape)} normals to latents of that shape")
-        return mapped.detach().float()
+        return prior.mapped(gan, z, rng.row, ids, consecutive)
     return z
 
 

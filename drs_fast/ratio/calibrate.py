@@ -143,7 +143,7 @@ def reliability(valid: Logits, bins: int = BINS) -> Curve:
     chance, real = _chances(valid)
     place = (chance * bins).long().clamp(max=bins - 1)
     size, claimed, observed = (
-        torch.zeros(bins, dtype=torch.float64).index_add_(0, place, weight)
+        chance.new_zeros(bins).index_add_(0, place, weight)
         for weight in (torch.ones_like(chance), chance, real)
     )
     filled = size > 0
@@ -160,8 +160,7 @@ def _halves(gan: GAN, n: int, seed: int) -> tuple[Logits, Logits]:
 def _chances(valid: Logits) -> tuple[Tensor, Tensor]:
     """The chance of real that each logit claims, given how many of both there are; 1 or 0."""
     prior = math.log(len(valid.real) / len(valid.generated))
-    real = torch.zeros(len(valid.real) + len(valid.generated), dtype=torch.float64)
-    real[: len(valid.real)] = 1.0
+    real = torch.cat([torch.ones_like(valid.real), torch.zeros_like(valid.generated)])
     return torch.sigmoid(torch.cat(valid) + prior), real
 
 

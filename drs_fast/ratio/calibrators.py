@@ -40,8 +40,8 @@ class Line(Calibrator):
 
     def __init__(self, slope: float, offset: float) -> None:
         super().__init__()
-        self.register_buffer("slope", torch.tensor(slope, dtype=torch.float64))
-        self.register_buffer("offset", torch.tensor(offset, dtype=torch.float64))
+        self.register_buffer("slope", torch.tensor(slope, dtype=torch.float64, device="cpu"))
+        self.register_buffer("offset", torch.tensor(offset, dtype=torch.float64, device="cpu"))
 
     def of_finite(self, score: Tensor) -> Tensor:
         return self.slope * score + self.offset
@@ -120,7 +120,8 @@ def _beta(score: Tensor, reals: int, prior: float) -> Tensor:
             k for k, weight in zip(used, found.tolist(), strict=True) if k < 2 and weight < 0
         ]
         if not falling:
-            return torch.zeros(3, dtype=torch.float64).index_copy(0, torch.tensor(used), found)
+            place = torch.tensor(used, device=found.device)
+            return found.new_zeros(3).index_copy(0, place, found)
         used.remove(falling[0])
 
 
@@ -141,7 +142,7 @@ def _logistic(features: Tensor, reals: int, prior: float) -> Tensor:
     Source: Platt, Probabilistic outputs for support vector machines (1999), section 2.2.
     """
     scale = features.square().mean(dim=1).sqrt().clamp(min=torch.finfo(torch.float64).tiny)
-    ridge = 1e-12 * torch.eye(len(scale), dtype=torch.float64)
+    ridge = 1e-12 * torch.eye(len(scale), dtype=torch.float64, device=scale.device)
     weights = torch.zeros_like(scale)
     loss = _loss(weights, features, reals, prior)
     for _ in range(NEWTON_STEPS):

@@ -23,7 +23,7 @@ def weights(labels: int | None, given: Sequence[float] | Tensor | None) -> tuple
     if labels is None:
         raise ValueError("labels are weighted, but this GAN has none; build GAN(..., labels=K)")
     try:
-        listed = torch.as_tensor(given, dtype=torch.float64)
+        listed = torch.as_tensor(given, dtype=torch.float64, device="cpu")
     except (TypeError, ValueError, RuntimeError):
         listed = torch.zeros(())
     if listed.shape != (labels,):
@@ -59,8 +59,8 @@ def occurring(labels: int, weighted: Sequence[float] | None) -> list[int]:
 
 def turns(labels: int, weighted: Sequence[float] | None, start: int, n: int) -> Tensor:
     """The labels (n,) of rows from `start` on, where the classes that occur take turns."""
-    found = torch.tensor(occurring(labels, weighted))
-    return found[torch.arange(start, start + n) % len(found)]
+    found = torch.tensor(occurring(labels, weighted), device="cpu")
+    return found[torch.arange(start, start + n, device="cpu") % len(found)]
 
 
 def drawn(u: Tensor, labels: int, weighted: tuple[float, ...] | None) -> Tensor:
@@ -72,7 +72,8 @@ def drawn(u: Tensor, labels: int, weighted: tuple[float, ...] | None) -> Tensor:
 
 @functools.lru_cache(maxsize=64)  # lest a CUDA graph copies it from the host
 def _ends(weighted: tuple[float, ...], device: torch.device) -> Tensor:
-    ends = torch.tensor(list(itertools.accumulate(weighted)), dtype=torch.float64)
+    sums = list(itertools.accumulate(weighted))
+    ends = torch.tensor(sums, dtype=torch.float64, device="cpu")
     ends[max(occurring(len(weighted), weighted)) :] = 1.0  # the sum is rounded, u may be next to 1
     return ends.to(device)
 
@@ -116,7 +117,7 @@ class Quota:
 
     def __init__(self, weighted: Sequence[float], n: int | None) -> None:
         self._seats = Seats(weighted, n or 0)
-        self._room = torch.tensor(self._seats.counts)
+        self._room = torch.tensor(self._seats.counts, device="cpu")
         self._endless, self._waiting = n is None, list[Rows]()
 
     def had(self, y: Tensor) -> None:

@@ -69,7 +69,7 @@ class Draws:
     def build(self, kind: Callable[[], Network]) -> Network:
         """A new network: weights and biases uniform within 1/sqrt(fan in), layer by layer."""
         with torch.device("meta"):  # torch's own initialisation would draw from its global stream
-            network = kind()
+            network = kind().float()  # whatever torch's default dtype is
         network.to_empty(device="cpu")
         self.initialise(network)
         return network

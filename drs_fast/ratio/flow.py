@@ -89,6 +89,7 @@ def packed(flow: Flow) -> Tensor:
     return parameters_to_vector(flow.parameters()).detach()
 
 
+@torch.inference_mode(False)
 def unpacked(gan: GAN, weights: Tensor) -> Flow:
     """The flow with the weights of `packed`."""
     with torch.device("meta"):

@@ -92,8 +92,8 @@ class Frozen(nn.Module):
     def __init__(self, take: nn.Module, labels: int | None) -> None:
         super().__init__()
         self.take, self.labels = take.requires_grad_(False), labels
-        self.register_buffer("mean", torch.zeros(()))
-        self.register_buffer("scale", torch.ones(()))
+        self.register_buffer("mean", torch.zeros((), dtype=torch.float32, device="cpu"))
+        self.register_buffer("scale", torch.ones((), dtype=torch.float32, device="cpu"))
 
     def forward(self, x: Tensor, *label: Tensor) -> Tensor:
         seen = (self.features(x, *label) - self.mean) / self.scale

@@ -56,8 +56,9 @@ class LatentWeights(nn.Module):
         sizes = (latent_dim + (labels or 0), *widths)
         layers: list[nn.Module] = []
         for inputs, outputs in pairwise(sizes):
-            layers += [nn.Linear(inputs, outputs), nn.ReLU()]
-        self.layers = nn.Sequential(*layers, nn.Linear(sizes[-1], 1), nn.Flatten(0))
+            layers += [nn.Linear(inputs, outputs, dtype=torch.float32), nn.ReLU()]
+        layers += [nn.Linear(sizes[-1], 1, dtype=torch.float32), nn.Flatten(0)]
+        self.layers = nn.Sequential(*layers)
         self._report: Report | None = None  # no part of the sha256, as its name begins with _
 
     def forward(self, z: Tensor, *y: Tensor) -> Tensor:
@@ -230,6 +231,7 @@ class Game:
         advice = "or take target='ratio', which only asks it"
         discriminator = frozen.copied(frozen.critic_module(gan, f"wrap it in one, {advice}"))
         x, y = gan.real_samples(integer("reals", reals, 1))
+        gan.scores(x[:1], None if y is None else y[:1])  # which explains an error of D or its link
         self.real: Rows = (x,) if y is None else (x, y)
         self.critic = Critic(discriminator, gan.link).requires_grad_()
         self.prices, self.steps = prices, integer("critic_steps", critic_steps, 1)

@@ -58,8 +58,8 @@ class LeastSquares(nn.Module):
 
     def __init__(self, fake: float, real: float) -> None:
         super().__init__()
-        self.register_buffer("fake", torch.tensor(fake, dtype=torch.float64))
-        self.register_buffer("real", torch.tensor(real, dtype=torch.float64))
+        self.register_buffer("fake", torch.tensor(fake, dtype=torch.float64, device="cpu"))
+        self.register_buffer("real", torch.tensor(real, dtype=torch.float64, device="cpu"))
 
     def forward(self, score: Tensor) -> Tensor:
         return links.least_squares(score, fake=self.fake, real=self.real)

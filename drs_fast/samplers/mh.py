@@ -216,7 +216,9 @@ class MH:
         if not bool(still.any()):  # else real samples may have to be fetched from the host
             return batch
         x = batch.x.clone()
-        x[still] = gan.real_samples(self._most(gan), state.real[real[still]])[0].to(x.dtype)
+        starts, _ = gan.real_samples(self._most(gan), state.real[real[still]])
+        alike(starts, x)
+        x[still] = starts.to(x.dtype)
         return replace(
             batch,
             x=x,

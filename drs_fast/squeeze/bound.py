@@ -61,7 +61,7 @@ def build(gan: GAN, widths: tuple[int, ...], draws: Draws) -> Bound:
     """A new one, where the generator is."""
     network = draws.build(lambda: Bound(gan.latent_dim, gan.labels or 0, widths))
     with torch.no_grad():
-        network.scale.copy_(torch.tensor([0.0, 1.0]))
+        network.scale.copy_(network.scale.new_tensor([0.0, 1.0]))
     return network.to(gan.device)
 
 

@@ -72,7 +72,8 @@ class Plan(NamedTuple):
     @staticmethod
     def none(networks: tuple[Bound, ...], high: float = 0.0, samples: float = 0.0) -> "Plan":
         """Without any bound."""
-        nothing = torch.empty(0, 3), torch.empty(0, dtype=torch.int64)
+        checked = torch.empty(0, 3, dtype=torch.float32, device="cpu")
+        nothing = checked, torch.empty(0, dtype=torch.int64, device="cpu")
         return Plan(networks, (math.inf, math.inf), 1.0, 1.0, 1.0, high, samples, *nothing)
 
 

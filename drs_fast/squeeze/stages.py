@@ -41,7 +41,9 @@ class SqueezeState(NamedTuple):
     spent: Annotated[Tensor, Layout(torch.int64)]  # calls of G and D in burn-in and search
     # Calls of G and D for a sample without bounds, and the work (squeeze/work.py) for one, for one
     # with them, and for the search; zeros where nothing was counted.
-    work: Annotated[Tensor, Layout(torch.float64, ((4,),))] = torch.zeros(4, dtype=torch.float64)
+    work: Annotated[Tensor, Layout(torch.float64, ((4,),))] = torch.zeros(
+        4, dtype=torch.float64, device="cpu"
+    )
 
 
 class Survivors(NamedTuple):

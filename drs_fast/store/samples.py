@@ -137,7 +137,8 @@ class Column:
         if samples.counts:
             self._empty = self._rows(0)[:0].clone()
         else:
-            self._empty = torch.empty(0, dtype=torch.int64 if name in ("ids", "y") else None)
+            dtype = torch.int64 if name in ("ids", "y") else torch.float32
+            self._empty = torch.empty(0, dtype=dtype, device="cpu")
 
     def __len__(self) -> int:
         return len(self._samples)
@@ -157,7 +158,7 @@ class Column:
             rows = range(len(self))[index]
             if rows.step == 1 or not rows:
                 return self._span(rows.start, max(rows.start, rows.stop))
-            return self._gather(torch.arange(rows.start, rows.stop, rows.step))
+            return self._gather(torch.arange(rows.start, rows.stop, rows.step, device="cpu"))
         if not isinstance(index, (Tensor, list)) and not hasattr(index, "__array__"):
             row = range(len(self))[operator.index(index)]
             return self._span(row, row + 1)[0]
@@ -194,7 +195,7 @@ class Column:
 
     def _gather(self, rows: Tensor) -> Tensor:
         made = self._empty.new_empty((len(rows), *self._empty.shape[1:]))
-        ends = torch.tensor(self._samples.ends)
+        ends = torch.tensor(self._samples.ends, device="cpu")
         chunks, order = torch.bucketize(rows, ends, right=True).sort()
         present, sizes = torch.unique_consecutive(chunks, return_counts=True)
         for chunk, places in zip(present.tolist(), torch.split(order, sizes.tolist()), strict=True):

@@ -15,7 +15,8 @@ from drs_fast.zoo.plane import mlp
 SEED = 1
 LATENT_DIM = plane.LATENT_DIM
 STD = 0.05
-CENTRES = torch.cartesian_prod(torch.arange(-2.0, 3.0), torch.arange(-2.0, 3.0))  # (25, 2)
+AXIS = torch.arange(-2.0, 3.0, dtype=torch.float32, device="cpu")
+CENTRES = torch.cartesian_prod(AXIS, AXIS)  # (25, 2)
 QUALITY_RADIUS = 4 * STD
 JITTER = 0.18
 GROUPS = "mode"

@@ -58,7 +58,7 @@ def real(n: int) -> Tensor:
 
 def nearest(x: Tensor) -> tuple[Tensor, Tensor]:
     """Distances of x (n, 2) from the curve, and the t of the nearest points; (n,) float64 each."""
-    grid = torch.linspace(START, START + TURN, 2_001, dtype=torch.float64)
+    grid = torch.linspace(START, START + TURN, 2_001, dtype=torch.float64, device="cpu")
     curve, wide = roll(grid), x.double()
     t = torch.cat(
         [grid[torch.cdist(part, curve).argmin(dim=1)] for part in torch.split(wide, 2_048)]
