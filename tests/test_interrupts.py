@@ -1,6 +1,7 @@
 """Ctrl-C, signals, sys.exit, forked children, and looking at a run while it is written."""
 
 import contextlib
+import itertools
 import os
 import shutil
 import signal
@@ -194,10 +195,10 @@ def test_a_forked_child_frees_nothing(tmp_path, fork):
 
 def test_a_generator_that_forks(tmp_path):
     """The child is there when the run has ended, and an extension of the run finds it free."""
-    children = []
+    calls, children = itertools.count(), []
 
     def forking(z):
-        if not children:
+        if next(calls) == 3:  # the directory is locked by then
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", DeprecationWarning)  # of threads beside a fork
                 children.append(os.fork())
@@ -268,9 +269,10 @@ def test_main_in_a_thread(tmp_path, capsys):
 
 
 def test_a_handler_that_python_has_not_set_stays(monkeypatch, capsys):
-    monkeypatch.setattr(signal, "getsignal", lambda number: None)
-    monkeypatch.setattr(signal, "signal", None)
-    assert cli.main(["doctor"]) == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(signal, "getsignal", lambda number: None)
+        patch.setattr(signal, "signal", None)
+        assert cli.main(["doctor"]) == 0
 
 
 def test_the_handler_is_set_back(capsys):
