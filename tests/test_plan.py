@@ -87,12 +87,11 @@ def test_what_a_plan_holds():
 
 
 def test_it_can_be_read():
-    gan = drs.GAN(lambda z: z, lambda x: x[:, 0], 2, name="toy")
     ways = module.Way(512, (), (90.0, 100.0, 120.0)), module.Way(512, ("a", "b"), (150.0,), 2e-6)
     drawn = module.Drawn("DRS", burn_in=36.0, seconds=2.0, proposals=400, samples=100)
-    plan = drs.Plan(gan.name, ways[:1], ways, ("no",), 512, ("a", "b"), drawn, 18_000)
+    plan = drs.Plan("toy", "fp32", ways[:1], ways, ("no",), 512, ("a", "b"), drawn, 18_000)
     assert str(plan).splitlines() == [
-        "toy",
+        "toy, fp32",
         "",
         "                  batch      rows/s   speed",
         "                    512         100    1.00",
@@ -109,9 +108,11 @@ def test_it_can_be_read():
         "drs.generate(..., batch_size=512, tune=('a', 'b'))",
     ]
     nothing = module.Drawn("MH", 1.0, 2.0, 400, 0)
-    shown = str(drs.Plan("toy", ways[:1], ways[:1], (), 512, (), nothing, 10))
+    shown = str(drs.Plan("toy", "bf16", ways[:1], ways[:1], (), 512, (), nothing, 10))
     assert "MH: none of 400 rows was accepted\n10 samples: about inf hours\n" in shown
-    assert shown.endswith("--batch-size 512\ndrs.generate(..., batch_size=512)")
+    assert shown.endswith(
+        "--batch-size 512 --precision bf16\ndrs.generate(..., batch_size=512, precision='bf16')"
+    )
 
 
 def test_a_slow_variant_is_not_recommended(monkeypatch):
@@ -177,7 +178,7 @@ def test_one_batch_size_and_one_precision():
     assert [way.batch_size for way in plan.sizes] == [512]
     assert plan.batch_size == 512
     assert plan.drawn is None
-    assert plan.model == f"custom on cpu (threads: {torch.get_num_threads()}), bf16"
+    assert plan.model == f"custom on cpu (threads: {torch.get_num_threads()})"
 
 
 def test_samples_that_are_wanted_are_those_of_drs_unless_told():
@@ -271,7 +272,9 @@ def test_the_command_prints_what_to_give(model, capsys):
     assert "lines on cpu" in out
     assert re.search(r"^MH: [\d.e-]+ samples a row, [\d,]+ samples/s after a burn-in", out, re.M)
     assert re.search(r"^500 samples: about \S+ hours$", out, re.M)
-    assert re.search(r"^drs-fast generate \.\.\. --batch-size 256( --tune \S+)?$", out, re.M)
+    assert re.search(
+        r"^drs-fast generate \.\.\. --batch-size 256 --precision bf16( --tune \S+)?$", out, re.M
+    )
     assert "tune=('same',)\n" in err
 
 
