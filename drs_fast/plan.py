@@ -92,7 +92,7 @@ class Plan:
     n: int | None = None
 
     def __str__(self) -> str:
-        lines = [self.model, "", f"{'batch':>23}{'rows/s':>12}{'speed':>8}"]
+        lines = [f"{self.model}, {self.precision}", "", f"{'batch':>23}{'rows/s':>12}{'speed':>8}"]
         lines += [_line(f"{way.batch_size:,}", way, self.sizes[0]) for way in self.sizes]
         lines += ["", f"{'tune':>23}{'rows/s':>12}{'speed':>8}   logits move by up to"]
         for way in self.tunes:

@@ -34,7 +34,7 @@ def short(monkeypatch):
     monkeypatch.setattr(module, "USUAL", 1024)
     monkeypatch.setattr(module, "SLICE", 1e-4)
     monkeypatch.setattr(module, "ROUNDS", 3)
-    monkeypatch.setattr(module, "AGAINST", 0)
+    monkeypatch.setattr(module, "AGAINST", 1)
     monkeypatch.setattr(module, "DRAWING", 0.02)
     same = {"same": lambda gan: gan.changed(lambda f: f), "close": shifted(1e-3)}
     monkeypatch.setattr(tuning, "VARIANTS", same)
@@ -61,7 +61,7 @@ def slow(seconds):
 
 def slow_in_batches_of(size):
     def generator(z):
-        time.sleep(0.05 if len(z) == size else 0.0)
+        time.sleep(0.2 if len(z) == size else 0.0)
         return z
 
     return drs.GAN(generator, lambda x: x[:, 0], 2)
@@ -116,7 +116,7 @@ def test_it_can_be_read():
 
 
 def test_a_slow_variant_is_not_recommended(monkeypatch):
-    monkeypatch.setattr(tuning, "VARIANTS", {"slow": slow(0.05)})
+    monkeypatch.setattr(tuning, "VARIANTS", {"slow": slow(0.1)})
     plan = drs.plan(toy())
     assert plan.tune == ()
     assert plan.tunes[1].rate < 0.9 * plan.tunes[0].rate
@@ -124,7 +124,7 @@ def test_a_slow_variant_is_not_recommended(monkeypatch):
 
 def test_a_fast_variant_is_recommended_and_drawn_with(monkeypatch):
     """Here G is slow as it is, and the variant leaves the waiting out."""
-    gan = slow(0.02)(toy())
+    gan = slow(0.1)(toy())
     monkeypatch.setattr(tuning, "VARIANTS", {"fast": lambda gan: toy().on(block=gan.block)})
     seen, run = [], module.Run
     monkeypatch.setattr(module, "Run", lambda *given: seen.append(given) or run(*given))
@@ -151,6 +151,7 @@ def test_a_slow_batch_size_is_not_recommended(size):
 )
 def test_a_way_must_be_faster_in_nearly_all_rounds(monkeypatch, mine, beats):
     first = module.Way(256, (), (100.0,) * 4)
+    monkeypatch.setattr(module, "AGAINST", 0)
     assert module.Way(256, ("a",), mine).beats(first) is beats
     monkeypatch.setattr(module, "AGAINST", 1)
     assert module.Way(256, ("a",), mine).beats(first) is (beats or mine[0] == 500.0)
