@@ -17,7 +17,7 @@ from drs_fast import ops, pages, tuning
 from drs_fast.arguments import integer
 from drs_fast.core import BURN_IN_ROW, Rng, Sampler
 from drs_fast.engine import ENDLESS, PATIENCE
-from drs_fast.gan import GAN
+from drs_fast.gan import GAN, PRECISIONS
 from drs_fast.progress import Progress
 from drs_fast.ratio.fitting import of_gan
 from drs_fast.run import Run
@@ -81,7 +81,8 @@ class Drawn:
 class Plan:
     """What `plan` measured; batch_size and tune are those to give to `generate`."""
 
-    model: str  # with its device and precision
+    model: str  # with its device
+    precision: str
     sizes: tuple[Way, ...]  # as they are, the usual size first
     tunes: tuple[Way, ...]  # in batches of batch_size, as they are first
     refused: tuple[str, ...]  # why other variants cannot be given
@@ -91,7 +92,7 @@ class Plan:
     n: int | None = None
 
     def __str__(self) -> str:
-        lines = [self.model, "", f"{'batch':>23}{'rows/s':>12}{'speed':>8}"]
+        lines = [f"{self.model}, {self.precision}", "", f"{'batch':>23}{'rows/s':>12}{'speed':>8}"]
         lines += [_line(f"{way.batch_size:,}", way, self.sizes[0]) for way in self.sizes]
         lines += ["", f"{'tune':>23}{'rows/s':>12}{'speed':>8}   logits move by up to"]
         for way in self.tunes:
@@ -101,10 +102,15 @@ class Plan:
         lines += [] if self.drawn is None else ["", str(self.drawn)]
         if self.drawn is not None and self.n is not None:
             lines.append(f"{self.n:,} samples: about {self.drawn.hours(self.n):.3g} hours")
-        flags = f" --tune {','.join(self.tune)}" if self.tune else ""
-        argument = f", tune={self.tune!r}" if self.tune else ""
-        lines += ["", f"drs-fast generate ... --batch-size {self.batch_size}{flags}"]
-        return "\n".join([*lines, f"drs.generate(..., batch_size={self.batch_size}{argument})"])
+        flags, arguments = f"--batch-size {self.batch_size}", f"batch_size={self.batch_size}"
+        if self.precision != PRECISIONS[0]:
+            flags += f" --precision {self.precision}"
+            arguments += f", precision={self.precision!r}"
+        if self.tune:
+            flags += f" --tune {','.join(self.tune)}"
+            arguments += f", tune={self.tune!r}"
+        lines += ["", f"drs-fast generate ... {flags}", f"drs.generate(..., {arguments})"]
+        return "\n".join(lines)
 
 
 def _line(name: str, way: Way, first: Way) -> str:
@@ -151,8 +157,8 @@ def plan(
             say(f"{type(sampler).__name__}: burn-in, then samples for {DRAWING:.0f} s")
             drawn = _draw(Run(gan, sampler, n or MANY, seed, None, PATIENCE, best.tune, True))
     threads = f" (threads: {torch.get_num_threads()})" if gan.device.type == "cpu" else ""
-    model = f"{gan.name} on {gan.device}{threads}, {precision}"
-    return Plan(model, sizes, tunes, refused, best.batch_size, best.tune, drawn, n)
+    model = f"{gan.name} on {gan.device}{threads}"
+    return Plan(model, precision, sizes, tunes, refused, best.batch_size, best.tune, drawn, n)
 
 
 def _sizes(gan: GAN, sizes: Sequence[int], say: Callable[[str], None]) -> tuple[Way, ...]:
