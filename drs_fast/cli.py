@@ -380,7 +380,9 @@ def _parser(given: list[str]) -> argparse.ArgumentParser:
         help="what it may lose beyond that, where no row was seen (default: %(default)s)",
     )
     generate.add_argument(
-        "--use-bound", choices=USE_BOUND, help="or not, whatever the work (default: if it is less)"
+        "--use-bound",
+        choices=USE_BOUND,
+        help="whether a bound is used, whatever the work (default: where that is less)",
     )
     generate.add_argument("--only", type=int, metavar="CLASS", help="draw this class alone")
     generate.add_argument(

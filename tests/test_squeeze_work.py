@@ -230,14 +230,13 @@ def test_the_flag_needs_another(tmp_path, capsys):
     assert "--use-bound yes needs --squeeze" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_the_acceptance_does_not_depend_on_the_threads(seed):
+def test_the_acceptance_does_not_depend_on_the_threads():
     """A sum of so many numbers is split among threads, unless it is told not to."""
     threads, found = torch.get_num_threads(), []
     try:
         for n in (1, 2):
             torch.set_num_threads(n)
-            state = samplers.OBRS(budget=0.1, burn_in=100_000).init(hill(), Rng(seed))
+            state = samplers.OBRS(budget=0.1, burn_in=100_000).init(hill().on(block=4096), Rng(0))
             found.append(float(state.acceptance))
     finally:
         torch.set_num_threads(threads)
