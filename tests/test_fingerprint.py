@@ -134,6 +134,15 @@ class Lazy(torch.nn.Module):
         return x
 
 
+CALLS = 0
+
+
+def counted(z):
+    global CALLS
+    CALLS += 1
+    return z
+
+
 class Slotted:
     __slots__ = ("count", "last")
 
@@ -168,6 +177,7 @@ RUN = {
     "caches": Lazy,
     "slots": Slotted,
     "a counter": counting,
+    "a global counter": lambda: counted,
     "a spectral norm": normed,
     "a pruned weight": lambda: built("a pruned weight", 1),
     "a compiled module": lambda: torch.compile(linear(1), backend="eager"),
