@@ -13,8 +13,8 @@ import drs_fast
 ROOT = Path(drs_fast.__file__).parent
 # A module may import its own layer and those to its left.
 LAYERS = (
-    ("arguments", "blocks", "fingerprint", "compacted", "sources", "threads"),
-    ("core", "_C", "ratio.links", "ratio.classes"),
+    ("arguments", "fingerprint", "compacted", "sources", "threads"),
+    ("core", "blocks", "_C", "ratio.links", "ratio.classes"),
     ("gan",),
     ("backends",),
     ("checks", "ops"),

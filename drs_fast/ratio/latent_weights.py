@@ -237,7 +237,6 @@ class Game:
         self.rate = positive("critic_rate", critic_rate)
         self.optimizer = torch.optim.Adam(self.critic.parameters(), self.rate, BETAS)
         self.gan, self.rng = gan.on(block=batch), Rng(seed, TRAINING_ROW)
-        self.gan.row()  # which runs D and its link once, and explains their errors
         self.batch, self.draws = batch, Draws(seed, TRAINING_ROW)
 
     def loss(self, network: LatentWeights, fade: float) -> Tensor:
