@@ -15,7 +15,7 @@ ROOT = Path(drs_fast.__file__).parent
 LAYERS = (
     ("parts",),
     ("arguments", "fingerprint", "compacted", "layout", "sources", "threads", "interrupts"),
-    ("core", "_C", "ratio.links", "ratio.classes"),
+    ("core", "blocks", "_C", "ratio.links", "ratio.classes"),
     ("gan",),
     ("backends",),
     ("checks", "ops"),

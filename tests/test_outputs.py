@@ -274,7 +274,9 @@ LEARNT = {
     "density_ratio": lambda gan: drs.density_ratio(gan, lambda x: x, samples=400, penalty=0.1),
     "keep_train": lambda gan: drs.keep_train(gan, whole=True, samples=400),
     "contrastive": lambda gan: drs.contrastive(gan, steps=1, batch=16),
-    "latent_weights": lambda gan: drs.latent_weights(gan, steps=1, batch=16),
+    "latent_weights": lambda gan: drs.latent_weights(
+        gan, "ratio" if callable(gan.link) else "wasserstein", steps=1, batch=16
+    ),
     "doctor": lambda gan: drs.doctor(gan, n=512),
 }
 

@@ -231,7 +231,6 @@ class Game:
         advice = "or take target='ratio', which only asks it"
         discriminator = frozen.copied(frozen.critic_module(gan, f"wrap it in one, {advice}"))
         x, y = gan.real_samples(integer("reals", reals, 1))
-        gan.scores(x[:1], None if y is None else y[:1])  # which explains an error of D or its link
         self.real: Rows = (x,) if y is None else (x, y)
         self.critic = Critic(discriminator, gan.link).requires_grad_()
         self.prices, self.steps = prices, integer("critic_steps", critic_steps, 1)
