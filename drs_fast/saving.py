@@ -153,7 +153,7 @@ def _fill(run: Run, writer: Writer, columns: tuple[str, ...], bar: Progress) -> 
         run.calls += record.counters["calls"]
         run.invalid += record.counters["invalid"]
         run.above += record.counters["above"]
-        run.tallies.update({name: record.counters[name] for name in run.tallies})
+        run.tallies.update({name: record.counters.get(name, 0) for name in run.tallies})
     bar.skip(run.accepted)
     if run.quota is not None:
         for y in writer.column("y"):

@@ -330,6 +330,7 @@ POSSIBLE = re.compile(
     r"|facts"
     r"|manifest: (above_share|acceptance_rate|calls_total|clipped|clipped_interval) = "
     r"|record \d+: (cut = true|\w+ = 9223372036854775808)"
+    r"|record \d+: (kept|capped|deepest|excess\w*|moves|unmoved|distinct) = nothing"  # as if 0
 )
 
 

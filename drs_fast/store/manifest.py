@@ -178,7 +178,7 @@ def check_totals(directory: Path, manifest: Manifest, records: Collection[Record
 def totals(records: Collection[Record], facts: Mapping[str, Any], n: int) -> dict[str, Any]:
     """What the records of a complete run add up to."""
     sums = {
-        name: sum(record.counters[name] for record in records)
+        name: sum(record.counters.get(name, 0) for record in records)
         for name in ("calls", "invalid", "above", *facts["tallies"])
     }
     calls, group = sums.pop("calls"), facts["group"]
