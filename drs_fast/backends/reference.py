@@ -37,6 +37,9 @@ __all__ = [
 ]
 
 
+WORDS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes
+
+
 def refuses(device: torch.device) -> str | None:
     """Why this backend cannot run on the device; None if it can."""
     return None
@@ -107,7 +110,7 @@ def accept_compact(
     out.ids[:n] = rows_of(rng, ids, len(logit), logit.device)[kept]
     out.logit[:n] = logit[kept]
     for target, source in zip(out.rows, rows, strict=True):
-        target[:n] = source[kept]
+        _words(target)[:n] = _words(source)[kept]
     out.count.fill_(n)
     out.invalid.copy_((torch.isnan(logit) | torch.isposinf(logit)).sum())
     out.above.copy_(((logit.double() > log_m) & ~torch.isposinf(logit)).sum())
@@ -154,12 +157,21 @@ def append(kept: Compacted, n: int, ring: Ring) -> Ring:
     for target, source in zip(
         (*ring.rows, ring.ids, ring.logit), (*kept.rows, kept.ids, kept.logit), strict=True
     ):
-        target[slots] = source[:count]
+        _words(target)[slots] = _words(source)[:count]
     ring.cursor.add_(count)
     ring.row.add_(n)
     ring.invalid.add_(kept.invalid)
     ring.above.add_(kept.above)
     return ring
+
+
+def _words(rows: Tensor) -> Tensor:
+    """The same memory as integers: rows are bytes, and PyTorch indexes not all dtypes."""
+    word = WORDS.get(rows.element_size())
+    if word is None:
+        return rows
+    words = torch.empty(0, dtype=word, device=rows.device)
+    return words.set_(rows.untyped_storage(), rows.storage_offset(), rows.shape, rows.stride())
 
 
 def largest(logit: Tensor) -> Tensor:
