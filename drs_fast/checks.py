@@ -35,13 +35,11 @@ def logit(logit: Tensor) -> Tensor:
 
 def logits(given: Tensor, shape: str) -> Tensor:
     """A tensor of them, as it is."""
-    found = plain("logit", given, f"a floating-point tensor {shape}")
+    kind = f"a floating-point tensor {shape}: float16, bfloat16, float32 or float64"
+    found = plain("logit", given, kind)
     if found.dtype not in DTYPES:
         fix = "" if found.is_complex() else "; .float() makes one"
-        raise ValueError(
-            f"logit must be a floating-point tensor {shape}: float16, bfloat16, float32 or "
-            f"float64, got {describe(found)}{fix}"
-        )
+        raise ValueError(f"logit must be {kind}, got {describe(found)}{fix}")
     return found
 
 

@@ -14,7 +14,7 @@ ROOT = Path(drs_fast.__file__).parent
 # A module may import its own layer and those to its left.
 LAYERS = (
     ("arguments", "fingerprint", "compacted", "sources", "threads"),
-    ("core", "_C", "ratio.links", "ratio.classes"),
+    ("core", "tensors", "_C", "ratio.links", "ratio.classes"),
     ("gan",),
     ("backends",),
     ("checks", "ops"),
