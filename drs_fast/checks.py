@@ -4,13 +4,13 @@ import math
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, strided
 
 from drs_fast.arguments import describe, integer, number, usable
 from drs_fast.backends import reference
 from drs_fast.compacted import Compacted, Ring, workspace_words
 from drs_fast.core import Rng
-from drs_fast.tensors import OWN, dense, plain
+from drs_fast.tensors import OWN, dense, dense_words, plain
 
 MAX_GAMMA = 600.0
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -18,11 +18,15 @@ INTEGERS = (
     torch.int8, torch.int16, torch.int32, torch.int64,
     torch.uint8, torch.uint16, torch.uint32, torch.uint64,
 )  # fmt: skip
+ROW, GROUPS = (
+    f"a floating-point tensor {shape}: float16, bfloat16, float32 or float64"
+    for shape in ("(N,)", "(B, K)")
+)
 MOST_BYTES = 2**47  # that a processor can address
 
 
 def logit(logit: Tensor) -> Tensor:
-    found = logits(logit, "(N,)")
+    found = logits(logit, ROW)
     if found.ndim != 1:
         fix = (
             "; squeeze the discriminator output"
@@ -33,9 +37,8 @@ def logit(logit: Tensor) -> Tensor:
     return dense(found)
 
 
-def logits(given: Tensor, shape: str) -> Tensor:
+def logits(given: Tensor, kind: str) -> Tensor:
     """A tensor of them, as it is."""
-    kind = f"a floating-point tensor {shape}: float16, bfloat16, float32 or float64"
     found = plain("logit", given, kind)
     if found.dtype not in DTYPES:
         fix = "" if found.is_complex() else "; .float() makes one"
@@ -62,7 +65,7 @@ def rows(
         if rng.row + n > 2**63:
             raise ValueError(f"rows {rng.row} to {rng.row + n} pass 2^63; start at a smaller row")
         return None, where
-    ids = plain("ids", ids, f"({n},) int64")
+    ids = plain("ids", ids, "an int64 tensor")
     if ids.shape != (n,) or ids.dtype != torch.int64:
         raise ValueError(f"ids must be ({n},) int64, got {describe(ids)}")
     if not same_device(ids.device, where):
@@ -115,16 +118,18 @@ def _parameter(name: str, value: float | Tensor, logit: Tensor, limit: float) ->
 
 def row_tensors(rows: tuple[Tensor, ...], n: int, where: torch.device) -> tuple[Tensor, ...]:
     """The rows as plain tensors."""
-    found = tuple(plain(f"rows[{i}]", row, f"({n}, ...)") for i, row in enumerate(rows))
-    for i, row in enumerate(found):
-        if row.shape[:1] != (n,) or row.device != where:
+    found = []
+    for i, row in enumerate(rows):
+        own = plain(f"rows[{i}]", row)
+        if own.shape[:1] != (n,) or own.device != where:
             raise ValueError(f"rows[{i}] must be ({n}, ...) on {where}, got {describe(row)}")
-    return found
+        found.append(own)
+    return tuple(found)
 
 
 def row_major(rows: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     # Any stride between rows is fine; only what lies within a row must be contiguous.
-    return tuple(row.detach() if _row_major(row) else dense(row) for row in rows)
+    return tuple(row.detach() if _row_major(row) else dense_words(row) for row in rows)
 
 
 def _row_major(row: Tensor) -> bool:
@@ -208,21 +213,23 @@ def check_ring(ring: Ring, logit: Tensor, rows: list[tuple[torch.Size, torch.dty
 
 def fit(ring: Ring, logit: Tensor, rows: tuple[Tensor, ...]) -> bool:
     """Whether a backend can take them as they are; the ring itself is in order."""
+    if len(rows) != len(ring.rows) or not all(map(_strided, (logit, *rows))):
+        return False
     n = len(logit)
     return (
         n <= ring.batch
-        and len(rows) == len(ring.rows)
         and _fits(logit, ring.logit, n)
         and all(_fits(row, like, n) for row, like in zip(rows, ring.rows, strict=True))
     )
 
 
+def _strided(row: Tensor) -> bool:
+    return type(row) in OWN and row.layout is strided and not row.is_nested
+
+
 def _fits(row: Tensor, like: Tensor, n: int) -> bool:
     return (
-        type(row) in OWN
-        and row.layout is torch.strided
-        and not row.is_nested
-        and row.shape == (n, *like.shape[1:])
+        row.shape == (n, *like.shape[1:])
         and row.dtype == like.dtype
         and row.device == like.device
         and row.is_contiguous()
@@ -233,7 +240,7 @@ def _fits(row: Tensor, like: Tensor, n: int) -> bool:
 def _as_wanted(logit: Tensor, *wanted: tuple[str, Any, tuple[int, ...], torch.dtype]) -> None:
     """ValueError unless all of them can be written to, and are as is said."""
     for name, tensor, shape, dtype in wanted:
-        found = plain(name, tensor, f"{tuple(shape)} {dtype}")
+        found = plain(name, tensor)
         if (
             tuple(found.shape) != tuple(shape)
             or found.dtype != dtype

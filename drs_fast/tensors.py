@@ -5,12 +5,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, strided
 from torch.nn.parameter import Parameter, is_lazy
 
 from drs_fast.arguments import describe
 
 OWN = (Tensor, Parameter)
+WORDS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by their bytes
 
 
 def plain(name: str, value: Any, kind: str = "a tensor") -> Tensor:
@@ -19,12 +20,17 @@ def plain(name: str, value: Any, kind: str = "a tensor") -> Tensor:
     Neither sparse, nested, quantized nor without memory, as on "meta" or while a graph is traced.
     kind: what is wanted, in words.
     """
-    if type(value) in OWN and _strided(value) and _held(value):
+    if (
+        type(value) in OWN
+        and value.layout is strided
+        and not (value.is_nested or value.is_quantized)
+        and _held(value)
+    ):
         return value  # type: ignore[no-any-return]
     if not isinstance(value, Tensor):
         raise ValueError(f"{name} must be {kind}, got {describe(value)}{_conversion(value)}")
     if _own_memory(value):
-        if not _strided(value):
+        if value.layout is not strided or value.is_nested or value.is_quantized:
             raise ValueError(
                 f"{name} must be a dense tensor, got {describe(value)}; {_densifier(value)}"
             )
@@ -39,14 +45,25 @@ def plain(name: str, value: Any, kind: str = "a tensor") -> Tensor:
 
 def dense(tensor: Tensor) -> Tensor:
     """Contiguous, and without the flags by which views put off a conjugation or a sign."""
-    own = tensor.detach()
-    if own.is_conj() or own.is_neg():
-        own = own.resolve_conj().resolve_neg()
-    return own.contiguous()
+    return _settled(tensor.detach()).contiguous()
 
 
-def _strided(tensor: Tensor) -> bool:
-    return tensor.layout is torch.strided and not tensor.is_nested and not tensor.is_quantized
+def dense_words(rows: Tensor) -> Tensor:
+    """`dense`, of any dtype: as `words_of`."""
+    return words_of(_settled(rows.detach())).contiguous()
+
+
+def words_of(rows: Tensor) -> Tensor:
+    """The same memory as integers, because PyTorch neither indexes nor copies some dtypes."""
+    word = WORDS.get(rows.element_size())
+    if word is None:
+        return rows
+    words = torch.empty(0, dtype=word, device=rows.device)
+    return words.set_(rows.untyped_storage(), rows.storage_offset(), rows.shape, rows.stride())
+
+
+def _settled(tensor: Tensor) -> Tensor:
+    return tensor.resolve_conj().resolve_neg() if tensor.is_conj() or tensor.is_neg() else tensor
 
 
 def _held(tensor: Tensor) -> bool:

@@ -21,6 +21,7 @@ from drs_fast.backends.arithmetic import (
 )
 from drs_fast.compacted import Compacted, Ring
 from drs_fast.core import ACCEPT, CHAIN, NOISE, SELECT, Rng
+from drs_fast.tensors import words_of
 
 __all__ = [
     "MASK",
@@ -35,9 +36,6 @@ __all__ = [
     "uniform",
     "words",
 ]
-
-
-WORDS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes
 
 
 def refuses(device: torch.device) -> str | None:
@@ -110,7 +108,7 @@ def accept_compact(
     out.ids[:n] = rows_of(rng, ids, len(logit), logit.device)[kept]
     out.logit[:n] = logit[kept]
     for target, source in zip(out.rows, rows, strict=True):
-        _words(target)[:n] = _words(source)[kept]
+        words_of(target)[:n] = words_of(source)[kept]
     out.count.fill_(n)
     out.invalid.copy_((torch.isnan(logit) | torch.isposinf(logit)).sum())
     out.above.copy_(((logit.double() > log_m) & ~torch.isposinf(logit)).sum())
@@ -157,21 +155,12 @@ def append(kept: Compacted, n: int, ring: Ring) -> Ring:
     for target, source in zip(
         (*ring.rows, ring.ids, ring.logit), (*kept.rows, kept.ids, kept.logit), strict=True
     ):
-        _words(target)[slots] = _words(source)[:count]
+        words_of(target)[slots] = words_of(source)[:count]
     ring.cursor.add_(count)
     ring.row.add_(n)
     ring.invalid.add_(kept.invalid)
     ring.above.add_(kept.above)
     return ring
-
-
-def _words(rows: Tensor) -> Tensor:
-    """The same memory as integers: rows are bytes, and PyTorch indexes not all dtypes."""
-    word = WORDS.get(rows.element_size())
-    if word is None:
-        return rows
-    words = torch.empty(0, dtype=word, device=rows.device)
-    return words.set_(rows.untyped_storage(), rows.storage_offset(), rows.shape, rows.stride())
 
 
 def largest(logit: Tensor) -> Tensor:

@@ -13,6 +13,8 @@ from drs_fast.ops.dispatch import call, operator, traced
 from drs_fast.ratio import classes
 from drs_fast.tensors import plain
 
+REAL = (*checks.DTYPES, *checks.INTEGERS, torch.bool)
+
 
 def uniform(
     rng: Rng,
@@ -112,7 +114,7 @@ def _mapped(latents: Tensor, z: Tensor) -> Tensor:
     """What a prior made of normals z, float32."""
     wanted = f"{tuple(z.shape)} real numbers on {z.device}"
     mapped = latents if is_compiling() else plain("what the prior returns", latents, wanted)
-    if mapped.shape != z.shape or mapped.is_complex() or mapped.device != z.device:
+    if mapped.shape != z.shape or mapped.dtype not in REAL or mapped.device != z.device:
         raise ValueError(
             f"prior must map {tuple(z.shape)} normals to latents of that shape: {wanted}, "
             f"got {describe(mapped)}"

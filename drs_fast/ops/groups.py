@@ -106,7 +106,7 @@ def langevin(
 
 
 def _groups(logit: Tensor) -> Tensor:
-    found = checks.logits(logit, "(B, K)")
+    found = checks.logits(logit, checks.GROUPS)
     if found.ndim != 2 or found.shape[1] == 0:
         fix = "; write logit.view(-1, K)" if found.ndim == 1 else ""
         raise ValueError(f"logit must be (B, K) with K >= 1, got {tuple(found.shape)}{fix}")
@@ -115,19 +115,21 @@ def _groups(logit: Tensor) -> Tensor:
 
 def _start(start: Tensor, logit: Tensor) -> Tensor:
     """In float64."""
-    wanted = f"({len(logit)},) floating-point logits on {logit.device}"
-    found = plain("start", start, wanted)
+    found = plain("start", start)
     if (
         found.dtype not in checks.DTYPES
         or found.shape != logit.shape[:1]
         or found.device != logit.device
     ):
-        raise ValueError(f"start must be {wanted}, got {describe(start)}")
+        raise ValueError(
+            f"start must be ({len(logit)},) floating-point logits on {logit.device}, "
+            f"got {describe(start)}"
+        )
     return dense(found).double()
 
 
 def _vectors(name: str, rows: Tensor) -> Tensor:
-    found = plain(name, rows, "(n, d) float32")
+    found = plain(name, rows)
     if found.dtype != torch.float32 or found.ndim != 2:
         raise ValueError(f"{name} must be (n, d) float32, got {describe(rows)}")
     return dense(found)
