@@ -13,7 +13,7 @@ import drs_fast
 ROOT = Path(drs_fast.__file__).parent
 # A module may import its own layer and those to its left.
 LAYERS = (
-    ("arguments", "fingerprint", "compacted", "sources", "threads"),
+    ("arguments", "fingerprint", "compacted", "files", "sources", "threads"),
     ("core", "tensors", "_C", "ratio.links", "ratio.classes"),
     ("gan",),
     ("backends",),
