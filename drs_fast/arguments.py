@@ -89,16 +89,17 @@ def describe(value: Any) -> str:
         return f"an integer of {value.bit_length()} bits"  # which Python may refuse to write out
     if not isinstance(value, Tensor):
         return repr(value) if isinstance(value, (str, numbers.Number)) else type(value).__name__
-    dtype = str(value.dtype).removeprefix("torch.")
-    if value.is_nested:
-        return f"a nested tensor {dtype}"
+    if value.is_nested:  # it has no shape
+        return f"a nested {value.dtype} tensor"
     if is_lazy(value):
-        return f"{type(value).__name__} {dtype}"
-    parts = [str(tuple(value.shape)), dtype]
+        return f"{type(value).__name__}, which has no shape yet"
+    parts = [str(tuple(value.shape)), str(value.dtype).removeprefix("torch.")]
+    if type(value).__torch_dispatch__ is not Tensor.__torch_dispatch__:
+        parts.append(type(value).__name__)
     if value.device.type != "cpu":
         parts.append(f"on {value.device}")
     if value.layout is not torch.strided:
-        parts.append(f"of layout {str(value.layout).removeprefix('torch.')}")
+        parts.append(f"with layout {value.layout}")
     elif not value.is_contiguous():
         parts.append(f"with strides {value.stride()}")
     return " ".join(parts)

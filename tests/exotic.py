@@ -7,7 +7,7 @@ from agreement import noise, unmoved
 from torch import masked
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from drs_fast import GAN, Rng, backend, ops
+from drs_fast import Rng, backend, ops
 
 N, D = 12, 3
 TOP = 0.7  # accepts some, and not all
@@ -78,10 +78,10 @@ def hidden(tensor):
 
 # Name: (what makes one of a plain tensor, what is said of it)
 REFUSED = {
-    "sparse": (lambda t: t.to_sparse(), "of layout sparse_coo; to_dense"),
-    "sparse rows": (compressed, "of layout sparse_csr; to_dense"),
-    "mkldnn": (lambda t: t.float().to_mkldnn(), "of layout _mkldnn; to_dense"),
-    "nested": (nested, "a nested tensor .*to_padded_tensor"),
+    "sparse": (lambda t: t.to_sparse(), "with layout torch.sparse_coo; to_dense"),
+    "sparse rows": (compressed, "with layout torch.sparse_csr; to_dense"),
+    "mkldnn": (lambda t: t.float().to_mkldnn(), "with layout torch._mkldnn; to_dense"),
+    "nested": (nested, "a nested .* tensor.*to_padded_tensor"),
     "jagged": (lambda t: nested(t, layout=torch.jagged), "pass a plain tensor"),
     "quantized": (quantized, "quint8; dequantize"),
     "meta": (lambda t: t.to("meta"), "numbers, got .* on meta.*; pass a plain"),
@@ -120,18 +120,6 @@ def appended(logit, *rows, **how):
     return ops.accept_append(logit, *rows, ring=ring, **how)
 
 
-class Prior:
-    def __init__(self, value):
-        self.value = value
-
-    def __call__(self, z):
-        return self.value
-
-
-def from_prior(value):
-    return ops.latents(GAN(lambda z: z, lambda x: x[:, 0], D, prior=Prior(value)), RNG, N)
-
-
 # Place: (a plain tensor that belongs there, the call)
 PLACES = {
     "probability": (LOGIT, lambda t: ops.probability(t, log_m=1.0)),
@@ -151,7 +139,6 @@ PLACES = {
     "uniform, ids": (IDS, lambda t: ops.uniform(RNG, N, stream=1, ids=t)),
     "words, ids": (IDS, lambda t: ops.words(RNG, N, D, ids=t)),
     "normal, ids": (IDS, lambda t: ops.normal(RNG, N, D, ids=t)),
-    "latents, prior": (Z, from_prior),
     "largest": (LOGIT, lambda t: ops.largest(t)),
     "quantile_gamma": (LOGIT, lambda t: ops.quantile_gamma(t, 50, log_m=1.0)),
     "chain": (GROUPS, lambda t: ops.chain(t, RNG)),

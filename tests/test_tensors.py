@@ -131,18 +131,16 @@ def test_dtypes_of_logits_thresholds_and_ids(kind):
             allowed = {
                 "log_m": (*FLOATS, *WHOLE), "gamma": (*FLOATS, *WHOLE), "ids": (torch.int64,),
                 "langevin": (torch.float32,), "grad": (torch.float32,),
-                "rows": DENSE, "prior": (*FLOATS, *WHOLE, torch.bool),
+                "rows": DENSE,
             }[what]  # fmt: skip
         for name in ("reference", "cpu") if cpu.refuses(CPU) is None else ("reference",):
             with backend(name):
                 if kind not in allowed:
-                    with pytest.raises(ValueError, match=r"must (be|map) ") as caught:
+                    with pytest.raises(ValueError, match="must be ") as caught:
                         call(odd)
                     assert SOURCES in origin(caught.value).parents
                 elif what in ("log_m", "gamma"):
                     same(call(odd), call(odd.double()))
-                elif what == "prior":
-                    same(call(odd), call(odd.float()))
                 else:
                     call(odd)
 
@@ -189,12 +187,6 @@ def test_numbers_beyond_what_can_be_are_refused(name):
 def test_a_choice_is_text(value):
     with pytest.raises(ValueError, match="interpolation must be one of"):
         ops.quantile_gamma(LOGIT, 50, log_m=1.0, interpolation=value)
-
-
-@pytest.mark.parametrize("call", [ops.latents, ops.labels])
-def test_only_gans_have_latents(call):
-    with pytest.raises(ValueError, match=r"gan must be a drs.GAN, got str"):
-        call(type("str", (), {})(), RNG, 3)
 
 
 WRITTEN = {
