@@ -15,7 +15,7 @@ ROOT = Path(drs_fast.__file__).parent
 LAYERS = (
     ("arguments", "fingerprint", "compacted", "files", "sources", "threads"),
     ("core", "tensors", "_C", "ratio.links", "ratio.classes"),
-    ("gan",),
+    ("real_data", "gan"),
     ("backends",),
     ("checks", "ops"),
     ("ratio", "samplers", "squeeze"),

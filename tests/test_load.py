@@ -409,7 +409,6 @@ def test_numbers_in_any_order_of_bytes(tmp_path, kind):
         (np.array(["a", "b"]), "numbers that PyTorch has not, <U1; save float32"),
         (np.zeros(3, dtype=[("x", "f4")]), "numbers that PyTorch has not"),
         (np.zeros(3, dtype="M8[s]"), "numbers that PyTorch has not, datetime64"),
-        (np.zeros(3, dtype=np.longdouble), "numbers that PyTorch has not, float128"),
     ],
 )
 def test_arrays_of_no_numbers_are_refused(tmp_path, array, message):
