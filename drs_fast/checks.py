@@ -213,7 +213,7 @@ def check_ring(ring: Ring, logit: Tensor, rows: list[tuple[torch.Size, torch.dty
 
 def fit(ring: Ring, logit: Tensor, rows: tuple[Tensor, ...]) -> bool:
     """Whether a backend can take them as they are; the ring itself is in order."""
-    if len(rows) != len(ring.rows) or not all(map(_strided, (logit, *rows))):
+    if type(logit) not in OWN or logit.is_nested or len(rows) != len(ring.rows):
         return False
     n = len(logit)
     return (
@@ -223,13 +223,12 @@ def fit(ring: Ring, logit: Tensor, rows: tuple[Tensor, ...]) -> bool:
     )
 
 
-def _strided(row: Tensor) -> bool:
-    return type(row) in OWN and row.layout is strided and not row.is_nested
-
-
 def _fits(row: Tensor, like: Tensor, n: int) -> bool:
     return (
-        row.shape == (n, *like.shape[1:])
+        type(row) in OWN
+        and row.layout is strided
+        and not row.is_nested
+        and row.shape == (n, *like.shape[1:])
         and row.dtype == like.dtype
         and row.device == like.device
         and row.is_contiguous()

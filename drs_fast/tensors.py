@@ -20,12 +20,8 @@ def plain(name: str, value: Any, kind: str = "a tensor") -> Tensor:
     Neither sparse, nested, quantized nor without memory, as on "meta" or while a graph is traced.
     kind: what is wanted, in words.
     """
-    if (
-        type(value) in OWN
-        and value.layout is strided
-        and not (value.is_nested or value.is_quantized)
-        and _held(value)
-    ):
+    # Other layouts have no address, so that the common case need not ask for the layout.
+    if type(value) in OWN and not (value.is_nested or value.is_quantized) and _held(value):
         return value  # type: ignore[no-any-return]
     if not isinstance(value, Tensor):
         raise ValueError(f"{name} must be {kind}, got {describe(value)}{_conversion(value)}")
@@ -68,7 +64,7 @@ def _settled(tensor: Tensor) -> Tensor:
 
 def _held(tensor: Tensor) -> bool:
     try:
-        return tensor.data_ptr() != 0 or tensor.numel() == 0
+        return tensor.data_ptr() != 0 or (tensor.layout is strided and tensor.numel() == 0)
     except RuntimeError:  # a tensor that stands for others, as within vmap
         return False
 
