@@ -437,7 +437,7 @@ WRONG = [
         lambda: ops.select(LOGIT, RNG, ids=-torch.arange(12)),
         "ids must be row numbers >= 0, got -11",
     ),
-    (lambda: ops.chain(LOGIT, RNG, start=0.0), r"start must be \(4,\) floating-point .* got 0.0"),
+    (lambda: ops.chain(LOGIT, RNG, start=0.0), r"start must be \(B,\) floating-point .* got 0.0"),
     (lambda: ops.chain(LOGIT, RNG, start=LOGIT), r"start must be \(4,\) .* got \(4, 3\) float32"),
     (lambda: ops.chain(LOGIT, RNG, start=LOGIT[:, 0].int()), r"start must be .* got \(4,\) int32"),
     (lambda: ops.select(LOGIT, RNG, size=0), "size must be an integer in .1, 2.32., got 0"),

@@ -115,7 +115,7 @@ def _groups(logit: Tensor) -> Tensor:
 
 def _start(start: Tensor, logit: Tensor) -> Tensor:
     """In float64."""
-    found = plain("start", start)
+    found = plain("start", start, "(B,) floating-point logits")
     if (
         found.dtype not in checks.DTYPES
         or found.shape != logit.shape[:1]
@@ -129,7 +129,7 @@ def _start(start: Tensor, logit: Tensor) -> Tensor:
 
 
 def _vectors(name: str, rows: Tensor) -> Tensor:
-    found = plain(name, rows)
+    found = plain(name, rows, "(n, d) float32")
     if found.dtype != torch.float32 or found.ndim != 2:
         raise ValueError(f"{name} must be (n, d) float32, got {describe(rows)}")
     return dense(found)
