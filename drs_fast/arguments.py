@@ -8,6 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.parameter import is_lazy
+
+HUGE = 10**100  # beyond any limit here
 
 
 def integer(name: str, value: Any, least: int, below: int | None = None) -> int:
@@ -19,19 +22,27 @@ def integer(name: str, value: Any, least: int, below: int | None = None) -> int:
     except TypeError:
         raise ValueError(f"{name} must be an integer {bound}, got {describe(value)}") from None
     if isinstance(value, bool) or number < least or (below is not None and number >= below):
-        raise ValueError(f"{name} must be an integer {bound}, got {value!r}")
+        raise ValueError(f"{name} must be an integer {bound}, got {describe(value)}")
     return number
 
 
 def number(name: str, value: Any, low: float, high: float) -> float:
     """The value as a float; ValueError unless it is a finite number in [low, high]."""
-    real = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    if not real or not math.isfinite(value) or not low <= value <= high:
+    if not _finite(value) or not low <= value <= high:
         bound = f" in [{low:g}, {high:g}]"
         if math.isinf(high):
             bound = "" if math.isinf(low) else f" >= {low:g}"
         raise ValueError(f"{name} must be a finite number{bound}, got {describe(value)}")
     return float(value)
+
+
+def _finite(value: Any) -> bool:
+    if not isinstance(value, numbers.Real) or isinstance(value, bool):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an integer or a fraction beyond all floats
+        return False
 
 
 def positive(name: str, value: Any, high: float = math.inf) -> float:
@@ -55,15 +66,15 @@ def flag(name: str, value: Any) -> bool:
 
 def one_of(name: str, value: Any, choices: tuple[str, ...]) -> None:
     """ValueError unless the value is one of them."""
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {choices}, got {value!r}")
+    if not isinstance(value, str) or value not in choices:
+        raise ValueError(f"{name} must be one of {choices}, got {describe(value)}")
 
 
 def usable(device: Any) -> torch.device:
     """The device; ValueError unless tensors can be computed there."""
     try:
         where = torch.device(device)
-    except (RuntimeError, TypeError, ValueError):
+    except (OverflowError, RuntimeError, TypeError, ValueError):
         raise ValueError(f"device must be such as 'cpu' or 'cuda', got {device!r}") from None
     if where.type == "meta":
         raise ValueError("device must hold numbers, got 'meta'; load the weights first")
@@ -74,10 +85,14 @@ def usable(device: Any) -> torch.device:
 
 def describe(value: Any) -> str:
     """A tensor's shape, dtype and what is unusual about it; a number or text; or else a type."""
+    if isinstance(value, int) and abs(value) >= HUGE:
+        return f"an integer of {value.bit_length()} bits"  # which Python may refuse to write out
     if not isinstance(value, Tensor):
         return repr(value) if isinstance(value, (str, numbers.Number)) else type(value).__name__
     if value.is_nested:  # it has no shape
         return f"a nested {value.dtype} tensor"
+    if is_lazy(value):
+        return f"{type(value).__name__}, which has no shape yet"
     parts = [str(tuple(value.shape)), str(value.dtype).removeprefix("torch.")]
     if type(value).__torch_dispatch__ is not Tensor.__torch_dispatch__:
         parts.append(type(value).__name__)

@@ -4,38 +4,54 @@ import math
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, strided
 
 from drs_fast.arguments import describe, integer, number, usable
 from drs_fast.backends import reference
 from drs_fast.compacted import Compacted, Ring, workspace_words
 from drs_fast.core import Rng
+from drs_fast.tensors import OWN, dense, dense_words, plain
 
 MAX_GAMMA = 600.0
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+INTEGERS = (
+    torch.int8, torch.int16, torch.int32, torch.int64,
+    torch.uint8, torch.uint16, torch.uint32, torch.uint64,
+)  # fmt: skip
+ROW, GROUPS = (
+    f"a floating-point tensor {shape}: float16, bfloat16, float32 or float64"
+    for shape in ("(N,)", "(B, K)")
+)
+MOST_BYTES = 2**47  # that a processor can address
 
 
 def logit(logit: Tensor) -> Tensor:
-    if not isinstance(logit, Tensor) or logit.dtype not in DTYPES:
-        raise ValueError(
-            "logit must be a floating-point tensor (N,): float16, bfloat16, float32 or float64, "
-            f"got {describe(logit)}"
-        )
-    if logit.ndim != 1:
+    found = logits(logit, ROW)
+    if found.ndim != 1:
         fix = (
             "; squeeze the discriminator output"
-            if logit.numel() == logit.shape[0:1].numel()
+            if found.numel() == found.shape[0:1].numel()
             else ""
         )
-        raise ValueError(f"logit must be (N,), got {tuple(logit.shape)}{fix}")
-    if logit.is_meta:
-        raise ValueError(f"logit must hold numbers, got {describe(logit)}")
-    return dense(logit)
+        raise ValueError(f"logit must be (N,), got {tuple(found.shape)}{fix}")
+    return dense(found)
 
 
-def dense(tensor: Tensor) -> Tensor:
-    """Contiguous, and without the flags by which views put off a conjugation or a sign."""
-    return tensor.detach().resolve_conj().resolve_neg().contiguous()
+def logits(given: Tensor, kind: str) -> Tensor:
+    """A tensor of them, as it is."""
+    found = plain("logit", given, kind)
+    if found.dtype not in DTYPES:
+        fix = "" if found.is_complex() else "; .float() makes one"
+        raise ValueError(f"logit must be {kind}, got {describe(found)}{fix}")
+    return found
+
+
+def room(name: str, *sizes: int) -> None:
+    """ValueError where a result of so many numbers is more than any memory."""
+    if math.prod(sizes) * 8 > MOST_BYTES:
+        raise ValueError(
+            f"{name} of {' x '.join(map(str, sizes))} numbers cannot be held; ask for fewer at once"
+        )
 
 
 def rows(
@@ -49,7 +65,8 @@ def rows(
         if rng.row + n > 2**63:
             raise ValueError(f"rows {rng.row} to {rng.row + n} pass 2^63; start at a smaller row")
         return None, where
-    if not isinstance(ids, Tensor) or ids.shape != (n,) or ids.dtype != torch.int64:
+    ids = plain("ids", ids, "an int64 tensor")
+    if ids.shape != (n,) or ids.dtype != torch.int64:
         raise ValueError(f"ids must be ({n},) int64, got {describe(ids)}")
     if not same_device(ids.device, where):
         raise ValueError(f"ids must be on {where}, got {ids.device}")
@@ -83,33 +100,40 @@ def _parameter(name: str, value: float | Tensor, logit: Tensor, limit: float) ->
     """A number where the value is known on the host, else float64 where the logits are."""
     if not isinstance(value, Tensor):
         return number(name, value, -limit, limit)
-    if value.is_complex() or (value.ndim and value.shape != logit.shape):
-        raise ValueError(f"{name} must be a number, () or ({len(logit)},), got {describe(value)}")
-    if value.ndim == 0 and value.device.type == "cpu":
-        return number(name, value.item(), -limit, limit)
-    if value.device != logit.device:
-        raise ValueError(f"{name} must be on {logit.device}, got {value.device}")
-    if value.device.type == "cpu" and not bool(
-        (torch.isfinite(value) & (value.abs() <= limit)).all()
-    ):
+    value = plain(name, value)
+    if (value.ndim and value.shape != logit.shape) or value.dtype not in (*DTYPES, *INTEGERS):
+        raise ValueError(
+            f"{name} must be a number, or real numbers () or ({len(logit)},), got {describe(value)}"
+        )
+    wide = dense(value).double()
+    if wide.ndim == 0 and wide.device.type == "cpu":
+        return number(name, wide.item(), -limit, limit)
+    if wide.device != logit.device:
+        raise ValueError(f"{name} must be on {logit.device}, got {wide.device}")
+    if wide.device.type == "cpu" and not bool((torch.isfinite(wide) & (wide.abs() <= limit)).all()):
         bound = "" if math.isinf(limit) else f" in [{-limit:g}, {limit:g}]"
         raise ValueError(f"{name} must be finite{bound}, got {value}")
-    return dense(value.double())
+    return wide
 
 
-def _plain(row: Tensor) -> bool:
-    return not (row.is_conj() or row.is_neg()) and (len(row) == 0 or row[0].is_contiguous())
-
-
-def row_tensors(rows: tuple[Tensor, ...], n: int, where: torch.device) -> None:
+def row_tensors(rows: tuple[Tensor, ...], n: int, where: torch.device) -> tuple[Tensor, ...]:
+    """The rows as plain tensors."""
+    found = []
     for i, row in enumerate(rows):
-        if not isinstance(row, Tensor) or row.shape[:1] != (n,) or row.device != where:
+        own = plain(f"rows[{i}]", row)
+        if own.shape[:1] != (n,) or own.device != where:
             raise ValueError(f"rows[{i}] must be ({n}, ...) on {where}, got {describe(row)}")
+        found.append(own)
+    return tuple(found)
 
 
 def row_major(rows: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     # Any stride between rows is fine; only what lies within a row must be contiguous.
-    return tuple(row.detach() if _plain(row) else dense(row) for row in rows)
+    return tuple(row.detach() if _row_major(row) else dense_words(row) for row in rows)
+
+
+def _row_major(row: Tensor) -> bool:
+    return not (row.is_conj() or row.is_neg()) and (len(row) == 0 or row[0].is_contiguous())
 
 
 def apart(out: Compacted | Ring, *inputs: float | Tensor | None) -> None:
@@ -140,9 +164,7 @@ def check_out(out: Compacted, logit: Tensor, rows: list[tuple[torch.Size, torch.
         raise ValueError(
             f"out must be a Compacted with {len(rows)} row tensors, got {describe(out)}"
         )
-    if not isinstance(out.ids, Tensor) or out.ids.ndim != 1:
-        raise ValueError(f"out.ids must be (capacity,) int64, got {describe(out.ids)}")
-    capacity = len(out.ids)
+    capacity = _capacity("out.ids", out.ids)
     _as_wanted(
         logit,
         *((f"out.rows[{i}]", out.rows[i], (capacity, *shape), dtype)
@@ -155,12 +177,19 @@ def check_out(out: Compacted, logit: Tensor, rows: list[tuple[torch.Size, torch.
     )  # fmt: skip
 
 
+def _capacity(name: str, ids: Tensor) -> int:
+    found = plain(name, ids, "(capacity,) int64")
+    if found.ndim != 1:
+        raise ValueError(f"{name} must be (capacity,) int64, got {describe(ids)}")
+    return len(found)
+
+
 def check_ring(ring: Ring, logit: Tensor, rows: list[tuple[torch.Size, torch.dtype]]) -> None:
     if not isinstance(ring, Ring) or len(ring.rows) != len(rows):
         raise ValueError(
             f"ring must be drs.ops.ring(...) with {len(rows)} row tensors, got {describe(ring)}"
         )
-    capacity = len(ring.ids)
+    capacity = _capacity("ring.ids", ring.ids)
     if capacity < ring.batch or capacity & (capacity - 1):
         raise ValueError(
             f"the capacity of a ring must be a power of two, at least its batch of {ring.batch}, "
@@ -184,10 +213,11 @@ def check_ring(ring: Ring, logit: Tensor, rows: list[tuple[torch.Size, torch.dty
 
 def fit(ring: Ring, logit: Tensor, rows: tuple[Tensor, ...]) -> bool:
     """Whether a backend can take them as they are; the ring itself is in order."""
+    if type(logit) not in OWN or logit.is_nested or len(rows) != len(ring.rows):
+        return False
     n = len(logit)
     return (
         n <= ring.batch
-        and len(rows) == len(ring.rows)
         and _fits(logit, ring.logit, n)
         and all(_fits(row, like, n) for row, like in zip(rows, ring.rows, strict=True))
     )
@@ -195,7 +225,10 @@ def fit(ring: Ring, logit: Tensor, rows: tuple[Tensor, ...]) -> bool:
 
 def _fits(row: Tensor, like: Tensor, n: int) -> bool:
     return (
-        row.shape == (n, *like.shape[1:])
+        type(row) in OWN
+        and row.layout is strided
+        and not row.is_nested
+        and row.shape == (n, *like.shape[1:])
         and row.dtype == like.dtype
         and row.device == like.device
         and row.is_contiguous()
@@ -204,17 +237,21 @@ def _fits(row: Tensor, like: Tensor, n: int) -> bool:
 
 
 def _as_wanted(logit: Tensor, *wanted: tuple[str, Any, tuple[int, ...], torch.dtype]) -> None:
+    """ValueError unless all of them can be written to, and are as is said."""
     for name, tensor, shape, dtype in wanted:
+        found = plain(name, tensor)
         if (
-            not isinstance(tensor, Tensor)
-            or tuple(tensor.shape) != tuple(shape)
-            or tensor.dtype != dtype
-            or tensor.device != logit.device
-            or not tensor.is_contiguous()
-            or tensor.is_neg()
-            or tensor.is_conj()
+            tuple(found.shape) != tuple(shape)
+            or found.dtype != dtype
+            or found.device != logit.device
+            or not found.is_contiguous()
+            or found.is_neg()
+            or found.is_conj()
         ):
             raise ValueError(
                 f"{name} must be contiguous {tuple(shape)} {dtype} on {logit.device}, "
                 f"got {describe(tensor)}"
             )
+        if found.requires_grad or (found.is_inference() and not torch.is_inference_mode_enabled()):
+            kind = "requires a gradient" if found.requires_grad else "is of inference mode"
+            raise ValueError(f"{name} is written to, but {kind}; make it by torch.empty")

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from drs_fast import blocks, fingerprint
+from drs_fast import blocks, fingerprint, real_data
 from drs_fast.arguments import describe, integer, usable
 from drs_fast.ratio import classes, links
 
@@ -235,12 +235,7 @@ class GAN:
             raise ValueError("real samples are needed here: build GAN(..., real=x or n -> x)")
         given = self._call("real", n) if callable(self.real) else self.real
         x, y = given if isinstance(given, tuple) and len(given) == 2 else (given, None)
-        if not isinstance(x, Tensor) or not blocks.dense(x) or not x.ndim or not len(x):
-            what = f"a tuple of {len(x)}" if isinstance(x, tuple) else describe(x)
-            raise ValueError(
-                "real must give a tensor of samples (n, ...), or with labels (samples, y), "
-                f"got {what}; torch.as_tensor makes one of an array or a list"
-            )
+        x = real_data.samples(x)
         self._check_labels(x, y)
         x, y = x[:n], None if y is None else y[:n]
         if rows is not None:
@@ -250,6 +245,7 @@ class GAN:
                     "on every call"
                 )
             x, y = x[rows.to(x.device)], None if y is None else y[rows.to(y.device)]
+        real_data.check_finite(x)
         return x.to(self.device), None if y is None else y.to(self.device)
 
     def _blocks(

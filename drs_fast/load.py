@@ -6,11 +6,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import numpy as np
 import torch
-from safetensors.torch import load_file
 
-from drs_fast import zoo
+from drs_fast import files, zoo
 from drs_fast.gan import GAN, Real
 from drs_fast.sources import imported
 
@@ -48,19 +46,7 @@ def weights(path: str | Path) -> dict[str, Any]:
     A pickle that needs more is refused, for loading it would run whatever code it carries.
     """
     file = Path(path)
-    if not file.is_file():
-        raise ValueError(f"no weights at {file}")
-    if file.suffix == ".safetensors":
-        with _blamed(str(file)):
-            return dict(load_file(file))
-    try:
-        state = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise ValueError(
-            f"{file} is not a plain state dict ({type(error).__name__}): to load it would run "
-            "code, which could be anyone's. Where you trust it, convert it once: load it with its "
-            "own project, then safetensors.torch.save_file(model.state_dict(), 'w.safetensors')"
-        ) from error
+    state = files.read(file, "weights")
     if not isinstance(state, dict):
         raise ValueError(f"{file} holds a {type(state).__name__}; a state dict was expected")
     return state
@@ -68,15 +54,7 @@ def weights(path: str | Path) -> dict[str, Any]:
 
 def real_samples(file: Path) -> Real:
     """Real samples, or (samples, labels), from a file; nothing in it is run."""
-    try:
-        if file.suffix == ".npy":
-            return torch.from_numpy(np.load(file, allow_pickle=False))
-        if file.suffix == ".safetensors":
-            found: Any = load_file(file)
-        else:
-            found = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise ValueError(f"{file} could not be read: {type(error).__name__}: {error}") from error
+    found = files.read(file, "samples")
     if isinstance(found, dict):
         x = next(iter(found.values())) if len(found) == 1 else found.get("x")
         found = (x, found["y"]) if "y" in found else x

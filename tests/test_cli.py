@@ -435,9 +435,9 @@ def test_doctor_looks_at_the_file_rather_than_the_models_own_samples(run, tmp_pa
     ("file", "words"),
     [
         (None, "MODEL"),
-        ("absent.npy", "absent.npy could not be read"),
-        ("text.pt", "text.pt could not be read"),
-        ("pickled.npy", "allow_pickle"),
+        ("absent.npy", "absent.npy: there is no such file"),
+        ("text.pt", "text.pt is damaged or of an unknown kind: its 7 bytes"),
+        ("pickled.npy", "pickled.npy holds Python objects"),
         ("state.safetensors", "must hold a tensor"),
     ],
 )

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import agreement
+import exotic
 import pytest
 import torch
 from agreement import (
@@ -266,3 +267,19 @@ def test_too_many_row_tensors_are_refused():
     logit = moved(logits(10))
     with backend("cuda"), pytest.raises(ValueError, match=r"16 tensors, got 10 of 17"):
         ops.accept_compact(logit, *[logit] * 17, rng=Rng(0), log_m=0.0)
+
+
+def test_rows_of_every_dtype_in_every_layout():
+    for rows in exotic.all_rows()[::4]:
+        expected, found = exotic.moved("reference", rows), exotic.moved("cuda", rows, moved)
+        for (kind, left), (other, right) in zip(expected, found, strict=True):
+            assert kind == other
+            assert torch.equal(left, right)
+
+
+@pytest.mark.parametrize("place", exotic.PLACES)
+def test_what_holds_no_numbers_in_memory_is_refused(place):
+    given, call = exotic.PLACES[place]
+    for make, said in exotic.REFUSED.values():
+        with backend("cuda"), pytest.raises(ValueError, match=f"{said}|must be a finite number"):
+            call(make(given))

@@ -13,6 +13,7 @@ from torch.nn import functional
 from torch.nn.utils import parametrizations, spectral_norm
 
 import drs_fast as drs
+from drs_fast import cli
 from drs_fast.core import REAL
 from drs_fast.ratio import compared, doctor, probes, symptoms
 from drs_fast.ratio.doctor import Diagnosis, Finding
@@ -289,6 +290,9 @@ FAULTS = {
     "channels last": (
         lambda: pictures(torch.tanh, lambda x: x.movedim(1, -1)), {"real-shape"}),
     "real of another shape": (lambda: model(real=torch.zeros(500, 3)), {"real-shape"}),
+    "real of whole numbers": (lambda: model(real=real().long()), {"real-dtype"}),
+    "real with NaN": (lambda: model(real=with_value(math.nan)), {"real-samples"}),
+    "real all alike": (lambda: model(real=torch.ones(500, 2)), {"real-constant"}),
     "G far from the data": (lambda: model(real=real() + 3.0), {"underconfident"}),
     "D knows the real samples": (knows_them, {"separated"}),
     "D knows its 50 real samples": (lambda: knows_them(50), {"separated"}),
@@ -571,3 +575,102 @@ def test_real_samples_that_are_given_must_be_usable():
     gan = drs.GAN(lambda z, y: z, lambda x, y: x[:, 0], 2, labels=4)
     with pytest.raises(ValueError, match=r"real=\(x, y\)"):
         drs.doctor(gan, torch.zeros(10, 2))
+
+
+# --- real samples that cannot be used
+
+
+def with_value(value, at=(7, 9)):
+    x = real(512)
+    x[list(at), 0] = value
+    return x
+
+
+GIVEN = {  # real samples: the finding, or the words of the error, where they were given
+    "NaN": (lambda: with_value(math.nan), r"finite: 2 of 512 hold NaN.*first of them at 7; drop"),
+    "infinite": (lambda: with_value(-math.inf), "finite: 2 of 512 hold NaN or infinite values"),
+    "half, overflown": (lambda: with_value(1e6).half(), "finite: 2 of 512 hold NaN or infinite"),
+    "all NaN": (lambda: real(512) * math.nan, "finite: 512 of 512 hold NaN"),
+    "a scalar": (lambda: torch.tensor(1.0), r"must give a tensor of samples .*got \(\) float32"),
+    "none": (lambda: real()[:0], r"must give a tensor of samples .*got \(0, 2\) float32"),
+    "few": (lambda: real()[:9], "at least 10 real samples are needed to compare with, got 9"),
+    "sparse": (lambda: real().to_sparse(), "must be a dense tensor.*to_dense"),
+    "on meta": (lambda: real().to("meta"), "real must hold numbers, got .* on meta"),
+    "eight bits": (lambda: real().to(torch.float8_e4m3fn), "numbers to compute with, got .*float8"),
+    "an array": (lambda: real().numpy(), "got ndarray; torch.as_tensor makes one"),
+    "a row": (lambda: real()[:, 0], "real-shape"),
+    "wide": (lambda: torch.zeros(100, 3), "real-shape"),
+    "of no width": (lambda: torch.zeros(100, 0), "real-shape"),
+    "bytes": (lambda: (real() * 50).to(torch.uint8), "real-dtype"),
+    "whole": (lambda: real().long(), "real-dtype"),
+    "bool": (lambda: real() > 0, "real-dtype"),
+    "complex": (lambda: real().to(torch.complex64), "real-dtype"),
+    "constant": (lambda: real()[:1].expand(600, 2), "real-constant"),
+}
+
+
+@pytest.mark.parametrize("kind", GIVEN)
+def test_real_samples_that_cannot_be_used_are_an_error_or_a_finding(kind):
+    make, said = GIVEN[kind]
+    if said.startswith("real-"):
+        assert doctor.doctor(model(), real=make(), n=512).codes == (said,)
+        assert doctor.doctor(model(real=make()), n=512).codes == (said,)
+        return
+    with pytest.raises(ValueError, match=said):
+        doctor.doctor(model(), real=make(), n=512)
+    diagnosis = doctor.doctor(model(real=make()), n=512)
+    if kind == "few":
+        assert diagnosis.codes == ()
+        assert diagnosis.unknown
+        return
+    assert diagnosis.codes == ("real-samples",)
+    assert re.search(said, "; ".join(diagnosis.findings[0][1:]))
+    assert any("the real samples cannot be used" in line for line in diagnosis.unknown)
+
+
+@pytest.mark.parametrize("kind", GIVEN)
+def test_real_samples_from_a_file_end_the_doctor_with_a_code(tmp_path, capsys, kind):
+    make, said = GIVEN[kind]
+    if kind in ("an array", "on meta"):  # which torch.save does not write, or load_file not read
+        return
+    torch.save(make(), tmp_path / "real.pt")
+    code = cli.main(["doctor", "25gaussians", "--real", str(tmp_path / "real.pt"), "-n", "1"])
+    out, err = capsys.readouterr()
+    assert code == (8 if said.startswith("real-") else 2)
+    assert re.search(said, out if code == 8 else err)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+def test_real_samples_are_judged_in_the_dtype_of_generated_ones(dtype):
+    """A network of float32 weights takes no other; NumPy's arrays are float64."""
+    diagnosis = doctor.doctor(model(discriminator=Ratio()), real=real().to(dtype))
+    assert diagnosis.codes == ()
+    assert diagnosis.figures["real_rows"] > 2000
+
+
+USES = {
+    "calibrate": drs.calibrate,
+    "keep_train": lambda gan: drs.keep_train(gan, lambda x: x),
+    "density_ratio": lambda gan: drs.density_ratio(gan, lambda x: x),
+    "contrastive": lambda gan: drs.contrastive(gan, steps=1),
+    "latent_weights": drs.latent_weights,
+    "MH": lambda gan: drs.generate(gan, drs.samplers.MH(burn_in=500), 3),
+    "real_samples": lambda gan: gan.real_samples(600),
+}
+
+
+@pytest.mark.parametrize("name", USES)
+@pytest.mark.parametrize("called", [False, True])
+def test_whoever_takes_real_samples_refuses_what_is_not_finite(name, called):
+    x = with_value(math.nan)
+    gan = model(discriminator=Ratio(), real=(lambda n: x[:n]) if called else x)
+    with pytest.raises(ValueError, match=r"real samples must be finite: 2 of .* hold NaN"):
+        USES[name](gan)
+
+
+def test_only_the_rows_that_are_asked_for_are_looked_at():
+    gan = model(real=with_value(math.nan))
+    assert len(gan.real_samples(7)[0]) == 7
+    assert len(gan.real_samples(600, torch.tensor([6, 8]))[0]) == 2
+    with pytest.raises(ValueError, match="1 of 2 hold NaN"):
+        gan.real_samples(600, torch.tensor([6, 9]))

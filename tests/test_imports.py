@@ -14,9 +14,18 @@ ROOT = Path(drs_fast.__file__).parent
 # A module may import its own layer and those to its left.
 LAYERS = (
     ("parts",),
-    ("arguments", "fingerprint", "compacted", "layout", "sources", "threads", "interrupts"),
-    ("core", "blocks", "_C", "ratio.links", "ratio.classes"),
-    ("gan",),
+    (
+        "arguments",
+        "fingerprint",
+        "compacted",
+        "files",
+        "layout",
+        "sources",
+        "threads",
+        "interrupts",
+    ),
+    ("core", "blocks", "tensors", "_C", "ratio.links", "ratio.classes"),
+    ("real_data", "gan"),
     ("backends",),
     ("checks", "ops"),
     ("ratio", "samplers", "squeeze"),

@@ -1,8 +1,10 @@
 import collections
+import gzip
 import pickle
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -10,6 +12,7 @@ from torch import nn
 
 import drs_fast as drs
 from drs_fast import cli
+from drs_fast.load import real_samples
 
 GOOD = """
 import torch
@@ -273,3 +276,142 @@ def test_a_missing_file_or_a_directory(tmp_path):
     for path in (tmp_path, tmp_path / "absent.pt", tmp_path / "absent.safetensors"):
         with pytest.raises(ValueError, match="no weights at"):
             drs.weights(path)
+
+
+# --- files that cannot be read
+
+
+def saved(file, network):
+    """A whole file of the kind that its name says."""
+    if file.suffix == ".npy":
+        np.save(file, np.arange(600.0).reshape(200, 3))
+    elif file.suffix == ".safetensors":
+        save_file(network.state_dict(), file)
+    else:
+        zipped = file.suffix != ".pth"
+        torch.save(network.state_dict(), file, _use_new_zipfile_serialization=zipped)
+    return file.read_bytes()
+
+
+def said(file):
+    """What is said of a file by both functions that read one."""
+    messages = []
+    for read in (drs.weights, real_samples):
+        with pytest.raises(ValueError) as caught:
+            read(file)
+        messages.append(str(caught.value))
+    assert messages[0].replace("weights", "samples") == messages[1]
+    assert str(file) in messages[0]
+    return messages[0]
+
+
+FILES = ["w.pt", "old.pth", "w.safetensors", "x.npy"]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_that_was_cut_off_is_damaged_and_not_to_be_trusted(tmp_path, network, name):
+    file = tmp_path / name
+    whole = saved(file, network)
+    for size in (*range(1, 30), *range(40, len(whole), 97), *range(len(whole) - 9, len(whole))):
+        file.write_bytes(whole[:size])
+        message = said(file)
+        assert "damaged or " in message
+        assert f"{size:,} bytes" in message
+        assert message.endswith("; copy or download it again")
+        assert "trust" not in message
+
+
+def test_a_byte_of_a_pickle_that_changed_is_damage(tmp_path, network):
+    """Its checksum tells it from a pickle that needs code."""
+    file = tmp_path / "w.pt"
+    whole = saved(file, network)
+    start, refused = whole.index(b"\x80\x02"), []
+    for at in range(start, start + 250, 3):
+        file.write_bytes(whole[:at] + bytes([whole[at] ^ 16]) + whole[at + 1 :])
+        try:
+            drs.weights(file)
+        except ValueError as error:
+            refused.append(str(error))
+    assert len(refused) > 50
+    assert all("damaged or cut off" in message for message in refused)
+
+
+def test_a_pickle_that_was_cut_off_is_damaged(tmp_path):
+    whole = pickle.dumps({"array": np.zeros(1000)})
+    (tmp_path / "w.pt").write_bytes(whole)
+    assert "to load it would run code" in said(tmp_path / "w.pt")
+    (tmp_path / "w.pt").write_bytes(whole[:-100])
+    assert "damaged or cut off" in said(tmp_path / "w.pt")
+
+
+def test_an_old_module_that_was_cut_off_needs_code_or_is_damaged(tmp_path, network):
+    file = tmp_path / "module.pt"
+    torch.save(network, file, _use_new_zipfile_serialization=False)
+    assert "to load it would run code" in said(file)
+    file.write_bytes(file.read_bytes()[:600])
+    assert "damaged or cut off" in said(file)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_what_is_downloaded_by_accident_is_named(tmp_path, name):
+    file = tmp_path / name
+    for page in (
+        "<!DOCTYPE html>\n<html>",
+        "\ufeff\n  <HTML><body>Sign in",
+        "<?xml version='1.0'?>",
+    ):
+        file.write_text(page)
+        assert " but a web page, which came in place of the file; download" in said(file)
+    file.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n")
+    assert " but a Git LFS pointer, which only names a file; git lfs pull gets it" in said(file)
+    file.write_bytes(b"")
+    assert said(file).endswith("is empty; copy or download it again")
+    file.unlink()
+    assert "there is no such file" in said(file)
+    file.mkdir()
+    assert "that is a directory; name a file" in said(file)
+
+
+def test_a_file_of_another_kind_than_its_suffix_says_is_named(tmp_path, network):
+    for name in FILES:
+        whole = saved(tmp_path / name, network)
+        for other in (*FILES, "w.bin", "w"):
+            file = tmp_path / f"other_{other}"
+            end = Path(name).suffix.replace("pth", "pt")
+            if end == (file.suffix if file.suffix in (".npy", ".safetensors") else ".pt"):
+                continue
+            file.write_bytes(whole)
+            assert said(file).endswith(f"; name it {file.with_suffix(end).name}")
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+def test_archives_and_programs_are_named(tmp_path, network):
+    np.savez(tmp_path / "x.npz", real=np.zeros(3))
+    assert "but an archive of real.npy; unpack it, and name one file" in said(tmp_path / "x.npz")
+    (tmp_path / "w.pt.gz").write_bytes(gzip.compress(b"weights"))
+    assert "but a gzip archive; unpack it" in said(tmp_path / "w.pt.gz")
+    torch.jit.save(torch.jit.script(network), tmp_path / "program.pt")
+    assert "but a TorchScript program; load it by torch.jit.load" in said(tmp_path / "program.pt")
+
+
+@pytest.mark.parametrize("kind", [">f8", ">i2", "<f4", ">u4", "?"])
+def test_numbers_in_any_order_of_bytes(tmp_path, kind):
+    array = (np.arange(12.0).reshape(4, 3) - 3).astype("i4").astype(kind)
+    for order in "CF":
+        np.save(tmp_path / "x.npy", np.asarray(array, order=order))
+        assert real_samples(tmp_path / "x.npy").tolist() == array.tolist()
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (np.array([{}, 1], dtype=object), r"x.npy holds Python objects, and numbers are needed"),
+        (np.array(["a", "b"]), "numbers that PyTorch has not, <U1; save float32"),
+        (np.zeros(3, dtype=[("x", "f4")]), "numbers that PyTorch has not"),
+        (np.zeros(3, dtype="M8[s]"), "numbers that PyTorch has not, datetime64"),
+    ],
+)
+def test_arrays_of_no_numbers_are_refused(tmp_path, array, message):
+    np.save(tmp_path / "x.npy", array, allow_pickle=True)
+    with pytest.raises(ValueError, match=message):
+        real_samples(tmp_path / "x.npy")

@@ -193,9 +193,7 @@ def _extension() -> Any:
 def _address(tensor: Tensor) -> int:
     address = tensor.data_ptr()
     if address == 0 and tensor.numel():
-        raise ValueError(
-            f"a {type(tensor).__name__} without memory of its own; pass a plain tensor"
-        )
+        raise ValueError("a tensor must hold numbers, got one without memory; pass a plain tensor")
     return address
 
 

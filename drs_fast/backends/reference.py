@@ -21,6 +21,7 @@ from drs_fast.backends.arithmetic import (
 )
 from drs_fast.compacted import Compacted, Ring
 from drs_fast.core import ACCEPT, CHAIN, NOISE, SELECT, Rng
+from drs_fast.tensors import words_of
 
 __all__ = [
     "MASK",
@@ -107,7 +108,7 @@ def accept_compact(
     out.ids[:n] = rows_of(rng, ids, len(logit), logit.device)[kept]
     out.logit[:n] = logit[kept]
     for target, source in zip(out.rows, rows, strict=True):
-        target[:n] = source[kept]
+        words_of(target)[:n] = words_of(source)[kept]
     out.count.fill_(n)
     out.invalid.copy_((torch.isnan(logit) | torch.isposinf(logit)).sum())
     out.above.copy_(((logit.double() > log_m) & ~torch.isposinf(logit)).sum())
@@ -154,7 +155,7 @@ def append(kept: Compacted, n: int, ring: Ring) -> Ring:
     for target, source in zip(
         (*ring.rows, ring.ids, ring.logit), (*kept.rows, kept.ids, kept.logit), strict=True
     ):
-        target[slots] = source[:count]
+        words_of(target)[slots] = words_of(source)[:count]
     ring.cursor.add_(count)
     ring.row.add_(n)
     ring.invalid.add_(kept.invalid)

@@ -81,7 +81,7 @@ def accept_compact(
     logit = checks.logit(logit)
     n = len(logit)
     ids, where = checks.rows(rng, n, ids, logit.device)
-    checks.row_tensors(rows, n, where)
+    rows = checks.row_tensors(rows, n, where)
     threshold = checks.threshold(logit, log_m, gamma, eps)
     if out is None:
         out = Compacted.empty(logit, rows)
@@ -116,7 +116,8 @@ def accept_latents(
         )  # fmt: skip
         return out
     logit = checks.logit(logit)
-    integer("d", d, 0)
+    checks.counter(0, max(integer("d", d, 0) - 1, 0) // 4)
+    checks.room("rows[0]", len(logit), d)
     ids, where = checks.rows(rng, len(logit), ids, logit.device)
     threshold = checks.threshold(logit, log_m, gamma, eps)
     if out is None:
@@ -150,10 +151,11 @@ def ring(
     logit = checks.logit(logit)
     n = len(logit)
     checks.rows(rng, n, None, logit.device)
-    checks.row_tensors(rows, n, logit.device)
+    rows = checks.row_tensors(rows, n, logit.device)
     integer("limit", limit, 0, 2**63)
     if integer("capacity", capacity, 1, 2**62) < n or capacity & (capacity - 1):
         raise ValueError(f"capacity must be a power of two, at least {n}, got {capacity}")
+    checks.room("a ring", capacity, *(row[0].numel() for row in rows if n))
     top = checks.threshold(logit, log_m, 0.0, 0.0)[0]
     if isinstance(top, Tensor) and top.ndim:
         raise ValueError(f"log_m must be one number here, got {describe(log_m)}")
@@ -195,7 +197,7 @@ def accept_append(
         return ring
     logit = checks.logit(logit)
     ids, where = checks.rows(Rng(0), len(logit), ids, logit.device)
-    checks.row_tensors(rows, len(logit), where)
+    rows = checks.row_tensors(rows, len(logit), where)
     checks.check_ring(ring, logit, [(row.shape[1:], row.dtype) for row in rows])
     top, shift, s = checks.threshold(logit, 0.0 if log_m is None else log_m, gamma, eps)
     checks.apart(ring, logit, ids, *rows, top, shift)

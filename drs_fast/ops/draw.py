@@ -29,6 +29,7 @@ def uniform(
         return operator("uniform", *traced(rng), ids, n, stream, draw, where)
     ids, where = checks.rows(rng, n, ids, device)
     checks.counter(stream, draw)
+    checks.room("u", n)
     return call("uniform", where)(rng, ids, n, stream=stream, draw=draw, device=where)
 
 
@@ -75,6 +76,7 @@ def _elements(
     ids, where = checks.rows(rng, n, ids, device)
     draws = max(integer("d", d, 0) - 1, 0) // 4
     checks.counter(stream, integer("draw", draw, 0) + draws)
+    checks.room(op, n, d)
     return call(op, where)(rng, ids, n, d, stream=stream, draw=draw, device=where)
 
 

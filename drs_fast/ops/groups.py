@@ -10,6 +10,7 @@ from drs_fast import checks
 from drs_fast.arguments import describe, integer, number
 from drs_fast.core import Rng
 from drs_fast.ops.dispatch import call, operator, traced
+from drs_fast.tensors import dense, plain
 
 LARGEST = 1e18  # so that step sizes, and noise times a step size, are float32 numbers
 
@@ -65,6 +66,7 @@ def select(
     integer("size", size, 1, 2**32)
     if not isinstance(replace, bool):
         raise ValueError(f"replace must be True or False, got {describe(replace)}")
+    checks.room("a draw", len(logit), size)
     result: Tensor = call("select", where)(logit, rng, ids, size, replace)
     return result
 
@@ -104,36 +106,33 @@ def langevin(
 
 
 def _groups(logit: Tensor) -> Tensor:
-    if not isinstance(logit, Tensor) or logit.dtype not in checks.DTYPES:
-        raise ValueError(
-            "logit must be a floating-point tensor (B, K): float16, bfloat16, float32 or float64, "
-            f"got {describe(logit)}"
-        )
-    if logit.ndim != 2 or logit.shape[1] == 0:
-        fix = "; write logit.view(-1, K)" if logit.ndim == 1 else ""
-        raise ValueError(f"logit must be (B, K) with K >= 1, got {tuple(logit.shape)}{fix}")
-    return checks.dense(logit)
+    found = checks.logits(logit, checks.GROUPS)
+    if found.ndim != 2 or found.shape[1] == 0:
+        fix = "; write logit.view(-1, K)" if found.ndim == 1 else ""
+        raise ValueError(f"logit must be (B, K) with K >= 1, got {tuple(found.shape)}{fix}")
+    return dense(found)
 
 
 def _start(start: Tensor, logit: Tensor) -> Tensor:
     """In float64."""
+    found = plain("start", start, "(B,) floating-point logits")
     if (
-        not isinstance(start, Tensor)
-        or start.dtype not in checks.DTYPES
-        or start.shape != logit.shape[:1]
-        or start.device != logit.device
+        found.dtype not in checks.DTYPES
+        or found.shape != logit.shape[:1]
+        or found.device != logit.device
     ):
         raise ValueError(
             f"start must be ({len(logit)},) floating-point logits on {logit.device}, "
             f"got {describe(start)}"
         )
-    return checks.dense(start).double()
+    return dense(found).double()
 
 
 def _vectors(name: str, rows: Tensor) -> Tensor:
-    if not isinstance(rows, Tensor) or rows.dtype != torch.float32 or rows.ndim != 2:
+    found = plain(name, rows, "(n, d) float32")
+    if found.dtype != torch.float32 or found.ndim != 2:
         raise ValueError(f"{name} must be (n, d) float32, got {describe(rows)}")
-    return checks.dense(rows)
+    return dense(found)
 
 
 def _float32(value: float) -> float:

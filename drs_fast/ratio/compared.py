@@ -18,10 +18,11 @@ from drs_fast.ratio import links, units
 from drs_fast.ratio.burn_in import valid
 from drs_fast.ratio.calibrate import Report, measure
 from drs_fast.ratio.fitting import SURE, area_error, area_under_curve
-from drs_fast.ratio.held_out import Logits, held_out
+from drs_fast.ratio.held_out import LEAST, Logits, held_out
 from drs_fast.ratio.probes import Finding
 from drs_fast.ratio.sigmoid import ends_in_sigmoid
 from drs_fast.ratio.symptoms import Chart, RealSamples, Sampled
+from drs_fast.real_data import Unusable
 
 LARGEST = 60.0  # nats, of a probability next to 0 or 1
 SLOPES = (0.5, 2.0)  # of the log ratio over the logit, 1 in truth: what is no finding
@@ -32,13 +33,24 @@ PARTS = "D's AUC, slope and top tenth"
 PROBABILITIES = "use link='probability', or remove D's sigmoid"
 
 
+def check_given(gan: GAN, n: int) -> None:
+    """ValueError where real samples that were given to compare with cannot be used."""
+    found = len(gan.real_samples(n)[0])
+    if found < LEAST:
+        raise ValueError(f"at least {LEAST} real samples are needed to compare with, got {found}")
+
+
 def real_of(gan: GAN, n: int, chart: Chart) -> RealSamples | None:
-    """None, with the reason in the chart, if there are no real samples."""
+    """None, with the reason in the chart, if there are no real samples to be used."""
     if gan.real is None:
         reason = "there are no real samples; give real=x, or --real FILE"
     else:
         try:
             return RealSamples(*gan.real_samples(n))
+        except Unusable as error:
+            reason, _, remedy = str(error).partition("; ")
+            chart.findings.append(Finding("real-samples", reason, remedy))
+            reason = "the real samples cannot be used"
         except Exception as error:  # whatever the user's function raises
             reason = f"the real samples cannot be had: {error}"
     chart.unknown.append(f"the range of real samples, {PARTS}: {reason}")
@@ -65,7 +77,7 @@ def of_real(
         if real is not None and not unfit:
             chart.unknown.append(f"{PARTS}: D's values are probabilities")
         return
-    logits = None if real is None or unfit else _logits(gan, sampled, n, seed, chart)
+    logits = None if real is None or unfit else _logits(gan, sampled, real, n, seed, chart)
     found = list(_probabilities(logits, chart)) if bounded else []
     if real is None or logits is None:
         return
@@ -75,7 +87,7 @@ def of_real(
 
 
 def _unfit(real: Tensor, made: Tensor, chart: Chart, *, doubted: bool) -> Finding | None:
-    """Real samples of another shape, or in other units, than generated ones."""
+    """Real samples that are all the same, or of another shape or kind or in other units."""
     if real.shape[1:] != made.shape[1:]:
         turned = real.ndim == 4 and real.movedim(-1, 1).shape[1:] == made.shape[1:]
         return Finding(
@@ -84,6 +96,14 @@ def _unfit(real: Tensor, made: Tensor, chart: Chart, *, doubted: bool) -> Findin
             "put the channels first: x.movedim(-1, 1)"
             if turned
             else "give real samples in the shape and the resolution of the generated ones",
+        )
+    if real.is_complex() != made.is_complex():
+        return _of_another_dtype(real, made)
+    if len(real) > 1 and bool((real == real[:1]).all()):
+        return Finding(
+            "real-constant",
+            f"all {len(real):,} real samples are the same",
+            "look at how they were loaded, and give different ones",
         )
     own, theirs = units.values(real), units.values(made)
     chart.figures.update(
@@ -95,7 +115,8 @@ def _unfit(real: Tensor, made: Tensor, chart: Chart, *, doubted: bool) -> Findin
     colours = real.ndim == 4 and real.shape[1] == 3
     remedy = units.remedy(own, theirs, colours=colours, doubted=doubted)
     if remedy is None:
-        return None
+        same = real.is_floating_point() == made.is_floating_point()
+        return None if same else _of_another_dtype(real, made)
     return Finding(
         "real-range",
         f"99 % of the real values are in [{own.low:.4g}, {own.high:.4g}], of the generated ones in "
@@ -104,8 +125,20 @@ def _unfit(real: Tensor, made: Tensor, chart: Chart, *, doubted: bool) -> Findin
     )
 
 
-def _logits(gan: GAN, sampled: Sampled, n: int, seed: int, chart: Chart) -> Logits | None:
+def _of_another_dtype(real: Tensor, made: Tensor) -> Finding:
+    return Finding(
+        "real-dtype",
+        f"real samples are {describe(real)}, generated ones {describe(made)}",
+        f"give real samples as the discriminator sees generated ones, {made.dtype}",
+    )
+
+
+def _logits(
+    gan: GAN, sampled: Sampled, real: RealSamples, n: int, seed: int, chart: Chart
+) -> Logits | None:
     patient = copy.copy(gan)
+    x = real.x.to(sampled.x.dtype)  # such as NumPy's float64
+    patient.real = x if real.y is None else (x, real.y)
     if gan.link == "logit":  # values in [0, 1] are asked about here, and no reason to warn
         patient.link = links.identity
     try:

@@ -50,6 +50,7 @@ def doctor(gan: GAN, real: Real | None = None, n: int = 4096, seed: int = 0) -> 
 
     real: samples (m, ...), with labels (x, y); else `gan.real` gives n. For the calibration they
         should be samples that D was not trained on.
+        ValueError where those given here cannot be used; a finding where the GAN's own cannot.
     The rows are those of a run's burn-in with this seed, at least 512. Modules are left as they
     were found.
     """
@@ -57,7 +58,7 @@ def doctor(gan: GAN, real: Real | None = None, n: int = 4096, seed: int = 0) -> 
     patient.real = gan.real if real is None else real
     patient = patient.on(block=BLOCK, precision="fp32")
     if real is not None:
-        patient.real_samples(1)  # an error where what was given cannot be used
+        compared.check_given(patient, size)
     modules = probes.modules(patient)
     placed = tuple(probes.placement(modules))
     if placed:
