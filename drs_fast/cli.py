@@ -25,8 +25,6 @@ from drs_fast.load import load, real_samples
 from drs_fast.plan import plan
 from drs_fast.ratio.doctor import doctor
 from drs_fast.squeeze import Squeeze
-from drs_fast.store.format import read_records
-from drs_fast.store.manifest import read_manifest
 
 BROKEN_PIPE = 141
 EXIT_CODES = {
@@ -251,10 +249,8 @@ def _verify(options: argparse.Namespace) -> int:
             helps = "`verify --repair` cannot mend that"
         return _fail(6, f"{len(problems)} problems; {helps}")
     if live or store.being_written(options.dir):
-        directory = Path(options.dir)
-        records, _ = read_records(directory, read_manifest(directory))
-        shards = [record.count for record in records.values()]
-        rest = " so far, for the run is being written"
+        shards = store.recorded(options.dir)
+        rest = " so far, because the run is being written"
     else:
         samples = store.open_run(options.dir)
         rest = "" if samples.manifest["complete"] else f", unfinished, of {samples.manifest['n']:,}"

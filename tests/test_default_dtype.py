@@ -138,7 +138,7 @@ def plain_job(job):
 def test_what_is_learnt_and_said_is_the_same(job, setting, monkeypatch):
     monkeypatch.setattr(search, "ROWS", (256, 512))
     monkeypatch.setattr(search, "WORTH", math.inf)
-    monkeypatch.setattr(search, "LEAST_S", -math.inf)
+    monkeypatch.setattr(search, "LEAST_WORK", -math.inf)
     monkeypatch.setattr(bound, "EPOCHS", 1)
     monkeypatch.setattr(bound, "LEAST_STEPS", 4)
     gan, expected = smooth(3), plain_job(job)

@@ -7,7 +7,8 @@ from runs import QUICK, Counted, conditional, files, toy
 
 import drs_fast as drs
 from drs_fast import cli, probe, store
-from drs_fast.store.format import MANIFEST, read_manifest, sealed
+from drs_fast.store.format import MANIFEST, sealed
+from drs_fast.store.manifest import read_manifest
 
 SCRIPTED = """
 import torch, drs_fast as drs

@@ -7,7 +7,7 @@ checksums protect from accident, not from intent: who makes them again can make 
 from drs_fast.store.folder import being_written
 from drs_fast.store.format import Conflict, Corrupt, Record
 from drs_fast.store.samples import Column, Samples, open_run
-from drs_fast.store.verify import mendable, repair, verify
+from drs_fast.store.verify import mendable, recorded, repair, verify
 from drs_fast.store.writer import Writer
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "being_written",
     "mendable",
     "open_run",
+    "recorded",
     "repair",
     "verify",
 ]

@@ -56,12 +56,10 @@ def _versions(directory: Path) -> list[tuple[str, int, int, int]]:
 
 
 def _problems(directory: Path, live: bool) -> list[str]:
-    if live and not (directory / MANIFEST).exists():
-        return []
     try:
         manifest, records, state, torn = _read(directory)
     except (OSError, ValueError, Corrupt) as error:
-        return [str(error)]
+        return [] if live else [str(error)]
     damaged = _damaged_shards(directory, records, manifest)
     if live:  # a shard that is made again is not recorded meanwhile
         now = read_records(directory, manifest)[0]
@@ -73,6 +71,14 @@ def _problems(directory: Path, live: bool) -> list[str]:
         *gaps(records, manifest["n"] if manifest["complete"] else None),
         *_left(directory, records),
     ]
+
+
+def recorded(path: str | PathLike[str]) -> list[int]:
+    """The samples of every recorded shard, of a run that is being written too."""
+    directory = Path(path)
+    if not (directory / MANIFEST).exists():
+        return []
+    return [r.count for r in read_records(directory, read_manifest(directory))[0].values()]
 
 
 def mendable(path: str | PathLike[str]) -> bool:
