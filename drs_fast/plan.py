@@ -21,7 +21,6 @@ from drs_fast.gan import GAN, PRECISIONS
 from drs_fast.progress import Progress
 from drs_fast.ratio.fitting import of_gan
 from drs_fast.run import Run
-from drs_fast.samplers.drs import DRS
 
 USUAL = 4096  # the batch_size of `generate` unless another is given
 SIZES = (256, 1024, USUAL, 16384, 65536)
@@ -131,8 +130,8 @@ def plan(
 ) -> Plan:
     """Times G and D in several batch sizes and with each `tune`; says what to give to `generate`.
 
-    sampler: drawn from for a few seconds with what is recommended. n: samples that are wanted, of
-        DRS() if no sampler is given.
+    sampler: drawn from for a few seconds with what is recommended. n: how many samples of it are
+        wanted.
     batch_size: the only one to try. Another size than the usual 4096, and a variant, are
         recommended where they are faster by 5 % in six rounds of eight.
     progress: lines on standard error.
@@ -140,9 +139,9 @@ def plan(
     replays. Raises what a run with the sampler raises.
     """
     n = None if n is None else integer("n", n, 1)
-    gan = gan.on(device, batch_size, precision)
     if n is not None and sampler is None:
-        sampler = DRS()
+        raise ValueError(f"n={n:,} samples of which sampler? Give one, such as drs.samplers.DRS()")
+    gan = gan.on(device, batch_size, precision)
 
     def say(line: str) -> None:
         if progress:

@@ -43,10 +43,11 @@ def kept(gan: GAN, manifest: Mapping[str, Any]) -> dict[str, str | None]:
             raise Conflict(
                 f"G and D have the weights and the code that this run was begun with ({KEY}: there "
                 f"{before}, here {now}), but give other numbers for the same {ROWS} rows. Either "
-                "PyTorch has another version, or runs on other hardware or another number of "
-                "threads, or the model depends on something that its sha256 cannot see, such as a "
-                "file that is read in forward. Go on with the machine, the versions and the files "
-                "of the beginning, or choose another directory"
+                "PyTorch has another version, runs on other hardware or another number of threads, "
+                "or tunes its kernels (torch.backends.cudnn.benchmark), or the model depends on "
+                "something that its sha256 cannot see, such as a file that is read in forward. Go "
+                "on with the machine, the versions and the files of the beginning, or choose "
+                "another directory"
             )
     return {KEY: before}
 

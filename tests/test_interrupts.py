@@ -26,6 +26,7 @@ import fcntl
 
 TESTS = Path(__file__).parent
 
+
 def python(*words, **options):
     """A process whose Ctrl-C is that of a terminal, with what it printed."""
     return subprocess.run(

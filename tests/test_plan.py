@@ -182,9 +182,10 @@ def test_one_batch_size_and_one_precision():
     assert plan.model == f"custom on cpu (threads: {torch.get_num_threads()})"
 
 
-def test_samples_that_are_wanted_are_those_of_drs_unless_told():
-    assert drs.plan(toy(), n=100).drawn.sampler == "DRS"
+def test_samples_that_are_wanted_are_those_of_a_sampler():
     assert drs.plan(toy(), MH(start="first", chain_length=64), n=100).drawn.sampler == "MH"
+    with pytest.raises(ValueError, match="n=100 samples of which sampler"):
+        drs.plan(toy(), n=100)
 
 
 def test_labels():
