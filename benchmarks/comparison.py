@@ -118,7 +118,7 @@ def judge(verdicts: dict[str, bool]) -> None:
 
 def tiles(path: Path, samples: dict[str, Samples]) -> None:
     """64 images of seed 0 of every way."""
-    from drs_fast import pictures
+    from drs_fast.report import pictures
 
     panels = [pictures.Panel(name, taken.x[:64]) for name, taken in samples.items()]
     pictures.grids(path, panels)

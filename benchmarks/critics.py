@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn.functional import relu, softplus
 
 import drs_fast as drs
-from drs_fast.ratio.fitting import Draws
-from drs_fast.threads import one_thread
+from drs_fast.core.threads import one_thread
+from drs_fast.training.fitting import Draws
 
 SPARED = 100_000  # the first real samples are left to calibration and to the starts of chains
 POOL = 200_000  # the next ones train the critics

@@ -16,8 +16,8 @@ from benchmarks import comparison, features, ways
 from benchmarks.comparison import COSTS, Row
 from benchmarks.ways import WAYS, Samples, Way
 from drs_fast.gan import GAN
-from drs_fast.ratio.fitting import Draws
 from drs_fast.samplers import DCD, DOT, DGFlow
+from drs_fast.training.fitting import Draws
 from drs_fast.zoo import digits
 
 SAMPLES = 2_000

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from drs_fast.ratio.fitting import Draws, Dropout, use_draws
-from drs_fast.threads import one_thread
+from drs_fast.core.threads import one_thread
+from drs_fast.training.fitting import Draws, Dropout, use_draws
 from drs_fast.zoo import digits
 
 CLASSES = 10

@@ -22,7 +22,7 @@ from benchmarks import gpu_cub
 from benchmarks.gpu_ops import settings
 from benchmarks.ops import Missing
 from drs_fast.backends import cuda
-from drs_fast.compacted import Ring
+from drs_fast.core.compacted import Ring
 
 ROOT = Path(__file__).parents[1]
 TESTS = tuple(f"tests/test_{name}.py" for name in ("gpu", "cuda", "triton", "gpu_loop"))

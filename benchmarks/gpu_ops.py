@@ -16,7 +16,7 @@ from benchmarks.gpu_cub import Select
 from benchmarks.ops import EPS, Missing
 from drs_fast.backends import cuda
 from drs_fast.backends import triton as backend
-from drs_fast.compacted import Compacted
+from drs_fast.core.compacted import Compacted
 
 CHECKED = 2**24  # numbers compared at a time
 POISON = 0xAA

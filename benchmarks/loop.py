@@ -40,10 +40,10 @@ from benchmarks.loop_ways import (
     timed,
 )
 from benchmarks.timing import describe, environment
-from drs_fast import loop
-from drs_fast.engine import ENDLESS
-from drs_fast.progress import Progress
-from drs_fast.run import Run
+from drs_fast.run import steps as loop
+from drs_fast.run.generate import ENDLESS
+from drs_fast.run.progress import Progress
+from drs_fast.run.schedule import Run
 
 CPU = (
     ("25gaussians", 4096),

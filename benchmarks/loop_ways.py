@@ -13,7 +13,7 @@ from torch import Tensor
 
 import drs_fast as drs
 from benchmarks import gans
-from drs_fast import pages
+from drs_fast.run import pages
 
 EPS = 1e-6
 ACCEPTANCE = 0.2

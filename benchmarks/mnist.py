@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from drs_fast.ratio.fitting import Draws, Dropout, Game, Say, keep_train, use_draws
+from drs_fast.training.fitting import Draws, Dropout, Game, Say, keep_train, use_draws
 
 LATENT_DIM = 32
 HELD_OUT = 1_000

@@ -19,7 +19,7 @@ from torch import Tensor
 import drs_fast as drs
 from benchmarks.timing import describe, environment, interleaved
 from drs_fast.backends import cpu
-from drs_fast.compacted import Compacted
+from drs_fast.core.compacted import Compacted
 
 EPS = 1e-6
 BATCH = 256  # of the public loop

@@ -22,12 +22,13 @@ from torch import Tensor
 import drs_fast as drs
 from benchmarks import features, gans, metrics, trained
 from benchmarks.timing import describe, environment
-from drs_fast import balance, pages
-from drs_fast.collected import Collected, Rows
-from drs_fast.engine import ENDLESS
 from drs_fast.gan import GAN
-from drs_fast.progress import Progress
-from drs_fast.run import Run
+from drs_fast.report import balance
+from drs_fast.run import pages
+from drs_fast.run.collected import Collected, Rows
+from drs_fast.run.generate import ENDLESS
+from drs_fast.run.progress import Progress
+from drs_fast.run.schedule import Run
 from drs_fast.samplers import DRS, OBRS
 from drs_fast.squeeze import Squeeze
 from drs_fast.squeeze.proposals import Proposals

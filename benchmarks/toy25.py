@@ -16,7 +16,7 @@ from benchmarks.comparison import COSTS, Row
 from benchmarks.ways import WAYS, Samples
 from drs_fast import zoo
 from drs_fast.gan import GAN
-from drs_fast.ratio.fitting import Draws
+from drs_fast.training.fitting import Draws
 
 SAMPLES = 10_000
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from benchmarks import mnist
 from drs_fast.gan import GAN
-from drs_fast.ratio.fitting import Draws, Game
+from drs_fast.training.fitting import Draws, Game
 from drs_fast.zoo import digits
 
 STEPS = 3_000

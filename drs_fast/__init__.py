@@ -2,22 +2,22 @@
 
 __version__ = "0.1.0"
 
-import drs_fast.interrupts  # noqa: F401  first, because the others take seconds
+import drs_fast.cli.interrupts  # noqa: F401  first, because the others take seconds
 from drs_fast import ops, samplers
-from drs_fast.compacted import Compacted, Ring
+from drs_fast.adapters.load import load, weights
 from drs_fast.core import BadLogits, Batch, Rng, Stale, Starvation
-from drs_fast.engine import generate, stream
+from drs_fast.core.compacted import Compacted, Ring
+from drs_fast.doctor.doctor import doctor
 from drs_fast.gan import GAN
-from drs_fast.load import load, weights
 from drs_fast.ops import backend
-from drs_fast.plan import Plan, plan
 from drs_fast.ratio.calibrate import calibrate
 from drs_fast.ratio.contrastive import contrastive
-from drs_fast.ratio.doctor import doctor
 from drs_fast.ratio.features import density_ratio
 from drs_fast.ratio.head import keep_train
 from drs_fast.ratio.latent_weights import latent_weights
 from drs_fast.ratio.relativistic import relativistic
+from drs_fast.run.generate import generate, stream
+from drs_fast.run.plan import Plan, plan
 from drs_fast.squeeze import Squeeze
 from drs_fast.store import open_run as open
 

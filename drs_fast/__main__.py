@@ -1,5 +1,5 @@
 """python -m drs_fast: the command line."""
 
-from drs_fast.cli import command
+from drs_fast.cli.main import command
 
 command()

@@ -345,7 +345,7 @@ def built(name, k):
 
 
 def main():
-    from drs_fast.fingerprint import sha256
+    from drs_fast.core.fingerprint import sha256
 
     for name in BUILDERS:
         sys.stdout.write(f"{name}: {sha256(built(name, 1))}\n")

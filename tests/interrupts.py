@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from runs import files
 
-from drs_fast import cli
+from drs_fast.cli import main as cli
 
 SAMPLES = 1_200  # 6 chunks
 SECONDS = 60.0  # until something must have happened

@@ -77,7 +77,8 @@ class Driver:
 
 class Fixture:
     def __init__(self, backend):
-        from drs_fast import Rng, checks
+        from drs_fast import Rng
+        from drs_fast.ops import checks
 
         self.backend, self.rng, self.cpu = backend, Rng(5, 2**33), torch.device("cpu")
         self.logit, self.ids = torch.zeros(5000), torch.arange(5000)
@@ -87,7 +88,7 @@ class Fixture:
         self.rest = self.threshold[1:]
 
     def per_row(self):
-        from drs_fast.compacted import Compacted
+        from drs_fast.core.compacted import Compacted
 
         logit = self.logit.double()
         out = Compacted.empty(logit, ())
@@ -95,7 +96,7 @@ class Fixture:
 
     def compact(self, width, dtype=torch.float32, *more, d=0, ring=False, single_pass=True):
         from drs_fast import ops
-        from drs_fast.compacted import Compacted
+        from drs_fast.core.compacted import Compacted
 
         rows = tuple(torch.zeros(5000, w, dtype=dtype) for w in (width, *more) if w)
         out = Compacted.empty(self.logit, rows)

@@ -7,7 +7,9 @@ import torch
 from test_squeeze import EXACT, hill
 
 import drs_fast as drs
-from drs_fast import balance, cli, zoo
+from drs_fast import zoo
+from drs_fast.cli import main as cli
+from drs_fast.report import balance
 from drs_fast.squeeze import bound, search
 
 

@@ -16,12 +16,12 @@ from torch.nn.functional import logsigmoid
 from benchmarks import calibrators as calibrators_benchmark
 from drs_fast import GAN, BadLogits, Rng, ops
 from drs_fast.ratio import calibrators
-from drs_fast.ratio.burn_in import burn_in
 from drs_fast.ratio.calibrate import calibrate, curve, measure, reliability, report
 from drs_fast.ratio.calibrators import METHODS, fit
-from drs_fast.ratio.fitting import Draws
 from drs_fast.ratio.held_out import Logits, halves, held_out
 from drs_fast.ratio.relativistic import relativistic
+from drs_fast.samplers.common.burn_in import burn_in
+from drs_fast.training.fitting import Draws
 
 SHIFT = 1.2
 N = 10_000
@@ -585,7 +585,7 @@ def test_reliability_picture(tmp_path):
     pytest.importorskip("matplotlib")
     from matplotlib import image
 
-    from drs_fast import pictures
+    from drs_fast.report import pictures
 
     gan = made(steep)
     curves = {"before": curve(gan, N), "after": curve(quietly(gan), N)}

@@ -12,7 +12,7 @@ from scipy import stats
 
 import drs_fast as drs
 from drs_fast import Rng, ops, samplers
-from drs_fast.ratio import classes
+from drs_fast.gan import classes
 from drs_fast.samplers import DRS, MH, OBRS, SIR, Latent
 
 WIDTH = torch.tensor([1.2, 4.0, 2.0, 1.5])  # of the generator's classes; the data's are 1

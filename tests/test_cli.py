@@ -14,8 +14,12 @@ from runs import SPEC, Usage
 from safetensors.torch import save_file
 
 import drs_fast as drs
-from drs_fast import cli, engine, progress, store
+from drs_fast import store
 from drs_fast.backends import cpu
+from drs_fast.cli import main as cli
+from drs_fast.cli.exit_codes import EXIT_CODES
+from drs_fast.run import generate as engine
+from drs_fast.run import progress
 from drs_fast.samplers.drs import DRS
 
 MODELS = """
@@ -199,7 +203,7 @@ def test_a_backend_is_forced(run, monkeypatch):
 def test_help_lists_the_exit_codes(run):
     code, out, _ = run("--help")
     assert code == 0
-    for number, meaning in cli.EXIT_CODES.items():
+    for number, meaning in EXIT_CODES.items():
         assert re.search(rf"^ +{number}  {re.escape(meaning)}$", out, re.MULTILINE)
     for command in ("demo", "generate", "doctor", "verify", "report"):
         assert command in out
@@ -355,7 +359,7 @@ def test_interruptions_have_their_codes(run, monkeypatch, error, code):
 
 
 def test_the_table_has_every_code():
-    assert set(cli.EXIT_CODES) == {*range(10), 130, 141, 143}
+    assert set(EXIT_CODES) == {*range(10), 130, 141, 143}
 
 
 # --- doctor
@@ -500,7 +504,9 @@ def test_a_bar_on_a_terminal(models, tmp_path):
     termios.tcsetwinsize(follower, (24, 100))
     command = ["generate", f"{models}:good", "-n", "50", "--out", str(tmp_path / "run")]
     process = subprocess.Popen(
-        [sys.executable, "-m", "drs_fast.cli", *command], stderr=follower, stdout=subprocess.PIPE
+        [sys.executable, "-m", "drs_fast.cli.main", *command],
+        stderr=follower,
+        stdout=subprocess.PIPE,
     )
     os.close(follower)
     shown = b""
@@ -527,7 +533,7 @@ def test_a_process_ends_with_the_code(run, models, tmp_path):
     assert run(*GENERATE)[0] == 0
     command = ["generate", f"{models}:good", "-n", "50", "--out", str(tmp_path / "run")]
     done = subprocess.run(
-        [sys.executable, "-m", "drs_fast.cli", *command, "--seed", "5"],
+        [sys.executable, "-m", "drs_fast.cli.main", *command, "--seed", "5"],
         capture_output=True,
         text=True,
     )

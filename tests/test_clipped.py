@@ -11,11 +11,11 @@ import torch
 from scipy.stats import norm
 
 import drs_fast as drs
-from drs_fast import report
-from drs_fast.cli import main
-from drs_fast.ratio import clipped
-from drs_fast.ratio.intervals import gamma_ends
+from drs_fast.cli.main import main
+from drs_fast.report import report
 from drs_fast.samplers import DRS
+from drs_fast.samplers.common import clipped
+from drs_fast.samplers.common.intervals import gamma_ends
 
 
 def gan(sd):

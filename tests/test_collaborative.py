@@ -10,11 +10,11 @@ from torch import nn
 
 import drs_fast as drs
 from drs_fast.core import Rng
-from drs_fast.ratio import activations
-from drs_fast.ratio.activations import Activations
-from drs_fast.ratio.fitting import Draws
-from drs_fast.ratio.moving import sigmoid
 from drs_fast.samplers.collaborative import Collaborative
+from drs_fast.samplers.common import activations
+from drs_fast.samplers.common.activations import Activations
+from drs_fast.samplers.common.moving import sigmoid
+from drs_fast.training.fitting import Draws
 
 
 class Layered(nn.Module):

@@ -7,7 +7,7 @@ import torch
 
 import drs_fast as drs
 from benchmarks import critics
-from drs_fast.ratio.fitting import Draws
+from drs_fast.training.fitting import Draws
 
 
 class Line(torch.nn.Module):

@@ -152,7 +152,7 @@ class Small(torch.nn.Module):
 
 def toy(link="logit", **fields):
     """Real points lie around (1, 0); the critic knows nothing yet."""
-    from drs_fast.ratio.fitting import Draws
+    from drs_fast.training.fitting import Draws
 
     draws = Draws(3)
     discriminator, generator = draws.build(Small), draws.build(lambda: torch.nn.Linear(2, 2))

@@ -8,8 +8,8 @@ import torch
 from linear_gaussian import VARIANCE, broken, curved, cut, deviation, gan, same, steps
 
 import drs_fast as drs
-from drs_fast.ratio import moving
 from drs_fast.samplers import ddls
+from drs_fast.samplers.common import moving
 from drs_fast.samplers.ddls import DDLS
 
 LIMIT = 4.5

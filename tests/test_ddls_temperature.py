@@ -9,7 +9,7 @@ from linear_gaussian import SLOPE, VARIANCE, curved, deviation, gan, same, steps
 
 import drs_fast as drs
 from drs_fast.core import NOISE
-from drs_fast.ratio import hamiltonian, metropolis
+from drs_fast.samplers.common import hamiltonian, metropolis
 from drs_fast.samplers.ddls import DDLS
 
 LIMIT = 4.5

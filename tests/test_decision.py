@@ -9,8 +9,9 @@ import torch
 from agreement import needs_cpu, threads, wide
 from test_philox import uniform_of_row
 
-from drs_fast import Rng, backend, checks, ops
+from drs_fast import Rng, backend, ops
 from drs_fast.backends import reference
+from drs_fast.ops import checks
 
 BACKENDS = ("reference", pytest.param("cpu", marks=needs_cpu))
 EPSILONS = (0.0, 1e-14, 1e-8, 1e-6, 1e-3)

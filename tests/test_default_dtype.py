@@ -11,8 +11,9 @@ import torch
 from test_samplers import NAMES, quick, smooth
 
 import drs_fast as drs
-from drs_fast import ops, report, store
+from drs_fast import ops, store
 from drs_fast.ratio import calibrate
+from drs_fast.report import report
 from drs_fast.squeeze import bound, search
 
 

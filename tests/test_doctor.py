@@ -13,12 +13,12 @@ from torch.nn import functional
 from torch.nn.utils import parametrizations, spectral_norm
 
 import drs_fast as drs
-from drs_fast import cli
+from drs_fast.cli import main as cli
 from drs_fast.core import REAL
-from drs_fast.ratio import compared, doctor, probes, symptoms
-from drs_fast.ratio.doctor import Diagnosis, Finding
-from drs_fast.ratio.fitting import Draws, area_error, area_under_curve
+from drs_fast.doctor import compared, doctor, probes, symptoms
+from drs_fast.doctor.doctor import Diagnosis, Finding
 from drs_fast.ratio.held_out import Logits
+from drs_fast.training.fitting import Draws, area_error, area_under_curve
 
 # The sound model: N(0, I) in two dimensions, data N((1, 0), I), log ratio x_0 - 1/2.
 

@@ -8,8 +8,8 @@ from linear_gaussian import curved, cut, gan, same, steps
 
 import drs_fast as drs
 from drs_fast.core import BURN_IN_ROW, BadLogits
-from drs_fast.ratio import moving
 from drs_fast.samplers import dot
+from drs_fast.samplers.common import moving
 from drs_fast.samplers.dot import DOT
 
 SLOPE = torch.tensor([1.5, -2.0, 0.5])

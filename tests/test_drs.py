@@ -9,8 +9,8 @@ from runs import OFFSET, SCALE, plain, scaled
 
 import drs_fast as drs
 from drs_fast.core import BURN_IN_ROW
-from drs_fast.ratio.burn_in import burn_in
 from drs_fast.samplers import NAMES
+from drs_fast.samplers.common.burn_in import burn_in
 from drs_fast.samplers.drs import DRS
 
 CLASSES = 3

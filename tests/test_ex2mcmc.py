@@ -9,7 +9,7 @@ from two_modes import RIGHT, far_from, right, two_modes
 
 import drs_fast as drs
 from drs_fast.core import SELECT
-from drs_fast.ratio import local_global, metropolis, moving
+from drs_fast.samplers.common import local_global, metropolis, moving
 from drs_fast.samplers.ddls import DDLS
 from drs_fast.samplers.ex2mcmc import Ex2MCMC
 

@@ -13,8 +13,9 @@ import drs_fast as drs
 from benchmarks import oracle
 from benchmarks.metrics import metrics
 from drs_fast.core import BURN_IN_ROW
-from drs_fast.ratio import features, fitting
-from drs_fast.ratio.fitting import Draws
+from drs_fast.ratio import features
+from drs_fast.training import fitting
+from drs_fast.training.fitting import Draws
 from drs_fast.zoo import gaussians25
 
 SMALL = {

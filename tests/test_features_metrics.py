@@ -8,7 +8,7 @@ import torch
 from agreement import threads
 
 from benchmarks import features
-from drs_fast.ratio.fitting import Draws
+from drs_fast.training.fitting import Draws
 
 pytest.importorskip("sklearn")
 

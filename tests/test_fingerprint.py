@@ -11,7 +11,7 @@ import torch
 from described import BUILDERS, built, linear, old_norm
 
 from drs_fast import GAN, Rng, ops
-from drs_fast.fingerprint import sha256
+from drs_fast.core.fingerprint import sha256
 
 
 def scaled(k, module=None):

@@ -12,10 +12,10 @@ from two_modes import RIGHT, far_from, right, two_modes
 
 import drs_fast as drs
 from drs_fast.core import BURN_IN_ROW
-from drs_fast.ratio import flow
-from drs_fast.ratio.fitting import Draws
+from drs_fast.samplers.common import flow
 from drs_fast.samplers.ex2mcmc import Ex2MCMC
 from drs_fast.samplers.flex2mcmc import Fit, FlEx2MCMC, Pushed
+from drs_fast.training.fitting import Draws
 
 LIMIT = 4.5
 

@@ -10,7 +10,7 @@ from torch import nn
 
 import drs_fast as drs
 from drs_fast import GAN, Rng, ops
-from drs_fast.ratio.links import ENERGIES, LINKS
+from drs_fast.gan.links import ENERGIES, LINKS
 
 
 def made(**kwargs):
@@ -234,7 +234,7 @@ def test_every_link_takes_scores_and_keeps_their_order():
 def test_rows_of_training_calibration_burn_in_and_runs_lie_apart():
     """2^58 rows each, more than any of them takes."""
     from drs_fast import core
-    from drs_fast.ratio import frozen
+    from drs_fast.training import frozen
 
     first = sorted([0, core.BURN_IN_ROW, core.TRAINING_ROW, frozen.LATENT_ROW, core.HELD_OUT_ROW])
     assert min(b - a for a, b in itertools.pairwise(first)) >= 2**58

@@ -8,11 +8,12 @@ import torch
 from runs import SHIFT, columns, files, toy
 
 import drs_fast as drs
-from drs_fast import backends, loop, ops
+from drs_fast import backends, ops
 from drs_fast.backends import cuda
-from drs_fast.engine import ENDLESS, _placed
-from drs_fast.progress import Progress
-from drs_fast.run import Run
+from drs_fast.run import steps
+from drs_fast.run.generate import ENDLESS, _placed
+from drs_fast.run.progress import Progress
+from drs_fast.run.schedule import Run
 from drs_fast.samplers.drs import DRS
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -66,13 +67,13 @@ class Captures:
 
     def __init__(self, monkeypatch):
         self.count = 0
-        captured = loop.captured
+        captured = steps.captured
 
         def counted(*arguments):
             self.count += 1
             return captured(*arguments)
 
-        monkeypatch.setattr(loop, "captured", counted)
+        monkeypatch.setattr(steps, "captured", counted)
 
 
 def assert_equal(found, expected):

@@ -9,8 +9,8 @@ from linear_gaussian import VARIANCE, curved, deviation, gan, logit, steps
 from scipy.stats import kstest, norm
 
 import drs_fast as drs
-from drs_fast.ratio import hamiltonian, metropolis, moving
-from drs_fast.ratio.moving import Prior
+from drs_fast.samplers.common import hamiltonian, metropolis, moving
+from drs_fast.samplers.common.moving import Prior
 from drs_fast.samplers.ddls import DDLS
 
 LIMIT = 4.5

@@ -11,8 +11,9 @@ import drs_fast as drs
 from benchmarks import oracle
 from benchmarks.metrics import metrics
 from drs_fast.core import BURN_IN_ROW
-from drs_fast.ratio import fitting, frozen, head
-from drs_fast.ratio.fitting import Draws
+from drs_fast.ratio import head
+from drs_fast.training import fitting, frozen
+from drs_fast.training.fitting import Draws
 from drs_fast.zoo import gaussians25
 
 SMALL = {"widths": (32,), "samples": 4000, "batch": 256, "max_steps": 300}

@@ -11,39 +11,27 @@ import pytest
 import drs_fast
 
 ROOT = Path(drs_fast.__file__).parent
-# A module may import its own layer and those to its left.
-LAYERS = (
-    ("parts",),
-    (
-        "arguments",
-        "fingerprint",
-        "compacted",
-        "files",
-        "layout",
-        "sources",
-        "threads",
-        "interrupts",
-    ),
-    ("core", "blocks", "tensors", "_C", "ratio.links", "ratio.classes"),
-    ("real_data", "gan"),
-    ("backends",),
-    ("checks", "ops"),
-    ("ratio", "samplers", "squeeze"),
-    ("probe", "store"),
-    (
-        "engine",
-        "run",
-        "loop",
-        "collected",
-        "pages",
-        "tuning",
-        "saving",
-        "progress",
-        "plan",
-    ),
-    ("load", "report", "balance", "pictures", "demo", "doctor", "cli", "zoo", "__main__"),
+# A module may import its own room and those to its left.
+ROOMS = (
+    "_C",
+    "_cuda",
+    "core",
+    "gan",
+    "backends",
+    "ops",
+    "training",
+    "samplers",
+    "ratio",
+    "squeeze",
+    "doctor",
+    "store",
+    "run",
+    "zoo",
+    "adapters",
+    "report",
+    "cli",
+    "__main__",
 )
-LAYER = {name: i for i, names in enumerate(LAYERS) for name in names}
 FORBIDDEN = re.compile(
     r"torch\.(rand|randn|randint|randperm|rand_like|randn_like|randint_like|bernoulli|multinomial|"
     r"normal|manual_seed|seed|Generator)\b|\b(np|numpy)\.random\b|\bimport random\b|"
@@ -70,33 +58,28 @@ def imports_of(source, module=""):
     return {name for name in names if name == "drs_fast" or name.startswith("drs_fast.")}
 
 
-def top_of(parts):
-    """The part of a full name that LAYERS knows."""
-    return ".".join(parts[1:3]) if ".".join(parts[1:3]) in LAYER else parts[1]
-
-
 def violations(module, source):
     """What is wrong with the imports of a module such as "drs_fast.samplers.drs"."""
     parts = module.split(".")
-    top = top_of(parts)
-    if top not in LAYER:
-        return [f"{module}: {top} is in no layer; add it to LAYERS"]
+    room = parts[1]
+    if room not in ROOMS:
+        return [f"{module}: {room} is no room; add it to ROOMS"]
     found = []
     for name in sorted(imports_of(source, module)):
-        target = [*name.split("."), ""]
-        other = top_of(target)
+        target = [*name.split("."), "", ""]
+        other = target[1]
         if other in ("", "__version__"):
             wrong = other == ""
-        elif other not in LAYER or LAYER[other] > LAYER[top]:
+        elif other not in ROOMS or ROOMS.index(other) > ROOMS.index(room):
             wrong = True
-        elif top == "samplers":
-            wrong = other == "samplers" and target[2] != parts[2]
-        elif top == "store":
+        elif room == "samplers" and parts[2] == "common":
+            wrong = other == "samplers" and target[2] != "common"
+        elif room == "samplers":
+            wrong = other == "samplers" and target[2] not in ("common", parts[2])
+        elif room == "store":
             wrong = other not in ("store", "core")
-        elif LAYER[top] < LAYER["gan"]:
-            wrong = LAYER[other] == LAYER[top]
         else:
-            wrong = top == "engine" and other == "samplers"
+            wrong = room == "run" and other == "samplers" and target[2] != "common"
         if wrong:
             found.append(f"{module} imports {name}")
     return found
@@ -119,20 +102,24 @@ def test_imports_point_left(module, source):
 @pytest.mark.parametrize(
     ("module", "source"),
     [
-        ("drs_fast.core", "from drs_fast import ops"),
+        ("drs_fast.core.rng", "from drs_fast import ops"),
+        ("drs_fast.gan.gan", "from drs_fast import ops"),
+        ("drs_fast.gan.gan", "from drs_fast.ratio import calibrate"),
         ("drs_fast.backends.cpu", "from drs_fast.ops import accept"),
-        ("drs_fast.ops", "def f():\n    import drs_fast.engine"),
+        ("drs_fast.ops.checks", "def f():\n    import drs_fast.run.generate"),
+        ("drs_fast.training.fitting", "from drs_fast.samplers.common import burn_in"),
         ("drs_fast.samplers.mh", "from drs_fast.samplers import drs"),
         ("drs_fast.samplers.mh", "from drs_fast.samplers.drs import DRS"),
         ("drs_fast.samplers.mh", "from . import drs"),
-        ("drs_fast.samplers.mh", "from drs_fast.engine import generate"),
-        ("drs_fast.engine", "from drs_fast.samplers.drs import DRS"),
-        ("drs_fast.engine", "from drs_fast import samplers"),
+        ("drs_fast.samplers.mh", "from drs_fast.run.generate import generate"),
+        ("drs_fast.samplers.common.groups", "from drs_fast.samplers.mh import MH"),
+        ("drs_fast.run.generate", "from drs_fast.samplers.drs import DRS"),
+        ("drs_fast.run.generate", "from drs_fast import samplers"),
+        ("drs_fast.run.generate", "from drs_fast import report"),
         ("drs_fast.store.writer", "from drs_fast import ops"),
-        ("drs_fast.store.writer", "import drs_fast.engine"),
-        ("drs_fast.ratio.burn_in", "import drs_fast"),
-        ("drs_fast.engine", "from drs_fast import load"),
-        ("drs_fast.novelty", ""),
+        ("drs_fast.store.writer", "import drs_fast.run.generate"),
+        ("drs_fast.doctor.doctor", "import drs_fast"),
+        ("drs_fast.novelty.room", ""),
     ],
 )
 def test_a_wrong_arrow_is_seen(module, source):
@@ -156,7 +143,7 @@ def test_import_does_nothing(tmp_path):
         "import torch; torch.manual_seed(5); before = torch.random.get_rng_state()\n"
         "torch.set_num_threads(2)\n"
         "known = set(sys.modules)\n"
-        "import drs_fast.demo, drs_fast.report\n"
+        "import drs_fast.report.demo, drs_fast.report.report\n"
         "heavy = ('matplotlib', 'sklearn', 'scipy', 'tqdm', 'triton', 'pandas', 'PIL', 'numba',\n"
         "         'torchvision', 'mpmath', 'pybind11', 'setuptools')\n"
         "new = {name.partition('.')[0] for name in set(sys.modules) - known}\n"
@@ -168,6 +155,11 @@ def test_import_does_nothing(tmp_path):
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_beside_the_rooms_there_is_only_the_front_door():
+    files = {file.name for file in ROOT.iterdir() if file.suffix == ".py"}
+    assert files == {"__init__.py", "__main__.py"}
 
 
 def test_samplers_are_found_by_file_name():

@@ -16,7 +16,9 @@ import pytest
 from runs import QUICK, SPEC, files, toy
 
 import drs_fast as drs
-from drs_fast import cli, store
+from drs_fast import store
+from drs_fast.cli import main as cli
+from drs_fast.cli.exit_codes import BROKEN_PIPE
 from drs_fast.store import folder as folder_module
 
 if sys.platform == "win32":
@@ -290,12 +292,12 @@ def test_an_interrupt_while_arguments_are_parsed(monkeypatch, capsys):
     def interrupted(given):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "_parser", interrupted)
+    monkeypatch.setattr(cli, "parser", interrupted)
     assert cli.main(["doctor"]) == 130
     assert capsys.readouterr().err.startswith("drs-fast: interrupted")
 
 
-SCRIPT = "import sys\nfrom drs_fast.cli import command\nsys.exit(command())\n"  # as pip writes it
+SCRIPT = "import sys\nfrom drs_fast.cli.main import command\nsys.exit(command())\n"  # as pip does
 INTERRUPTED = "import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n"
 
 
@@ -307,7 +309,7 @@ def commands(tmp_path):
         "script": [tmp_path / "drs-fast"],
         "module": ["-m", "drs_fast"],
         "joined": ["-mdrs_fast"],
-        "cli": ["-m", "drs_fast.cli"],
+        "cli": ["-m", "drs_fast.cli.main"],
     }
 
 
@@ -356,7 +358,7 @@ def test_nobody_reads_the_output():
     )
     os.close(writer)
     assert process.communicate() == (None, "")
-    assert process.returncode == cli.BROKEN_PIPE
+    assert process.returncode == BROKEN_PIPE
 
 
 # --- verify beside a writer

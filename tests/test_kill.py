@@ -11,7 +11,8 @@ import pytest
 from agreement import threads
 from runs import files
 
-from drs_fast import cli, store
+from drs_fast import store
+from drs_fast.cli import main as cli
 
 if sys.platform == "win32":
     pytest.skip("POSIX signals", allow_module_level=True)

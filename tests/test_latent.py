@@ -12,7 +12,7 @@ from scipy.stats import kstest
 
 import drs_fast as drs
 from drs_fast.core import ACCEPT, Rng
-from drs_fast.ratio.burn_in import burn_in
+from drs_fast.samplers.common.burn_in import burn_in
 from drs_fast.samplers.latent import Latent
 
 CURVATURE = 3.0  # the prior times exp(-1.5 z^2) is normal with deviation 1/2

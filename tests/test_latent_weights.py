@@ -13,11 +13,11 @@ from safetensors.torch import save_file
 from torch import nn
 
 import drs_fast as drs
-from drs_fast import cli
+from drs_fast.cli import main as cli
 from drs_fast.ratio import latent_weights
-from drs_fast.ratio.fitting import Draws
 from drs_fast.ratio.latent_weights import LatentWeights, Prices
 from drs_fast.samplers.latent import Latent
+from drs_fast.training.fitting import Draws
 
 MEAN, SD = 0.5, 0.7
 SMALL = {"widths": (64, 64)}
@@ -263,7 +263,7 @@ def test_it_is_saved_and_taken_from_a_file(tmp_path, monkeypatch):
     assert cli.main(["generate", "mine.py:make", "-n", "70", *command[4:], *flags]) == 0
     loaded = Latent("mine.py:critic")
     assert loaded.functions[0] is loaded.functions[0]  # the file runs once
-    assert drs.fingerprint.sha256(*loaded.functions) == drs.fingerprint.sha256(critic)
+    assert drs.core.fingerprint.sha256(*loaded.functions) == drs.core.fingerprint.sha256(critic)
 
 
 def test_a_file_that_is_not_there(tmp_path):

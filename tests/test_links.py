@@ -14,9 +14,9 @@ from torch.autograd import functional
 from torch.nn.functional import logsigmoid, softplus
 
 from drs_fast import GAN, BadLogits, Rng, ops
-from drs_fast.ratio import links
+from drs_fast.gan import links
+from drs_fast.gan.links import ENERGIES, LINKS
 from drs_fast.ratio.held_out import Logits
-from drs_fast.ratio.links import ENERGIES, LINKS
 from drs_fast.ratio.relativistic import LOSSES, link_of, relativistic
 
 IN_DATA = torch.tensor([12, 9, 10, 8, 14, 6, 4, 1])

@@ -11,8 +11,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 import drs_fast as drs
-from drs_fast import cli
-from drs_fast.load import real_samples
+from drs_fast.adapters.load import real_samples
+from drs_fast.cli import main as cli
 
 GOOD = """
 import torch

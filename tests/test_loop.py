@@ -11,9 +11,10 @@ import torch
 from runs import QUICK, Counted, columns, conditional, equal, files, toy
 
 import drs_fast as drs
-from drs_fast import Rng, collected, loop, ops, pages, saving, store
-from drs_fast.collected import Collected
-from drs_fast.run import Run
+from drs_fast import Rng, ops, store
+from drs_fast.run import collected, pages, saving, steps
+from drs_fast.run.collected import Collected
+from drs_fast.run.schedule import Run
 from drs_fast.samplers.drs import DRS
 
 MODELS = {
@@ -28,7 +29,7 @@ class Lagging:
     """loop.Readings with lines of plain memory, each of which must be read before its next use."""
 
     lagging = True
-    in_flight = loop.IN_FLIGHT
+    in_flight = steps.IN_FLIGHT
 
     def __init__(self):
         self.lines = {}
@@ -97,10 +98,10 @@ def gpu(fault=None):
     graphs, own = Graphs(fault), SimpleNamespace(**vars(ops))
     own.ring = graphs.ring
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "Readings", graphs.readings_of)
-        patch.setattr(loop, "ops", own)
-        patch.setattr(loop, "captured", graphs.captured)
-        patch.setattr(loop.Drawn, "rows", drawn_by_the_host)
+        patch.setattr(steps, "Readings", graphs.readings_of)
+        patch.setattr(steps, "ops", own)
+        patch.setattr(steps, "captured", graphs.captured)
+        patch.setattr(steps.Drawn, "rows", drawn_by_the_host)
         yield graphs
     for reading in graphs.readings:
         reading.check()
@@ -230,7 +231,7 @@ def test_a_sampler_with_a_changing_state_lags_too():
         found = drs.generate(conditional(), sampler, 3000, seed=1, batch_size=256)
     assert same(found, expected)
     assert graphs.captures == 0
-    assert max(graphs.readings[0].lags) == loop.IN_FLIGHT
+    assert max(graphs.readings[0].lags) == steps.IN_FLIGHT
 
 
 def test_a_gpu_knows_the_rows_by_itself():

@@ -16,9 +16,11 @@ from runs import FACTS, QUICK, SPEC, conditional, files, toy, tried
 from torch import Tensor
 
 import drs_fast as drs
-from drs_fast import cli, layout, store
-from drs_fast.layout import Layout, OfClasses, Scalar
-from drs_fast.ratio.rejection import RejectionState
+from drs_fast import store
+from drs_fast.cli import main as cli
+from drs_fast.core import layout
+from drs_fast.core.layout import Layout, OfClasses, Scalar
+from drs_fast.samplers.common.rejection import RejectionState
 from drs_fast.samplers.drs import DRS
 from drs_fast.store import manifest
 from drs_fast.store.format import read_records, sealed, unsealed

@@ -16,7 +16,7 @@ from benchmarks.metrics import (
     w1,
     w1_swiss_roll,
 )
-from drs_fast.ratio.fitting import Draws
+from drs_fast.training.fitting import Draws
 from drs_fast.zoo import swissroll
 from drs_fast.zoo.gaussians25 import CENTRES, sample
 

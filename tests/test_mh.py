@@ -12,10 +12,10 @@ from scipy.stats import binom, chi2
 import drs_fast as drs
 from benchmarks import oracle
 from drs_fast.core import CHAIN, REAL, Rng
-from drs_fast.ratio import groups
-from drs_fast.ratio.burn_in import burn_in
-from drs_fast.ratio.fitting import Draws
+from drs_fast.samplers.common import groups
+from drs_fast.samplers.common.burn_in import burn_in
 from drs_fast.samplers.mh import MH
+from drs_fast.training.fitting import Draws
 
 # Chains are short here; one test asks for the warning.
 pytestmark = pytest.mark.filterwarnings("ignore:.*never moved:UserWarning")

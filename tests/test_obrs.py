@@ -13,7 +13,7 @@ from runs import plain, scaled
 import drs_fast as drs
 from benchmarks import oracle
 from drs_fast.core import ACCEPT
-from drs_fast.ratio.burn_in import burn_in
+from drs_fast.samplers.common.burn_in import burn_in
 from drs_fast.samplers.obrs import OBRS
 
 

@@ -9,7 +9,8 @@ from torch import nn
 from torch.testing._internal.two_tensor import TwoTensor
 
 import drs_fast as drs
-from drs_fast import GAN, Rng, cli, ops
+from drs_fast import GAN, Rng, ops
+from drs_fast.cli import main as cli
 
 
 def latents(n=600):

@@ -10,11 +10,12 @@ from runs import files, toy
 from torch import nn
 
 import drs_fast as drs
-from drs_fast import cli, tuning
+from drs_fast.cli import main as cli
+from drs_fast.run import tuning
 from drs_fast.samplers.drs import DRS
 from drs_fast.samplers.mh import MH
 
-module = importlib.import_module("drs_fast.plan")  # drs.plan is the function
+module = importlib.import_module("drs_fast.run.plan")  # drs.plan is the function
 QUICK = DRS(burn_in=512)
 MODEL = """
 import torch

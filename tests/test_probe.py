@@ -6,7 +6,9 @@ from described import linear
 from runs import QUICK, Counted, conditional, files, toy
 
 import drs_fast as drs
-from drs_fast import cli, probe, store
+from drs_fast import store
+from drs_fast.cli import main as cli
+from drs_fast.run import probe
 from drs_fast.store.format import MANIFEST, sealed
 from drs_fast.store.manifest import read_manifest
 

@@ -9,8 +9,8 @@ from runs import FACTS, SPEC, files, summary, tried
 from torch import nn
 
 import drs_fast as drs
-from drs_fast import demo, pictures, report
 from drs_fast.core import BURN_IN_ROW
+from drs_fast.report import demo, pictures, report
 from drs_fast.samplers.drs import DRS
 from drs_fast.store import Writer
 

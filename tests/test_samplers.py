@@ -15,7 +15,7 @@ import drs_fast as drs
 from benchmarks import oracle
 from benchmarks.metrics import stratified, transport
 from drs_fast import GAN, Rng, ops, samplers
-from drs_fast.ratio.fitting import Draws
+from drs_fast.training.fitting import Draws
 
 NAMES = samplers.NAMES
 DATA = [name for name in NAMES if name != "latent"]

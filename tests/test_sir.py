@@ -16,7 +16,7 @@ from scipy.stats import chi2, ks_2samp
 import drs_fast as drs
 from benchmarks import oracle
 from drs_fast.core import SELECT, Rng
-from drs_fast.ratio import groups
+from drs_fast.samplers.common import groups
 from drs_fast.samplers.sir import SIR, effective
 
 OFFSET = torch.tensor([-7.0, 0.0, 20.0])

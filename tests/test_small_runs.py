@@ -8,8 +8,9 @@ from runs import QUICK, Counted, columns, equal, files, toy
 from test_loop import gpu
 
 import drs_fast as drs
-from drs_fast import loop, store
-from drs_fast.run import Run
+from drs_fast import store
+from drs_fast.run import steps
+from drs_fast.run.schedule import Run
 from drs_fast.samplers.ddls import DDLS
 from drs_fast.samplers.drs import DRS
 from drs_fast.samplers.latent import Latent
@@ -178,9 +179,9 @@ def test_the_papers_adaption_takes_whole_batches():
 
 def test_latents_are_not_drawn_in_vain(monkeypatch):
     drawn = []
-    latents = loop.ops.latents
+    latents = steps.ops.latents
     monkeypatch.setattr(
-        loop.ops, "latents", lambda gan, rng, n, **named: drawn.append(n) or latents(gan, rng, n)
+        steps.ops, "latents", lambda gan, rng, n, **named: drawn.append(n) or latents(gan, rng, n)
     )
     drs.generate(toy(), OBRS(burn_in=100), 64)
     assert sum(drawn) == 100 + 256

@@ -13,14 +13,16 @@ from torch import nn
 
 import drs_fast as drs
 from benchmarks import oracle, rare
-from drs_fast import GAN, Rng, cli, ops, report, samplers
+from drs_fast import GAN, Rng, ops, samplers
+from drs_fast.cli import main as cli
 from drs_fast.core import BURN_IN_ROW
-from drs_fast.ratio.fitting import Draws
-from drs_fast.ratio.intervals import Share
-from drs_fast.ratio.rejection import of_rows
+from drs_fast.report import report
+from drs_fast.samplers.common.intervals import Share
+from drs_fast.samplers.common.rejection import of_rows
 from drs_fast.squeeze import audit, bound, search, stages
 from drs_fast.squeeze.proposals import Proposals
 from drs_fast.squeeze.work import Costs
+from drs_fast.training.fitting import Draws
 
 EXACT = samplers.DRS(gamma=0.0)
 
@@ -578,7 +580,7 @@ def test_a_search_keeps_no_more_samples_than_a_block(hurried):
 
 
 def test_a_step_has_few_survivors_where_samples_are_large(hurried, monkeypatch):
-    from drs_fast import loop
+    from drs_fast.run import steps
 
     gan = hill()
     squeeze = drs.Squeeze(EXACT, tolerance=0.5)
@@ -586,8 +588,8 @@ def test_a_step_has_few_survivors_where_samples_are_large(hurried, monkeypatch):
     example = {"ids": torch.zeros(1, dtype=torch.int64), "x": torch.zeros(1, 4)}
     lanes = []
     for room in (2**28, 256 * 24 * 2):
-        monkeypatch.setattr(loop, "RING_BYTES", room)
-        lanes.append(loop.lane(gan, squeeze, state, Rng(0), 256, example))
+        monkeypatch.setattr(steps, "RING_BYTES", room)
+        lanes.append(steps.lane(gan, squeeze, state, Rng(0), 256, example))
     many, few = (lane.most_rows for lane in lanes)
     assert many == 4 * few == 8 * 256 * 2
 

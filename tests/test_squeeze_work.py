@@ -11,10 +11,11 @@ from test_squeeze import EXACT, hill
 from torch import nn
 
 import drs_fast as drs
-from drs_fast import GAN, Rng, cli, ops, samplers
-from drs_fast.ratio.fitting import Draws
+from drs_fast import GAN, Rng, ops, samplers
+from drs_fast.cli import main as cli
 from drs_fast.squeeze import bound, search, work
 from drs_fast.squeeze.work import ELEMENT, OPERATOR, Costs, counted
+from drs_fast.training.fitting import Draws
 
 
 @pytest.fixture

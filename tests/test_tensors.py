@@ -31,7 +31,7 @@ from exotic import (
 import drs_fast as drs
 from drs_fast import Compacted, Rng, backend, ops
 from drs_fast.backends import cpu, triton
-from drs_fast.tensors import plain
+from drs_fast.core.tensors import plain
 
 SOURCES = Path(drs.__file__).parent
 CPU = torch.device("cpu")

@@ -33,7 +33,7 @@ from agreement import (
 
 from drs_fast import Rng, backend, ops
 from drs_fast.backends import reference, workspaces
-from drs_fast.compacted import TILE
+from drs_fast.core.compacted import TILE
 
 triton, tl = pytest.importorskip("triton"), pytest.importorskip("triton.language")
 kernels = importlib.import_module("drs_fast.backends.triton")

@@ -13,7 +13,10 @@ from runs import columns, equal, files, toy
 from torch import nn
 
 import drs_fast as drs
-from drs_fast import cli, engine, loop, ops, report, store, tuning
+from drs_fast import ops, store
+from drs_fast.cli import main as cli
+from drs_fast.report import report
+from drs_fast.run import generate, steps, tuning
 from drs_fast.samplers.drs import DRS
 
 QUICK = DRS(burn_in=1024)
@@ -283,9 +286,9 @@ def test_a_damaged_state_is_rebuilt_to_the_same_bytes(tmp_path):
 def test_a_run_of_an_earlier_version_that_dropped_a_variant_is_not_continued(tmp_path, marked):
     """There `tune` named what to try, and `tuned` what was kept."""
     settings = {"out": tmp_path / "run", "tune": ("marked",), "batch_size": 256}
-    begin = engine.Run.begin
+    begin = generate.Run.begin
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(engine.Run, "begin", lambda *given: begin(*given) | {"tuned": []})
+        patch.setattr(generate.Run, "begin", lambda *given: begin(*given) | {"tuned": []})
         drs.generate(toy(), QUICK, 100, **settings)
     with pytest.raises(store.Conflict, match=r"begun with tune=\[\], .* all of \['marked'\]"):
         drs.generate(toy(), QUICK, 200, **settings)
@@ -476,7 +479,7 @@ def make():
 def test_flags_reach_generate(monkeypatch, tmp_path, flags, given):
     (tmp_path / "model_to_tune.py").write_text(MODEL)
     seen = {}
-    monkeypatch.setattr(engine, "generate", lambda *rest, **named: seen.update(named))
+    monkeypatch.setattr(generate, "generate", lambda *rest, **named: seen.update(named))
     model = f"{tmp_path / 'model_to_tune.py'}:make"
     code = cli.main(
         ["generate", model, "-n", "5", "--out", str(tmp_path / "run"), "--quiet", *flags]
@@ -486,13 +489,13 @@ def test_flags_reach_generate(monkeypatch, tmp_path, flags, given):
 
 
 def test_cuda_graph_reaches_the_lane(monkeypatch):
-    seen, lane = [], loop.lane
+    seen, lane = [], steps.lane
 
     def spy(*rest):
         seen.append(rest[-1])
         return lane(*rest)
 
-    monkeypatch.setattr(loop, "lane", spy)
+    monkeypatch.setattr(steps, "lane", spy)
     for flag in (True, False):
         drs.generate(toy(), QUICK, 5, cuda_graph=flag)
         next(drs.stream(toy(), QUICK, cuda_graph=flag))

@@ -13,7 +13,7 @@ from torch import Tensor
 from drs_fast import ops, zoo
 from drs_fast.core import ACCEPT, BURN_IN_ROW, Rng
 from drs_fast.gan import GAN
-from drs_fast.ratio.fitting import (
+from drs_fast.training.fitting import (
     Draws,
     Dropout,
     area_under_curve,

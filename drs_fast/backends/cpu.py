@@ -11,8 +11,8 @@ from torch import Tensor
 
 from drs_fast.backends import reference
 from drs_fast.backends.reference import Number
-from drs_fast.compacted import Compacted, Ring
 from drs_fast.core import Rng
+from drs_fast.core.compacted import Compacted, Ring
 
 _C: ModuleType | None = None
 _reason: str | None = None

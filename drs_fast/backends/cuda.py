@@ -10,8 +10,8 @@ from torch import Tensor
 
 from drs_fast.backends import reference, workspaces
 from drs_fast.backends.reference import Number
-from drs_fast.compacted import TILE, Compacted, Ring
 from drs_fast.core import Rng
+from drs_fast.core.compacted import TILE, Compacted, Ring
 
 _cuda: ModuleType | None = None
 _reason: str | None = None

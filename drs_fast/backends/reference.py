@@ -19,9 +19,9 @@ from drs_fast.backends.arithmetic import (
     uniform,
     words,
 )
-from drs_fast.compacted import Compacted, Ring
 from drs_fast.core import ACCEPT, CHAIN, NOISE, SELECT, Rng
-from drs_fast.tensors import words_of
+from drs_fast.core.compacted import Compacted, Ring
+from drs_fast.core.tensors import words_of
 
 __all__ = [
     "MASK",

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from drs_fast.compacted import HEADER, TILE, workspace_words
+from drs_fast.core.compacted import HEADER, TILE, workspace_words
 
 _kept: dict[tuple[torch.device, int], tuple[Tensor, int]] = {}
 

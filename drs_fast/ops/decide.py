@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 from torch.compiler import is_compiling
 
-from drs_fast import checks
-from drs_fast.arguments import describe, integer
-from drs_fast.compacted import Compacted, Ring, workspace_words
 from drs_fast.core import Rng
+from drs_fast.core.arguments import describe, integer
+from drs_fast.core.compacted import Compacted, Ring, workspace_words
+from drs_fast.ops import checks
 from drs_fast.ops.dispatch import call, operator, tensor, traced
 
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from drs_fast import backends
-from drs_fast.arguments import usable
 from drs_fast.core import Rng
+from drs_fast.core.arguments import usable
 
 _forced: ContextVar[str | None] = ContextVar("drs_fast_backend", default=None)
 

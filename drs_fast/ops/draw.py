@@ -4,14 +4,12 @@ import torch
 from torch import Tensor
 from torch.compiler import is_compiling
 
-from drs_fast import checks
-from drs_fast.arguments import integer
 from drs_fast.backends import reference
 from drs_fast.core import LABEL, LATENT, Rng
-from drs_fast.gan import GAN
-from drs_fast.ops import prior
+from drs_fast.core.arguments import integer
+from drs_fast.gan import GAN, classes
+from drs_fast.ops import checks, prior
 from drs_fast.ops.dispatch import call, operator, traced
-from drs_fast.ratio import classes
 
 
 def uniform(

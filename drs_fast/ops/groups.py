@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 from torch.compiler import is_compiling
 
-from drs_fast import checks
-from drs_fast.arguments import describe, integer, number
 from drs_fast.core import Rng
+from drs_fast.core.arguments import describe, integer, number
+from drs_fast.core.tensors import dense, plain
+from drs_fast.ops import checks
 from drs_fast.ops.dispatch import call, operator, traced
-from drs_fast.tensors import dense, plain
 
 LARGEST = 1e18  # so that step sizes, and noise times a step size, are float32 numbers
 

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from drs_fast.compacted import Compacted, Ring
 from drs_fast.core import Rng
+from drs_fast.core.compacted import Compacted, Ring
 from drs_fast.ops import decide, draw, groups, order
 
 _library: Any = torch.library.Library("drs_fast", "DEF")  # type: ignore[no-untyped-call]

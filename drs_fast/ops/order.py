@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 from torch.compiler import is_compiling
 
-from drs_fast import checks
-from drs_fast.arguments import describe, number, one_of
 from drs_fast.backends import reference
+from drs_fast.core.arguments import describe, number, one_of
+from drs_fast.ops import checks
 from drs_fast.ops.dispatch import call, operator, tensor
 
 INTERPOLATIONS = ("none", "linear")

@@ -8,8 +8,8 @@ of one shape, by one thread, and row r is always at place r mod BLOCK of one.
 import torch
 from torch import Tensor
 
+from drs_fast.core.threads import one_thread
 from drs_fast.gan import GAN
-from drs_fast.threads import one_thread
 
 BLOCK = 256  # rows
 

@@ -1,0 +1,1 @@
+"""A log density ratio from any critic, or from samples alone."""

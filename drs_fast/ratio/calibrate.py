@@ -9,12 +9,11 @@ import torch
 from torch import Tensor
 
 from drs_fast.core import BadLogits
-from drs_fast.gan import GAN
-from drs_fast.ratio import links
+from drs_fast.core.threads import one_thread
+from drs_fast.gan import GAN, links
 from drs_fast.ratio.calibrators import METHODS, Line, fit
-from drs_fast.ratio.fitting import SURE, area_error, area_under_curve, of_gan
 from drs_fast.ratio.held_out import Logits, enough, halves, held_out
-from drs_fast.threads import one_thread
+from drs_fast.training.fitting import SURE, area_error, area_under_curve, of_gan
 
 BINS = 15
 RISING = ("beta", "isotonic")
@@ -65,7 +64,7 @@ def report(gan: GAN, n: int = 10_000, seed: int = 0) -> "Report":
 
 @of_gan
 def curve(gan: GAN, n: int = 10_000, seed: int = 0) -> "Curve":
-    """What drs_fast.pictures.reliability draws, of the samples that `report` looks at."""
+    """What drs_fast.report.pictures.reliability draws, of the samples that `report` looks at."""
     return reliability(_halves(gan, n, seed)[1])
 
 

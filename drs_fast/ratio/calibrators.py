@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
 from drs_fast.core import BadLogits
+from drs_fast.core.threads import one_thread
 from drs_fast.ratio.held_out import Logits, varied
-from drs_fast.threads import one_thread
 
 METHODS = ("platt", "temperature", "beta", "isotonic")
 NEWTON_STEPS = 100

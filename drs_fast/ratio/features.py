@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from drs_fast.arguments import flag, integer, number, one_of, positive
-from drs_fast.gan import GAN
-from drs_fast.ratio import frozen, links
-from drs_fast.ratio.fitting import Draws, Dropout, descend, of_gan, use_draws
-from drs_fast.ratio.frozen import Given, Learned, Material, OnRows, Rows
+from drs_fast.core.arguments import flag, integer, number, one_of, positive
+from drs_fast.gan import GAN, links
+from drs_fast.training import frozen
+from drs_fast.training.fitting import Draws, Dropout, descend, of_gan, use_draws
+from drs_fast.training.frozen import Given, Learned, Material, OnRows, Rows
 
 SMALL = 1e-14  # keeps the logarithms finite in the losses that have them
 

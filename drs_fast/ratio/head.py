@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from drs_fast.arguments import describe, flag, integer, positive
-from drs_fast.gan import GAN
-from drs_fast.ratio import fitting, frozen, links
-from drs_fast.ratio.fitting import Draws, of_gan
-from drs_fast.ratio.frozen import Learned, Material, OnRows, Rows, Tap
+from drs_fast.core.arguments import describe, flag, integer, positive
+from drs_fast.gan import GAN, links
+from drs_fast.training import fitting, frozen
+from drs_fast.training.fitting import Draws, of_gan
+from drs_fast.training.frozen import Learned, Material, OnRows, Rows, Tap
 
 
 @dataclass(frozen=True)

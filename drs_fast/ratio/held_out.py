@@ -6,11 +6,12 @@ import torch
 from torch import Tensor
 
 from drs_fast import ops
-from drs_fast.arguments import describe, integer
 from drs_fast.core import HELD_OUT_ROW, BadLogits, Rng
+from drs_fast.core.arguments import integer
 from drs_fast.gan import GAN
-from drs_fast.ratio.burn_in import check
-from drs_fast.ratio.fitting import Draws
+from drs_fast.gan.real_data import alike
+from drs_fast.samplers.common.burn_in import check
+from drs_fast.training.fitting import Draws
 
 LEAST = 10  # samples of either kind
 
@@ -49,15 +50,6 @@ def held_out(gan: GAN, n: int, seed: int) -> Logits:
     for logit in logits:
         check(gan, logit)
     return Logits(*(logit.cpu().double() for logit in logits))
-
-
-def alike(real: Tensor, made: Tensor) -> None:
-    """ValueError unless real samples (n, ...) are such as those that G makes."""
-    if real.shape[1:] != made.shape[1:] or real.is_floating_point() != made.is_floating_point():
-        raise ValueError(
-            f"real samples must be like generated ones, {describe(made[:1])} each, got "
-            f"{describe(real)}; give GAN(..., real=) what the discriminator sees"
-        )
 
 
 def enough(*parts: Logits) -> None:

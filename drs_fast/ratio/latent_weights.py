@@ -14,16 +14,17 @@ from torch import Tensor, nn
 from torch.nn.functional import one_hot, relu, softplus
 
 from drs_fast import ops
-from drs_fast.arguments import describe, integer, number, one_of, positive
 from drs_fast.core import HELD_OUT_ROW, TRAINING_ROW, Rng
+from drs_fast.core.arguments import describe, integer, number, one_of, positive
 from drs_fast.gan import GAN
-from drs_fast.ratio import frozen, moving
-from drs_fast.ratio.burn_in import check
+from drs_fast.gan.real_data import alike
 from drs_fast.ratio.contrastive import Critic
 from drs_fast.ratio.features import cosine
-from drs_fast.ratio.fitting import Draws, descend, of_gan
-from drs_fast.ratio.frozen import Rows
-from drs_fast.ratio.held_out import alike
+from drs_fast.samplers.common import moving
+from drs_fast.samplers.common.burn_in import check
+from drs_fast.training import frozen
+from drs_fast.training.fitting import Draws, descend, of_gan
+from drs_fast.training.frozen import Rows
 
 TARGETS = ("wasserstein", "ratio")
 WIDTHS = (400, 400, 400)

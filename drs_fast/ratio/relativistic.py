@@ -19,10 +19,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
-from drs_fast.gan import GAN
-from drs_fast.ratio import links
-from drs_fast.ratio.fitting import of_gan
+from drs_fast.gan import GAN, links
 from drs_fast.ratio.held_out import Logits, enough, held_out, varied
+from drs_fast.training.fitting import of_gan
 
 LOSSES = ("RSGAN", "RaSGAN", "RLSGAN", "RaLSGAN")
 

@@ -4,7 +4,7 @@ import importlib
 import pkgutil
 from typing import Any
 
-NAMES = tuple(module.name for module in pkgutil.iter_modules(__path__))
+NAMES = tuple(module.name for module in pkgutil.iter_modules(__path__) if not module.ispkg)
 
 
 def get(name: str) -> Any:

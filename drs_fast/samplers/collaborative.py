@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from drs_fast import ops
-from drs_fast.arguments import integer, number, positive
 from drs_fast.core import Batch, Rng
+from drs_fast.core.arguments import integer, number, positive
+from drs_fast.core.layout import Scalar
 from drs_fast.gan import GAN
-from drs_fast.layout import Scalar
-from drs_fast.ratio import activations, groups, moving
-from drs_fast.ratio.activations import Activations, Samples, Space
-from drs_fast.ratio.burn_in import burn_in
+from drs_fast.samplers.common import activations, groups, moving
+from drs_fast.samplers.common.activations import Activations, Samples, Space
+from drs_fast.samplers.common.burn_in import burn_in
 
 
 class CollaborativeState(NamedTuple):

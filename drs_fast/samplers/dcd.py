@@ -9,13 +9,13 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from drs_fast.arguments import integer
 from drs_fast.core import Batch, Rng
+from drs_fast.core.arguments import integer
+from drs_fast.core.layout import Scalar
 from drs_fast.gan import GAN
-from drs_fast.layout import Scalar
-from drs_fast.ratio import moving
-from drs_fast.ratio.burn_in import burn_in
-from drs_fast.ratio.contrastive import Moves
+from drs_fast.samplers.common import moving
+from drs_fast.samplers.common.burn_in import burn_in
+from drs_fast.samplers.common.pushes import Moves
 
 
 class DCDState(NamedTuple):

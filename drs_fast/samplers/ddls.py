@@ -13,14 +13,14 @@ import torch
 from torch import Tensor
 
 from drs_fast import ops
-from drs_fast.arguments import integer, number, one_of, positive
 from drs_fast.core import BURN_IN_ROW, Batch, Rng
+from drs_fast.core.arguments import integer, number, one_of, positive
+from drs_fast.core.layout import Scalar
 from drs_fast.gan import GAN
-from drs_fast.layout import Scalar
-from drs_fast.ratio import burn_in, moving
-from drs_fast.ratio.hamiltonian import hamiltonian, varied
-from drs_fast.ratio.metropolis import Point, either, metropolis, point
-from drs_fast.ratio.moving import Prior
+from drs_fast.samplers.common import burn_in, moving
+from drs_fast.samplers.common.hamiltonian import hamiltonian, varied
+from drs_fast.samplers.common.metropolis import Point, either, metropolis, point
+from drs_fast.samplers.common.moving import Prior
 
 KINDS = ("mala", "ula", "underdamped", "hmc")
 ADJUSTED = ("mala", "hmc")  # they accept or reject, so that their law has no bias

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from drs_fast import ops
-from drs_fast.arguments import integer, one_of, positive
 from drs_fast.core import BURN_IN_ROW, BadLogits, Batch, Rng
+from drs_fast.core.arguments import integer, one_of, positive
+from drs_fast.core.layout import Scalar
 from drs_fast.gan import GAN
-from drs_fast.layout import Scalar
-from drs_fast.ratio import burn_in, moving
+from drs_fast.samplers.common import burn_in, moving
 
 TRANSPORTS = ("dot", "naive")
 OPTIMISERS = ("adam", "sgd")

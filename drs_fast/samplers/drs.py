@@ -12,15 +12,15 @@ import torch
 from torch import Tensor
 
 from drs_fast import ops
-from drs_fast.arguments import integer, number, one_of
-from drs_fast.compacted import Ring
 from drs_fast.core import Batch, Rng
+from drs_fast.core.arguments import integer, number, one_of
+from drs_fast.core.compacted import Ring
 from drs_fast.gan import GAN
+from drs_fast.gan.classes import CHOICES, JOINT, WITHIN
 from drs_fast.ops.order import INTERPOLATIONS
-from drs_fast.ratio import clipped, rejection
-from drs_fast.ratio.burn_in import valid
-from drs_fast.ratio.classes import CHOICES, JOINT, WITHIN
-from drs_fast.ratio.rejection import Rejection, RejectionState
+from drs_fast.samplers.common import clipped, rejection
+from drs_fast.samplers.common.burn_in import valid
+from drs_fast.samplers.common.rejection import Rejection, RejectionState
 
 
 @dataclass(frozen=True)

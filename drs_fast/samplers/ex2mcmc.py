@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from drs_fast.core import Batch, Rng
+from drs_fast.core.layout import Scalar
 from drs_fast.gan import GAN
-from drs_fast.layout import Scalar
-from drs_fast.ratio.local_global import FromPrior, LocalGlobal
+from drs_fast.samplers.common.local_global import FromPrior, LocalGlobal
 
 
 class Ex2MCMCState(NamedTuple):

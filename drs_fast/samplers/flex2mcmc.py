@@ -11,16 +11,16 @@ import torch
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
-from drs_fast.arguments import integer, number
 from drs_fast.core import BURN_IN_ROW, Batch, Rng
+from drs_fast.core.arguments import integer, number
+from drs_fast.core.layout import Layout, Scalar
+from drs_fast.core.threads import one_thread
 from drs_fast.gan import GAN
-from drs_fast.layout import Layout, Scalar
-from drs_fast.ratio import flow, moving
-from drs_fast.ratio.fitting import Draws
-from drs_fast.ratio.flow import Flow
-from drs_fast.ratio.local_global import FromPrior, LocalGlobal
-from drs_fast.ratio.metropolis import Point
-from drs_fast.threads import one_thread
+from drs_fast.samplers.common import flow, moving
+from drs_fast.samplers.common.flow import Flow
+from drs_fast.samplers.common.local_global import FromPrior, LocalGlobal
+from drs_fast.samplers.common.metropolis import Point
+from drs_fast.training.fitting import Draws
 
 RATE = 3e-3
 DECAY = 1.0  # of weights: else the flow learns the few chains by heart

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from drs_fast import ops
-from drs_fast.arguments import integer
 from drs_fast.core import Batch, Rng
+from drs_fast.core.arguments import integer
+from drs_fast.core.layout import Logits
 from drs_fast.gan import GAN
-from drs_fast.layout import Logits
-from drs_fast.ratio import groups
-from drs_fast.ratio.burn_in import burn_in, by_class
+from drs_fast.samplers.common import groups
+from drs_fast.samplers.common.burn_in import burn_in, by_class
 
 
 class ISIRState(NamedTuple):

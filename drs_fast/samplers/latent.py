@@ -15,14 +15,14 @@ import torch
 from torch import Tensor
 
 from drs_fast import ops
-from drs_fast.arguments import describe, integer, number, one_of
 from drs_fast.core import BadLogits, Batch, Rng
+from drs_fast.core.arguments import describe, integer, number, one_of
+from drs_fast.core.layout import Logits, OfClasses, Proposed, Scalar
+from drs_fast.core.sources import imported
 from drs_fast.gan import BLOCK_MULTIPLE, GAN
-from drs_fast.layout import Logits, OfClasses, Proposed, Scalar
-from drs_fast.ratio import rejection
-from drs_fast.ratio.classes import CHOICES, WITHIN
-from drs_fast.ratio.rejection import Rejection, RejectionState
-from drs_fast.sources import imported
+from drs_fast.gan.classes import CHOICES, WITHIN
+from drs_fast.samplers.common import rejection
+from drs_fast.samplers.common.rejection import Rejection, RejectionState
 
 Critic = Callable[..., Tensor]
 

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 from drs_fast import ops
-from drs_fast.arguments import integer, one_of
 from drs_fast.core import BURN_IN_ROW, REAL, Batch, Rng
-from drs_fast.gan import GAN
-from drs_fast.layout import Layout, Logits
-from drs_fast.ratio import classes, groups
-from drs_fast.ratio.burn_in import burn_in, by_class, check
-from drs_fast.ratio.held_out import alike
+from drs_fast.core.arguments import integer, one_of
+from drs_fast.core.layout import Layout, Logits
+from drs_fast.gan import GAN, classes
+from drs_fast.gan.real_data import alike
+from drs_fast.samplers.common import groups
+from drs_fast.samplers.common.burn_in import burn_in, by_class, check
 
 STARTS = ("real", "first")
 UNMOVED = ("keep", "drop", "restart")

@@ -13,14 +13,14 @@ import torch
 from torch import Tensor
 
 from drs_fast import ops
-from drs_fast.arguments import integer, number, one_of
 from drs_fast.backends import reference
-from drs_fast.compacted import Ring
 from drs_fast.core import Batch, Rng
+from drs_fast.core.arguments import integer, number, one_of
+from drs_fast.core.compacted import Ring
 from drs_fast.gan import GAN
-from drs_fast.ratio import rejection
-from drs_fast.ratio.classes import CHOICES, JOINT, WITHIN
-from drs_fast.ratio.rejection import Rejection, RejectionState
+from drs_fast.gan.classes import CHOICES, JOINT, WITHIN
+from drs_fast.samplers.common import rejection
+from drs_fast.samplers.common.rejection import Rejection, RejectionState
 
 
 @dataclass(frozen=True)

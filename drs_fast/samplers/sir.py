@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 from drs_fast import ops
-from drs_fast.arguments import flag, integer
 from drs_fast.core import SELECT, Batch, Rng
+from drs_fast.core.arguments import flag, integer
+from drs_fast.core.layout import Layout, Logits, Scalar
 from drs_fast.gan import GAN
-from drs_fast.layout import Layout, Logits, Scalar
-from drs_fast.ratio import groups
-from drs_fast.ratio.burn_in import burn_in, by_class
+from drs_fast.samplers.common import groups
+from drs_fast.samplers.common.burn_in import burn_in, by_class
 
 MOST = 0.1  # of a pool, to be drawn without replacement
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from drs_fast.ratio.intervals import Share, gamma_ends
+from drs_fast.samplers.common.intervals import Share, gamma_ends
 
 # Whole numbers add up to the same in any order. A product of masses spans too much for an int64:
 # those of at least 1 are added up apart from smaller ones.

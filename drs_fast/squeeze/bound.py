@@ -9,9 +9,9 @@ from torch.nn.utils import parameters_to_vector
 
 from drs_fast import ops
 from drs_fast.core import Rng
+from drs_fast.core.threads import one_thread
 from drs_fast.gan import GAN
-from drs_fast.ratio.fitting import Draws, descend
-from drs_fast.threads import one_thread
+from drs_fast.training.fitting import Draws, descend
 
 TINY, LARGE = (16,), (64, 64, 64)  # widths
 SLICE = 2**14  # rows that a bound is asked for at once: always so many, so that bits do not vary

@@ -7,10 +7,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from drs_fast.ratio.intervals import Share
+from drs_fast.core.threads import one_thread
+from drs_fast.samplers.common.intervals import Share
 from drs_fast.squeeze.bound import Bound
 from drs_fast.squeeze.stages import AUDITED
-from drs_fast.threads import one_thread
 
 TWICE = 0.7  # of the large bound's cost: what two bounds may cost together
 MORE = 1.1  # rows that pass both, at most, for one that passes the large one alone

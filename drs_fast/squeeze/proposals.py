@@ -9,12 +9,12 @@ from torch import Tensor
 
 from drs_fast import ops
 from drs_fast.core import AUDIT, BURN_IN_ROW, TRAINING_ROW, Rng
-from drs_fast.ratio.burn_in import turns_of
-from drs_fast.ratio.rejection import Rejection, of_rows
+from drs_fast.core.threads import one_thread
+from drs_fast.samplers.common.burn_in import turns_of
+from drs_fast.samplers.common.rejection import Rejection, of_rows
 from drs_fast.squeeze.bound import SLICE, Bound, drawn, slices
 from drs_fast.squeeze.plan import Seen, joined, level
 from drs_fast.squeeze.stages import FLOOR, score
-from drs_fast.threads import one_thread
 
 SEARCH_ROW = TRAINING_ROW + 2**58  # of latents that bounds are fitted to
 SCANNED = 64  # rows that a bound looks at for one that G and D see

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from drs_fast import ops
-from drs_fast.arguments import flag, number
 from drs_fast.core import Batch, Rng, Stale
+from drs_fast.core.arguments import flag, number
 from drs_fast.gan import GAN
-from drs_fast.ratio import rejection
-from drs_fast.ratio.rejection import RejectionState, of_rows
+from drs_fast.samplers.common import rejection
+from drs_fast.samplers.common.rejection import RejectionState, of_rows
 from drs_fast.squeeze import audit
 from drs_fast.squeeze.bound import Slice, drawn, given
 from drs_fast.squeeze.search import HORIZON, MOST_WORK, WORTH, Search, needed

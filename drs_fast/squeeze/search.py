@@ -8,16 +8,16 @@ import torch
 from torch import Tensor
 
 from drs_fast.core import Rng
-from drs_fast.ratio.fitting import Draws
-from drs_fast.ratio.intervals import Share
-from drs_fast.ratio.rejection import Rejection, RejectionState
+from drs_fast.core.threads import one_thread
+from drs_fast.samplers.common.intervals import Share
+from drs_fast.samplers.common.rejection import Rejection, RejectionState
 from drs_fast.squeeze.audit import UNSEEN, loss, power_of_two, tallied
 from drs_fast.squeeze.bound import LARGE, ROWS_A_STEP, TINY, Bound, build, fit, packed, steps_of_fit
 from drs_fast.squeeze.plan import Margin, Plan, Seen, calls, joined, level, twice_pays
 from drs_fast.squeeze.proposals import LEAST, SCANNED, SEARCH_ROW, Proposals, Scan, above
 from drs_fast.squeeze.stages import AUDITED, FLOOR, SqueezeState
 from drs_fast.squeeze.work import Costs, in_the_time_of
-from drs_fast.threads import one_thread
+from drs_fast.training.fitting import Draws
 
 ROWS = (
     8_192,

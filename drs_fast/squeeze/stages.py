@@ -9,9 +9,9 @@ from torch import Tensor
 
 from drs_fast import ops
 from drs_fast.core import AUDIT
-from drs_fast.layout import Layout, Logits, OfClasses, Proposed, Scalar
-from drs_fast.ratio.intervals import Share
-from drs_fast.ratio.rejection import Rejection, of_rows
+from drs_fast.core.layout import Layout, Logits, OfClasses, Proposed, Scalar
+from drs_fast.samplers.common.intervals import Share
+from drs_fast.samplers.common.rejection import Rejection, of_rows
 from drs_fast.squeeze.audit import loss, power_of_two
 from drs_fast.squeeze.bound import Bound, Slice, padded, unpacked
 

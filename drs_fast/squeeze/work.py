@@ -17,8 +17,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from drs_fast import ops
 from drs_fast.core import BURN_IN_ROW, Rng
 from drs_fast.gan import GAN
-from drs_fast.ratio.fitting import Draws
 from drs_fast.squeeze.bound import LARGE, SLICE, TINY, Bound, build, drawn
+from drs_fast.training.fitting import Draws
 
 ELEMENT = 40.0  # one that any other operator writes: 0.35 to 0.5 ns
 OPERATOR = 200_000.0  # a call of one: 2 us

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from drs_fast.ratio.fitting import (
+from drs_fast.training.fitting import (
     Draws,
     Dropout,
     Game,

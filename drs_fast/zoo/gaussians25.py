@@ -8,7 +8,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from drs_fast.ratio.fitting import Draws, Say
+from drs_fast.training.fitting import Draws, Say
 from drs_fast.zoo import plane
 from drs_fast.zoo.plane import mlp
 

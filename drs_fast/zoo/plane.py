@@ -10,7 +10,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from drs_fast.ratio.fitting import Draws, Game, Say, keep_train
+from drs_fast.training.fitting import Draws, Game, Say, keep_train
 
 LATENT_DIM = 2
 HELD_OUT = 200_000  # rows, real and generated each

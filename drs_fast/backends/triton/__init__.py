@@ -12,8 +12,8 @@ from torch import Tensor
 
 from drs_fast.backends import workspaces
 from drs_fast.backends.reference import Number
-from drs_fast.compacted import HEADER, TILE, Compacted, Ring
 from drs_fast.core import Rng
+from drs_fast.core.compacted import HEADER, TILE, Compacted, Ring
 
 CHUNK = 4096  # words of up to 4 bytes that a block of threads copies at a time
 GROUPS = 256  # that a block of threads serves, a thread each

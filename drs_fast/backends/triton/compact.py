@@ -16,7 +16,7 @@ from drs_fast.backends.triton.arithmetic import (
     uniform_bits,
 )
 from drs_fast.backends.triton.random import row_numbers
-from drs_fast.compacted import HEADER
+from drs_fast.core.compacted import HEADER
 
 # Words of the workspace: counters, totals, and one status word a tile.
 TICKET, DONE, EPOCH, TOTAL, INVALID, ABOVE = (tl.constexpr(i) for i in range(6))

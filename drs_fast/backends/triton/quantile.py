@@ -4,7 +4,7 @@ import triton
 import triton.language as tl
 
 from drs_fast.backends.triton.arithmetic import NUMBERS
-from drs_fast.compacted import HEADER
+from drs_fast.core.compacted import HEADER
 
 DONE, PREFIX, RANK = (tl.constexpr(i) for i in range(3))
 HISTOGRAM = tl.constexpr(HEADER)

@@ -1,0 +1,1 @@
+"""Other people's GANs, and other sources, as a `GAN`."""

@@ -1,0 +1,156 @@
+"""What each command does."""
+
+import argparse
+import dataclasses
+import platform
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from drs_fast import __version__, ops, samplers, store
+from drs_fast.adapters.load import load, real_samples
+from drs_fast.doctor.doctor import doctor
+from drs_fast.run import generate as engine
+from drs_fast.run.plan import plan
+from drs_fast.squeeze import Squeeze
+
+USE_BOUND = {"yes": True, "no": False}
+
+
+def run_demo(options: argparse.Namespace) -> int:
+    from drs_fast.report import demo
+
+    say = (lambda line: None) if options.quiet else print
+    pictures = demo.run(Path(options.out), quiet=options.quiet, say=say)
+    for picture in pictures:
+        print(picture)
+    return 0
+
+
+def run_plan(options: argparse.Namespace) -> int:
+    found = plan(
+        load(options.model),
+        _sampler(options),
+        n=options.n,
+        seed=options.seed,
+        batch_size=options.batch_size,
+        device=options.device,
+        precision=options.precision,
+        progress=not options.quiet,
+    )
+    print(found)
+    return 0
+
+
+def _sampler(options: argparse.Namespace) -> Any:
+    kind = samplers.get(options.sampler)
+    fields = {field.name: getattr(options, field.name) for field in dataclasses.fields(kind)}
+    return kind(**{name: value for name, value in fields.items() if value is not None})
+
+
+def run_generate(options: argparse.Namespace) -> int:
+    sampler = _sampler(options)
+    if options.squeeze:
+        sampler = Squeeze(
+            sampler, options.tolerance, options.unseen, USE_BOUND.get(options.use_bound)
+        )
+    elif options.use_bound is not None:
+        raise ValueError(f"--use-bound {options.use_bound} needs --squeeze")
+    with ops.backend(options.backend):
+        samples = engine.generate(
+            load(options.model),
+            sampler,
+            options.n,
+            seed=options.seed,
+            batch_size=options.batch_size,
+            device=options.device,
+            out=options.out,
+            save=tuple(options.save.split(",")),
+            max_proposals=options.max_proposals,
+            patience=options.patience,
+            chunk_rows=options.chunk_rows,
+            precision=options.precision,
+            tune=tuple(name for name in options.tune.split(",") if name),
+            cuda_graph=not options.no_cuda_graph,
+            label_weights=options.label_weights,
+            only=options.only,
+            progress=not options.quiet,
+        )
+    if not options.quiet:
+        facts = samples.manifest
+        rate = facts["n"] / facts["proposals"] if facts["proposals"] else 0.0
+        print(
+            f"{len(samples):,} samples in {options.out}: {rate:.2%} of {facts['proposals']:,} rows"
+        )
+        print(f"law: {facts['law']}")
+    return 0
+
+
+def run_doctor(options: argparse.Namespace) -> int:
+    if options.model is not None:
+        real = None if options.real is None else real_samples(Path(options.real))
+        diagnosis = doctor(load(options.model).on(options.device), real, options.n, options.seed)
+        print(diagnosis)
+        return 8 if diagnosis.findings else 0
+    if options.real is not None:
+        raise ValueError("--real needs a model: drs-fast doctor MODEL --real FILE")
+    print(f"drs_fast {__version__}, Python {platform.python_version()}, torch {torch.__version__}")
+    names = {"cpu": f"{torch.get_num_threads()} threads"}
+    names |= {f"cuda:{i}": torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())}
+    for device, described in names.items():
+        print(f"{device}: {described}")
+        for name, reason in ops.available(device).items():
+            print(f"  {name}: {'ready' + _detail(name) if reason is None else reason}")
+    if len(names) == 1:
+        print("cuda: PyTorch finds no GPU")
+    return 0
+
+
+def _detail(backend: str) -> str:
+    from drs_fast.backends import cpu
+
+    return f", {cpu.instruction_set()} instructions" if backend == "cpu" else ""
+
+
+def run_verify(options: argparse.Namespace) -> int:
+    if options.repair:
+        for line in store.repair(options.dir):
+            print(f"dropped: {line}")
+        return 0
+    live = store.being_written(options.dir)
+    if not live and not (Path(options.dir) / "manifest.json").exists():
+        raise store.Conflict(f"{options.dir} is not a run: it holds no manifest.json")
+    problems = store.verify(options.dir)
+    for problem in problems:
+        print(problem)
+    if problems:
+        helps = "`verify --repair`, then the same generate command"
+        if not store.mendable(options.dir):
+            helps = "`verify --repair` cannot mend that"
+        return fail(6, f"{len(problems)} problems; {helps}")
+    if live or store.being_written(options.dir):
+        shards = store.recorded(options.dir)
+        rest = " so far, because the run is being written"
+    else:
+        samples = store.open_run(options.dir)
+        rest = "" if samples.manifest["complete"] else f", unfinished, of {samples.manifest['n']:,}"
+        shards = samples.counts
+    print(f"{sum(shards):,} samples in {len(shards):,} shards{rest}: every sha256 is right")
+    return 0
+
+
+def run_report(options: argparse.Namespace) -> int:
+    from drs_fast.report import report
+
+    text, pictures = report.write(options.dir, options.out)
+    print(text)
+    for picture in pictures:
+        print(picture)
+    return 0
+
+
+def fail(code: int, error: object) -> int:
+    print(f"drs-fast: {error}", file=sys.stderr)
+    return code

@@ -1,0 +1,112 @@
+"""The command line: drs-fast demo | plan | generate | doctor | verify | report."""
+
+import argparse
+import contextlib
+import errno
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+from drs_fast import store
+from drs_fast.cli import interrupts
+from drs_fast.cli.commands import fail
+from drs_fast.cli.exit_codes import BROKEN_PIPE
+from drs_fast.cli.parser import parser
+from drs_fast.core import BadLogits, Stale, Starvation
+
+
+def command() -> NoReturn:
+    """`drs-fast` and `python -m drs_fast`: main, and an end without a traceback."""
+    try:
+        code = main()
+    except SystemExit as end:  # of the parser, after it has printed
+        code = int(end.code or 0)
+    except KeyboardInterrupt:  # a second one
+        code = 130
+    except _Terminated:
+        code = 143
+    interrupts.leave_at_once(code)
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        code = code or BROKEN_PIPE
+    if code == BROKEN_PIPE:  # or Python would complain when it flushes what is left
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(code)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command and returns its exit code. SystemExit of the parser."""
+    try:
+        interrupts.are_exceptions()
+        given = list(sys.argv[1:] if arguments is None else arguments)
+        options = parser(given).parse_args(given)
+        if str(Path.cwd()) not in sys.path:
+            sys.path.insert(0, str(Path.cwd()))
+        with _terminable():
+            return _run(options)
+    except BadLogits as error:
+        return fail(3, error)
+    except Starvation as error:
+        return fail(4, error)
+    except Stale as error:
+        return fail(9, error)
+    except store.Conflict as error:
+        return fail(7, error)
+    except store.Corrupt as error:
+        return fail(6, error)
+    except (ValueError, RuntimeError) as error:
+        return fail(2, error)
+    except BrokenPipeError:
+        return BROKEN_PIPE
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        return fail(5 if full or error.filename else 1, error)
+    except KeyboardInterrupt:
+        return fail(130, "interrupted; the same command goes on from the last finished shard")
+    except _Terminated:
+        return fail(143, "terminated; the same command goes on from the last finished shard")
+
+
+def _run(options: argparse.Namespace) -> int:
+    try:
+        return int(options.run(options))
+    except SystemExit as end:
+        frames = traceback.extract_tb(end.__traceback__)
+        place = [frame for frame in frames if not frame.filename.startswith("<frozen")][-1]
+        raise ValueError(
+            f"sys.exit({end.code!r}) was called in {place.filename}, line {place.lineno}, before "
+            "the command had ended; a model must return, or raise an error"
+        ) from end
+
+
+class _Terminated(BaseException):
+    pass
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM raises _Terminated, where this may be set and set back."""
+    before = signal.getsignal(signal.SIGTERM)  # None: not set by Python
+    if before is None or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    raise _Terminated
+
+
+if __name__ == "__main__":
+    command()

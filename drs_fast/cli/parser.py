@@ -1,0 +1,198 @@
+"""The arguments of each command; the fields of a sampler are flags."""
+
+import argparse
+import dataclasses
+import typing
+from types import NoneType
+from typing import Any
+
+from drs_fast import __version__, backends, samplers
+from drs_fast.cli import commands
+from drs_fast.cli.exit_codes import EXIT_CODES
+from drs_fast.gan import PRECISIONS
+from drs_fast.run import generate as engine
+from drs_fast.squeeze import Squeeze
+
+
+def parser(given: list[str]) -> argparse.ArgumentParser:
+    codes = "\n".join(f"  {code:>3}  {meaning}" for code, meaning in EXIT_CODES.items())
+    made = argparse.ArgumentParser(
+        prog="drs-fast",
+        description="Samples of a trained GAN that its discriminator believes in.",
+        epilog=f"exit codes:\n{codes}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    made.add_argument("--version", action="version", version=__version__)
+    added = made.add_subparsers(required=True, metavar="COMMAND")
+
+    demo = added.add_parser(
+        "demo", allow_abbrev=False, help="the main job on the built-in GANs, with pictures"
+    )
+    demo.add_argument("--out", default="drs-fast-demo", help="directory (default: %(default)s)")
+    demo.add_argument("--quiet", action="store_true", help="no progress")
+    demo.set_defaults(run=commands.run_demo)
+
+    planned = added.add_parser(
+        "plan",
+        allow_abbrev=False,
+        help="measure how fast a model runs, and say what to give to generate",
+        description="Time G and D in several batch sizes and with each --tune, draw for a few "
+        "seconds, and say what to give to generate.",
+    )
+    planned.add_argument("model", help="zoo name, file.py:function, or package.module:function")
+    planned.add_argument("-n", type=int, help="samples that are wanted")
+    planned.add_argument(
+        "--sampler",
+        type=str.lower,
+        default="drs",
+        choices=samplers.NAMES,
+        help="method (default: %(default)s)",
+    )
+    planned.add_argument(
+        "--seed", type=int, default=0, help="of what is drawn (default: %(default)s)"
+    )
+    planned.add_argument("--batch-size", type=int, help="the only one to try")
+    planned.add_argument("--device", help="cpu or cuda; where the model is if not given")
+    planned.add_argument(
+        "--precision", choices=PRECISIONS, default="fp32", help="of G and D (default: %(default)s)"
+    )
+    planned.add_argument("--quiet", action="store_true", help="no progress")
+    _add_fields(planned, _sampler_of(given))
+    planned.set_defaults(run=commands.run_plan)
+
+    generate = added.add_parser(
+        "generate",
+        allow_abbrev=False,
+        help="write samples to a directory, or go on where it stopped",
+        description="Write samples to a directory, or go on from its last finished shard.",
+    )
+    generate.add_argument("model", help="zoo name, file.py:function, or package.module:function")
+    generate.add_argument("-n", type=int, required=True, help="samples")
+    generate.add_argument("--out", required=True, help="directory")
+    generate.add_argument(
+        "--sampler",
+        type=str.lower,
+        default="drs",
+        choices=samplers.NAMES,
+        help="method (default: %(default)s)",
+    )
+    generate.add_argument(
+        "--seed", type=int, default=0, help="of all random numbers (default: %(default)s)"
+    )
+    generate.add_argument("--save", default="x,logit", help="of x,z,logit (default: %(default)s)")
+    generate.add_argument(
+        "--batch-size",
+        type=int,
+        default=4096,
+        help="rows in a call of G and D: a power of two, or 256s (default: %(default)s)",
+    )
+    generate.add_argument("--device", help="cpu or cuda; where the model is if not given")
+    generate.add_argument("--backend", choices=backends.NAMES, help="force one")
+    generate.add_argument("--max-proposals", type=int, help="rows to try in all")
+    generate.add_argument(
+        "--patience",
+        type=int,
+        default=engine.PATIENCE,
+        help="rows without an accepted one before giving up (default: %(default)s)",
+    )
+    generate.add_argument("--chunk-rows", type=int, help="rows a shard is made from")
+    generate.add_argument(
+        "--precision", choices=PRECISIONS, default="fp32", help="of G and D (default: %(default)s)"
+    )
+    generate.add_argument(
+        "--tune", default="", help="of channels_last,compile: how G and D run; see drs-fast plan"
+    )
+    generate.add_argument(
+        "--no-cuda-graph", action="store_true", help="call G and D at every step on a GPU too"
+    )
+    generate.add_argument(
+        "--squeeze", action="store_true", help="reject by a bound of the latent before G and D run"
+    )
+    generate.add_argument(
+        "--tolerance",
+        type=float,
+        default=Squeeze.tolerance,
+        help="share of the samples that the bound may lose (default: %(default)s)",
+    )
+    generate.add_argument(
+        "--unseen",
+        type=float,
+        default=Squeeze.unseen,
+        help="what it may lose beyond that, where no row was seen (default: %(default)s)",
+    )
+    generate.add_argument(
+        "--use-bound",
+        choices=commands.USE_BOUND,
+        help="whether a bound is used, whatever the work (default: where that is less)",
+    )
+    generate.add_argument("--only", type=int, metavar="CLASS", help="draw this class alone")
+    generate.add_argument(
+        "--label-weights",
+        type=_numbers,
+        metavar="W,W,...",
+        help="how often each class is proposed, such as 3,1,2 (default: as the GAN says)",
+    )
+    generate.add_argument("--quiet", action="store_true", help="no progress")
+    _add_fields(generate, _sampler_of(given))
+    generate.set_defaults(run=commands.run_generate)
+
+    check = added.add_parser(
+        "doctor",
+        allow_abbrev=False,
+        help="what is wrong with a model; without one: versions, backends, why one cannot run",
+        description="What is wrong with a model and what to do about it; or, without a model, "
+        "versions, and which backends can run and why not.",
+    )
+    check.add_argument(
+        "model", nargs="?", help="zoo name, file.py:function, or package.module:function"
+    )
+    check.add_argument(
+        "--real",
+        metavar="FILE",
+        help="real samples to compare with: .npy, .pt or .safetensors (x, and y with labels)",
+    )
+    check.add_argument(
+        "-n", type=int, default=4096, help="samples to look at (default: %(default)s)"
+    )
+    check.add_argument("--seed", type=int, default=0, help="of the samples (default: %(default)s)")
+    check.add_argument("--device", help="cpu or cuda; where the model is if not given")
+    check.set_defaults(run=commands.run_doctor)
+
+    verify = added.add_parser("verify", allow_abbrev=False, help="check the sha256 of every shard")
+    verify.add_argument("dir", metavar="DIR")
+    verify.add_argument(
+        "--repair", action="store_true", help="drop damaged shards; generate makes them again"
+    )
+    verify.set_defaults(run=commands.run_verify)
+
+    report = added.add_parser("report", allow_abbrev=False, help="numbers and pictures of a run")
+    report.add_argument("dir", metavar="DIR")
+    report.add_argument("--out", help="where the pictures go (default: DIR-report)")
+    report.set_defaults(run=commands.run_report)
+    return made
+
+
+def _numbers(given: str) -> list[float]:
+    return [float(number) for number in given.split(",")]
+
+
+def _sampler_of(given: list[str]) -> Any:
+    """The sampler whose fields become flags, known only from the arguments."""
+    peek = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    peek.add_argument("--sampler", type=str.lower, default="drs")
+    name = peek.parse_known_args(given)[0].sampler
+    return samplers.get(name if name in samplers.NAMES else "drs")
+
+
+def _add_fields(parser: argparse.ArgumentParser, sampler: Any) -> None:
+    """One flag for each field of the sampler, of the field's type."""
+    group = parser.add_argument_group(f"fields of {sampler.__name__}")
+    hints = typing.get_type_hints(sampler)
+    for field in dataclasses.fields(sampler):
+        kinds = [kind for kind in typing.get_args(hints[field.name]) if kind is not NoneType]
+        kind = kinds[0] if kinds else hints[field.name]
+        flag = f"--{field.name.replace('_', '-')}"
+        note = "" if field.default is None else f"default: {field.default}"
+        how: Any = {"action": argparse.BooleanOptionalAction} if kind is bool else {"type": kind}
+        group.add_argument(flag, default=argparse.SUPPRESS, dest=field.name, help=note, **how)
+    parser.set_defaults(**{field.name: None for field in dataclasses.fields(sampler)})

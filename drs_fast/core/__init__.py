@@ -1,0 +1,50 @@
+"""What every room uses: named random numbers, a batch, what a sampler is, errors and checks."""
+
+from drs_fast.core.batch import Batch, last_row
+from drs_fast.core.errors import MAX_INVALID_SHARE, BadLogits, Stale, Starvation, check_invalid
+from drs_fast.core.rng import Rng
+from drs_fast.core.rows import (
+    ACCEPT,
+    AUDIT,
+    BURN_IN_ROW,
+    CHAIN,
+    FITTING,
+    HELD_OUT_ROW,
+    LABEL,
+    LATENT,
+    NOISE,
+    PROBE_ROW,
+    PROPOSAL,
+    REAL,
+    RNG_VERSION,
+    SELECT,
+    TRAINING_ROW,
+)
+from drs_fast.core.sampler import Sampler
+
+__all__ = [
+    "ACCEPT",
+    "AUDIT",
+    "BURN_IN_ROW",
+    "CHAIN",
+    "FITTING",
+    "HELD_OUT_ROW",
+    "LABEL",
+    "LATENT",
+    "MAX_INVALID_SHARE",
+    "NOISE",
+    "PROBE_ROW",
+    "PROPOSAL",
+    "REAL",
+    "RNG_VERSION",
+    "SELECT",
+    "TRAINING_ROW",
+    "BadLogits",
+    "Batch",
+    "Rng",
+    "Sampler",
+    "Stale",
+    "Starvation",
+    "check_invalid",
+    "last_row",
+]

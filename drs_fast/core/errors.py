@@ -1,0 +1,35 @@
+"""The errors of a run that a caller may want to catch."""
+
+import math
+
+from drs_fast.core.batch import Batch
+
+
+class BadLogits(RuntimeError):
+    """The discriminator's output cannot be sampled from."""
+
+
+class Stale(RuntimeError):
+    """The bound of a squeezed run loses too much; `partial` holds the samples of one in memory."""
+
+    partial: Batch | None = None
+
+
+class Starvation(RuntimeError):
+    """Too few accepted rows; `partial` holds the samples of a run in memory."""
+
+    partial: Batch | None = None
+
+
+MAX_INVALID_SHARE = 1e-4
+
+
+def check_invalid(invalid: int, rows: int) -> None:
+    """Raises BadLogits when more than 0.01 % of the logits are NaN or +inf, chance allowed for."""
+    expected = MAX_INVALID_SHARE * max(rows, 10_000)
+    if invalid > expected + 2.0 * math.sqrt(expected):
+        raise BadLogits(
+            f"{invalid:,} of {rows:,} logits are NaN or +inf, more than {MAX_INVALID_SHARE:.2%}; "
+            "run G and D in float32, and look for overflow, for a sigmoid that reaches 1, or for "
+            "link='probability' where D returns logits"
+        )

@@ -1,0 +1,279 @@
+"""What a model is made of: its sha256, and the modules that it reaches.
+
+A model is what it computes with: weights, buffers and the rest of its state_dict, the archive of
+TorchScript, attributes, closures, and the code of functions and classes. Not counted is what a call
+leaves behind: attributes that `forward` or `__call__`, or a method that they call, assigns, and
+tensors made in inference mode or with a gradient's history. Nor are names, addresses, serial
+numbers, and private attributes but for tensors, arrays and modules. What no walk finds, such as a
+file read in `forward`, is left to `drs_fast.run.probe`.
+"""
+
+import contextvars
+import functools
+import hashlib
+import io
+import logging
+import pickle
+import re
+import zipfile
+from collections import deque
+from collections.abc import ItemsView, Iterator, KeysView, Mapping, ValuesView
+from types import (
+    BuiltinFunctionType,
+    CodeType,
+    FunctionType,
+    MethodType,
+    MethodWrapperType,
+    ModuleType,
+)
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
+from torch.utils.hooks import RemovableHandle
+
+from drs_fast.core import parts
+
+PLAIN = (str, bytes, int, float, complex, bool, type(None), type(...))
+SCRIPT = (torch.jit.ScriptModule, torch.jit.ScriptFunction, torch._C.ScriptModule)
+OPAQUE = (logging.Logger, contextvars.ContextVar, RemovableHandle)  # serial numbers, all loggers
+BUILT_IN = (BuiltinFunctionType, MethodWrapperType)
+SEQUENCES = (list, tuple, deque, KeysView, ValuesView, ItemsView)
+LEAVES = (*PLAIN, *SCRIPT, *OPAQUE, Tensor, ModuleType, torch.ScriptObject)
+MANGLED = re.compile(r"[./]?___torch_mangle_\d+")  # a serial number of a class in TorchScript
+ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
+
+
+def sha256(*values: Any) -> str:
+    """Of weights, architecture, and functions' code with all that they use; not of names.
+
+    What a function finds in an imported module counts by the module's name alone.
+    """
+    return _digest(_reached(values, {}))
+
+
+def modules(*values: Any) -> Iterator[nn.Module]:
+    """The modules that these callables use, in wrappers and closures too."""
+    return (value for value in _reached(values, {}) if isinstance(value, nn.Module))
+
+
+def _digest(values: Iterator[Any]) -> str:
+    digest = hashlib.sha256()
+    for value in values:
+        for piece in _bytes(value):
+            digest.update(len(piece).to_bytes(8, "little"))
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def _reached(value: Any, seen: dict[int, Any]) -> Iterator[Any]:
+    """All that the value is made of, and then what the classes met hold and has not come up."""
+    yield from _walk(value, seen)
+    done = set[type]()
+    while True:
+        met = [part if isinstance(part, type) else type(part) for part in seen.values()]
+        kinds = [kind for kind in dict.fromkeys(met) if kind not in done]
+        if not kinds:
+            return
+        for kind in kinds:
+            done.add(kind)
+            for name, member in parts.of_class(kind):
+                if id(member) not in seen:
+                    yield from _walk(name, seen)
+                    yield from _walk(member, seen)
+
+
+def _walk(value: Any, seen: dict[int, Any]) -> Iterator[Any]:
+    if not isinstance(value, PLAIN):
+        if id(value) in seen:
+            return
+        seen[id(value)] = value  # kept alive, lest another object takes its id
+    yield value
+    for part in _parts(value, seen):
+        yield from _walk(part, seen)
+
+
+def _bytes(value: Any) -> Iterator[bytes | memoryview]:
+    if isinstance(value, SCRIPT):
+        yield b"TorchScript"
+        yield from _of_script(value)
+        return
+    yield type(value).__qualname__.encode()
+    if isinstance(value, PLAIN):
+        yield repr(value).encode()
+    elif isinstance(value, Tensor):
+        within = _inner(value)
+        yield from _of_tensor(value) if within is None else (sha256(*within).encode(),)
+    elif isinstance(value, np.ndarray):
+        yield from _of_array(value)
+    elif isinstance(value, CodeType):
+        yield value.co_code
+    elif isinstance(value, (ModuleType, BuiltinFunctionType, type)):
+        yield value.__name__.encode()
+    elif isinstance(value, memoryview):
+        yield value.tobytes()
+    elif isinstance(value, (Mapping, *SEQUENCES, set, frozenset)):
+        yield str(len(value)).encode()
+    elif isinstance(value, torch.ScriptObject):
+        yield sha256(value.__getstate__()).encode()
+    elif isinstance(value, nn.Module):
+        saved = parts.saved_apart(value)
+        if saved:
+            yield sha256(saved).encode()
+    elif not (
+        isinstance(value, OPAQUE) or hasattr(value, "__dict__") or parts.slotted(type(value))
+    ):
+        yield ADDRESS.sub("", repr(value)).encode()
+
+
+def _parts(value: Any, seen: dict[int, Any]) -> Iterator[Any]:
+    if isinstance(value, BUILT_IN):
+        if not isinstance(value.__self__, (ModuleType, type, type(None))):
+            yield value.__self__
+    elif isinstance(value, np.ndarray):
+        if value.dtype.hasobject:
+            yield value.ravel().tolist()
+    elif isinstance(value, LEAVES):
+        return
+    elif isinstance(value, nn.Module):
+        yield from parts.of_module(value)
+    elif isinstance(value, functools.partial):
+        yield from (value.func, value.args, value.keywords)
+    elif isinstance(value, (MethodType, staticmethod, classmethod)):
+        yield value.__func__
+        if isinstance(value, MethodType):
+            yield value.__self__
+    elif isinstance(value, torch._C.ScriptMethod):
+        yield value.owner
+    elif isinstance(value, property):
+        yield value.fget
+    elif isinstance(value, FunctionType):
+        yield from parts.of_function(value)
+    elif isinstance(value, CodeType):
+        yield from (value.co_names, value.co_consts)
+    elif isinstance(value, Mapping):
+        for key in _in_order(value, seen):
+            yield key
+            yield value[key]
+    elif isinstance(value, (set, frozenset)):
+        yield from _in_order(value, seen)
+    elif isinstance(value, SEQUENCES):
+        yield from value
+    elif not isinstance(value, type) and (hasattr(value, "__dict__") or parts.slotted(type(value))):
+        yield parts.class_code(type(value))
+        yield parts.attributes(value)
+
+
+def _in_order(values: Any, seen: dict[int, Any]) -> list[Any]:
+    """Sorted by what they are: reprs have addresses, and nested sets in any order."""
+
+    def key(value: Any) -> str:
+        return repr(value) if isinstance(value, PLAIN) else _digest(_walk(value, dict(seen)))
+
+    return sorted(values, key=key)
+
+
+def _of_tensor(tensor: Tensor) -> Iterator[bytes | memoryview]:
+    """Type, shape and numbers, wherever they lie; of a tensor without numbers what there is."""
+    if is_lazy(tensor):
+        yield b"lazy"
+        return
+    yield f"{tensor.dtype} {tuple(tensor.shape)}".encode()
+    if tensor.is_meta:
+        yield b"meta"
+    else:
+        flat = tensor.detach().cpu().resolve_conj().resolve_neg().contiguous().flatten()
+        yield flat.view(torch.uint8).numpy().data
+
+
+def _inner(tensor: Tensor) -> list[Any] | None:
+    """What a tensor is made from if it isn't one block of numbers: others, and their meaning."""
+    if is_lazy(tensor) or tensor.is_meta:
+        return None
+    tensor = tensor.detach()
+    if is_traceable_wrapper_subclass(tensor):
+        names, meaning = tensor.__tensor_flatten__()
+        return [*(getattr(tensor, name) for name in names), meaning]
+    if tensor.is_nested:
+        return list(tensor.unbind())
+    if tensor.is_quantized:
+        if tensor.qscheme() in (torch.per_tensor_affine, torch.per_tensor_symmetric):
+            return [tensor.int_repr(), tensor.q_scale(), tensor.q_zero_point()]
+        scales, zeros = tensor.q_per_channel_scales(), tensor.q_per_channel_zero_points()
+        return [tensor.int_repr(), scales, zeros, tensor.q_per_channel_axis()]
+    if tensor.layout == torch.sparse_coo:
+        tensor = tensor.coalesce()
+        return [tensor.shape, tensor.indices(), tensor.values()]
+    if tensor.layout in (torch.sparse_csr, torch.sparse_bsr):
+        return [tensor.shape, tensor.crow_indices(), tensor.col_indices(), tensor.values()]
+    if tensor.layout in (torch.sparse_csc, torch.sparse_bsc):
+        return [tensor.shape, tensor.ccol_indices(), tensor.row_indices(), tensor.values()]
+    return [tensor.to_dense()] if tensor.is_mkldnn else None
+
+
+def _of_array(array: np.ndarray[Any, Any]) -> Iterator[bytes]:
+    """Type, shape and numbers; of an array of objects no addresses."""
+    yield f"{array.dtype} {array.shape}".encode()
+    if not array.dtype.hasobject:
+        yield array.tobytes()
+
+
+def _of_script(script: Any) -> Iterator[bytes]:
+    """Code, constants, attributes and weights of a saved archive, equal for equal models.
+
+    Zip headers, versions, the lines of source code and the inputs of a trace are left out.
+    """
+    with zipfile.ZipFile(io.BytesIO(script.save_to_buffer())) as archive:
+        members = {name.partition("/")[2]: name for name in sorted(archive.namelist())}
+        code = "\n".join(
+            MANGLED.sub("", archive.read(name).decode())
+            for short, name in members.items()
+            if short.startswith("code/") and short.endswith(".py")
+        )
+        # Their order depends on what was compiled before, and that of constants on a set.
+        yield from sorted(_sorted_head(block) for block in re.split(r"\n(?=class )", code))
+        for short, name in members.items():
+            if short in ("data.pkl", "constants.pkl"):
+                made = _Recorder(io.BytesIO(archive.read(name))).load()
+                yield f"{short} {made!r}".encode()
+            elif short.startswith(("data/", "constants/")):
+                yield short.encode()
+                yield archive.read(name)
+
+
+def _sorted_head(block: str) -> bytes:
+    """A class's code, its attributes in order."""
+    head, define, methods = block.strip().partition("\n  def ")
+    return "\n".join([*sorted(head.splitlines()), define, methods]).encode()
+
+
+class _Recorder(pickle.Unpickler):
+    """Reads a pickle as a record of names and plain values: none of the pickle's code is run.
+
+    Its bytes are no use, for what is written once or twice depends on who refers to a tensor.
+    """
+
+    def find_class(self, module: str, name: str) -> type:
+        return type(MANGLED.sub("", f"{module}.{name}"), (_Recorded,), {})
+
+    def persistent_load(self, saved: tuple[Any, ...]) -> str:
+        _, storage, key, _device, size = saved
+        return f"{storage.__name__} {key} {size}"
+
+
+class _Recorded:
+    made: list[Any]
+
+    def __new__(cls, *arguments: Any) -> "_Recorded":
+        recorded = object.__new__(cls)
+        recorded.made = [*arguments]
+        return recorded
+
+    def __setstate__(self, state: Any) -> None:
+        self.made.append(state)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}{self.made}"

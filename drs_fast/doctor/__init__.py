@@ -1,0 +1,1 @@
+"""What is wrong with a GAN, and what to do about it."""

@@ -1,0 +1,138 @@
+"""What is wrong with a GAN, seen from its samples and logits, and what to do about it."""
+
+import copy
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from drs_fast import ops
+from drs_fast.core import BURN_IN_ROW, Rng
+from drs_fast.core.arguments import integer
+from drs_fast.doctor import compared, probes, symptoms
+from drs_fast.doctor.probes import BLOCK, Finding
+from drs_fast.doctor.symptoms import Chart, Sampled
+from drs_fast.gan import GAN, Real, links
+from drs_fast.training.fitting import of_gan
+
+__all__ = ["Diagnosis", "Finding", "doctor"]
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What `doctor` found; without findings it saw nothing wrong in what it could check."""
+
+    name: str
+    findings: tuple[Finding, ...]
+    figures: dict[str, float]
+    notes: tuple[str, ...]
+    unknown: tuple[str, ...] = ()  # checks that could not be made, and why
+
+    @property
+    def codes(self) -> tuple[str, ...]:
+        """The findings' short names."""
+        return tuple(finding.code for finding in self.findings)
+
+    def __str__(self) -> str:
+        lines = [f"{self.name}: {len(self.findings) or 'no'} problem{'s'[len(self.codes) == 1 :]}"]
+        for code, seen, remedy in self.findings:
+            lines += ["", code, f"  seen: {seen}", f"  do:   {remedy}"]
+        width = max(map(len, self.figures), default=0)
+        if self.figures:
+            lines += ["", *(f"{key:<{width}}  {self.figures[key]:.5g}" for key in self.figures)]
+        lines += [f"\ncannot tell {check}" for check in self.unknown]
+        return "\n".join([*lines, *(f"\nnote: {note}" for note in self.notes)])
+
+
+@of_gan
+def doctor(gan: GAN, real: Real | None = None, n: int = 4096, seed: int = 0) -> Diagnosis:
+    """Examines G and D on n generated samples, and on real ones if given here or with the GAN.
+
+    real: samples (m, ...), with labels (x, y); else `gan.real` gives n. For the calibration they
+        should be samples that D was not trained on.
+        ValueError where those given here cannot be used; a finding where the GAN's own cannot.
+    The rows are those of a run's burn-in with this seed, at least 512. Modules are left as they
+    were found.
+    """
+    size, patient = max(integer("n", n, 1), 2 * BLOCK), copy.copy(gan)
+    patient.real = gan.real if real is None else real
+    patient = patient.on(block=BLOCK, precision="fp32")
+    if real is not None:
+        compared.check_given(patient, size)
+    modules = probes.modules(patient)
+    placed = tuple(probes.placement(modules))
+    if placed:
+        return Diagnosis(gan.name, placed, {}, ())
+    record = probes.Record(modules)
+    try:
+        with torch.random.fork_rng([gan.device] if gan.device.type == "cuda" else []):
+            chart = Chart([], {}, [], [])
+            _examine(patient, record, modules, size, seed, chart)
+    finally:
+        record.restore()
+    return Diagnosis(
+        gan.name, tuple(chart.findings), chart.figures, tuple(chart.notes), tuple(chart.unknown)
+    )
+
+
+def _examine(
+    gan: GAN,
+    record: probes.Record,
+    modules: list[nn.Module],
+    n: int,
+    seed: int,
+    chart: Chart,
+) -> None:
+    before = record.switched()
+    try:
+        sampled = _sampled(gan, n, seed)
+    except Exception as error:  # whatever the user's code raises
+        chart.findings.append(
+            Finding(
+                "fails",
+                f"{type(error).__name__}: {error}",
+                "G maps (n, latent_dim) float32 [and (n,) int64 labels] to n samples, "
+                "D those to n numbers",
+            )
+        )
+        chart.findings.extend(probes.calls(record, before))
+        return
+    z = ops.latents(gan, Rng(seed, BURN_IN_ROW), 2 * BLOCK)
+    y = None if sampled.y is None else sampled.y[: 2 * BLOCK]
+    chart.findings.extend(probes.calls(record, before))
+    chart.findings.extend(probes.functions(gan, z, y, seed))
+    chart.findings.extend(probes.spectral_norms(modules))
+    half = None if y is None else y[:BLOCK]
+    chart.notes.extend(probes.in_place(gan, z[:BLOCK], sampled.x[:BLOCK], half))
+    chart.findings.extend(symptoms.of_samples(sampled.x))
+    chart.findings.extend(symptoms.of_logits(gan, sampled, chart.figures))
+    if {finding.code for finding in chart.findings} & set(symptoms.UNUSABLE):
+        chart.unknown.append("anything that takes usable logits: acceptance, calibration")
+        return
+    real = compared.real_of(gan, n, chart)
+    chart.findings.extend(symptoms.of_weights(gan, sampled, real, chart))
+    chart.findings.extend(compared.of_real(gan, sampled, real, n, seed, chart))
+
+
+def _sampled(gan: GAN, n: int, seed: int) -> Sampled:
+    link = links.LINKS[gan.link] if isinstance(gan.link, str) else gan.link
+    raw: list[Tensor] = []
+
+    def recording(score: Tensor) -> Tensor:
+        raw.append(score.detach().clone())
+        return link(score)
+
+    recorder = copy.copy(gan)  # not gan.judged, which would put modules in eval mode
+    recorder.link = recording
+    rows, labels, logits, kept = [], [], [], 0
+    for start in range(0, n, BLOCK):
+        rng, size = Rng(seed, BURN_IN_ROW + start), min(BLOCK, n - start)
+        y = ops.labels(gan, rng, size)
+        x, logit = recorder.logits(ops.latents(gan, rng, size), y)
+        labels.append(y)
+        logits.append(logit)
+        if start < 2 * BLOCK or kept + x.numel() <= symptoms.ELEMENTS:
+            rows.append(x)
+            kept += x.numel()
+    y = None if gan.labels is None else torch.cat([y for y in labels if y is not None])
+    return Sampled(torch.cat(rows), y, torch.cat(logits), torch.cat(raw)[:n].float())

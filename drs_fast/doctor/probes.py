@@ -1,0 +1,272 @@
+"""What the doctor asks of the functions and modules: do rows touch, does chance or a mode enter?"""
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import _SpectralNorm
+from torch.nn.utils.parametrize import ParametrizationList
+from torch.nn.utils.spectral_norm import SpectralNorm
+
+from drs_fast.core import fingerprint
+from drs_fast.gan import GAN
+from drs_fast.training.fitting import Draws
+
+BLOCK = 256
+ROUNDING = 2.0**-10  # relative; what TensorFloat32, the coarsest float32 arithmetic, rounds to
+LAG = 1.25  # sigma over the estimate in use; a training run's estimate lags by a few percent
+
+
+class Finding(NamedTuple):
+    """Something wrong: its short name, what was seen, and what to do about it."""
+
+    code: str
+    seen: str
+    remedy: str
+
+
+def modules(gan: GAN) -> list[nn.Module]:
+    """All modules that turn latents into logits."""
+    return list(fingerprint.modules(gan.generator, gan.discriminator, gan.link))
+
+
+class Record:
+    """The modes and tensors that modules had, to compare with and to put back."""
+
+    def __init__(self, found: list[nn.Module]) -> None:
+        self.modes = [(module, module.training) for module in found]
+        self.tensors = [
+            (module, held, name, tensor, tensor.detach().clone())
+            for module in found
+            for held in _held(module)
+            for name, tensor in held.items()
+            if tensor is not None
+        ]
+
+    def switched(self) -> list[str]:
+        """Kinds of the modules that are in train mode."""
+        return sorted({type(module).__name__ for module, _ in self.modes if module.training})
+
+    def changed(self) -> list[str]:
+        """Names of the tensors that have other values than they had."""
+        return sorted(
+            {
+                f"{type(module).__name__}.{name}"
+                for module, held, name, _, value in self.tensors
+                if _moved(value, held.get(name)) > 0.0
+            }
+        )
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        for module, training in self.modes:
+            module.training = training
+        for _, held, name, tensor, value in self.tensors:
+            held[name] = tensor
+            if _moved(value, tensor) > 0.0:
+                tensor.copy_(value)
+
+
+def placement(found: list[nn.Module]) -> Iterator[Finding]:
+    """Weights that are not there, or not all in one place."""
+    devices = {str(p.device) for module in found for p in module.parameters(recurse=False)}
+    if "meta" in devices:
+        yield Finding(
+            "no-weights",
+            "some parameters are on the device 'meta' and hold no numbers",
+            "load the weights with load_state_dict(..., assign=True)",
+        )
+    elif len(devices) > 1:
+        yield Finding(
+            "devices",
+            f"parameters are on {', '.join(sorted(devices))}",
+            "move G and D to one device: gan.on('cuda')",
+        )
+
+
+def calls(record: Record, before: list[str]) -> Iterator[Finding]:
+    """What the modules' modes and tensors say, after G and D were called."""
+    if before:
+        yield Finding(
+            "train-mode",
+            f"in train mode: {', '.join(before)}",
+            "call .eval() on G and D and leave them so; GAN(...) does it once, when it is built",
+        )
+    elif record.switched():
+        yield Finding(
+            "train-mode",
+            f"a call puts into train mode: {', '.join(record.switched())}",
+            "take .train() out of forward",
+        )
+    if record.changed():
+        yield Finding(
+            "changes-state",
+            f"a call changes {', '.join(record.changed())}",
+            "what a row gives then depends on the calls before it: freeze these tensors",
+        )
+
+
+class Shifts(NamedTuple):
+    """The largest change of a row's value when nothing about that row changed."""
+
+    again: float  # the same call
+    companions: float  # other rows around it
+    place: float  # another place among the same rows
+    alone: float  # zeros around it
+
+
+def shifts(
+    function: Callable[[Tensor, Tensor | None], Tensor],
+    rows: tuple[Tensor, Tensor | None],
+    others: tuple[Tensor, Tensor | None],
+    draws: Draws,
+) -> Shifts:
+    """function (rows, labels) -> a value per row; rows and others are blocks of the same size."""
+    x, y = rows
+    order = draws.permutation(len(x)).to(x.device)
+    kept = order % 2 == 0
+    first = function(x, y)
+
+    def beside(*around: Tensor | None) -> float:
+        """Half of the rows keep their places, these take the others."""
+        mixed = [
+            None if own is None or other is None else torch.where(_like(kept, own), own, other)
+            for own, other in zip(rows, around, strict=True)
+        ]
+        assert mixed[0] is not None
+        return _moved(first[kept], function(mixed[0], mixed[1])[kept])
+
+    # Statistics of two random blocks may be nearly alike, those of one row's copies are not.
+    copies = (None if other is None else other[:1].expand_as(other) for other in others)
+    return Shifts(
+        again=_moved(first, function(x, y)),
+        companions=max(beside(*others), beside(*copies)),
+        place=_moved(first[order], function(x[order], None if y is None else y[order])),
+        alone=_moved(first[:1], function(x[:1], None if y is None else y[:1])),
+    )
+
+
+def functions(gan: GAN, z: Tensor, y: Tensor | None, seed: int) -> Iterator[Finding]:
+    """Whether G is a function of one latent and D one of a sample. z: two blocks."""
+    draws, size = Draws(seed, 2**62), len(z) // 2
+    labels = (None, None) if y is None else (y[:size], y[size:])
+    x = gan.logits(z, y)[0]
+    for role, function, rows in (
+        ("generator", lambda z, y: gan.logits(z, y)[0], z),
+        ("discriminator", gan.scores, x),
+    ):
+        found = shifts(function, (rows[:size], labels[0]), (rows[size:], labels[1]), draws)
+        if found.again > ROUNDING:
+            yield Finding(
+                f"random-{role}",
+                f"the same rows a second time: the {role} moves by {found.again:.3g}",
+                "turn its noise and dropout off; StyleGAN: noise_mode='const'",
+            )
+        elif max(found) > ROUNDING:
+            yield Finding(
+                f"coupled-{role}",
+                f"a row moves by {found.companions:.3g} with other rows around it, "
+                f"by {found.place:.3g} in another place, by {found.alone:.3g} among zeros",
+                "it must be a function of one row: batch norm in eval mode, minibatch statistics "
+                "frozen or left out, no pac; or drs.keep_train a discriminator without them",
+            )
+    if y is not None and gan.labels is not None and gan.labels > 1:
+        yield from _labels(gan, z[:size], x[:size], y[:size])
+
+
+def _labels(gan: GAN, z: Tensor, x: Tensor, y: Tensor) -> Iterator[Finding]:
+    assert gan.labels is not None
+    other = (y + 1) % gan.labels
+    for role, now, then in (
+        ("generator", gan.logits(z, y)[0], gan.logits(z, other)[0]),
+        ("discriminator", gan.scores(x, y), gan.scores(x, other)),
+    ):
+        if torch.equal(now, then):
+            yield Finding(
+                f"{role}-ignores-labels",
+                f"the {role} gives the same for {len(y)} rows with other labels",
+                "pass y on to the network, or build the GAN without labels",
+            )
+
+
+def in_place(gan: GAN, z: Tensor, x: Tensor, y: Tensor | None) -> Iterator[str]:
+    """Notes on functions that write to what they are given."""
+    labels = () if y is None else (y,)
+    for role, function, rows in (
+        ("generator", gan.generator, z),
+        ("discriminator", gan.discriminator, x),
+    ):
+        given = rows.clone()
+        with torch.inference_mode():
+            function(given, *labels)
+        if _moved(rows, given) > 0.0:
+            yield (
+                f"the {role} writes to its input. drs_fast gives it a copy, so nothing is wrong "
+                "here; elsewhere give it a clone"
+            )
+
+
+def spectral_norms(found: list[nn.Module]) -> Iterator[Finding]:
+    """Layers divided by something else than their largest singular value.
+
+    In eval mode a layer is divided by u^T W v of two stored vectors. They are only right after
+    power iterations on these very weights; the true value is the root of the largest eigenvalue.
+    """
+    stale = [
+        true / max(abs(used), 1e-30)
+        for weight, u, v in _normalised(found)
+        for used in [float(u @ weight @ v)]
+        for true in [_sigma(weight)]
+    ]
+    wrong = [factor for factor in stale if factor > LAG]
+    if wrong:
+        yield Finding(
+            "spectral-norm",
+            f"{len(wrong)} of {len(stale)} spectrally normalised layers have a norm above 1, up to "
+            f"{max(wrong):.3g}: their power iteration has not converged",
+            "load the vectors u and v with the weights, or call D a hundred times in train mode",
+        )
+
+
+def _normalised(found: list[nn.Module]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """(weight as a matrix, u, v) in float64 of every layer with PyTorch's spectral norm."""
+    for module in found:
+        for hook in module._forward_pre_hooks.values():
+            if isinstance(hook, SpectralNorm):
+                parts = [getattr(module, f"{hook.name}_{part}") for part in ("orig", "u", "v")]
+                matrix = hook.reshape_weight_to_matrix(parts[0])
+                yield matrix.detach().double(), parts[1].double(), parts[2].double()
+        if isinstance(module, ParametrizationList):
+            weight = module.original
+            for part in module:
+                if isinstance(part, _SpectralNorm) and weight.ndim > 1:
+                    matrix = part._reshape_weight_to_matrix(weight)
+                    yield matrix.detach().double(), part._u.double(), part._v.double()
+
+
+def _held(module: nn.Module) -> tuple[dict[str, Any], ...]:
+    return module._parameters, module._buffers
+
+
+def _sigma(matrix: Tensor) -> float:
+    gram = matrix @ matrix.T if len(matrix) <= matrix.shape[1] else matrix.T @ matrix
+    return float(torch.linalg.eigvalsh(gram)[-1].clamp(min=0.0).sqrt())
+
+
+def _moved(before: Tensor, after: Tensor | None) -> float:
+    """The largest change, relative to values above 1."""
+    if after is None or after.shape != before.shape:
+        return torch.inf
+    if before.numel() == 0:
+        return 0.0
+    same = (before == after) | ((before != before) & (after != after))
+    if not before.is_floating_point():
+        return 0.0 if bool(same.all()) else torch.inf
+    wide = before.detach().double()
+    change = (wide - after.detach().double()).abs() / wide.abs().clamp(min=1.0)
+    return float(torch.where(same, 0.0, change).nan_to_num(nan=torch.inf).max())
+
+
+def _like(mask: Tensor, rows: Tensor) -> Tensor:
+    return mask.view(-1, *[1] * (rows.ndim - 1))

@@ -1,0 +1,172 @@
+"""Classes of a conditional GAN: which labels proposals have, and which ones n samples should."""
+
+import functools
+import heapq
+import itertools
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from drs_fast.core.arguments import describe, number
+
+Rows = dict[str, Tensor]
+JOINT, WITHIN = "joint", "within"
+CHOICES = (JOINT, WITHIN)
+
+
+def weights(labels: int | None, given: Sequence[float] | Tensor | None) -> tuple[float, ...] | None:
+    """The share of each class; None where all are alike. ValueError unless one for each class."""
+    if given is None:
+        return None
+    if labels is None:
+        raise ValueError("labels are weighted, but this GAN has none; build GAN(..., labels=K)")
+    try:
+        listed = torch.as_tensor(given, dtype=torch.float64, device="cpu")
+    except (TypeError, ValueError, RuntimeError):
+        listed = torch.zeros(())
+    if listed.shape != (labels,):
+        got = describe(listed) if listed.ndim else describe(given)
+        raise ValueError(f"label_weights must be {labels} numbers, one a class, got {got}")
+    found = [number("label_weights", value, 0.0, math.inf) for value in listed.tolist()]
+    most = max(found)
+    if most == 0.0:
+        raise ValueError("label_weights are all 0; give a class to draw a positive one")
+    found = [value / most for value in found]  # their sum may be no number
+    total = math.fsum(found)
+    return tuple(value / total for value in found)
+
+
+def only(labels: int | None, chosen: int) -> tuple[float, ...]:
+    """The weights that leave one class."""
+    if labels is None:
+        raise ValueError(f"only={chosen} names a class, but this GAN has none")
+    if isinstance(chosen, bool) or not isinstance(chosen, int) or not 0 <= chosen < labels:
+        raise ValueError(f"only must be a class in [0, {labels}), got {chosen!r}")
+    return tuple(float(k == chosen) for k in range(labels))
+
+
+def shares(labels: int, weighted: Sequence[float] | None) -> tuple[float, ...]:
+    """The share of each class, said for all of them."""
+    return (1.0 / labels,) * labels if weighted is None else tuple(weighted)
+
+
+def occurring(labels: int, weighted: Sequence[float] | None) -> list[int]:
+    """The classes that labels are drawn from."""
+    return [k for k, share in enumerate(shares(labels, weighted)) if share > 0.0]
+
+
+def turns(labels: int, weighted: Sequence[float] | None, start: int, n: int) -> Tensor:
+    """The labels (n,) of rows from `start` on, where the classes that occur take turns."""
+    found = torch.tensor(occurring(labels, weighted), device="cpu")
+    return found[torch.arange(start, start + n, device="cpu") % len(found)]
+
+
+def drawn(u: Tensor, labels: int, weighted: tuple[float, ...] | None) -> Tensor:
+    """The labels (n,) int64 of uniforms (n,) float64: the inverse of the cumulative shares."""
+    if weighted is None:
+        return (u * labels).long()
+    return torch.searchsorted(_ends(weighted, u.device), u, right=True)
+
+
+@functools.lru_cache(maxsize=64)  # lest a CUDA graph copies it from the host
+def _ends(weighted: tuple[float, ...], device: torch.device) -> Tensor:
+    sums = list(itertools.accumulate(weighted))
+    ends = torch.tensor(sums, dtype=torch.float64, device="cpu")
+    ends[max(occurring(len(weighted), weighted)) :] = 1.0  # the sum is rounded, u may be next to 1
+    return ends.to(device)
+
+
+class Seats:
+    """Hands n samples to classes one by one, so that each has its share of any n, rounded.
+
+    The class whose count lags most takes the next one, by (count + 1/2) / share.
+    Source: Webster's method of apportionment, as in Balinski and Young, Fair representation (1982).
+    """
+
+    def __init__(self, weighted: Sequence[float], n: int = 0) -> None:
+        self._shares = weighted
+        # Webster's counts are no smaller.
+        self.counts = [max(0, math.floor((n - len(weighted)) * share)) for share in weighted]
+        self._queue = [self._turn(k) for k, share in enumerate(weighted) if share > 0.0]
+        heapq.heapify(self._queue)
+        for _ in range(n - sum(self.counts)):
+            self.take()
+
+    @property
+    def next(self) -> int:
+        """The class of the next sample."""
+        return self._queue[0][1]
+
+    def take(self) -> None:
+        """Counts it."""
+        k = self.next
+        self.counts[k] += 1
+        heapq.heapreplace(self._queue, self._turn(k))
+
+    def _turn(self, k: int) -> tuple[float, int]:
+        return (self.counts[k] + 0.5) / self._shares[k], k
+
+
+class Quota:
+    """Takes, of accepted rows in their order, those of classes that still lack samples.
+
+    n: samples in all; None for ever, where a row waits until its class has its turn.
+    """
+
+    def __init__(self, weighted: Sequence[float], n: int | None) -> None:
+        self._seats = Seats(weighted, n or 0)
+        self._room = torch.tensor(self._seats.counts, device="cpu")
+        self._endless, self._waiting = n is None, list[Rows]()
+
+    def had(self, y: Tensor) -> None:
+        """Counts the labels (n,) of samples that an earlier run made."""
+        classes = len(self._room)
+        if ((y < 0) | (y >= classes)).any():
+            raise ValueError(
+                f"labels must be in [0, {classes}), got {int(y.min())} to {int(y.max())}"
+            )
+        self._room -= torch.bincount(y.cpu(), minlength=len(self._room))
+
+    def lacking(self) -> str:
+        """The classes that lack samples, in words."""
+        rooms = self._room.tolist()
+        named = [f"class {k} lacks {room:,}" for k, room in enumerate(rooms) if room > 0]
+        return "".join(f"; {line}" for line in named[:5]) + ("; ..." if len(named) > 5 else "")
+
+    def taken(self, pieces: list[Rows]) -> list[Rows]:
+        """Those of a step's rows, in pieces with a column "y"."""
+        if not self._endless:
+            return [rows for piece in pieces if len((rows := self._split(piece)[0])["y"])]
+        self._waiting += pieces
+        if not self._waiting:
+            return []
+        every = {
+            name: torch.cat([piece[name] for piece in self._waiting]) for name in self._waiting[0]
+        }
+        there = torch.bincount(every["y"].cpu(), minlength=len(self._room)).tolist()
+        while there[self._seats.next]:
+            there[self._seats.next] -= 1
+            self._room[self._seats.next] += 1
+            self._seats.take()
+        rows, others = self._split(every)
+        self._waiting = [others]
+        return [rows]
+
+    def _split(self, piece: Rows) -> tuple[Rows, Rows]:
+        """The rows that there is room for, and the others."""
+        y = piece["y"]
+        keep = up_to(y, self._room.to(y.device))
+        self.had(y[keep])
+        return tuple({k: rows[mask] for k, rows in piece.items()} for mask in (keep, ~keep))  # type: ignore[return-value]
+
+
+def up_to(y: Tensor, room: Tensor) -> Tensor:
+    """Which rows of labels y (n,) are among the first room[k] of their class k, (n,) bool."""
+    order = y.argsort(stable=True)
+    sorted_y = y[order]
+    begins = torch.searchsorted(sorted_y, torch.arange(len(room), device=y.device))
+    rank = torch.empty_like(y)
+    rank[order] = torch.arange(len(y), device=y.device) - begins[sorted_y]
+    return rank < room[y]

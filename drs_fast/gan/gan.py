@@ -1,0 +1,379 @@
+"""A generator, its discriminator, and how to read them."""
+
+import contextlib
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from drs_fast.core import fingerprint
+from drs_fast.core.arguments import describe, integer, usable
+from drs_fast.gan import blocks, classes, links, real_data
+
+PRIORS = ("normal", "uniform", "truncated normal")
+PRECISIONS = ("fp32", "bf16")
+BLOCK_MULTIPLE = 256
+SMALLEST = 128  # rows in a call that on CPUs give the bits of 256; with many threads 64 do not
+Real = Tensor | tuple[Tensor, Tensor]
+ADVICE = {  # where a function fails that is none of the two networks
+    "link": "a link maps scores (n,) to log ratios (n,)",
+    "prior": "a prior maps normals (n, latent_dim) to latents (n, latent_dim)",
+    "real": "real maps n to samples (n, ...), or with labels to (samples, y)",
+}
+
+
+class GAN:
+    """A generator, its discriminator, and how to read them.
+
+    generator: z (n, latent_dim) float32 [, y (n,) int64] -> x (n, ...).
+    discriminator: x [, y] -> a number per sample: (n,), (n, 1), or a tuple that starts with it.
+    prior: "normal", "uniform" on [-1, 1), "truncated normal" on [-2, 2], or a callable that maps
+        (n, latent_dim) normals row by row; it always gets 256, with zeros for those that nobody
+        asked for, and one thread.
+    link: what the discriminator returns: "logit", "probability", another name of
+        drs_fast.gan.links.LINKS, or a callable to a log ratio.
+    labels: number of classes of a conditional GAN.
+    label_weights: how often each class is proposed, (labels,) numbers, all alike unless given.
+    real: real samples, (x, y) with labels, or a callable n -> those.
+    block: rows in one call of G and D, rounded up to a power of two or, from 256 on, a multiple of
+        256. A block that is not full is padded with zeros: on a CPU to 128 rows or a multiple of
+        256, which gave equal bits there, elsewhere to a whole block. Blocks of fewer than 128 rows
+        may round differently.
+    Modules are put in eval mode, those inside wrappers too.
+    """
+
+    def __init__(
+        self,
+        generator: Callable[..., Any],
+        discriminator: Callable[..., Any],
+        latent_dim: int,
+        *,
+        prior: str | Callable[[Tensor], Tensor] = "normal",
+        link: str | links.Link = "logit",
+        labels: int | None = None,
+        label_weights: Sequence[float] | Tensor | None = None,
+        real: Real | Callable[[int], Real] | None = None,
+        block: int = 4096,
+        name: str = "custom",
+    ) -> None:
+        if not callable(generator):
+            raise ValueError(f"generator must be callable, got {type(generator).__name__}")
+        if not (callable(prior) or (isinstance(prior, str) and prior in PRIORS)):
+            raise ValueError(f"prior must be one of {PRIORS} or a callable, got {prior!r}")
+        self.generator = generator
+        self.latent_dim = integer("latent_dim", latent_dim, 1)
+        self.prior = prior
+        self.labels = None if labels is None else integer("labels", labels, 1)
+        self.label_weights = classes.weights(self.labels, label_weights)
+        self.real = real
+        self.name = name
+        self._device = torch.device("cpu")
+        self.precision = PRECISIONS[0]
+        self._runs: dict[str, Callable[..., Any]] = {}
+        self._row: Tensor | None = None
+        self.block = block_rows(block)
+        self._criticised(discriminator, link)
+
+    def _criticised(self, discriminator: Callable[..., Any], link: str | links.Link) -> None:
+        if not callable(discriminator):
+            raise ValueError(f"discriminator must be callable, got {type(discriminator).__name__}")
+        if not (callable(link) or (isinstance(link, str) and link in links.LINKS)):
+            raise ValueError(
+                f"link must be one of {tuple(links.LINKS)} or a callable, got {link!r}"
+            )
+        for module in fingerprint.modules(self.generator, discriminator, link, self.prior):
+            with contextlib.suppress(NotImplementedError):  # what was exported has one mode
+                module.eval()
+        self.discriminator, self.link = discriminator, link
+
+    @property
+    def energy(self) -> bool:
+        """Whether the logits are scores of a critic that estimates no density ratio."""
+        return self.link in links.ENERGIES
+
+    @property
+    def device(self) -> torch.device:
+        """Where the generator's weights are, or where `on` put a generator without any."""
+        if isinstance(self.generator, torch.nn.Module):
+            for parameter in self.generator.parameters():
+                return parameter.device
+        return self._device
+
+    def on(
+        self,
+        device: torch.device | str | None = None,
+        block: int | None = None,
+        precision: str | None = None,
+    ) -> "GAN":
+        """This GAN on a device, in blocks of that many rows; modules are moved, not copied.
+
+        precision: "fp32", or "bf16" for G and D under autocast; logits are float32 in any case.
+        """
+        gan = copy.copy(self)
+        gan._row = None
+        if precision is not None:
+            if precision not in PRECISIONS:
+                raise ValueError(f"precision must be one of {PRECISIONS}, got {precision!r}")
+            gan.precision = precision
+        if block is not None:
+            gan.block = block_rows(block)
+        if device is not None:
+            gan._device = usable(device)
+            for function in (gan.generator, gan.discriminator, gan.link, gan.prior):
+                if isinstance(function, torch.nn.Module):
+                    function.to(device)
+        return gan
+
+    def labelled(self, weights: Sequence[float] | Tensor | None) -> "GAN":
+        """This GAN, with classes proposed in these proportions; None: all alike."""
+        gan = copy.copy(self)
+        gan.label_weights = classes.weights(self.labels, weights)
+        return gan
+
+    def changed(self, change: Callable[[Any], Any]) -> "GAN":
+        """This GAN, with G and D run as change(G) and change(D) from here on."""
+        gan = copy.copy(self)
+        gan._row = None
+        gan._runs = {
+            role: change(self._runs.get(role, getattr(self, role)))
+            for role in ("generator", "discriminator")
+        }
+        return gan
+
+    def judged(
+        self,
+        discriminator: Callable[..., Any] | None = None,
+        link: str | links.Link = "logit",
+    ) -> "GAN":
+        """This GAN with another discriminator (None: the same one) and link."""
+        gan = copy.copy(self)
+        if discriminator is not None:
+            gan._runs = {role: run for role, run in self._runs.items() if role == "generator"}
+        gan._criticised(self.discriminator if discriminator is None else discriminator, link)
+        return gan
+
+    def made_by(self, generator: Callable[..., Any], latent_dim: int) -> "GAN":
+        """This GAN with another generator, of latents of that width, and the same discriminator."""
+        gan = copy.copy(self)
+        gan._row = None
+        gan._runs = {role: run for role, run in self._runs.items() if role == "discriminator"}
+        gan.generator, gan.latent_dim = generator, latent_dim
+        return gan
+
+    def sha256(self) -> str:
+        """Of the weights and of all else that turns latents into logits, but not of the name."""
+        return fingerprint.sha256(
+            self.latent_dim, self.labels, self.prior, self.link, self.generator, self.discriminator
+        )
+
+    def logits(self, z: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """x = G(z) and its logit, in zero-padded blocks.
+
+        z (n, latent_dim), y (n,) int64 if and only if the GAN has labels.
+        Returns x (n, ...) and logit (n,) float32: log p_data/p_model + const, in nats.
+        """
+        self._check(z, y)
+        x, logit = self._blocks(self._logits, z, y)
+        return x, logit
+
+    def row(self) -> Tensor:
+        """One row like those of x, for its shape and dtype; G runs if it has not yet."""
+        if self._row is None:
+            z = torch.zeros(1, self.latent_dim, dtype=torch.float32, device=self.device)
+            self.logits(z, None if self.labels is None else z[:, 0].long())
+        assert self._row is not None
+        return self._row
+
+    def samples(self, z: Tensor, y: Tensor | None = None) -> Tensor:
+        """x = G(z) alone, (n, ...): the same bits as those of `logits`."""
+        self._check(z, y)
+        return self._blocks(self._samples, z, y)[0]
+
+    def scores(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        """Logits (n,) float32 of given samples x (n, ...) [, y (n,) int64]."""
+        self._check_labels(x, y)
+        return self._blocks(self._scores, x, y)[0]
+
+    def gradients(self, z: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """x = G(z), its logit, and the logit's gradient with respect to z, (n, latent_dim)."""
+        self._check(z, y)
+        x, logit, gradient = self._blocks(self._gradients, z, y, differentiate=True)
+        return x, logit, gradient
+
+    def score_gradients(self, x: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Logits (n,) of given samples x (n, ...), and their gradients with respect to x."""
+        self._check_labels(x, y)
+        logit, gradient = self._blocks(self._score_gradients, x, y, differentiate=True)
+        return logit, gradient
+
+    def call_rows(self, rows: int) -> int:
+        """Rows in the call of G and D that serves so many of a block; those missing are zeros."""
+        # Elsewhere another shape rounds differently, and what was tuned is tuned for one shape.
+        if self._runs or self.device.type != "cpu":
+            return self.block
+        return min(self.block, block_rows(max(rows, SMALLEST)))
+
+    def from_normals(self, normals: Tensor) -> Tensor:
+        """Latents (n, latent_dim) float32 of normals of that shape, where the prior is callable."""
+        z = blocks.plain("prior", self._call("prior", normals))
+        fits = isinstance(z, Tensor) and z.shape == normals.shape and z.device == normals.device
+        if not fits or z.is_complex():
+            raise ValueError(
+                f"prior must map normals {describe(normals)} to latents of that shape, real "
+                f"numbers on {normals.device}, got {describe(z)}"
+            )
+        return z.float()  # type: ignore[no-any-return]
+
+    def real_samples(self, n: int, rows: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """Up to n real samples, the first ones, where the generator is, and their labels.
+
+        rows: which of them, (k,) int64, if not all.
+        """
+        if self.real is None:
+            raise ValueError("real samples are needed here: build GAN(..., real=x or n -> x)")
+        given = self._call("real", n) if callable(self.real) else self.real
+        x, y = given if isinstance(given, tuple) and len(given) == 2 else (given, None)
+        x = real_data.samples(x)
+        self._check_labels(x, y)
+        x, y = x[:n], None if y is None else y[:n]
+        if rows is not None:
+            if len(rows) and int(rows.max()) >= len(x):
+                raise ValueError(
+                    f"real gave {len(x):,} samples, fewer than before; it must give the same ones "
+                    "on every call"
+                )
+            x, y = x[rows.to(x.device)], None if y is None else y[rows.to(y.device)]
+        real_data.check_finite(x)
+        return x.to(self.device), None if y is None else y.to(self.device)
+
+    def _blocks(
+        self,
+        function: Callable[..., Iterator[Tensor]],
+        rows: Tensor,
+        y: Tensor | None,
+        differentiate: bool = False,
+    ) -> list[Tensor]:
+        given = (rows.detach(),) if y is None else (rows.detach(), y)
+        return blocks.called(function, given, self.block, self.call_rows, differentiate)
+
+    def _logits(self, start: int, z: Tensor, *label: Tensor) -> Iterator[Tensor]:
+        made = self._generate(start, z, *label)
+        yield made  # to be copied before the discriminator, which may write to what it is given
+        yield self._judge(made, *label)
+
+    def _samples(self, start: int, z: Tensor, *label: Tensor) -> Iterator[Tensor]:
+        yield self._generate(start, z, *label)
+
+    def _scores(self, start: int, x: Tensor, *label: Tensor) -> Iterator[Tensor]:
+        yield self._judge(x, *label)
+
+    def _gradients(self, start: int, z: Tensor, *label: Tensor) -> Iterator[Tensor]:
+        leaf = z.requires_grad_()
+        # G and D get copies: they may write to what they are given.
+        made = self._generate(start, leaf.clone(), *label)
+        yield made
+        logit = self._judge(made.clone(), *label)
+        yield logit
+        yield _slope(logit, leaf)
+
+    def _score_gradients(self, start: int, x: Tensor, *label: Tensor) -> Iterator[Tensor]:
+        leaf = x.requires_grad_()
+        logit = self._judge(leaf.clone(), *label)
+        yield logit
+        yield _slope(logit, leaf)
+
+    def _generate(self, start: int, z: Tensor, *label: Tensor) -> Tensor:
+        made = self._call("generator", z, *(y.clone() for y in label))
+        made = blocks.plain("generator", made)
+        if not isinstance(made, Tensor) or made.shape[:1] != z.shape[:1]:
+            raise ValueError(
+                f"generator must return a tensor of {len(z)} samples for {len(z)} latents, "
+                f"got {describe(made)}"
+            )
+        if self._row is None:
+            with torch.inference_mode(False):
+                self._row = made.new_empty((1, *made.shape[1:]), requires_grad=False)
+        elif not blocks.alike(made, self._row):
+            raise ValueError(
+                "generator must return samples of one shape and dtype on one device: in the block "
+                f"from row {start} on they are {describe(made[0])}, before they were "
+                f"{describe(self._row[0])}; if the generator itself was changed, take gan.on()"
+            )
+        return made
+
+    def _judge(self, made: Tensor, *label: Tensor) -> Tensor:
+        n, device = len(made), made.device
+        score = self._call("discriminator", made, *(y.clone() for y in label))
+        score = blocks.one_per_sample("discriminator", score, n, device)
+        if isinstance(self.link, str):
+            return links.LINKS[self.link](score).float()
+        return blocks.one_per_sample("link", self._call("link", score), n, device).float()
+
+    def _call(self, role: str, *arguments: Any) -> Any:
+        try:
+            function = self._runs.get(role, getattr(self, role))
+            if self.precision == "fp32" or role in ADVICE:
+                return function(*arguments)
+            with torch.autocast(arguments[0].device.type, torch.bfloat16, cache_enabled=False):
+                return function(*arguments)
+        except (torch.OutOfMemoryError, MemoryError):
+            raise
+        except Exception as error:  # whatever the user's code raises
+            given = ", ".join(describe(argument) for argument in arguments)
+            advice = ADVICE.get(
+                role,
+                f"is latent_dim={self.latent_dim} right, and labels={self.labels} (the number of "
+                "classes, for a class-conditional GAN)?",
+            )
+            raise ValueError(
+                f"{role} failed on {given}: {type(error).__name__}: {error}; {advice}"
+            ) from error
+
+    def _check(self, z: Tensor, y: Tensor | None) -> None:
+        if not isinstance(z, Tensor) or z.ndim != 2 or z.shape[1] != self.latent_dim:
+            raise ValueError(f"z must be (n, {self.latent_dim}), got {describe(z)}")
+        self._check_labels(z, y)
+
+    def _check_labels(self, rows: Tensor, y: Tensor | None) -> None:
+        if not isinstance(rows, Tensor) or not blocks.dense(rows) or not rows.ndim:
+            raise ValueError(f"x must be a tensor of samples (n, ...), got {describe(rows)}")
+        if (y is None) != (self.labels is None):
+            raise ValueError(
+                "y was given, but this GAN has no labels; drop it or build GAN(..., labels=K)"
+                if y is not None
+                else f"this GAN has {self.labels} classes; pass y (n,) int64, and real samples as "
+                "real=(x, y)"
+            )
+        if y is not None and not (
+            isinstance(y, Tensor) and y.shape == rows.shape[:1] and y.dtype == torch.int64
+        ):
+            raise ValueError(f"y must be ({len(rows)},) int64, got {describe(y)}")
+        # On a GPU to look at them would be to wait for them.
+        if y is not None and y.device.type == "cpu" and len(y):
+            low, high = int(y.min()), int(y.max())
+            if low < 0 or high >= (self.labels or 0):
+                wrong = low if low < 0 else high
+                raise ValueError(f"y must be labels in [0, {self.labels}), got {wrong}")
+
+
+def block_rows(rows: int) -> int:
+    """The block that serves a batch: the next power of two, or multiple of 256 from 256 on."""
+    if integer("batch_size", rows, 1) < BLOCK_MULTIPLE:
+        return 1 << (rows - 1).bit_length()
+    return -(-rows // BLOCK_MULTIPLE) * BLOCK_MULTIPLE
+
+
+def _slope(logit: Tensor, leaf: Tensor) -> Tensor:
+    """The gradient of every row's logit with respect to that row."""
+    slope = None
+    if logit.requires_grad:
+        (slope,) = torch.autograd.grad(logit, leaf, torch.ones_like(logit), allow_unused=True)
+    if slope is None:
+        raise ValueError(
+            "the logit has no gradient, which this method follows: G or D is constant, or cuts the "
+            "graph by detach, no_grad, integers or NumPy; give differentiable ones, or take a "
+            "sampler that needs none (DRS, OBRS, MH, SIR)"
+        )
+    return slope

@@ -1,0 +1,257 @@
+"""What every op checks before a backend sees its arguments."""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, strided
+
+from drs_fast.backends import reference
+from drs_fast.core import Rng
+from drs_fast.core.arguments import describe, integer, number, usable
+from drs_fast.core.compacted import Compacted, Ring, workspace_words
+from drs_fast.core.tensors import OWN, dense, dense_words, plain
+
+MAX_GAMMA = 600.0
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+INTEGERS = (
+    torch.int8, torch.int16, torch.int32, torch.int64,
+    torch.uint8, torch.uint16, torch.uint32, torch.uint64,
+)  # fmt: skip
+ROW, GROUPS = (
+    f"a floating-point tensor {shape}: float16, bfloat16, float32 or float64"
+    for shape in ("(N,)", "(B, K)")
+)
+MOST_BYTES = 2**47  # that a processor can address
+
+
+def logit(logit: Tensor) -> Tensor:
+    found = logits(logit, ROW)
+    if found.ndim != 1:
+        fix = (
+            "; squeeze the discriminator output"
+            if found.numel() == found.shape[0:1].numel()
+            else ""
+        )
+        raise ValueError(f"logit must be (N,), got {tuple(found.shape)}{fix}")
+    return dense(found)
+
+
+def logits(given: Tensor, kind: str) -> Tensor:
+    """A tensor of them, as it is."""
+    found = plain("logit", given, kind)
+    if found.dtype not in DTYPES:
+        fix = "" if found.is_complex() else "; .float() makes one"
+        raise ValueError(f"logit must be {kind}, got {describe(found)}{fix}")
+    return found
+
+
+def room(name: str, *sizes: int) -> None:
+    """ValueError where a result of so many numbers is more than any memory."""
+    if math.prod(sizes) * 8 > MOST_BYTES:
+        raise ValueError(
+            f"{name} of {' x '.join(map(str, sizes))} numbers cannot be held; ask for fewer at once"
+        )
+
+
+def rows(
+    rng: Rng, n: int, ids: Tensor | None, device: torch.device | str
+) -> tuple[Tensor | None, torch.device]:
+    if not isinstance(rng, Rng):
+        raise ValueError(f"rng must be drs.Rng(seed, row), got {describe(rng)}")
+    integer("n", n, 0)
+    where = usable(device)
+    if ids is None:
+        if rng.row + n > 2**63:
+            raise ValueError(f"rows {rng.row} to {rng.row + n} pass 2^63; start at a smaller row")
+        return None, where
+    ids = plain("ids", ids, "an int64 tensor")
+    if ids.shape != (n,) or ids.dtype != torch.int64:
+        raise ValueError(f"ids must be ({n},) int64, got {describe(ids)}")
+    if not same_device(ids.device, where):
+        raise ValueError(f"ids must be on {where}, got {ids.device}")
+    if ids.device.type == "cpu" and n and int(ids.min()) < 0:
+        raise ValueError(f"ids must be row numbers >= 0, got {int(ids.min())}")
+    return dense(ids), where
+
+
+def same_device(device: torch.device, wanted: torch.device) -> bool:
+    """Whether it is the wanted one, of which "cuda" names no number."""
+    return device.type == wanted.type and wanted.index in (None, device.index)
+
+
+def counter(stream: int, draw: int) -> None:
+    integer("stream", stream, 0, 2**32)
+    integer("draw", draw, 0, 2**32)
+
+
+def threshold(
+    logit: Tensor, log_m: float | Tensor, gamma: float | Tensor, eps: float
+) -> tuple[float | Tensor, float | Tensor, float]:
+    """(log_m, gamma, s = -expm1(-eps)): numbers, or float64 tensors () or (n,)."""
+    return (
+        _parameter("log_m", log_m, logit, math.inf),
+        _parameter("gamma", gamma, logit, MAX_GAMMA),
+        reference.stabiliser(number("eps", eps, 0.0, 1.0)),
+    )
+
+
+def _parameter(name: str, value: float | Tensor, logit: Tensor, limit: float) -> float | Tensor:
+    """A number where the value is known on the host, else float64 where the logits are."""
+    if not isinstance(value, Tensor):
+        return number(name, value, -limit, limit)
+    value = plain(name, value)
+    if (value.ndim and value.shape != logit.shape) or value.dtype not in (*DTYPES, *INTEGERS):
+        raise ValueError(
+            f"{name} must be a number, or real numbers () or ({len(logit)},), got {describe(value)}"
+        )
+    wide = dense(value).double()
+    if wide.ndim == 0 and wide.device.type == "cpu":
+        return number(name, wide.item(), -limit, limit)
+    if wide.device != logit.device:
+        raise ValueError(f"{name} must be on {logit.device}, got {wide.device}")
+    if wide.device.type == "cpu" and not bool((torch.isfinite(wide) & (wide.abs() <= limit)).all()):
+        bound = "" if math.isinf(limit) else f" in [{-limit:g}, {limit:g}]"
+        raise ValueError(f"{name} must be finite{bound}, got {value}")
+    return wide
+
+
+def row_tensors(rows: tuple[Tensor, ...], n: int, where: torch.device) -> tuple[Tensor, ...]:
+    """The rows as plain tensors."""
+    found = []
+    for i, row in enumerate(rows):
+        own = plain(f"rows[{i}]", row)
+        if own.shape[:1] != (n,) or own.device != where:
+            raise ValueError(f"rows[{i}] must be ({n}, ...) on {where}, got {describe(row)}")
+        found.append(own)
+    return tuple(found)
+
+
+def row_major(rows: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    # Any stride between rows is fine; only what lies within a row must be contiguous.
+    return tuple(row.detach() if _row_major(row) else dense_words(row) for row in rows)
+
+
+def _row_major(row: Tensor) -> bool:
+    return not (row.is_conj() or row.is_neg()) and (len(row) == 0 or row[0].is_contiguous())
+
+
+def apart(out: Compacted | Ring, *inputs: float | Tensor | None) -> None:
+    """ValueError where what is written shares memory with what is read, or with itself."""
+    if isinstance(out, Ring):
+        scalars: tuple[Tensor, ...] = (out.state, out.workspace)
+    else:
+        scalars = (out.count, out.invalid, out.above)
+    targets = [_span(t) for t in (*out.rows, out.ids, out.logit, *scalars)]
+    sources = [_span(t) for t in inputs if isinstance(t, Tensor)]
+    for i, (begin, end) in enumerate(targets):
+        if any(begin < stop and start < end for start, stop in (*targets[:i], *sources)):
+            raise ValueError("out must not share memory with the inputs, or with itself; clone one")
+
+
+def _span(tensor: Tensor) -> tuple[int, int]:
+    """First and last address, the end excluded."""
+    if tensor.numel() == 0:
+        return 0, 0
+    steps = zip(tensor.shape, tensor.stride(), strict=True)
+    last = sum((size - 1) * stride for size, stride in steps)
+    start = tensor.data_ptr()
+    return start, start + (last + 1) * tensor.element_size()
+
+
+def check_out(out: Compacted, logit: Tensor, rows: list[tuple[torch.Size, torch.dtype]]) -> None:
+    if not isinstance(out, Compacted) or len(out.rows) != len(rows):
+        raise ValueError(
+            f"out must be a Compacted with {len(rows)} row tensors, got {describe(out)}"
+        )
+    capacity = _capacity("out.ids", out.ids)
+    _as_wanted(
+        logit,
+        *((f"out.rows[{i}]", out.rows[i], (capacity, *shape), dtype)
+          for i, (shape, dtype) in enumerate(rows)),
+        ("out.ids", out.ids, (capacity,), torch.int64),
+        ("out.logit", out.logit, (capacity,), logit.dtype),
+        ("out.count", out.count, (), torch.int64),
+        ("out.invalid", out.invalid, (), torch.int64),
+        ("out.above", out.above, (), torch.int64),
+    )  # fmt: skip
+
+
+def _capacity(name: str, ids: Tensor) -> int:
+    found = plain(name, ids, "(capacity,) int64")
+    if found.ndim != 1:
+        raise ValueError(f"{name} must be (capacity,) int64, got {describe(ids)}")
+    return len(found)
+
+
+def check_ring(ring: Ring, logit: Tensor, rows: list[tuple[torch.Size, torch.dtype]]) -> None:
+    if not isinstance(ring, Ring) or len(ring.rows) != len(rows):
+        raise ValueError(
+            f"ring must be drs.ops.ring(...) with {len(rows)} row tensors, got {describe(ring)}"
+        )
+    capacity = _capacity("ring.ids", ring.ids)
+    if capacity < ring.batch or capacity & (capacity - 1):
+        raise ValueError(
+            f"the capacity of a ring must be a power of two, at least its batch of {ring.batch}, "
+            f"got {capacity}; make it with drs.ops.ring"
+        )
+    if len(logit) > ring.batch:
+        raise ValueError(
+            f"this ring was made for batches of at most {ring.batch} rows, got {len(logit)}; "
+            "make it from the largest batch"
+        )
+    _as_wanted(
+        logit,
+        *((f"ring.rows[{i}]", ring.rows[i], (capacity, *shape), dtype)
+          for i, (shape, dtype) in enumerate(rows)),
+        ("ring.ids", ring.ids, (capacity,), torch.int64),
+        ("ring.logit", ring.logit, (capacity,), logit.dtype),
+        ("ring.state", ring.state, (6,), torch.int64),
+        ("ring.workspace", ring.workspace, (workspace_words(ring.batch),), torch.int64),
+    )  # fmt: skip
+
+
+def fit(ring: Ring, logit: Tensor, rows: tuple[Tensor, ...]) -> bool:
+    """Whether a backend can take them as they are; the ring itself is in order."""
+    if type(logit) not in OWN or logit.is_nested or len(rows) != len(ring.rows):
+        return False
+    n = len(logit)
+    return (
+        n <= ring.batch
+        and _fits(logit, ring.logit, n)
+        and all(_fits(row, like, n) for row, like in zip(rows, ring.rows, strict=True))
+    )
+
+
+def _fits(row: Tensor, like: Tensor, n: int) -> bool:
+    return (
+        type(row) in OWN
+        and row.layout is strided
+        and not row.is_nested
+        and row.shape == (n, *like.shape[1:])
+        and row.dtype == like.dtype
+        and row.device == like.device
+        and row.is_contiguous()
+        and not (row.is_neg() or row.is_conj() or row.requires_grad)
+    )
+
+
+def _as_wanted(logit: Tensor, *wanted: tuple[str, Any, tuple[int, ...], torch.dtype]) -> None:
+    """ValueError unless all of them can be written to, and are as is said."""
+    for name, tensor, shape, dtype in wanted:
+        found = plain(name, tensor)
+        if (
+            tuple(found.shape) != tuple(shape)
+            or found.dtype != dtype
+            or found.device != logit.device
+            or not found.is_contiguous()
+            or found.is_neg()
+            or found.is_conj()
+        ):
+            raise ValueError(
+                f"{name} must be contiguous {tuple(shape)} {dtype} on {logit.device}, "
+                f"got {describe(tensor)}"
+            )
+        if found.requires_grad or (found.is_inference() and not torch.is_inference_mode_enabled()):
+            kind = "requires a gradient" if found.requires_grad else "is of inference mode"
+            raise ValueError(f"{name} is written to, but {kind}; make it by torch.empty")

@@ -1,0 +1,117 @@
+"""The main job on the two built-in GANs, with pictures."""
+
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from drs_fast import ops
+from drs_fast.core import BURN_IN_ROW, Rng
+from drs_fast.gan import GAN
+from drs_fast.report import pictures, report
+from drs_fast.report.pictures import Panel, Square
+from drs_fast.run.generate import generate
+from drs_fast.samplers.drs import DRS
+from drs_fast.store import Samples, open_run
+from drs_fast.zoo import gaussians25, load
+
+SEED = 0
+GRID = Square((-2.5, 2.5), (-2.5, 2.5), bins=200)
+
+
+def run(
+    out: Path,
+    *,
+    quiet: bool = False,
+    gaussians: int = 1_000_000,
+    digits: int = 5_000,
+    say: Callable[[str], object] = lambda line: None,
+) -> list[Path]:
+    """Samples of both GANs in directories under `out`, and pictures of them; returns the pictures.
+
+    quiet: no progress. say: is given the table of what was done, line by line.
+    RuntimeError without matplotlib.
+    """
+    pictures.check()
+    out.mkdir(parents=True, exist_ok=True)
+    say(
+        f"{'model':<12}{'samples':>11}{'proposals':>12}{'acceptance':>12}{'samples/s':>15}{'seconds':>9}"
+    )
+    paths = []
+    for name, n, draw in (("25gaussians", gaussians, _modes), ("digits", digits, _digits)):
+        gan = load(name)
+        samples = _generate(gan, out / name, n, quiet, say)
+        raw = _raw(gan, n)
+        paths.append(draw(out / f"{name}.png", samples, *raw))
+        paths.append(_scores(out / f"{name}-scores.png", samples))
+    return paths
+
+
+def _generate(
+    gan: GAN, directory: Path, n: int, quiet: bool, say: Callable[[str], object]
+) -> Samples:
+    before = len(open_run(directory)) if (directory / "manifest.json").exists() else 0
+    start = time.perf_counter()
+    samples = generate(
+        gan, DRS(), n, seed=SEED, out=directory, save=("x", "logit"), progress=not quiet
+    )
+    seconds = time.perf_counter() - start
+    proposals = samples.manifest["proposals"]
+    rate = f"{(n - before) / seconds:,.0f}" if n > before else "there already"
+    acceptance = f"{n / max(1, proposals):.2%}"
+    say(f"{gan.name:<12}{n:>11,}{proposals:>12,}{acceptance:>12}{rate:>15}{seconds:>9.1f}")
+    return samples
+
+
+def _raw(gan: GAN, n: int) -> tuple[Tensor, Tensor]:
+    """x and logit of n proposals from the burn-in rows on."""
+    parts = [
+        gan.logits(ops.latents(gan, Rng(SEED, BURN_IN_ROW + row), min(gan.block, n - row)))
+        for row in range(0, n, gan.block)
+    ]
+    x, logit = zip(*parts, strict=True)
+    return torch.cat(x), torch.cat(logit)
+
+
+def _modes(path: Path, samples: Samples, raw: Tensor, logit: Tensor) -> Path:
+    edges = torch.linspace(*GRID.x, GRID.bins + 1, dtype=torch.float64, device="cpu")
+    below = torch.special.ndtr((edges[:, None] - gaussians25.AXIS) / gaussians25.STD)
+    marginal = below.diff(dim=0).mean(dim=1) / edges.diff()
+    panels = [
+        Panel(
+            f"{name}, n = {len(x):,}\n{gaussians25.quality(x)[0]:.2%} within 4 sd of a centre",
+            GRID.density(x),
+        )
+        for name, x in (("raw generator", raw), ("accepted", samples.x[:]))
+    ]
+    inside = -math.expm1(-8.0)  # of a normal in the plane, within 4 sd
+    title = f"real density, from its formula\n{inside:.2%} within 4 sd of a centre"
+    panels.append(Panel(title, marginal[:, None] * marginal))
+    return pictures.densities(path, panels, GRID)
+
+
+def _digits(path: Path, samples: Samples, raw: Tensor, logit: Tensor) -> Path:
+    state = samples.state
+    p = ops.probability(
+        logit, log_m=state["log_m"], gamma=state["gamma"], eps=samples.manifest["eps"] or 0.0
+    )
+    order = p.argsort(descending=True, stable=True)
+    panels = [
+        Panel(
+            f"the {len(rows)} {name} to be accepted\n"
+            f"acceptance probability {float(p[rows].min()):.2g} to {float(p[rows].max()):.2g}",
+            -raw[rows],  # dark ink on white
+        )
+        for name, rows in (("most likely", order[:64]), ("least likely", order[-64:]))
+    ]
+    return pictures.grids(path, panels, f"{len(raw):,} raw digits")
+
+
+def _scores(path: Path, samples: Samples) -> Path:
+    found = report.scores(samples, report.state_of(samples))
+    if found is None:
+        raise RuntimeError(f"{samples.path} holds no scores")
+    return pictures.scores(path, *found, report.heading(samples))

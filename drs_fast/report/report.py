@@ -1,0 +1,308 @@
+"""What a run did, in words and pictures."""
+
+import os
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from drs_fast import ops
+from drs_fast.gan import classes
+from drs_fast.report import balance, pictures
+from drs_fast.report.balance import Balance
+from drs_fast.report.pictures import Panel, Square
+from drs_fast.samplers.common import clipped
+from drs_fast.squeeze import audit, stages
+from drs_fast.squeeze.stages import SqueezeState
+from drs_fast.store import Samples, open_run
+from drs_fast.store.format import read_records
+from drs_fast.store.manifest import Manifest
+
+READ = 1_000_000  # samples that quantiles and pictures are made from, so that memory is bounded
+BEST = 64
+LISTED = 10  # classes that are named one by one
+QUANTILES = {"lowest": 0.0, "5 %": 0.05, "25 %": 0.25, "50 %": 0.5, "75 %": 0.75, "95 %": 0.95,
+             "highest": 1.0}  # fmt: skip
+
+
+def write(
+    path: str | PathLike[str], out: str | PathLike[str] | None = None
+) -> tuple[str, list[Path]]:
+    """The report of a run and its pictures, which go to `out`, or beside the run in PATH-report.
+
+    Nothing is written to the run itself, finished or not. What cannot be drawn is left out, and
+    the text says so. RuntimeError without matplotlib, ValueError if `out` is within the run.
+    """
+    pictures.check()
+    run = Path(os.path.abspath(path))
+    folder = run.with_name(f"{run.name}-report") if out is None else Path(out)
+    if run.resolve() in (folder.resolve(), *folder.resolve().parents):
+        raise ValueError(f"{folder} is inside the run, whose files are fixed; choose another --out")
+    samples = open_run(path)
+    state = state_of(samples)
+    folder.mkdir(parents=True, exist_ok=True)
+    balanced = balance.of_run(samples, state)
+    drawn, reasons = _draw(samples, state, balanced, folder)
+    text = words(samples, state, balanced)
+    if reasons:
+        text += "\nnot drawn" + "".join(f"\n  {reason}" for reason in reasons)
+    return text, drawn
+
+
+def words(samples: Samples, state: dict[str, Tensor], balanced: Balance | str) -> str:
+    """The numbers of a run, one a line."""
+    manifest, n = samples.manifest, len(samples)
+    counters = _counters(samples)
+    whole = "complete" if manifest["complete"] else f"unfinished, of {manifest['n']:,}"
+    facts = {
+        "model": manifest.get("model"),
+        "sampler": _sampler(manifest.get("sampler")),
+        "law": manifest.get("law"),
+        "seed": manifest.get("seed"),
+        "samples": f"{n:,} ({whole})",
+        "proposals": f"{counters['proposals']:,}",
+        "acceptance": _acceptance(n, counters["proposals"], state.get("acceptance")),
+        "log_m": _range(state.get("log_m")),
+        "cap": _range(state.get("cap")),
+        "gamma": _range(state.get("gamma")),
+        "eps": manifest.get("eps"),
+        "G + D calls per sample": f"{counters['calls'] / n:.4g}" if n else None,
+        "invalid logits": f"{counters['invalid']:,}",
+        f"{'log weights above cap' if 'cap' in state else 'logits above log_m'}": (
+            f"{counters['above']:,}"
+        ),
+        **_clipped(counters),
+        **_tallies(manifest, counters, state),
+        "moves accepted": _percent(manifest.get("acceptance_rate")),
+        **_classes(samples),
+        **balance.words(balanced),
+    }
+    raw, accepted = _logits(samples, state)
+    if raw is not None and bool(torch.isfinite(raw).any()):
+        facts["effective sample share"] = (
+            f"{_effective_share(raw):.2%} of raw samples, (sum w)^2 / (n sum w^2), w = exp(logit)"
+        )
+    lines = [f"{samples.path}"]
+    lines += [f"  {name:<24}{value}" for name, value in facts.items() if value is not None]
+    lines += _table({"raw (burn-in)": raw, "accepted": accepted})
+    if n > READ:
+        lines.append(f"  quantiles and pictures are of the first {READ:,} samples")
+    return "\n".join(lines)
+
+
+def _classes(samples: Samples) -> dict[str, str]:
+    """Which classes were proposed, and how many samples each has."""
+    labels, weights = samples.manifest.get("labels"), samples.manifest.get("label_weights")
+    if not labels or "y" not in samples.columns:
+        return {}
+    found = torch.bincount(samples.y[:READ], minlength=labels)
+    few, most = int(found.min()), int(found.max())
+    listed = ", ".join(f"{k}: {count:,}" for k, count in enumerate(found.tolist()))
+    spread = f"{few:,} to {most:,} in each of {labels:,}"
+    proposed = "all alike" if weights is None else ", ".join(f"{w:.3g}" for w in weights[:LISTED])
+    more = ", ..." if weights is not None and labels > LISTED else ""
+    return {
+        "label weights": proposed + more,
+        "samples of classes": listed if labels <= LISTED else spread,
+    }
+
+
+def _clipped(counters: dict[str, int]) -> dict[str, str]:
+    """What log_m leaves out of the data."""
+    if not counters.get("kept"):
+        return {}
+    above = counters["capped"] / counters["kept"]
+    return {
+        "samples above log_m": f"{above:.2%}",
+        "clipped by log_m": f"{clipped.clipped(counters)} of the data, 95 % interval",
+    }
+
+
+def _tallies(
+    manifest: Manifest, counters: dict[str, int], state: dict[str, Tensor]
+) -> dict[str, str | None]:
+    """Further counts; of a bound's sums, what they say."""
+    if "lost" not in counters:
+        own = [name for name in manifest.get("tallies", ()) if name not in clipped.TALLIES]
+        return {name: f"{counters[name]:,}" for name in own}
+    remark = manifest["remark"].partition(": ")[2]
+    if not counters["mass"]:
+        return {"squeeze": remark}
+    found = SqueezeState(**state)
+    evenly = counters["proposals"] * stages.floor(found.calls) * float(found.acceptance)
+    hidden = audit.unseen(float(found.samples) + evenly)
+    return {
+        "squeeze": remark,
+        "lost mass": f"{stages.lost(counters, found)}, 95 % interval",
+        "of it where rows were seen": f"{audit.loss(counters)}",
+        "of it where none was": f"at most {hidden:.2%} of the samples",
+        "audits": f"{counters['audited'] / counters['judged']:.2%} of all rows that are judged",
+    }
+
+
+def state_of(samples: Samples) -> dict[str, Tensor]:
+    """The sampler's state; empty in a run that was stopped before its burn-in ended."""
+    return samples.state if "state_sha256" in samples.manifest else {}
+
+
+def scores(samples: Samples, state: dict[str, Tensor]) -> tuple[Tensor, Tensor] | None:
+    """F and the acceptance probability of the burn-in proposals, (n,) float64 each.
+
+    None if the sampler's state does not hold logits, log_m and gamma.
+    """
+    if not {"logits", "log_m", "gamma"} <= state.keys():
+        return None
+    logit, log_m, gamma = state["logits"].double(), state["log_m"], state["gamma"]
+    if log_m.ndim:  # one of each per class; the state does not repeat the labels
+        y = classes.turns(len(log_m), samples.manifest["label_weights"], 0, len(logit))
+        log_m, gamma = log_m[y], gamma[y]
+    eps = samples.manifest.get("eps") or 0.0
+    d = logit - log_m
+    score = d - torch.log(-torch.expm1((d - eps).clamp(max=0.0))) - gamma
+    return score, ops.probability(state["logits"], log_m=log_m, gamma=gamma, eps=eps)
+
+
+def heading(samples: Samples) -> str:
+    """Model, samples and acceptance in one line."""
+    tried, n = _counters(samples)["proposals"], len(samples)
+    model = Path(samples.manifest.get("model", "run")).name
+    return f"{model}: {n:,} samples, acceptance {_acceptance(n, tried)}"
+
+
+def _draw(
+    samples: Samples,
+    state: dict[str, Tensor],
+    balanced: Balance | str,
+    folder: Path,
+) -> tuple[list[Path], list[str]]:
+    """The pictures, and why others are missing."""
+    title = heading(samples)
+    drawn: list[Path] = []
+    reasons: list[str] = []
+    found = scores(samples, state)
+    if found is None:
+        reasons.append("scores: the sampler's state does not hold logits, log_m and gamma")
+    else:
+        drawn.append(pictures.scores(folder / "scores.png", *found, title))
+    checked = state.get("checked")
+    if checked is not None and len(checked):
+        logit, bound, chance = checked.unbind(dim=1)
+        drawn.append(pictures.bounds(folder / "bounds.png", logit, bound, chance, title))
+        if isinstance(balanced, str):
+            reasons.append(f"balance: {balanced}")
+        else:
+            drawn.append(pictures.balance(folder / "balance.png", balanced, title))
+    raw, accepted = _logits(samples, state)
+    groups = {
+        f"{name}, {len(logit):,}": logit
+        for name, logit in (("raw (burn-in)", raw), ("accepted", accepted))
+        if logit is not None and bool(torch.isfinite(logit).any())
+    }
+    if accepted is None:
+        reasons.append(f"accepted logits: {_absence(samples, 'logit')}")
+    if groups:
+        drawn.append(pictures.logits(folder / "logits.png", groups, title))
+    picture, reason = _draw_samples(samples, accepted, folder / "samples.png", title)
+    return drawn + picture, reasons + reason
+
+
+def _draw_samples(
+    samples: Samples, logit: Tensor | None, path: Path, title: str
+) -> tuple[list[Path], list[str]]:
+    if "x" not in samples.columns or len(samples) == 0:
+        return [], [f"samples: {_absence(samples, 'x')}"]
+    shape = tuple(samples.x.shape)
+    if len(shape) == 2 and shape[1] == 2:
+        x = samples.x[:READ]
+        x = x[torch.isfinite(x).all(dim=1)]
+        if len(x) == 0:
+            return [], ["samples: none is finite"]
+        square = Square.around(x)
+        panel = Panel(f"accepted samples, n = {len(x):,}", square.density(x))
+        return [pictures.densities(path, [panel], square, title)], []
+    if 0 not in shape and (len(shape) == 3 or (len(shape) == 4 and shape[1] in (1, 3))):
+        return [pictures.grids(path, _best_and_worst(samples, logit), title)], []
+    return [], [
+        f"samples: x is {shape}; (n, 2), (n, H, W), (n, 1, H, W) and (n, 3, H, W) are drawn"
+    ]
+
+
+def _best_and_worst(samples: Samples, logit: Tensor | None) -> list[Panel]:
+    if logit is None:
+        return [Panel("first accepted samples", samples.x[:BEST])]
+    order = logit.argsort(descending=True, stable=True)
+    best, worst = order[:BEST], order[-BEST:]
+    return [
+        Panel(
+            f"{len(rows)} {name} logits\n{float(logit[rows].min()):.2f} to "
+            f"{float(logit[rows].max()):.2f}",
+            samples.x[rows],
+        )
+        for name, rows in (("highest", best), ("lowest", worst))
+    ]
+
+
+def _logits(samples: Samples, state: dict[str, Tensor]) -> tuple[Tensor | None, Tensor | None]:
+    """Raw logits of the burn-in, and accepted ones."""
+    saved = "logit" in samples.columns and len(samples) > 0
+    return state.get("logits"), samples.logit[:READ] if saved else None
+
+
+def _absence(samples: Samples, column: str) -> str:
+    return "there are none yet" if column in samples.columns else f"{column} was not saved"
+
+
+def _counters(samples: Samples) -> dict[str, int]:
+    """What the records of the readable shards add up to."""
+    manifest = samples.manifest
+    records = read_records(samples.path, manifest)[0]
+    totals = {
+        key: sum(records[i].counters.get(key, 0) for i in range(len(samples.counts)))
+        for key in ("calls", "invalid", "above", *manifest.get("tallies", ()))
+    }
+    whole_chunks = len(samples.counts) * int(manifest.get("chunk_rows", 0))
+    return {**totals, "proposals": int(manifest.get("proposals", whole_chunks))}
+
+
+def _acceptance(n: int, proposals: int, expected: Tensor | None = None) -> str:
+    found = f"{n / proposals:.2%}" if proposals else "unknown"
+    return found if expected is None else f"{found} ({float(expected):.2%} expected in burn-in)"
+
+
+def _percent(share: float | None) -> str | None:
+    return None if share is None else f"{share:.2%} of the proposals"
+
+
+def _sampler(spec: Any) -> str | None:
+    if not isinstance(spec, dict):
+        return None
+    fields = {key: value for key, value in spec.items() if key != "name" and value is not None}
+    return f"{spec.get('name')}({', '.join(f'{key}={value}' for key, value in fields.items())})"
+
+
+def _range(value: Tensor | None) -> str | None:
+    if value is None:
+        return None
+    if value.numel() == 1:
+        return f"{float(value):.6g}"
+    return f"{float(value.min()):.6g} to {float(value.max()):.6g} over {value.numel()} classes"
+
+
+def _effective_share(logit: Tensor) -> float:
+    weight = logit[torch.isfinite(logit)].double()
+    weight = torch.exp(weight - weight.max())
+    return float(weight.sum() ** 2 / (len(logit) * (weight**2).sum()))
+
+
+def _table(groups: dict[str, Tensor | None]) -> list[str]:
+    lines = []
+    for name, logit in groups.items():
+        finite = None if logit is None else logit[torch.isfinite(logit)].double()
+        if finite is not None and len(finite):
+            levels = finite.new_tensor(list(QUANTILES.values()))
+            numbers = torch.quantile(finite, levels).tolist()
+            lines.append(f"    {name:<22}" + "".join(f"{number:>9.3f}" for number in numbers))
+    heads = "".join(f"{head:>9}" for head in QUANTILES)
+    return [f"  {'logit quantiles':<24}{heads}", *lines] if lines else []

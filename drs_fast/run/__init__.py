@@ -1,0 +1,1 @@
+"""One seed's way through the rows, in memory and to disk."""

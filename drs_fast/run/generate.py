@@ -1,0 +1,199 @@
+"""Runs a sampler over rows 0, 1, ... until n samples are there. Knows no sampler."""
+
+from collections.abc import Iterator, Sequence
+from os import PathLike
+from typing import overload
+
+import torch
+from torch import Tensor
+
+from drs_fast.core import BURN_IN_ROW, Batch, Sampler, Stale, Starvation
+from drs_fast.core.arguments import integer
+from drs_fast.gan import GAN, block_rows, classes
+from drs_fast.run import pages
+from drs_fast.run.collected import Collected, Rows
+from drs_fast.run.progress import Progress
+from drs_fast.run.saving import checked_chunk, columns, save_run
+from drs_fast.run.schedule import Run
+from drs_fast.run.steps import Landed
+from drs_fast.store import Samples, open_run
+
+PATIENCE = 1_000_000
+ENDLESS = ((0, 0, BURN_IN_ROW),)  # one chunk of all rows
+Weights = Sequence[float] | Tensor | None
+
+
+@overload
+def generate(
+    gan: GAN, sampler: Sampler, n: int, *, seed: int = ..., batch_size: int = ...,
+    device: torch.device | str | None = ..., out: None = ..., save: tuple[str, ...] = ...,
+    max_proposals: int | None = ..., patience: int = ..., chunk_rows: int | None = ...,
+    precision: str = ..., tune: tuple[str, ...] = ..., cuda_graph: bool = ...,
+    label_weights: Weights = ..., only: int | None = ..., progress: bool = ...,
+) -> Batch: ...  # fmt: skip
+@overload
+def generate(
+    gan: GAN, sampler: Sampler, n: int, *, seed: int = ..., batch_size: int = ...,
+    device: torch.device | str | None = ..., out: str | PathLike[str], save: tuple[str, ...] = ...,
+    max_proposals: int | None = ..., patience: int = ..., chunk_rows: int | None = ...,
+    precision: str = ..., tune: tuple[str, ...] = ..., cuda_graph: bool = ...,
+    label_weights: Weights = ..., only: int | None = ..., progress: bool = ...,
+) -> Samples: ...  # fmt: skip
+def generate(
+    gan: GAN,
+    sampler: Sampler,
+    n: int,
+    *,
+    seed: int = 0,
+    batch_size: int = 4096,
+    device: torch.device | str | None = None,
+    out: str | PathLike[str] | None = None,
+    save: tuple[str, ...] = ("x", "logit"),
+    max_proposals: int | None = None,
+    patience: int = PATIENCE,
+    chunk_rows: int | None = None,
+    precision: str = "fp32",
+    tune: tuple[str, ...] = (),
+    cuda_graph: bool = True,
+    label_weights: Weights = None,
+    only: int | None = None,
+    progress: bool = False,
+) -> Batch | Samples:
+    """n samples: the first n accepted rows of the seed, for equal logits whatever the batch size.
+
+    batch_size: rows in a call of G and D, rounded up to a power of two or, from 256 on, a multiple
+        of 256. A call for fewer rows is padded to 128 or a multiple of 256 on a CPU, and to a whole
+        batch on a GPU. Equal logits give equal samples; sizes below 128, and on a GPU any two, may
+        give logits whose last bits differ, and with them rare decisions.
+    out: a directory to write to, resumed where an earlier call stopped; what is returned then reads
+        it lazily. Without it, a Batch of exactly n rows.
+    save: which of "x", "z", "logit" `out` keeps; ids (and labels) always.
+    max_proposals: rows to try in all. patience: rows without an accepted one before giving up.
+    chunk_rows: rows a shard is made from, a power of two times the sampler's group.
+    precision: of G and D, "fp32" or "bf16"; then stats (or the manifest) have a `flip_rate`, the
+        share of burn-in rows whose decision it changes.
+    tune: of "channels_last" and "compile", how to run G and D; `drs.plan` says what is faster.
+        ValueError where they do not run so, or where it changes logits too much.
+    label_weights, only: of a GAN with labels, how often each class is proposed, in place of the
+        GAN's own label_weights, or the one class to draw.
+    cuda_graph: whether a step on a GPU is captured once and replayed, where G and D allow it.
+    Raises Starvation or Stale (in memory with what there is in `partial`), BadLogits, or
+    store.Conflict if `out` holds another run, or G and D give other numbers than at its beginning.
+    """
+    n, patience = integer("n", n, 0), integer("patience", patience, 1)
+    if max_proposals is not None:
+        max_proposals = integer("max_proposals", max_proposals, 1)
+    if chunk_rows is not None:
+        chunk_rows = integer("chunk_rows", chunk_rows, 1)
+    gan = _placed(gan, device, batch_size, precision, label_weights, only)
+    run = Run(gan, sampler, n, seed, max_proposals, patience, tune, cuda_graph)
+    kept, rows = columns(run.gan, save), checked_chunk(chunk_rows, sampler.group)
+    with pages.kept():
+        if out is None:
+            return _generated(run, n, progress)
+        save_run(run, out, kept, rows, progress)
+        return open_run(out)
+
+
+def _placed(
+    gan: GAN,
+    device: torch.device | str | None,
+    batch_size: int,
+    precision: str,
+    label_weights: Weights,
+    only: int | None,
+) -> GAN:
+    if not isinstance(gan, GAN):
+        raise ValueError(f"gan must be a drs.GAN, got {type(gan).__name__}; drs.load makes one")
+    if only is not None:
+        if label_weights is not None:
+            raise ValueError("give one of only and label_weights")
+        label_weights = classes.only(gan.labels, only)
+    if label_weights is not None:
+        gan = gan.labelled(label_weights)
+    return gan.on(device, block_rows(batch_size), precision)
+
+
+def _generated(run: Run, n: int, progress: bool) -> Batch:
+    run.begin(progress)
+    collected = Collected({name: run.example[name] for name in run.names}, n)
+    with Progress(n, enabled=progress) as bar:
+        try:
+            for landed in run.landed(ENDLESS, run.names, bar):
+                collected.add(landed.rows)
+        except (Starvation, Stale) as stop:
+            stop.partial = _collected(run, collected.tensors())
+            raise
+    run.warn()
+    return _collected(run, collected.tensors())
+
+
+def stream(
+    gan: GAN,
+    sampler: Sampler,
+    *,
+    seed: int = 0,
+    batch_size: int = 4096,
+    device: torch.device | str | None = None,
+    patience: int = PATIENCE,
+    precision: str = "fp32",
+    tune: tuple[str, ...] = (),
+    cuda_graph: bool = True,
+    label_weights: Weights = None,
+    only: int | None = None,
+) -> Iterator[Batch]:
+    """Batches of accepted rows, for ever: those that `generate` gives, in the same order.
+
+    Where every class has a quota (classes="within"), rows of a class that is ahead wait for their
+    turn: at the end of every batch those so far are the ones of `generate`, in another order.
+    What log_m clips is not estimated here.
+    """
+    integer("patience", patience, 1)
+    gan = _placed(gan, device, batch_size, precision, label_weights, only)
+    run = Run(gan, sampler, None, seed, None, patience, tune, cuda_graph)
+    run.begin(progress=False)
+    return _streamed(run)
+
+
+def _streamed(run: Run) -> Iterator[Batch]:
+    with pages.kept():
+        for landed in run.landed(ENDLESS, run.names, Progress(None, enabled=False)):
+            yield _owned(landed, run)
+
+
+def _owned(landed: Landed, run: Run) -> Batch:
+    """A step's rows in tensors of their own, which do not keep all proposals alive."""
+    rows = landed.rows or [{name: row[:0] for name, row in run.example.items()}]
+    tensors = {name: torch.cat([piece[name] for piece in rows]) for name in rows[0]}
+    return _batch(tensors, invalid=landed.invalid, above=landed.above)
+
+
+def _collected(run: Run, tensors: Rows) -> Batch:
+    totals = run.totals()
+    stats: dict[str, float] = {"proposals": run.rows_until(tensors["ids"]), **totals}
+    for name, value in run.measured(totals).items():
+        if isinstance(value, list):
+            of = name.removesuffix("_interval")
+            stats[f"{of}_low"], stats[f"{of}_high"] = value
+        else:
+            stats[name] = value
+    if run.flip_rate is not None:
+        stats["flip_rate"] = run.flip_rate
+    return _batch(tensors, **stats)
+
+
+def _batch(tensors: Rows, **stats: float) -> Batch:
+    return Batch(
+        x=tensors["x"],
+        z=tensors["z"],
+        y=tensors.get("y"),
+        logit=tensors["logit"],
+        ids=tensors["ids"],
+        count=torch.tensor(len(tensors["ids"]), device="cpu"),
+        stats={name: _number(value) for name, value in stats.items()},
+    )
+
+
+def _number(value: float) -> Tensor:
+    dtype = torch.float64 if isinstance(value, float) else torch.int64
+    return torch.tensor(value, dtype=dtype, device="cpu")

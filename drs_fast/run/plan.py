@@ -1,0 +1,236 @@
+"""How fast G and D run here, as they are and tuned, and what that says for a run.
+
+The clock chooses here and nowhere else: a plan names arguments, and a run does what they say.
+"""
+
+import math
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import torch
+
+from drs_fast import ops
+from drs_fast.core import BURN_IN_ROW, Rng, Sampler
+from drs_fast.core.arguments import integer
+from drs_fast.gan import GAN, PRECISIONS
+from drs_fast.run import pages, tuning
+from drs_fast.run.generate import ENDLESS, PATIENCE
+from drs_fast.run.progress import Progress
+from drs_fast.run.schedule import Run
+from drs_fast.training.fitting import of_gan
+
+USUAL = 4096  # the batch_size of `generate` unless another is given
+SIZES = (256, 1024, USUAL, 16384, 65536)
+LONGEST = 4.0  # seconds of a call: a larger batch is not tried
+SLICE, ROUNDS = 0.1, 8  # seconds that each way is timed for at least, in every round
+GAIN, AGAINST = 1.05, 2  # so much faster, in all rounds but two: that is worth recommending
+DRAWING, MANY = 3.0, 1_000_000  # seconds, and samples where no n is given
+
+
+@dataclass(frozen=True)
+class Way:
+    """G and D in batches of that many rows with these variants; rates: rows a second, by round.
+
+    change: of a finite logit at most, in standard deviations of the logits.
+    """
+
+    batch_size: int
+    tune: tuple[str, ...]
+    rates: tuple[float, ...]
+    change: float = 0.0
+
+    @property
+    def rate(self) -> float:
+        """Rows a second."""
+        return statistics.median(self.rates)
+
+    def beats(self, other: "Way") -> bool:
+        """Whether it is clearly faster, round by round."""
+        gains = sorted(mine / theirs for mine, theirs in zip(self.rates, other.rates, strict=True))
+        return gains[min(AGAINST, len(gains) - 1)] > GAIN
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What a sampler drew in so many seconds after its burn-in, which took seconds too."""
+
+    sampler: str
+    burn_in: float
+    seconds: float
+    proposals: int
+    samples: int
+
+    def hours(self, n: int) -> float:
+        """For so many samples, burn-in included; inf where none was drawn."""
+        drawing = n * self.seconds / self.samples if self.samples else math.inf
+        return (self.burn_in + drawing) / 3600.0
+
+    def __str__(self) -> str:
+        if not self.samples:
+            return f"{self.sampler}: none of {self.proposals:,} rows was accepted"
+        each, rate = self.samples / self.proposals, self.samples / self.seconds
+        burn_in = f"after a burn-in of {self.burn_in:.1f} s"
+        return f"{self.sampler}: {each:.3g} samples a row, {rate:,.0f} samples/s {burn_in}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What `plan` measured; batch_size and tune are those to give to `generate`."""
+
+    model: str  # with its device
+    precision: str
+    sizes: tuple[Way, ...]  # as they are, the usual size first
+    tunes: tuple[Way, ...]  # in batches of batch_size, as they are first
+    refused: tuple[str, ...]  # why other variants cannot be given
+    batch_size: int
+    tune: tuple[str, ...]
+    drawn: Drawn | None = None
+    n: int | None = None
+
+    def __str__(self) -> str:
+        lines = [f"{self.model}, {self.precision}", "", f"{'batch':>23}{'rows/s':>12}{'speed':>8}"]
+        lines += [_line(f"{way.batch_size:,}", way, self.sizes[0]) for way in self.sizes]
+        lines += ["", f"{'tune':>23}{'rows/s':>12}{'speed':>8}   logits move by up to"]
+        for way in self.tunes:
+            moved = f"   {way.change:.1g} of their sd" if way.tune else ""
+            lines.append(_line(",".join(way.tune) or "none", way, self.tunes[0]) + moved)
+        lines += [f"refused: {reason}" for reason in self.refused]
+        lines += [] if self.drawn is None else ["", str(self.drawn)]
+        if self.drawn is not None and self.n is not None:
+            lines.append(f"{self.n:,} samples: about {self.drawn.hours(self.n):.3g} hours")
+        flags, arguments = f"--batch-size {self.batch_size}", f"batch_size={self.batch_size}"
+        if self.precision != PRECISIONS[0]:
+            flags += f" --precision {self.precision}"
+            arguments += f", precision={self.precision!r}"
+        if self.tune:
+            flags += f" --tune {','.join(self.tune)}"
+            arguments += f", tune={self.tune!r}"
+        lines += ["", f"drs-fast generate ... {flags}", f"drs.generate(..., {arguments})"]
+        return "\n".join(lines)
+
+
+def _line(name: str, way: Way, first: Way) -> str:
+    return f"{name:>23}{way.rate:>12,.0f}{way.rate / first.rate:>8.2f}"
+
+
+@of_gan
+def plan(
+    gan: GAN,
+    sampler: Sampler | None = None,
+    *,
+    n: int | None = None,
+    seed: int = 0,
+    batch_size: int | None = None,
+    device: torch.device | str | None = None,
+    precision: str = "fp32",
+    progress: bool = False,
+) -> Plan:
+    """Times G and D in several batch sizes and with each `tune`; says what to give to `generate`.
+
+    sampler: drawn from for a few seconds with what is recommended. n: how many samples of it are
+        wanted.
+    batch_size: the only one to try. Another size than the usual 4096, and a variant, are
+        recommended where they are faster by 5 % in six rounds of eight.
+    progress: lines on standard error.
+    Calls are timed one by one and without gradients, on a GPU without the CUDA graph that a run
+    replays. Raises what a run with the sampler raises.
+    """
+    n = None if n is None else integer("n", n, 1)
+    if n is not None and sampler is None:
+        raise ValueError(f"n={n:,} samples of which sampler? Give one, such as drs.samplers.DRS()")
+    gan = gan.on(device, batch_size, precision)
+
+    def say(line: str) -> None:
+        if progress:
+            sys.stderr.write(f"{line}\n")
+
+    with pages.kept():
+        sizes = _sizes(gan, SIZES if batch_size is None else (gan.block,), say)
+        gan, drawn = gan.on(block=_best(sizes).batch_size), None
+        tunes, refused = _tunes(gan, say)
+        best = _best(tunes)
+        if sampler is not None:
+            say(f"{type(sampler).__name__}: burn-in, then samples for {DRAWING:.0f} s")
+            drawn = _draw(Run(gan, sampler, n or MANY, seed, None, PATIENCE, best.tune, True))
+    threads = f" (threads: {torch.get_num_threads()})" if gan.device.type == "cpu" else ""
+    model = f"{gan.name} on {gan.device}{threads}"
+    return Plan(model, precision, sizes, tunes, refused, best.batch_size, best.tune, drawn, n)
+
+
+def _sizes(gan: GAN, sizes: Sequence[int], say: Callable[[str], None]) -> tuple[Way, ...]:
+    """As they are, in batches of sizes that fit memory and patience; the usual one first."""
+    ways: dict[int, GAN] = {}
+    for size in sizes:
+        say(f"batches of {size:,}")
+        one = gan.on(block=size)
+        try:
+            seconds = min(_seconds(one, size) for _ in range(2))
+        except (torch.OutOfMemoryError, MemoryError):
+            if ways:
+                break
+            raise
+        ways[size] = one
+        if 4.0 * seconds > LONGEST:  # the next size is four times as large
+            break
+    timed = zip(ways, _rates(ways.values()), strict=True)
+    ordered = sorted(timed, key=lambda one: abs(math.log(one[0] / USUAL)))
+    return tuple(Way(size, (), rates) for size, rates in ordered)
+
+
+def _tunes(gan: GAN, say: Callable[[str], None]) -> tuple[tuple[Way, ...], tuple[str, ...]]:
+    """As they are, then with each variant and combination; and why others are refused."""
+    ways: dict[tuple[str, ...], GAN] = {(): gan}
+    refused: dict[tuple[str, ...], str] = {}
+    every = (combinations(tuning.VARIANTS, k + 1) for k in range(len(tuning.VARIANTS)))
+    for names in (names for some in every for names in some):
+        if not any(set(others) <= set(names) for others in refused):
+            say(f"tune={names!r}")
+            try:
+                ways[names] = tuning.applied(gan, names)
+            except ValueError as error:
+                refused[names] = str(error)
+    timed = zip(ways.items(), _rates(ways.values()), strict=True)
+    found = (Way(gan.block, names, rates, tuning.change(gan, one)) for (names, one), rates in timed)
+    return tuple(found), tuple(refused.values())
+
+
+def _best(ways: Sequence[Way]) -> Way:
+    """The first one, or a later one that is clearly faster."""
+    best = ways[0]
+    for way in ways[1:]:
+        best = way if way.beats(best) else best
+    return best
+
+
+def _rates(gans: Iterable[GAN]) -> Iterator[tuple[float, ...]]:
+    """Rows a second of each, in rounds that take turns."""
+    rows = {gan: gan.block * max(1, round(SLICE / _seconds(gan, gan.block))) for gan in gans}
+    rounds = [[n / _seconds(gan, n) for gan, n in rows.items()] for _ in range(ROUNDS)]
+    return zip(*rounds, strict=True)
+
+
+def _seconds(gan: GAN, rows: int) -> float:
+    rng = Rng(0, BURN_IN_ROW)
+    z, y = ops.latents(gan, rng, rows), ops.labels(gan, rng, rows)
+    float(z[0, 0])  # waits for a GPU
+    start = time.perf_counter()
+    float(gan.logits(z, y)[1][0])
+    return time.perf_counter() - start
+
+
+def _draw(run: Run) -> Drawn:
+    """Of a run in memory, for a few seconds; where it has several steps, the first warms up."""
+    start = time.perf_counter()
+    run.begin(progress=False)
+    marks = [(time.perf_counter(), 0, 0)]
+    for _ in run.landed(ENDLESS, run.names, Progress(run.n, enabled=False)):
+        marks.append((time.perf_counter(), run.proposals, run.accepted))
+        if marks[-1][0] - marks[0][0] > DRAWING:
+            break
+    (before, *first), (after, *last) = marks[1 if len(marks) > 2 else 0], marks[-1]
+    drawn = (last[0] - first[0], last[1] - first[1])
+    return Drawn(type(run.sampler).__name__, marks[0][0] - start, after - before, *drawn)

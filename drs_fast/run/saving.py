@@ -1,0 +1,289 @@
+"""Runs that are written to a directory, chunk by chunk, and resumed there."""
+
+import dataclasses
+import functools
+import itertools
+import math
+from collections import Counter, deque
+from concurrent.futures import Future
+from os import PathLike
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from drs_fast import __version__
+from drs_fast.core import RNG_VERSION, fingerprint, layout
+from drs_fast.gan import GAN
+from drs_fast.run import probe
+from drs_fast.run.collected import Collected, Rows
+from drs_fast.run.progress import Progress
+from drs_fast.run.schedule import Run
+from drs_fast.run.steps import Landed
+from drs_fast.store import Conflict, Corrupt, Writer
+from drs_fast.store.manifest import COPY, totals
+
+SAVEABLE = ("x", "z", "logit")
+SHARD_BYTES = 64 * 2**20
+SHARD_ROWS = 2**16
+CHUNK_ROWS = 2**18
+
+
+def save_run(
+    run: Run,
+    out: str | PathLike[str],
+    columns: tuple[str, ...],
+    chunk_rows: int | None,
+    progress: bool,
+) -> None:
+    """Writes the run's samples to `out`, or the ones that an earlier call has not written."""
+    sampler, n = run.sampler, run.n or 0
+    row_bytes = _row_bytes(run, columns)
+    spec = {
+        "rng_version": RNG_VERSION,
+        "model_sha256": run.gan.sha256(),
+        "sampler": _spec(sampler, run.gan),
+        "seed": run.rng.seed,
+        "batch_size": run.gan.block,
+        "device": run.gan.device.type,
+        "precision": run.gan.precision,
+        "tune": list(run.tune),
+        "save": list(columns),
+        "label_weights": run.gan.label_weights and list(run.gan.label_weights),
+    }
+    if chunk_rows is not None:
+        spec["chunk_rows"] = chunk_rows
+    examine = functools.partial(probe.kept, run.gan)
+    with Writer.open(out, spec, n, bytes_per_sample=row_bytes, examine=examine) as writer:
+        _check_rows(writer, run, columns)
+        _check_state(writer, run)
+        if writer.complete:
+            return
+        if sampler.sequential and writer.records:
+            raise Conflict(
+                f"{out} holds part of a run whose rows depend on all before them (adapt='batch'), "
+                "which cannot be resumed; choose another directory"
+            )
+        if writer.state is None:
+            found = run.begin(progress)
+            tensors = run.state._asdict()
+            rows = spec.get("chunk_rows") or _chunk_rows(
+                tensors, sampler.group, row_bytes, run.gan.block
+            )
+            facts = {
+                "chunk_rows": rows,
+                "model": run.gan.name,
+                "labels": run.gan.labels,
+                "version": __version__,
+                "law": run.chosen()[0].law,
+                "group": sampler.group,
+                "tallies": list(run.tallies),
+                **found,
+            }
+            numbers = {
+                k: v.tolist()
+                for k, v in tensors.items()
+                if not v.ndim or (v.dtype == torch.float64 and v.shape == (run.gan.labels,))
+            }
+            writer.save_state(tensors, {"eps": getattr(sampler, "eps", None), **numbers, **facts})
+        else:
+            if writer.facts["tuned"] != spec["tune"]:  # an earlier version kept what was faster
+                raise Conflict(
+                    f"{out} was begun with tune={writer.facts['tuned']}, the variants that were "
+                    f"faster then, and would go on with all of {spec['tune']}; choose another "
+                    "directory"
+                )
+            tensors = {name: t.to(run.gan.device) for name, t in writer.state.items()}
+            run.resume(sampler.State(**tensors))
+        with Progress(n, enabled=progress) as bar:
+            _fill(run, writer, columns, bar)
+        writer.finish(_summary(writer, run))
+        run.warn()
+
+
+def _check_rows(writer: Writer, run: Run, columns: tuple[str, ...]) -> None:
+    """Corrupt where the samples that are there are not like those that would be added."""
+    rows = {name: run.example[name] for name in ("ids", *columns)}
+    writer.check_rows(
+        {
+            name: (str(row.dtype).removeprefix("torch."), tuple(row.shape[1:]))
+            for name, row in rows.items()
+        }
+    )
+
+
+def _check_state(writer: Writer, run: Run) -> None:
+    """Corrupt where the state is not one of this sampler."""
+    if writer.state is None:
+        return
+    problems = layout.unlike(run.sampler.State, writer.state, run.gan.labels)
+    if problems:
+        raise Corrupt(
+            f"the state in {writer.path} is none of {type(run.sampler).__name__}: "
+            f"{'; '.join(problems)}; {COPY}"
+        )
+
+
+def _spec(sampler: Any, gan: GAN) -> dict[str, Any]:
+    """Its name, law and plain fields, and the sha256 of the functions and the data it uses."""
+    fields = {field.name: getattr(sampler, field.name) for field in dataclasses.fields(sampler)}
+    plain = {name: value for name, value in fields.items() if not callable(value)}
+    functions = getattr(sampler, "functions", ())
+    named = {"functions_sha256": fingerprint.sha256(*functions)} if functions else {}
+    data = sampler.data(gan) if hasattr(sampler, "data") else ()
+    if data:
+        named["data_sha256"] = fingerprint.sha256(*data)
+    nested = {
+        name: _spec(value, gan) for name, value in plain.items() if dataclasses.is_dataclass(value)
+    }
+    return {
+        "name": type(sampler).__name__,
+        "law_version": sampler.law_version,
+        **plain,
+        **nested,
+        **named,
+    }
+
+
+def _fill(run: Run, writer: Writer, columns: tuple[str, ...], bar: Progress) -> None:
+    """Computes the chunks that are not there yet, in order, until n samples are."""
+    for record in writer.records.values():
+        run.accepted += record.count
+        run.proposals += record.counters["rows"]
+        run.calls += record.counters["calls"]
+        run.invalid += record.counters["invalid"]
+        run.above += record.counters["above"]
+        run.tallies.update({name: record.counters.get(name, 0) for name in run.tallies})
+    bar.skip(run.accepted)
+    if run.quota is not None:
+        for y in writer.column("y"):
+            run.quota.had(y)
+    rows, present = writer.facts["chunk_rows"], frozenset(writer.records)
+    missing = ((k, k * rows, (k + 1) * rows) for k in itertools.count() if k not in present)
+    last = max(present, default=-1)
+    inner = last if last >= len(present) else 0  # chunks before the last one are needed whole
+    first = max(1, min(SHARD_ROWS, SHARD_BYTES // _row_bytes(run, columns)))
+    example = {name: run.example[name] for name in ("ids", *columns)}
+    with Shards(writer, example, min(run.n or 0, rows), first) as shards:
+        for landed in run.landed(missing, tuple(example), bar, inner):
+            whole = landed.accepted == sum(len(piece["ids"]) for piece in landed.rows)
+            reached = run.accepted == run.n and landed.step.chunk >= inner
+            shards.add(landed, ends=landed.step.last or reached, whole=whole)
+
+
+class Shards:
+    """Writes one shard in the writer's thread while the rows of the next are collected."""
+
+    def __init__(self, writer: Writer, example: Rows, capacity: int, first: int) -> None:
+        self._writer = writer
+        self._free = [Collected(example, capacity, first=first, on_host=True) for _ in range(2)]
+        self._written: deque[tuple[Future[None], Collected]] = deque()
+        self._last: Future[None] | None = None
+        self._counters = Counter[str]()
+        self._whole = True  # whether no accepted row of the chunk was left out
+
+    def __enter__(self) -> "Shards":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if error is None:  # else the writer, when it is closed, waits for what is being written
+            for future, _ in self._written:
+                future.result()
+
+    def add(self, landed: Landed, *, ends: bool, whole: bool) -> None:
+        """A step's rows; ends: they are the shard's last. whole: none of the step is left out."""
+        if not self._free:  # the disk is slower
+            future, collected = self._written.popleft()
+            future.result()
+            collected.clear()
+            self._free.append(collected)
+        self._free[0].add(landed.rows)
+        self._counters.update(
+            rows=landed.step.size,
+            calls=landed.calls,
+            invalid=landed.invalid,
+            above=landed.above,
+            **landed.tallies,
+        )
+        self._whole &= whole
+        if ends:
+            cut = not (landed.step.last and self._whole)
+            self._whole = True
+            collected, counters = self._free.pop(0), dict(self._counters)
+            self._last = self._writer.submit(
+                self._write, self._last, landed.step.chunk, collected, counters, cut
+            )
+            self._written.append((self._last, collected))
+            self._counters.clear()
+
+    def _write(
+        self,
+        before: Future[None] | None,
+        chunk: int,
+        collected: Collected,
+        counters: dict[str, int],
+        cut: bool,
+    ) -> None:
+        if before is not None:
+            before.result()  # where a shard could not be written, none is after it
+        self._writer.append(chunk, collected.tensors(), cut=cut, counters=counters)
+
+
+def _summary(writer: Writer, run: Run) -> dict[str, Any]:
+    records = list(writer.records.values())
+    found = totals(records, writer.facts, writer.n)
+    calls = sum(record.counters["calls"] for record in records)
+    return {
+        **found,
+        "calls_total": calls + _burn_in(run),
+        **run.measured({"calls": calls, **found}),
+    }
+
+
+def _burn_in(run: Run) -> int:
+    """Calls of G and D before the first row."""
+    spent = getattr(run.state, "spent", None)
+    if spent is None:
+        logits = getattr(run.state, "logits", None)
+        return getattr(run.sampler, "burn_in", 0) if logits is None else len(logits)
+    return int(spent)
+
+
+def _row_bytes(run: Run, columns: tuple[str, ...]) -> int:
+    return sum(run.example[name].nbytes for name in ("ids", *columns))
+
+
+def columns(gan: GAN, save: tuple[str, ...]) -> tuple[str, ...]:
+    """What is kept of every sample, in a fixed order; ValueError for what cannot be."""
+    names = tuple(save.split(",")) if isinstance(save, str) else tuple(save)
+    unknown = [name for name in names if name not in (*SAVEABLE, "ids", "")]
+    if unknown:
+        raise ValueError(f"save takes {', '.join(SAVEABLE)} (ids always), got {unknown[0]!r}")
+    kept = [name for name in SAVEABLE if name in names]
+    return (*kept, "y") if gan.labels is not None else tuple(kept)
+
+
+def _chunk_rows(tensors: dict[str, Tensor], group: int, row_bytes: int, block: int) -> int:
+    """Rows that give a shard of at most 64 MiB or 65,536 samples at the expected acceptance."""
+    acceptance = float(tensors["acceptance"]) if "acceptance" in tensors else 1.0 / group
+    calls = float(tensors["calls"]) if "calls" in tensors else 1.0  # of G and D, for a row
+    samples = max(1.0, min(SHARD_ROWS, SHARD_BYTES / row_bytes))
+    rows = samples / max(acceptance, samples * calls / CHUNK_ROWS)
+    groups = max(rows, (2 * block - 1) / calls) / group
+    return group << math.floor(math.log2(max(groups, 1.0)))
+
+
+def checked_chunk(rows: int | None, group: int) -> int | None:
+    """chunk_rows; ValueError unless it is the group times a power of two."""
+    if rows is None:
+        return None
+    groups = rows // group
+    if rows % group or groups & (groups - 1):
+        raise ValueError(f"chunk_rows must be {group} times a power of two, got {rows}")
+    return rows

@@ -1,0 +1,353 @@
+"""One seed's way through the rows: burn-in, steps, and the counts that say when to give up."""
+
+import functools
+import math
+import sys
+import warnings
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from drs_fast import ops
+from drs_fast.core import Rng, Sampler, Starvation, check_invalid, last_row
+from drs_fast.gan import BLOCK_MULTIPLE, GAN, SMALLEST, classes
+from drs_fast.run import steps, tuning
+from drs_fast.run.collected import Rows
+from drs_fast.run.progress import Progress
+from drs_fast.run.steps import Landed, Step
+from drs_fast.samplers.common import clipped
+
+# What helps against starvation: fields of samplers, and what to do with them.
+REMEDIES = {
+    "gamma": "lower gamma, or choose it by target_acceptance (for example 0.1)",
+    "budget": "raise budget",
+    "log_m": "give log_m yourself: logits above it are accepted almost surely, and counted",
+    "cap": "give a lower cap: log weights above it count alike",
+}
+
+LARGEST_STEP = 2**17  # rows, where blocks of G and D do not divide a sampler's groups
+# More than the expected samples that a last step must be expected to bring: in memory another one
+# may follow it, on disk one that falls short is taken again.
+DEVIATIONS, AGAIN = 1.0, 3.0
+
+
+class Run:
+    """One seed's way through the rows, with the counts that say when to give up."""
+
+    def __init__(
+        self,
+        gan: GAN,
+        sampler: Sampler,
+        n: int | None,
+        seed: int,
+        max_proposals: int | None,
+        patience: int,
+        tune: tuple[str, ...],
+        cuda_graph: bool,
+    ) -> None:
+        if isinstance(sampler, type) or not hasattr(sampler, "step"):
+            raise ValueError(
+                f"sampler must be an instance such as drs.samplers.DRS(), got {sampler!r}"
+            )
+        if gan.energy and not getattr(sampler, "energy", False):
+            raise ValueError(
+                f"a {gan.link} critic is no density ratio, which {type(sampler).__name__} needs: "
+                "make it one with drs.calibrate or drs.keep_train, or take a sampler that follows "
+                "any critic: DDLS, ISIR, Ex2MCMC, FlEx2MCMC, DOT, DCD, or DGFlow with "
+                "divergence='kl'"
+            )
+        self.tune, self.cuda_graph = tuning.check(tune), cuda_graph
+        self.gan, self.sampler = tuning.applied(gan, self.tune), sampler
+        self.rng = Rng(seed)
+        self.step_rows = math.lcm(self.gan.block, sampler.group)
+        if self.step_rows > max(LARGEST_STEP, self.gan.block):
+            # Then a block of G and D is not full.
+            self.step_rows = sampler.group * max(1, LARGEST_STEP // 2 // sampler.group)
+        self.n, self.max_proposals, self.patience = n, max_proposals, patience
+        self.state: Any = None
+        self.flip_rate: float | None = None
+        self._rate = 1.0  # expected share of accepted rows
+        self._draws = False  # whether the sampler draws latents itself, most of which cost little
+        self._flying = 0  # rows of steps that have not landed
+        self.accepted = self.proposals = self.calls = self.invalid = self.above = self.idle = 0
+        self.tallies = Counter(dict.fromkeys(steps.tallies(sampler), 0))
+        self.quota: classes.Quota | None = None
+        self._excess: clipped.Tally | None = None
+
+    def begin(self, progress: bool) -> dict[str, Any]:
+        """Burn-in; returns what it found apart from the sampler's state."""
+
+        def say(line: str) -> None:
+            if progress:
+                sys.stderr.write(f"{line}\n")
+
+        self.resume(self.sampler.init(self.gan, self.rng))
+        found: dict[str, Any] = {"tuned": list(self.tune)}
+        if hasattr(self.sampler, "remark"):
+            # It is part of the state, so it may not depend on n, which may grow.
+            found["remark"] = self.sampler.remark(self.state)
+            found["squeeze_used"] = self.chosen()[0] is self.sampler
+            say(found["remark"])
+        if self.gan.precision != "fp32":
+            self.flip_rate = tuning.flip_rate(
+                self.gan, self.sampler, self.state, self.rng, self.step_rows
+            )
+            found["flip_rate"] = self.flip_rate
+        return found
+
+    def resume(self, state: Any) -> None:
+        """Goes on after a burn-in, which says what labels are proposed and what is added up."""
+        self.state = state
+        if hasattr(self.sampler, "proposing"):
+            asked, self.gan = self.gan, self.sampler.proposing(self.gan, state)
+            if self.gan is not asked:
+                shares = classes.shares(asked.labels or 0, asked.label_weights)
+                self.quota = classes.Quota(shares, self.n)
+        cap = self.sampler.capped_at(state) if hasattr(self.sampler, "capped_at") else None
+        self._excess = None if cap is None else clipped.Tally(cap)
+
+    @functools.cached_property
+    def example(self) -> Rows:
+        """One row of everything that a step can give, for shapes and dtypes."""
+        x = self.gan.row()
+        rows = {
+            "ids": x.new_zeros(1, dtype=torch.int64),
+            "logit": x.new_zeros(1, dtype=torch.float32),
+            "x": x,
+            "z": x.new_zeros((1, self.gan.latent_dim), dtype=torch.float32),
+        }
+        return rows if self.gan.labels is None else rows | {"y": rows["ids"]}
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of all that a sample has."""
+        return ("ids", "logit", "x", "z", *(() if self.gan.labels is None else ("y",)))
+
+    def landed(
+        self,
+        chunks: Iterable[tuple[int, int, int]],
+        names: tuple[str, ...],
+        bar: Progress,
+        whole: int | None = None,
+    ) -> Iterator[Landed]:
+        """The accepted rows of chunks (number, first row, end), until n of them are there.
+
+        Of the step that brings the n-th, `accepted` counts all, but the rows end there.
+        whole: chunks below this number are needed to their ends, for later ones are there; None in
+            memory, where steps may end anywhere.
+        """
+        again, whole = whole is not None, whole or 0
+        if self.accepted == self.n and not whole:
+            return
+        example = {name: self.example[name] for name in ("logit", *names)}
+        sampler, state = self.chosen()
+        lane = steps.lane(
+            self.gan, sampler, state, self.rng, self.step_rows, example, self.cuda_graph
+        )
+        for landed in steps.landed(lane, self._steps(chunks, lane, whole, again)):
+            if self.accepted == self.n and landed.step.chunk >= whole:
+                return
+            tried = landed.step.size
+            self._flying -= tried
+            if landed.step.short and landed.accepted < (self.n or 0) - self.accepted:
+                self.calls += landed.calls
+                continue
+            rows = self._taken(landed)
+            taken = sum(len(piece["ids"]) for piece in rows)
+            ends = self.accepted + taken == self.n and landed.step.chunk >= whole
+            if ends and taken < landed.accepted:
+                tried = self.rows_until(rows[-1]["ids"]) - landed.step.row
+            landed = landed._replace(rows=rows)
+            landed = self._with_excess(landed, taken, ends or landed.step.last)
+            self._tally(landed, taken)
+            bar.note = self._note()
+            bar.advance(taken, tried)
+            yield landed
+            if self.accepted == self.n and landed.step.chunk >= whole:
+                return
+            self._check_hunger()
+        if self.accepted == self.n:
+            return
+        raise Starvation(
+            f"{self.accepted:,} samples after max_proposals={self.max_proposals:,}; raise it"
+            + (", or lower gamma" if hasattr(self.sampler, "gamma") else "")
+        )
+
+    def chosen(self) -> tuple[Sampler, Any]:
+        """What runs after burn-in: it may have found that a simpler sampler is faster."""
+        sampler, state = self.sampler, self.state
+        if hasattr(sampler, "choice"):
+            sampler, state = sampler.choice(state)
+        expected = state._asdict().get("acceptance", 1.0 / sampler.group)
+        self._rate = min(max(float(expected), 2.0**-40), 1.0)
+        self._draws = hasattr(sampler, "rows")
+        return sampler, state
+
+    def _taken(self, landed: Landed) -> list[Rows]:
+        """Those of a step's rows that become samples."""
+        if self.quota is not None:
+            return self.quota.taken(landed.rows)
+        if self.n is None or landed.accepted <= self.n - self.accepted:
+            return landed.rows
+        return _first(landed.rows, self.n - self.accepted)
+
+    def _with_excess(self, landed: Landed, taken: int, read: bool) -> Landed:
+        """The excess of its samples is added up; if `read` that of all steps is in its tallies."""
+        if self._excess is None:
+            return landed
+        logits = [(rows["logit"], rows.get("y")) for rows in landed.rows]
+        self._excess.add(taken, landed.above, logits)
+        if read or self._excess.full:
+            return landed._replace(tallies={**landed.tallies, **self._excess.taken()})
+        return landed
+
+    def totals(self) -> dict[str, int]:
+        """All counts so far but those of rows."""
+        if self._excess is not None:
+            self.tallies.update(self._excess.taken())
+        return {"calls": self.calls, "invalid": self.invalid, "above": self.above, **self.tallies}
+
+    def measured(self, totals: dict[str, int]) -> dict[str, Any]:
+        """What all counts say."""
+        return (
+            dict(self.sampler.measured(self.state, totals))
+            if hasattr(self.sampler, "measured")
+            else {}
+        )
+
+    def warn(self) -> None:
+        """Says what the user should hear of a run that has ended."""
+        line = self.sampler.warning(self.totals()) if hasattr(self.sampler, "warning") else None
+        if line is not None:
+            warnings.warn(line, stacklevel=4)
+
+    def _note(self) -> str:
+        """What the tallies say, for a progress bar."""
+        if not hasattr(self.sampler, "note"):
+            return ""
+        return str(self.sampler.note(self.state, self.tallies))
+
+    def rows_until(self, ids: Tensor) -> int:
+        """Rows up to the end of the last one's group."""
+        group = self.sampler.group
+        return (last_row(ids) // group + 1) * group
+
+    def _steps(
+        self, chunks: Iterable[tuple[int, int, int]], lane: steps.Lane, whole: int, again: bool
+    ) -> Iterator[Step]:
+        """Whole groups, no step across two chunks, and no more rows than may still be tried."""
+        left = math.inf if self.max_proposals is None else self.max_proposals - self.proposals
+        for chunk, row, end in chunks:
+            if self.accepted == self.n and chunk >= whole:
+                return
+            while row < end:
+                room, few = int(min(end - row, left)), self._few(again)
+                short = few < min(room, self.step_rows) and chunk >= whole and not lane.in_flight
+                if short and again:
+                    self._flying += few
+                    yield Step(row, few, chunk, short=True)
+                    # It fell short. Its rows are taken again by a whole step, because the bytes of
+                    # a chunk on disk may not depend on where a smaller n would have ended.
+                size = few if short and not again else min(self._batches(lane.most_rows), room)
+                size -= size % (self.step_rows if size > self.step_rows else self.sampler.group)
+                if size <= 0:
+                    return
+                left -= size
+                self._flying += size
+                yield Step(row, size, chunk, last=row + size == end)
+                row += size
+
+    def _few(self, again: bool) -> int:
+        """Rows that are likely to bring all samples that are missing, in whole groups."""
+        if self.n is None or self.sampler.sequential or self._draws:
+            return self.step_rows
+        if self.quota is not None and again:  # a step in vain would have used up room
+            return self.step_rows
+        group, wanted, rate = self.sampler.group, self.n - self.accepted, self._rate
+        if self.proposals:
+            rate = min(rate, (self.accepted + 1) / self.proposals)
+        luck = max(0.0, 1.0 - group * rate)  # none where every group is sure to bring a sample
+        hoped = wanted + (AGAIN if again else DEVIATIONS) * math.sqrt(wanted * luck)
+        rows = math.ceil(hoped / (group * rate)) * group
+        if self.quota is not None:  # the class that lacks samples may be a rare one
+            rows = max(rows, self.idle)
+        if group > 1:
+            return rows
+        if not again:  # a call of 128 rows may follow one of a multiple of 256
+            rows = (rows + SMALLEST - 1) // BLOCK_MULTIPLE * BLOCK_MULTIPLE
+        return self.gan.call_rows(rows)
+
+    def _batches(self, most: int) -> int:
+        """Rows of one batch, or of several if the n-th sample cannot come before the last one."""
+        wanted: float = 0 if self.n is None else self.n - self.accepted
+        if self._draws:  # most rows cost little: rather too many than another step
+            most = min(most, self.patience)
+            wanted = math.inf if self.n is None else wanted + 2.0 * math.sqrt(wanted)
+            wanted /= self._rate
+        wanted -= self._flying
+        return self.step_rows * max(1, int(min(most, wanted)) // self.step_rows)
+
+    def _tally(self, landed: Landed, taken: int) -> None:
+        size = landed.step.size
+        self.accepted += taken
+        self.proposals += size
+        self.calls += landed.calls
+        self.idle = 0 if taken else self.idle + size
+        self.invalid += landed.invalid
+        self.above += landed.above
+        self.tallies.update(landed.tallies)
+        check_invalid(self.invalid, self.calls if self._draws else self.proposals)
+        if landed.tallies and hasattr(self.sampler, "check"):
+            self.sampler.check(self.state, self.tallies)
+
+    def _check_hunger(self) -> None:
+        if self.idle >= self.patience:
+            accepted, lacking = "accepted", ""
+            if self.quota is not None:
+                accepted, lacking = "of a class that lacks samples", self.quota.lacking()
+            raise Starvation(
+                f"none of the last {self.idle:,} proposals was {accepted} ({self.accepted:,} of "
+                f"{self.proposals:,} in all{lacking}); {_histogram(self.gan, self.rng, self.state)}"
+                f"{_remedies(self.sampler)}"
+            )
+
+
+def _first(pieces: list[Rows], count: int) -> list[Rows]:
+    """The first rows of them all; views."""
+    kept = []
+    for piece in pieces:
+        here = min(count, len(piece["ids"]))
+        if here:
+            kept.append({name: rows[:here] for name, rows in piece.items()})
+        count -= here
+    return kept
+
+
+def _histogram(gan: GAN, rng: Rng, state: Any) -> str:
+    """The burn-in logits in words."""
+    what = "log weights" if hasattr(state, "log_weights") else "logits"
+    logit = getattr(state, what.replace(" ", "_"), None)
+    if logit is None:
+        logit = gan.logits(ops.latents(gan, rng, gan.block), ops.labels(gan, rng, gan.block))[1]
+    finite = logit[torch.isfinite(logit)].double()
+    if not len(finite):
+        return f"none of {len(logit):,} {what} is finite. Remedies:"
+    quantiles = torch.quantile(finite[:100_000], finite.new_tensor([0.0, 0.25, 0.5, 0.75, 1.0]))
+    low, quarter, middle, upper, top = (f"{float(q):.3g}" for q in quantiles)
+    limits = {name: getattr(state, name, None) for name in ("log_m", "cap")}
+    against = "".join(f", {k} = {float(v.max()):.4g}" for k, v in limits.items() if v is not None)
+    return (
+        f"{what} of {len(logit):,} proposals: lowest {low}, a quarter below {quarter}, half below "
+        f"{middle}, three quarters below {upper}, highest {top}{against}. Remedies:"
+    )
+
+
+def _remedies(sampler: Any) -> str:
+    """One a line, numbered: those that the sampler has fields for, and what always helps."""
+    wrapped = getattr(sampler, "sampler", sampler)
+    own = [remedy for field, remedy in REMEDIES.items() if hasattr(wrapped, field)]
+    lines = [*own, "train the discriminator on, or calibrate it: a few logits outweigh all others"]
+    return "".join(f"\n  {i}. {line}" for i, line in enumerate(lines, start=1))

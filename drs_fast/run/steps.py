@@ -1,0 +1,345 @@
+"""Steps of a sampler, several in flight on a GPU, where the host never waits for the latest.
+
+There the next row, the cursor and the counts are device values, so that one CUDA graph of z-draw,
+G, D and accept serves every step; the host reads the counts of steps long past.
+"""
+
+import functools
+import threading
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from drs_fast import ops
+from drs_fast.core import Rng, Sampler
+from drs_fast.core.arguments import describe
+from drs_fast.gan import GAN, blocks
+from drs_fast.run.collected import Rows
+
+IN_FLIGHT = 3  # steps that wait on the GPU while the host reads the counts of the one before them
+WARM_UP = 2  # batches before the capture: they compile kernels and choose algorithms
+BATCHES = 8  # of a step, at most: what the host does for a step is then shared by them
+RING_BYTES = 2**28  # of samples; a step has fewer batches where they are large
+MOST_ROWS = 2**24  # of a step of a sampler that draws latents itself
+CALL_BYTES = 2**20  # of rows that a CPU decides on at once: small batches wait in its caches
+
+
+@dataclass(frozen=True)
+class Step:
+    """Rows [row, row + size). last: their chunk ends with them. short: the run should, too."""
+
+    row: int
+    size: int
+    chunk: int = 0
+    last: bool = False
+    short: bool = False
+
+
+class Landed(NamedTuple):
+    """What a step gave; later steps may overwrite the rows.
+
+    rows: "ids" and the wanted ones of "logit", "x", "z" and "y", in pieces.
+    """
+
+    step: Step
+    rows: list[Rows]
+    accepted: int
+    invalid: int
+    above: int
+    calls: int  # of G and D
+    tallies: Mapping[str, int] = MappingProxyType({})
+
+
+class Lane(Protocol):
+    """A way to run steps: `launch` enqueues one, and the result waits for what it gave.
+
+    in_flight: steps to launch before the first is waited for. most_rows: of one step.
+    """
+
+    in_flight: int
+    most_rows: int
+
+    def launch(self, step: Step) -> Callable[[], Landed]: ...
+
+
+def landed(lane: Lane, steps: Iterable[Step]) -> Iterator[Landed]:
+    """What each step gave, in order; the lane's `in_flight` next ones are launched by then."""
+    left, flying = iter(steps), deque[Callable[[], Landed]]()
+    while True:
+        while len(flying) <= lane.in_flight and (step := next(left, None)) is not None:
+            flying.append(lane.launch(step))
+        if not flying:
+            return
+        yield flying.popleft()()
+
+
+def lane(
+    gan: GAN, sampler: Sampler, state: Any, rng: Rng, size: int, example: Rows, graph: bool = True
+) -> Lane:
+    """The fastest one that the sampler and the device allow, for steps of so many rows.
+
+    example: one row of all that is wanted. graph: whether to try a CUDA graph.
+    """
+    if hasattr(sampler, "appending") and not sampler.sequential:
+        return Appending(gan, sampler, state, rng, size, example, graph)
+    return Stepping(gan, sampler, state, rng, size, example)
+
+
+def tallies(sampler: Sampler) -> tuple[str, ...]:
+    """The further counts that the sampler keeps."""
+    return tuple(getattr(sampler, "tallies", ()))
+
+
+class Stepping:
+    """Calls `step`, whose samples are in tensors of their own."""
+
+    def __init__(
+        self, gan: GAN, sampler: Sampler, state: Any, rng: Rng, size: int, example: Rows
+    ) -> None:
+        self._gan, self._sampler, self._state, self._rng = gan, sampler, state, rng
+        self._example, self.most_rows = example, size
+        self._rows = getattr(sampler, "rows", None)
+        if self._rows is not None:
+            room = RING_BYTES // (size * sum(row.nbytes for row in example.values()))
+            batches = max(1, min(BATCHES, room))
+            rows = batches * size * float(sampler.span(state))  # type: ignore[attr-defined]
+            self.most_rows = size * max(1, min(MOST_ROWS, int(rows)) // size)
+        self._tallies = tallies(sampler)
+        self._readings = Readings(gan.device)
+        self.in_flight = self._readings.in_flight
+
+    def launch(self, step: Step) -> Callable[[], Landed]:
+        rng = self._rng.at(step.row)
+        if self._rows is not None:
+            self._state, batch = self._rows(self._gan, self._state, rng, step.size)
+        else:
+            z = ops.latents(self._gan, rng, step.size)
+            y = ops.labels(self._gan, rng, step.size)
+            self._state, batch = self._sampler.step(self._gan, self._state, z, y, rng)
+        given = {name: getattr(batch, name) for name in self._example}
+        for name, like in self._example.items():
+            if not blocks.alike(given[name], like):
+                raise ValueError(
+                    f"{type(self._sampler).__name__} must give {name} like {describe(like)}, "
+                    f"got {describe(given[name])}"
+                )
+        names = ("invalid", "above", *self._tallies)
+        seen = batch.stats.get("calls", torch.full_like(batch.count, step.size))
+        counts = [batch.count, seen, *(batch.stats.get(name) for name in names)]
+        words = [torch.zeros_like(batch.count) if count is None else count for count in counts]
+        read = self._readings.take(
+            torch.stack([word.to(batch.ids.device).long() for word in words])
+        )
+
+        def land() -> Landed:
+            accepted, calls, invalid, above, *others = read()
+            rows = {name: tensor[:accepted] for name, tensor in given.items()}
+            named = dict(zip(self._tallies, others, strict=True))
+            pieces = [rows] if accepted else []
+            return Landed(step, pieces, accepted, invalid, above, calls, named)
+
+        return land
+
+
+class Appending:
+    """Lets the sampler append to a ring, on a GPU by one CUDA graph."""
+
+    def __init__(
+        self,
+        gan: GAN,
+        sampler: Any,
+        state: Any,
+        rng: Rng,
+        size: int,
+        example: Rows,
+        graph: bool,
+    ) -> None:
+        self._gan, self._rng = gan, rng
+        self._readings = Readings(gan.device)
+        self.in_flight = self._readings.in_flight
+        self._names = tuple(name for name in example if name not in ("ids", "logit"))
+        rows = [example[name] for name in self._names]
+        steps = self.in_flight + 1
+        batch_bytes = size * (12 + sum(row.nbytes for row in rows))
+        self.most_rows = size * max(1, min(BATCHES, RING_BYTES // (steps * batch_bytes)))
+        if not self._readings.lagging:
+            size = min(self.most_rows, size * max(1, CALL_BYTES // batch_bytes))
+        self._size = size
+        like = [row.expand(size, *row.shape[1:]) for row in rows]
+        logit = torch.empty(1, dtype=torch.float32, device=gan.device).expand(size)
+        room = 1 << (steps * self.most_rows - 1).bit_length()
+        self.ring = ops.ring(logit, *like, rng=rng, capacity=room, log_m=0.0)
+        self._step = sampler.appending(gan, state, self.ring, self._names)
+        self._drawn = Drawn(gan, rng)
+        self._numbers = torch.arange(size, device=gan.device) if self._readings.lagging else None
+        self._next = rng.row
+        self._before = (0, 0, 0)  # cursor, invalid and above when the last step landed
+        self._until_capture = WARM_UP if graph and self._numbers is not None else -1
+        self._captured: Callable[[], None] | None = None
+        self._replay: Callable[[], None] | None = None
+
+    def launch(self, step: Step) -> Callable[[], Landed]:
+        if step.row != self._next:
+            self.ring.row.fill_(step.row)
+        self._next = step.row + step.size
+        for row in range(step.row, self._next, self._size):
+            self._batch(row, min(self._size, self._next - row))
+        read = self._readings.take(self.ring.state)
+        return lambda: self._land(step, read())
+
+    def _batch(self, row: int, size: int) -> None:
+        if size < self._size:
+            self._append(row, size)
+        elif self._replay is not None:
+            self._replay()
+        elif self._until_capture == 0:
+            self._capture(row)
+        else:
+            self._append(row, size)
+            self._until_capture -= 1
+
+    def _append(self, row: int, size: int) -> None:
+        """One batch; on a GPU its rows are the ring's next ones, whatever `row` is."""
+        if self._numbers is None:
+            self._step(*self._drawn.rows(row, size))
+        else:
+            ids = self._numbers[:size] + self.ring.row
+            z = ops.latents(self._gan, self._rng, size, ids=ids, consecutive=True)
+            self._step(z, ops.labels(self._gan, self._rng, size, ids=ids))
+
+    def _land(self, step: Step, words: list[int]) -> Landed:
+        cursor, _, _, invalid, above, _ = words
+        start, capacity = self._before[0], len(self.ring.ids)
+        rows = []
+        while start < cursor:  # twice where the ring begins again in between
+            first = start % capacity
+            count = min(cursor - start, capacity - first)
+            rows.append(self._piece(first, first + count))
+            start += count
+        counts = [
+            new - old for new, old in zip((cursor, invalid, above), self._before, strict=True)
+        ]
+        self._before = cursor, invalid, above
+        return Landed(step, rows, counts[0], counts[1], counts[2], calls=step.size)
+
+    def _piece(self, begin: int, end: int) -> Rows:
+        named = dict(zip(self._names, self.ring.rows, strict=True))
+        tensors = {"ids": self.ring.ids, "logit": self.ring.logit, **named}
+        return {name: tensor[begin:end] for name, tensor in tensors.items()}
+
+    def _capture(self, row: int) -> None:
+        """Runs a batch both ways; once that gave the same rows, the next ones are replayed."""
+        before = self.ring.state.clone()
+
+        def run(call: Callable[[], None]) -> list[Tensor]:
+            self.ring.state.copy_(before)
+            call()
+            slots = torch.arange(int(before[0]), int(self.ring.cursor), device=before.device)
+            slots &= len(self.ring.ids) - 1
+            rows = [tensor[slots] for tensor in (*self.ring.rows, self.ring.ids, self.ring.logit)]
+            return [tensor.view(torch.uint8) for tensor in (*rows, self.ring.state.clone())]
+
+        def append() -> None:
+            self._append(row, self._size)
+
+        try:
+            if self._captured is None:
+                self._captured = captured(append, self.ring.ids.device)
+        except (RuntimeError, ValueError) as error:
+            reason = str(error.__context__ or error).split("\n")[0]
+        else:
+            expected, found = run(append), run(self._captured)
+            if all(map(torch.equal, expected, found)):
+                if len(expected[0]):  # else there was nothing to compare
+                    self._replay = self._captured
+                return
+            reason = "a replay gives other bytes than a call; does G or D draw random numbers?"
+        run(append)
+        self._captured, self._until_capture = None, -1
+        warnings.warn(
+            f"G and D do not run as a CUDA graph, but call by call ({reason})", stacklevel=2
+        )
+
+
+class Drawn:
+    """Latents and labels of the next rows, drawn for several steps at a time."""
+
+    BYTES = 2**20
+
+    def __init__(self, gan: GAN, rng: Rng) -> None:
+        self._gan, self._rng = gan, rng
+        self._row = self._end = 0
+        self._z: Tensor
+        self._y: Tensor | None
+
+    def rows(self, row: int, size: int) -> tuple[Tensor, Tensor | None]:
+        if not self._row <= row <= row + size <= self._end:
+            # Twice as many as the last time, so that few samples take few latents.
+            room = min(self.BYTES // (4 * self._gan.latent_dim), 2 * (self._end - self._row))
+            steps = max(1, room // size)
+            rng, self._row, self._end = self._rng.at(row), row, row + steps * size
+            self._z = ops.latents(self._gan, rng, steps * size)
+            self._y = ops.labels(self._gan, rng, steps * size)
+        own = slice(row - self._row, row - self._row + size)
+        return self._z[own], None if self._y is None else self._y[own]
+
+
+class Readings:
+    """A few int64 words of a device, as the host reads them some steps later."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.lagging = device.type == "cuda"
+        self.in_flight = IN_FLIGHT if self.lagging else 0
+        self._device = device
+        self._lines: list[tuple[Tensor, torch.cuda.Event]] = []
+        self._taken = 0
+
+    def take(self, words: Tensor) -> Callable[[], list[int]]:
+        """The result reads what the words are when the device gets here; it may wait for that."""
+        if not self.lagging:
+            values: list[int] = words.tolist()
+            return lambda: values
+        if len(self._lines) < self.in_flight + 1:
+            line = torch.empty_like(words, device="cpu", pin_memory=True)
+            self._lines.append((line, torch.cuda.Event()))
+        line, event = self._lines[self._taken % (self.in_flight + 1)]
+        self._taken += 1
+        line.copy_(words, non_blocking=True)
+        event.record(torch.cuda.current_stream(self._device))
+
+        def read() -> list[int]:
+            event.synchronize()
+            values: list[int] = line.tolist()
+            return values
+
+        return read
+
+
+def captured(call: Callable[[], None], device: torch.device) -> Callable[[], None]:
+    """Replays a CUDA graph of the call; the call must have run before."""
+    graph = torch.cuda.CUDAGraph()
+    with (
+        _one_capture,
+        torch.cuda.device(device),
+        # Gives the stream back where a capture fails, which torch.cuda.graph does not.
+        torch.cuda.stream(torch.cuda.current_stream(device)),
+        # Only this thread's calls count: another one writes files, from pinned memory.
+        torch.cuda.graph(graph, stream=_capture_stream(device), capture_error_mode="thread_local"),
+    ):
+        call()
+    return graph.replay
+
+
+_one_capture = threading.Lock()
+
+
+@functools.cache
+def _capture_stream(device: torch.device) -> torch.cuda.Stream:
+    # PyTorch's own one belongs to the GPU that captured first.
+    return torch.cuda.Stream(device)

@@ -1,0 +1,146 @@
+"""Where samples can be moved: what a part of the generator returns, or the samples themselves."""
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from drs_fast.core.arguments import describe
+from drs_fast.gan import GAN
+from drs_fast.training import frozen
+
+
+class Space(Protocol):
+    """Points (n, ...) float32, one for each row, that samples come from."""
+
+    start: Tensor  # where the rows' own latents lead
+
+    def climb(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits (n,) and their gradients with respect to the points."""
+        ...
+
+    def finish(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        """Samples x (n, ...) and their logits (n,)."""
+        ...
+
+
+class Samples:
+    """The samples themselves."""
+
+    def __init__(self, gan: GAN, z: Tensor, y: Tensor | None) -> None:
+        made = gan.samples(z, y)
+        self._gan, self._y, self._dtype = gan, y, made.dtype
+        self.start = made.float()
+
+    def climb(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        logit, slope = self._gan.score_gradients(points.to(self._dtype), self._y)
+        return logit, slope.float()
+
+    def finish(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        x = points.to(self._dtype)
+        return x, self._gan.scores(x, self._y)
+
+
+class Activations:
+    """What a part of the generator returns, flat: (n, size).
+
+    The generator runs as a whole, with the part's output replaced, so that latents and labels which
+    later parts use stay the row's own.
+    """
+
+    def __init__(self, gan: GAN, name: str, z: Tensor, y: Tensor | None) -> None:
+        network = part_of(gan, name)
+        seen = gan.made_by(Head(network, name), gan.latent_dim).samples(z, y)
+        self.start = seen[:, gan.latent_dim :]
+        self._z, self._y = z, y
+        self._tail = gan.made_by(Tail(network, name, gan.latent_dim), seen.shape[1])
+
+    def climb(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        _, logit, slope = self._tail.gradients(self._rows(points), self._y)
+        return logit, slope[:, self._z.shape[1] :]
+
+    def finish(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        return self._tail.logits(self._rows(points), self._y)
+
+    def _rows(self, points: Tensor) -> Tensor:
+        return torch.cat([self._z, points], dim=1)
+
+
+class Cut(nn.Module):
+    """A generator, one part of which is watched while it runs."""
+
+    def __init__(self, generator: nn.Module, name: str) -> None:
+        super().__init__()
+        self.generator, self.name = generator, name
+
+    def run(self, change: Callable[[Tensor], Tensor], z: Tensor, *label: Tensor) -> Any:
+        """What the generator returns where its part returns change(what it would return)."""
+        calls = 0
+
+        def hook(part: nn.Module, given: tuple[Any, ...], returned: Any) -> Tensor:
+            nonlocal calls
+            calls += 1
+            if calls > 1:
+                raise ValueError(f"the part {self.name!r} is called more than once; take another")
+            if (
+                not isinstance(returned, Tensor)
+                or not returned.is_floating_point()
+                or returned.shape[:1] != z.shape[:1]
+            ):
+                raise ValueError(
+                    f"the part {self.name!r} must return a floating-point tensor with a row for "
+                    f"each of {len(z)} latents, got {describe(returned)}; take another"
+                )
+            return change(returned)
+
+        # Only for this call: a hook that stays would count in the GAN's sha256.
+        handle = self.generator.get_submodule(self.name).register_forward_hook(hook)
+        try:
+            made = self.generator(z, *label)
+        finally:
+            handle.remove()
+        if not calls:
+            raise ValueError(f"the generator does not call its part {self.name!r}; take another")
+        return made
+
+
+class Head(Cut):
+    """z [, y] -> z and what the part returns, side by side, (n, d + size) float32."""
+
+    def forward(self, z: Tensor, *label: Tensor) -> Tensor:
+        seen = []
+
+        def keep(returned: Tensor) -> Tensor:
+            seen.append(returned.flatten(1).float().clone())  # the next part may write to it
+            return returned
+
+        self.run(keep, z.clone(), *label)
+        return torch.cat([z, *seen], dim=1)
+
+
+class Tail(Cut):
+    """Those rows [, y] -> the samples that the generator makes of them."""
+
+    def __init__(self, generator: nn.Module, name: str, latent_dim: int) -> None:
+        super().__init__(generator, name)
+        self.latent_dim = latent_dim
+
+    def forward(self, rows: Tensor, *label: Tensor) -> Any:
+        # Contiguous as G's own, lest the next part rounds otherwise; z takes no gradients.
+        points = rows[:, self.latent_dim :].contiguous()
+        z = rows[:, : self.latent_dim].detach().clone()
+        return self.run(lambda old: points.view(old.shape).to(old.dtype), z, *label)
+
+
+def part_of(gan: GAN, name: str) -> nn.Module:
+    """The generator; ValueError unless it is a module with a part of that name."""
+    network = gan.generator
+    if not isinstance(network, nn.Module):
+        raise ValueError(
+            f"{name!r} is to be a part of the generator, which must be an nn.Module then, got "
+            f"{describe(network)}; give the module itself, or move the samples: layer=''"
+        )
+    if name not in dict(network.named_modules()):
+        raise ValueError(f"the generator has no part {name!r}; it has {frozen.parts(network)}")
+    return network

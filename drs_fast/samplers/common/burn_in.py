@@ -1,0 +1,89 @@
+"""Logits of proposals that are thrown away: what a sampler learns log_m and gamma from."""
+
+import warnings
+
+import torch
+from torch import Tensor
+
+from drs_fast import ops
+from drs_fast.core import BURN_IN_ROW, BadLogits, Rng, check_invalid
+from drs_fast.gan import GAN, classes
+from drs_fast.samplers.common.sigmoid import ends_in_sigmoid
+
+ENOUGH = 100  # logits that look like probabilities, to say that they are
+EACH = 1_000  # rows of a class, at least, where classes are looked at one by one
+
+
+def burn_in(gan: GAN, rng: Rng, n: int, *, each: bool = False) -> tuple[Tensor, Tensor | None]:
+    """Logits (n,) float32 and labels (n,) of the rows from 2^62 on, which no run reaches.
+
+    each: classes, if there are any, take turns, so that none is missing, and n is raised to 1,000
+        rows of each.
+    """
+    each = each and gan.labels is not None
+    if each:
+        n = max(n, EACH * len(classes.occurring(gan.labels or 0, gan.label_weights)))
+    logits, labels = [], []
+    for start in range(0, n, gan.block):
+        rows, size = rng.at(BURN_IN_ROW + start), min(gan.block, n - start)
+        y = turns_of(gan, start, size) if each else ops.labels(gan, rows, size)
+        logits.append(gan.logits(ops.latents(gan, rows, size), y)[1])
+        labels.append(y)
+    logit = torch.cat(logits)
+    check(gan, logit)
+    return logit, None if gan.labels is None else torch.cat([y for y in labels if y is not None])
+
+
+def turns_of(gan: GAN, start: int, n: int) -> Tensor:
+    """The labels (n,) of burn-in rows from `start` on, where classes take turns."""
+    return classes.turns(gan.labels or 0, gan.label_weights, start, n).to(gan.device)
+
+
+def by_class(gan: GAN, logit: Tensor, y: Tensor | None) -> list[Tensor]:
+    """The logits of each class that occurs, or all; an error unless each has a finite one."""
+    if y is None:
+        return [logit]
+    occurring = classes.occurring(gan.labels or 0, gan.label_weights)
+    groups = [logit[y == k] for k in occurring]
+    for k, group in zip(occurring, groups, strict=True):
+        if not len(group):
+            raise ValueError(f"burn_in={len(logit)} rows have none of class {k}; raise it")
+        if not bool(torch.isfinite(group).any()):
+            raise BadLogits(f"none of {len(group):,} logits of class {k} is finite")
+    return groups
+
+
+def valid(logit: Tensor) -> Tensor:
+    """Logits that are neither NaN nor +inf; -inf is valid: a sample that cannot be real."""
+    return logit[~(torch.isnan(logit) | torch.isposinf(logit))]
+
+
+def check(gan: GAN, logit: Tensor) -> None:
+    """Raises BadLogits or ValueError where these cannot be logits of a usable discriminator.
+
+    Values that are all in [0, 1] are an error if D ends in a sigmoid, and else a warning: a log
+    ratio is known up to a constant, so true ones can lie there.
+    """
+    good = valid(logit)
+    check_invalid(len(logit) - len(good), len(logit))
+    if not bool(torch.isfinite(good).any()):
+        raise BadLogits(
+            f"none of {len(logit):,} logits is finite: the discriminator rejects everything with "
+            "certainty; check its input range and weights"
+        )
+    low, high = float(good.min()), float(good.max())
+    if gan.link != "logit" or not 0.0 <= low < high <= 1.0:
+        return
+    seen = (
+        f"discriminator returned only values in [0, 1] ({low:.4g} to {high:.4g}), which look like"
+    )
+    fix = "use link='probability', or remove its sigmoid"
+    escape = "If they are logits, say so with link=lambda logit: logit"
+    if ends_in_sigmoid(gan):
+        raise ValueError(f"{seen} probabilities, and its last step is a sigmoid; {fix}. {escape}")
+    if len(good) >= ENOUGH:  # a few logits may lie there by chance
+        warnings.warn(
+            f"{seen} probabilities, but may be logits. If they are probabilities, {fix}. {escape}; "
+            "with real samples drs.doctor(gan) tells which",
+            stacklevel=2,
+        )

@@ -1,0 +1,130 @@
+"""What every rejection sampler does with its thresholds, once they are found."""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from drs_fast import ops
+from drs_fast.core import Batch, Rng
+from drs_fast.core.compacted import Ring
+from drs_fast.core.layout import Logits, OfClasses, Proposed, Scalar
+from drs_fast.core.threads import one_thread
+from drs_fast.gan import GAN, classes
+from drs_fast.samplers.common.burn_in import burn_in, by_class
+
+LEAST = 2.0**-60  # of what a class's proposals are accepted with in all
+
+
+class Rejection(NamedTuple):
+    """What rejects rows: the GAN whose logits count, thresholds, and eps."""
+
+    judge: GAN
+    state: "RejectionState"
+    eps: float
+
+
+class RejectionState(NamedTuple):
+    """log_m and gamma are (), or (K,) where each class has its own."""
+
+    log_m: OfClasses
+    gamma: OfClasses
+    acceptance: Scalar  # expected share of accepted rows
+    logits: Logits  # of the burn-in
+    proposed: Proposed  # (K,) how often each class is, where each has its own log_m; else (0,)
+
+
+Found = Callable[[Tensor], tuple[Tensor, Tensor]]
+
+
+def thresholds(
+    gan: GAN, rng: Rng, n: int, within: bool, eps: float, found: Found
+) -> RejectionState:
+    """log_m and gamma by `found`, from n logits of the burn-in or, if within, from each class's."""
+    if within and gan.labels is None:
+        raise ValueError("classes='within' needs a GAN with labels; build GAN(..., labels=K)")
+    logit, y = burn_in(gan, rng, n, each=within)
+    if within:
+        return _of_classes(gan, logit, by_class(gan, logit, y), eps, found)
+    log_m, gamma = found(logit)
+    p = ops.probability(logit, log_m=log_m, gamma=gamma, eps=eps)
+    with one_thread():
+        acceptance = p.mean()
+    return RejectionState(log_m, gamma, acceptance, logit, log_m.new_zeros(0))
+
+
+def _of_classes(
+    gan: GAN, logit: Tensor, groups: list[Tensor], eps: float, found: Found
+) -> RejectionState:
+    """A class is proposed as often as its share and its rejections ask for.
+
+    Then all classes have their quota at about the same time.
+    """
+    shares = classes.shares(gan.labels or 0, gan.label_weights)
+    log_m, gamma = (logit.new_zeros(len(shares), dtype=torch.float64) for _ in range(2))
+    needed = [0.0] * len(shares)  # proposals of each class for a sample of any
+    for k, group in zip(classes.occurring(len(shares), shares), groups, strict=True):
+        log_m[k], gamma[k] = found(group)
+        p = ops.probability(group, log_m=log_m[k], gamma=gamma[k], eps=eps)
+        # Correctly rounded, so that labels are the same wherever the logits are.
+        needed[k] = shares[k] * len(p) / max(math.fsum(p.tolist()), LEAST)
+    total = math.fsum(needed)
+    proposed = log_m.new_tensor([value / total for value in needed])
+    return RejectionState(log_m, gamma, log_m.new_tensor(1.0 / total), logit, proposed)
+
+
+def proposing(gan: GAN, state: RejectionState) -> GAN:
+    """The GAN with labels as often as a run proposes them."""
+    return gan.labelled(state.proposed) if len(state.proposed) else gan
+
+
+def compacted(
+    x: Tensor,
+    logit: Tensor,
+    state: RejectionState,
+    z: Tensor,
+    y: Tensor | None,
+    rng: Rng,
+    eps: float,
+    ids: Tensor | None = None,
+) -> Batch:
+    """The rows that pass; ids: their numbers, unless they are rng.row, rng.row + 1, ..."""
+    rows = (x, z) if y is None else (x, z, y)
+    kept = ops.accept_compact(logit, *rows, rng=rng, ids=ids, **of_rows(state, y, eps))
+    return Batch(
+        x=kept.rows[0],
+        z=kept.rows[1],
+        y=None if y is None else kept.rows[2],
+        logit=kept.logit,
+        ids=kept.ids,
+        count=kept.count,
+        stats={"invalid": kept.invalid, "above": kept.above},
+    )
+
+
+def appending(
+    gan: GAN, state: RejectionState, ring: Ring, names: tuple[str, ...], eps: float
+) -> Callable[[Tensor, Tensor | None], None]:
+    """What `compacted` does for the ring's next rows, and adds the named ones to the ring."""
+    append = None if state.log_m.ndim else ops.appending(ring, **of_rows(state, None, eps))
+
+    def step(z: Tensor, y: Tensor | None) -> None:
+        x, logit = gan.logits(z, y)
+        rows: dict[str, Any] = {"x": x, "z": z, "y": y}
+        kept = [rows[name] for name in names]
+        if append is not None:
+            append(logit, *kept)
+        else:
+            ops.accept_append(logit, *kept, ring=ring, **of_rows(state, y, eps))
+
+    return step
+
+
+def of_rows(state: RejectionState, y: Tensor | None, eps: float) -> dict[str, Any]:
+    """The threshold: one for all rows, or one for each by its class."""
+    log_m, gamma = state.log_m, state.gamma
+    if log_m.ndim and y is not None:
+        log_m, gamma = log_m[y], gamma[y]
+    return {"log_m": log_m, "gamma": gamma, "eps": eps}
