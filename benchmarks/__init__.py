@@ -1,1 +1,1 @@
-"""Benchmarks: `python -m benchmarks.ops`, `.toy25` and `.gpu`, and `pytest benchmarks`."""
+"""Benchmarks: `python -m benchmarks.speed.ops`, `.toy25` and `.gpu`, and `pytest benchmarks`."""

@@ -1,0 +1,1 @@
+"""How good: laws, and samplers side by side."""

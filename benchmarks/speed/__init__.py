@@ -1,0 +1,1 @@
+"""How fast: ops, whole runs, Squeeze, calibration."""

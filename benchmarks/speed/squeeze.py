@@ -1,0 +1,241 @@
+"""Rejection with a bound of the latent against the same rejection without one.
+
+python -m benchmarks.speed.squeeze [--only MODEL ...] [--seconds S] [--json FILE] [--weights FOLDER]
+
+Burn-in and search count in every total. The rates are of runs of 1,000,000 samples, or of
+their first --seconds.
+"""
+
+import argparse
+import dataclasses
+import functools
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import drs_fast as drs
+from benchmarks.common import features, gans, metrics, trained
+from benchmarks.common.timing import describe, environment
+from drs_fast.gan import GAN
+from drs_fast.report import balance
+from drs_fast.run import pages
+from drs_fast.run.collected import Collected, Rows
+from drs_fast.run.generate import ENDLESS
+from drs_fast.run.progress import Progress
+from drs_fast.run.schedule import Run
+from drs_fast.samplers import DRS, OBRS
+from drs_fast.squeeze import Squeeze
+from drs_fast.squeeze.proposals import Proposals
+from drs_fast.squeeze.stages import SqueezeState, Stages
+from drs_fast.zoo import digits
+
+WAYS = {
+    "gamma 0": DRS(gamma=0.0),
+    "p95": DRS(percentile=95.0),
+    "p80": DRS(percentile=80.0),
+    "OBRS 10 %": OBRS(budget=0.1),
+}
+MODELS = ("digits, plain", "digits", "25gaussians", "mnist, plain", "mnist", "MLP")
+SIZES = (10_000, 1_000_000)
+FEATURES = 1_000  # samples that distances are measured on
+WARM_UP_S = 3.0
+CHECKED = 32_768  # rows for what is lost by class or mode
+
+
+@dataclass(frozen=True)
+class Timed:
+    """A run: seconds before its first row and of its rows, which gave so many samples."""
+
+    before: float
+    rows: float
+    samples: Rows
+    run: Run
+
+    def total(self, n: int) -> float:
+        return self.before + self.rows * n / max(1, len(self.samples["ids"]))
+
+
+def likeness_of(gan: GAN) -> float:
+    """The correlation of the logits of z and of 0.9 z + sqrt(1 - 0.81) z', another latent."""
+    z, other = (drs.ops.latents(gan, drs.Rng(seed, 2**62), 4096) for seed in (0, 1))
+    logits = [gan.logits(rows)[1] for rows in (z, 0.9 * z + (1.0 - 0.81) ** 0.5 * other)]
+    return float(torch.corrcoef(torch.stack(logits))[0, 1])
+
+
+@pages.kept()  # as in `generate`
+def timed(gan: GAN, sampler: Any, n: int, seconds: float, state: Any = None) -> Timed:
+    """n samples, or those that are there after so many seconds."""
+    run = Run(gan, sampler, n, 0, None, 2**62, (), True)
+    start = time.perf_counter()
+    if state is None:
+        run.begin(progress=False)
+    else:
+        run.state = state
+    before = time.perf_counter() - start
+    example = {name: run.example[name] for name in run.names}
+    collected = Collected(example, n, first=SIZES[0])
+    start = time.perf_counter()
+    for landed in run.landed(ENDLESS, run.names, Progress(None, enabled=False)):
+        collected.add(landed.rows)
+        if time.perf_counter() - start > seconds:
+            break
+    return Timed(before, time.perf_counter() - start, collected.tensors(), run)
+
+
+def compared(
+    gan: GAN,
+    sampler: Any,
+    tolerance: float,
+    seconds: float,
+    quality: Callable[[Tensor], float] | None,
+    group: Callable[[Tensor], Tensor] | None,
+) -> dict[str, Any]:
+    """Both ways; SystemExit if the squeezed samples are no subset of the others."""
+    squeeze = Squeeze(sampler, tolerance)
+    timed(gan, sampler, SIZES[-1], WARM_UP_S)
+    squeezed = timed(gan, squeeze, SIZES[-1], seconds)
+    state = squeezed.run.state
+    thresholds = state[:5]
+    used = bool(torch.isfinite(state.margins[1]))
+    plain = dataclasses.replace(squeezed, before=0.0)  # the same code, where no bound is used
+    if used:
+        plain = timed(gan, sampler, SIZES[-1], seconds, sampler.State(*thresholds))
+    start = time.perf_counter()
+    own = sampler.init(gan, drs.Rng(0))
+    burn_in = time.perf_counter() - start
+    both = 1 + min(int(t.samples["ids"][-1]) for t in (squeezed, plain))
+    ours, theirs = (t.samples["ids"][t.samples["ids"] < both] for t in (squeezed, plain))
+    if not bool(torch.isin(ours, theirs).all()):
+        raise SystemExit(f"{gan.name}, {sampler}: a squeezed run has samples of its own")
+    found: dict[str, Any] = {
+        "used": used,
+        "remark": squeeze.remark(state),
+        "calls": plain.run.calls / len(plain.samples["ids"]),
+        "calls_by_own_burn_in": 1.0 / float(own.acceptance),  # which seldom sees the largest logit
+        "squeezed_calls": squeezed.run.calls / len(squeezed.samples["ids"]),
+        "search_calls": int(state.spent),
+        "search_s": squeezed.before,
+        "seen_lost": 1 - len(ours) / len(theirs),
+        "compared": len(theirs),
+        "seconds": {n: burn_in + plain.total(n) for n in SIZES},
+        "squeezed_seconds": {n: squeezed.total(n) for n in SIZES},
+        "measured": [len(plain.samples["ids"]), len(squeezed.samples["ids"])],
+    }
+    if used:
+        found |= squeeze.measured(state, squeezed.run.tallies)
+    if used and group is not None:
+        found["lost_by_group"] = lost_by_group(gan, squeeze, state, group)
+    if quality is not None:
+        found["distance"] = [quality(t.samples["x"][:FEATURES]) for t in (plain, squeezed)]
+    return found
+
+
+def lost_by_group(
+    gan: GAN, squeeze: Squeeze, state: SqueezeState, group: Callable[[Tensor], Tensor]
+) -> dict[str, list[float]]:
+    """Shares of the accepted mass by class or mode, and of what the bound loses of each.
+
+    From new rows, chosen with known probabilities as the search chooses its own.
+    """
+    thresholds = squeeze.sampler.State(*state[:5])
+    decides = squeeze.sampler.rejection(gan, thresholds)
+    proposals = Proposals(decides, drs.Rng(1), free=False)
+    stages = Stages(decides, state)
+    seen, _ = proposals.found(stages.networks[1], CHECKED)
+    bounds = [
+        network.above(margin, seen.z, None)
+        for network, margin in zip(stages.networks, stages.margins, strict=True)
+        if margin < float("inf")
+    ]
+    accepted = proposals.accepted(seen)
+    passed = proposals.accepted(seen, torch.stack(bounds).amin(dim=0))
+    found = balance.of_rows("group", group(gan.samples(seen.z)), accepted, passed, seen.chosen)
+    return {"mass": found.share.tolist(), "lost": found.lost.tolist()}
+
+
+def line(name: str, found: dict[str, Any]) -> str:
+    gains = (found["seconds"][n] / found["squeezed_seconds"][n] for n in SIZES)
+    lost = "not used"
+    if found["used"]:
+        low, high = found["lost_mass_interval"]
+        lost = f"{found['lost_mass']:.3%} ({low:.3%} to {high:.3%})"
+    cells = (
+        name,
+        f"{found['calls']:.4g}",
+        f"{found['squeezed_calls']:.4g}",
+        lost,
+        f"{found['search_s']:.1f}",
+        *(f"{gain:.3g}" for gain in gains),
+        f"{max(found['lost_by_group']['lost']):.2%}" if "lost_by_group" in found else "",
+        " / ".join(f"{value:.3f}" for value in found.get("distance", ())),
+    )
+    return "| " + " | ".join(cells) + " |"
+
+
+HEADER = (
+    "| | calls a sample | squeezed | lost mass | search s | times faster at 10,000 | at 1,000,000 "
+    "| lost of one group | distance |\n|---|--:|--:|---|--:|--:|--:|--:|--:|"
+)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "--only", nargs="+", choices=MODELS, metavar="MODEL", help="; ".join(MODELS)
+    )
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
+    parser.add_argument("--seconds", type=float, default=30.0, help="of one run, at most")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--weights", type=Path, default=Path("weights"), metavar="FOLDER")
+    parser.add_argument("--tolerance", type=float, default=Squeeze.tolerance)
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(options.threads)
+    space = features.Space(digits.split()[1])
+
+    def frechet(x: Tensor) -> float:
+        return space.quality(x)["frechet"]
+
+    def digit(x: Tensor) -> Tensor:
+        with torch.inference_mode():
+            return space.network(x).argmax(dim=1)
+
+    judges: dict[str, tuple[Any, Any]] = {
+        "digits": (frechet, digit),
+        "digits, plain": (frechet, digit),
+        "25gaussians": (
+            lambda x: metrics.w1(x, FEATURES),
+            lambda x: metrics.nearest(x, metrics.CENTRES)[1],
+        ),
+    }
+    loads = {name: functools.partial(trained.load, name, options.weights) for name in trained.GANS}
+    loads["MLP"] = gans.mlp  # random weights: a smooth logit
+    here = environment()
+    print(describe(here))
+    report: dict[str, Any] = {**here, "tolerance": options.tolerance, "seconds": options.seconds}
+    report["measured"] = {}
+    for model in options.only or MODELS:
+        gan = loads[model]() if model in loads else drs.load(model)
+        quality, group = judges.get(model, (None, None))
+        likeness = likeness_of(gan)
+        rows: dict[str, Any] = {}
+        report["measured"][model] = {"likeness": likeness, "rows": rows}
+        print(f"\n{model}: logits of z and 0.9 z + 0.44 z' correlate by {likeness:.2f}\n\n{HEADER}")
+        for name in options.ways:
+            rows[name] = compared(
+                gan, WAYS[name], options.tolerance, options.seconds, quality, group
+            )
+            print(line(name, rows[name]), flush=True)
+            if options.json:
+                options.json.write_text(json.dumps(report, indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

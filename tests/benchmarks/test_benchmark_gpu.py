@@ -1,0 +1,224 @@
+"""The GPU benchmark's program, on tiny sizes in Triton's interpreter."""
+
+import importlib.util
+import json
+import sys
+
+import pytest
+import torch
+
+from benchmarks.gpu import __main__ as gpu
+from benchmarks.gpu import checks as gpu_checks
+from benchmarks.gpu import problems as gpu_ops
+from benchmarks.gpu import table as gpu_table
+from benchmarks.gpu.clock import HostClock
+from drs_fast.backends import triton as backend
+
+pytestmark = [
+    pytest.mark.skipif(torch.cuda.is_available(), reason="the interpreter is off with a GPU"),
+    pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="needs Triton"),
+]
+OWN = [
+    case.name
+    for case in gpu_ops.CASES
+    if case.name.startswith("accept") and not case.name.endswith("CUDA C++")
+]
+
+
+@pytest.fixture
+def only_rows(monkeypatch):
+    """Neither whole runs, which start processes, nor the other ops."""
+    monkeypatch.setattr(gpu.gpu_other, "measured", lambda *rest: gpu.blank(n=0))
+    monkeypatch.setattr(gpu, "loop_rows", lambda *rest: ())
+
+
+def report_of(tmp_path, *options, status=0):
+    file = tmp_path / "results" / "gpu.json"
+    assert gpu.main(["--device", "cpu", "--output", str(file), *options]) == status
+    return json.loads(file.read_text())
+
+
+def test_all_of_it(tmp_path, capsys):
+    report = report_of(tmp_path, "--quick")
+    assert {"device", "versions", "commit", "targets", "steps", "rows", "other"} <= set(report)
+    assert {"torch", "triton", "cuda"} <= set(report["versions"])
+    assert report["steps"] == {}
+    assert [row["dtype"] for row in report["rows"]] == ["float32", "bfloat16"]
+    wide, narrow = report["rows"]
+    assert set(OWN) <= set(wide["ms"])
+    assert {"torch eager", "torch nonzero_static", "limit: index_select"} <= set(narrow["ms"])
+    for row in (*report["rows"], report["other"]):
+        assert row["wrong"] == {}
+        for name, kinds in row["ms"].items():
+            assert kinds
+            timings = [timing for kind, timing in kinds.items() if kind != "bytes"]
+            assert all(set(timing) == {"median", "p10", "p90"} for timing in timings), name
+    assert set(wide["ratios"]) >= set(report["targets"]) - {"CUDA C++ / Triton"}
+    (run,) = report["loop"]
+    assert run["ratios"]["drs_fast / plain"] > 0
+    assert "float32 only" not in narrow["skipped"]
+    assert set(narrow["skipped"]) >= {"accept_latents", "torch.compile", "CUB DeviceSelect"}
+    assert "needs CUDA tensors" in wide["skipped"]["accept_compact, CUDA C++"]
+    assert "0 failed or wrong" in capsys.readouterr().out
+
+
+def test_other_settings(tmp_path, monkeypatch):
+    monkeypatch.setattr(gpu, "CHUNKS", (1024,))
+    monkeypatch.setattr(gpu, "WARPS", (4,))
+    monkeypatch.setattr(gpu, "DRAWS", (2,))
+    before = (backend.CHUNK, backend.DRAWS, backend.OPTIONS)
+    report = report_of(tmp_path, "--tune")
+    assert list(report["tune"]["ms"]) == [
+        "accept_compact, CHUNK 1024, 4 warps",
+        "accept_latents, DRAWS 2",
+    ]
+    assert before == (backend.CHUNK, backend.DRAWS, backend.OPTIONS)
+
+
+def wrong_kernel(alter):
+    compact = backend._compact
+
+    def mutant(logit, rows, rng, ids, threshold, out, z=None, single_pass=None):
+        compact(logit, rows, rng, ids, threshold, out, z, single_pass)
+        alter(out, z if z is not None else out.rows[0])
+
+    return mutant
+
+
+MUTANTS = {
+    "a row": lambda out, rows: rows[3].add_(1.0),
+    "an id": lambda out, rows: out.ids[3].add_(1),
+    "a logit": lambda out, rows: out.logit[3].add_(1.0),
+    "the count": lambda out, rows: out.count.add_(1),
+    "above": lambda out, rows: out.above.add_(1),
+    "past the count": lambda out, rows: out.ids[-1].add_(1),
+}
+
+
+@pytest.fixture(scope="module")
+def problem():
+    return gpu_ops.problem(torch.device("cpu"), 300, 8, 0.2, torch.float32)
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+@pytest.mark.parametrize("case", [gpu_ops.OURS, gpu_ops.LATENTS], ids=lambda case: case.name)
+def test_a_wrong_kernel_gets_no_figure(problem, case, name, monkeypatch):
+    row = gpu.blank()
+
+    def fill(found):
+        with gpu.drs.backend("triton"):
+            gpu.measure(HostClock(), problem, case, found)
+
+    gpu.attempt(row, HostClock(), "right", fill)
+    monkeypatch.setattr(backend, "_compact", wrong_kernel(MUTANTS[name]))
+    gpu.attempt(row, HostClock(), "wrong", fill)
+    assert list(row["ms"]) == ["right"]
+    assert list(row["wrong"]) == ["wrong"]
+
+
+def test_a_wrong_graph_gets_no_figure(problem):
+    class Stale(HostClock):
+        def capture(self, call, calls=1):
+            return lambda: problem.out  # what the first call left there, and was poisoned since
+
+    row = gpu.blank()
+
+    def fill(found):
+        with gpu.drs.backend("triton"):
+            gpu.measure(Stale(), problem, gpu_ops.OURS, found)
+
+    gpu.attempt(row, Stale(), "stale", fill)
+    assert row["ms"] == {}
+    assert "count" in row["wrong"]["stale"]
+
+
+@pytest.mark.parametrize("peer", [case for case in gpu_ops.CASES if case.name not in OWN])
+def test_a_wrong_peer_gets_no_figure(problem, peer):
+    try:
+        call = peer.prepare(problem)
+    except gpu.Missing as missing:
+        pytest.skip(str(missing))
+    keep, rows = call()
+    gpu_ops.check(peer, problem, (keep, rows))
+    with pytest.raises(gpu_ops.Differs, match="rows"):
+        gpu_ops.check(peer, problem, (keep, rows + 1.0))
+    with pytest.raises(gpu_ops.Differs, match="accepted"):
+        gpu_ops.check(peer, problem, (~keep, rows))
+
+
+def test_another_reference_leaves_no_figure_of_ours(tmp_path, monkeypatch, only_rows):
+    accepted = gpu_ops.accepted
+
+    def other(logit, **arguments):
+        keep = accepted(logit, **arguments)
+        keep[17] ^= True
+        return keep
+
+    monkeypatch.setattr(gpu_ops, "accepted", other)
+    report = report_of(tmp_path, "--quick", status=1)
+    for row in report["rows"]:
+        assert not set(OWN) & set(row["ms"])
+        assert set(OWN) <= set(row["wrong"]) | set(row["skipped"])
+
+
+def test_a_failure_loses_nothing_else(tmp_path, monkeypatch, only_rows):
+    def fails(p):
+        raise torch.OutOfMemoryError("no more\nof it")
+
+    cases = (gpu_ops.Case("breaks", fails), gpu_ops.EAGER)
+    monkeypatch.setattr(gpu, "CASES", cases)
+    monkeypatch.setattr(gpu, "TINY", (*gpu.TINY[:1], (10**9, 512, 0.2, torch.float32)))
+    small, large = report_of(tmp_path)["rows"]
+    assert small["skipped"] == {"breaks": "OutOfMemoryError: no more"}
+    assert list(small["ms"]) == ["torch eager"]
+    assert "GB free" in large["skipped"]["all"]
+
+
+def row_of(n, d, share=0.2, dtype="float32", **ratios):
+    return {"n": n, "d": d, "share": share, "dtype": dtype, "ratios": ratios}
+
+
+def test_targets():
+    compact, latents, eager, launch, cuda = gpu_table.TARGETS
+    large = gpu_table.judged(row_of(10**6, 128, **{compact: 1.10, latents: 0.75}))
+    assert large == {compact: True, latents: False, cuda: None}
+    assert gpu_table.judged(row_of(10**7, 512, **{compact: 1.11})) == {
+        compact: False,
+        latents: None,
+        cuda: None,
+    }
+    assert gpu_table.judged(row_of(65_536, 512, **{cuda: 1.01})) == {cuda: False}
+    small = gpu_table.judged(row_of(65_536, 128, **{eager: 10.0, launch: 12.0, cuda: 1.0}))
+    assert small == {eager: True, launch: False, cuda: True}
+    assert gpu_table.judged(row_of(10**6, 128, share=0.8)) == {}
+    assert gpu_table.judged(row_of(10**6, 128, dtype="bfloat16")) == {}
+    assert gpu_table.judged(row_of(10**6, 32)) == {}
+
+
+def test_a_step_ends_at_its_limit_with_all_that_it_started():
+    program = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'while True: pass'])"
+    step = gpu_checks.run([sys.executable, "-c", program], 1.0, {})
+    assert step["result"] == "stopped after 1 s"
+    assert gpu_checks.run([sys.executable, "-c", "exit(3)"], 60.0, {})["result"] == "exit status 3"
+    shown = gpu_checks.run(
+        [sys.executable, "-c", "import os; print(os.environ['A'])"], 60, {"A": "b"}
+    )
+    assert (shown["result"], shown["tail"]) == ("passed", ["b"])
+
+
+def test_the_sanitized_program():
+    gpu_checks.every_kernel(torch.device("cpu"), n=100, d=4)
+
+
+def test_the_tests_run_without_plugins(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(gpu_checks, "TESTS", ("tests/ops/test_gpu.py",))
+    command = [*gpu_checks.pytest_command(), "-p", "no:timeout", "--collect-only"]
+    step = gpu_checks.run(command, 60, {})
+    assert step["result"] == "passed", step["tail"]
+    assert "collected" in step["tail"][-1]
+
+
+def test_without_a_gpu_it_says_what_is_needed(capsys):
+    assert gpu.main([]) == 1
+    assert "CUDA" in capsys.readouterr().err

@@ -1,0 +1,285 @@
+"""The CUDA C++ kernels equal the reference in every bit: on a GPU, else as threads of the host."""
+
+import importlib.util
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import agreement
+import exotic
+import pytest
+import torch
+from agreement import (
+    CONTENTS,
+    DTYPES,
+    FORMS,
+    LOG_M,
+    ROW_KINDS,
+    ROWS,
+    SIZES,
+    assert_same,
+    logits,
+    mover,
+    noise,
+    pairwise,
+    place_out,
+    poisoned_out,
+    unmoved,
+)
+
+from drs_fast import Compacted, Rng, backend, ops
+from drs_fast.backends import cuda
+
+ROOT = Path(__file__).parents[2]
+SOURCES = ROOT / "csrc" / "cuda"
+ON_GPU = torch.cuda.is_available() and cuda.refuses(torch.device("cuda")) is None
+DEVICE = "cuda" if ON_GPU else "cpu"
+RNG = Rng(2**64 - 3, 2**32 - 7)
+moved = mover(DEVICE)
+
+
+def compiled(source, *arguments):
+    if shutil.which("g++") is None:
+        pytest.skip("needs g++, or a GPU")
+    includes = [f"-I{path}" for path in (ROOT / "tests" / "common" / "emulator", source)]
+    subprocess.run(
+        ["g++", "-std=c++20", "-O1", "-ffp-contract=off", "-fPIC", "-w", "-pthread",
+         "-fvisibility=hidden", "-fno-gnu-unique",  # so that several can be loaded
+         *includes, *map(str, arguments)],
+        check=True,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def bindings(tmp_path_factory):
+    """Compiled once, for they take several times as long as the kernels."""
+    made = tmp_path_factory.mktemp("bindings") / "module.o"
+    if not ON_GPU:
+        python = [sys.executable, "-m", "pybind11", "--includes"]
+        flags = subprocess.run(python, capture_output=True, text=True, check=True).stdout.split()
+        compiled(SOURCES, *flags, "-c", SOURCES / "module.cpp", "-o", made)
+    return made
+
+
+def emulation(folder, bindings, source=SOURCES, name="_cuda"):
+    """The CUDA sources compiled for the host: each CUDA thread is a thread there."""
+    made = folder / f"{name}.so"
+    kernels = [source / file for file in ("compact.cu", "elementwise.cu")]
+    start = [] if name == "_cuda" else [f"-Wl,--defsym=PyInit_{name}=PyInit__cuda"]
+    compiled(source, "-shared", *start, "-x", "c++", *kernels, "-x", "none", bindings, "-o", made)
+    spec = importlib.util.spec_from_file_location(name, made)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module", autouse=True)
+def kernels(tmp_path_factory, bindings):
+    """The backend `cuda`, on the host where there is no GPU."""
+    with pytest.MonkeyPatch.context() as patch:
+        if not ON_GPU:
+            patch.setattr(cuda, "_cuda", emulation(tmp_path_factory.mktemp("emulation"), bindings))
+            patch.setattr(cuda, "refuses", lambda device: None)
+            patch.setattr(cuda, "_where", lambda tensor: (0, 0))
+        ops.dispatch._dispatch.cache_clear()
+        yield
+    ops.dispatch._dispatch.cache_clear()
+
+
+def assert_backends_agree(call):
+    return agreement.assert_backends_agree(call, "cuda", moved)
+
+
+@pytest.mark.parametrize(("seed", "row"), [(0, 0), (2**64 - 5, 2**32 - 7), (2**63, 2**62)])
+@pytest.mark.parametrize("n", [0, 1, 300])
+def test_random_numbers(seed, row, n):
+    rng, ids = Rng(seed, row), torch.arange(n) * 2**33 + 5
+    calls = [
+        lambda to, d=d: ops.normal(rng, n, d, device=to(ids).device) for d in (0, 1, 4, 7, 131)
+    ]
+    calls += [
+        lambda to: ops.uniform(rng, n, stream=2**32 - 1, draw=7, device=to(ids).device),
+        lambda to: ops.uniform(rng, n, stream=1, device=to(ids).device, ids=to(ids)),
+        lambda to: ops.words(rng, n, 9, draw=3, device=to(ids).device, ids=to(ids)),
+    ]
+    for call in calls:
+        assert_backends_agree(call)
+
+
+def parameter(form, value, n, seed):
+    if form == "per row":
+        return value + noise(n, seed=seed).abs().double()
+    return torch.tensor(value, dtype=torch.float64) if form == "0-d" else value
+
+
+@pytest.mark.parametrize(
+    ("n", "dtype", "content", "row", "strided", "log_m", "gamma", "has_ids"),
+    pairwise(SIZES, DTYPES, CONTENTS, ROWS, (False, True), FORMS, FORMS, (False, True)),
+)
+def test_decisions(n, dtype, content, row, strided, log_m, gamma, has_ids):
+    logit, rng = logits(n, dtype, content, strided), Rng(2**64 - 3, row)
+    given = {
+        "log_m": parameter(log_m, LOG_M, n, 1),
+        "gamma": parameter(gamma, -0.5, n, 2),
+    }
+    ids = torch.randperm(n, generator=torch.Generator().manual_seed(n)) + row if has_ids else None
+    rows = (noise(n, 5), noise(n, 3).bfloat16(), torch.arange(n))
+
+    def arguments(to):
+        return {name: to(value) for name, value in given.items()}
+
+    assert_backends_agree(lambda to: ops.accept(to(logit), rng, ids=to(ids), **arguments(to)))
+    assert_backends_agree(lambda to: ops.probability(to(logit), **arguments(to)))
+    for capacity in (n, n // 9):
+        out = poisoned_out(capacity, logit, rows)
+        assert_backends_agree(
+            lambda to, out=out: ops.accept_compact(
+                to(logit), *map(to, rows), rng=rng, ids=to(ids), out=place_out(to, clone(out)),
+                **arguments(to),
+            )
+        )  # fmt: skip
+    for d in (0, 6, 140):
+        out = poisoned_out(n, logit, (noise(n, d),))
+        assert_backends_agree(
+            lambda to, d=d, out=out: ops.accept_latents(
+                to(logit), d, rng=rng, ids=to(ids), out=place_out(to, clone(out)), **arguments(to)
+            )
+        )
+
+
+def clone(out):
+    return Compacted(
+        tuple(row.clone() for row in out.rows), *(t.clone() for t in list(vars(out).values())[1:])
+    )
+
+
+def test_rows_of_every_kind():
+    n = 1100
+    logit, kinds = logits(n), list(ROW_KINDS.values())
+    odd = [noise(n * 5 + 1)[1:].view(n, 5), torch.arange(n * 7, dtype=torch.uint8).view(n, 7)]
+    odd += [noise(n, width) for width in (2, 31, 33, 700)]
+    for chosen in (kinds[:8], kinds[8:], odd):
+        rows = [make(n) if callable(make) else make for make in chosen]
+
+        def call(to, rows=rows):
+            made = ops.accept_compact(to(logit), *map(to, rows), rng=Rng(1), log_m=LOG_M)
+            count = int(made.count)
+            kept = (row[:count].contiguous() for row in (*made.rows, made.ids, made.logit))
+            return Compacted(tuple(kept), *(made.count,) * 5)
+
+        assert_backends_agree(call)
+
+
+def check_rings():
+    batches = (1500, 1024, 3, 0, 1025, 1500) * 3
+
+    def call(to):
+        x = to(noise(1500, 3))
+        ring = ops.ring(
+            to(logits(1500)), x, rng=Rng(7, 2**32 - 2000), capacity=2048, log_m=LOG_M, limit=2500
+        )
+        for tensor in (*ring.rows, ring.ids, ring.logit):
+            tensor.fill_(77)
+        ring.workspace[2] = 2**30 - 2  # the epoch starts again on the way
+        for i, n in enumerate(batches):
+            logit = to(logits(1500, content="nan")[i % 7 :][:n])
+            ops.accept_append(logit, x[: len(logit)], ring=ring, gamma=-1.0)
+        return ring
+
+    ring = assert_backends_agree(call)
+    assert int(ring.cursor) == 2500
+
+
+def test_rings_move_on():
+    check_rings()
+
+
+def check_compacted():
+    logit, rows = logits(2100, content="nan"), (noise(2100, 33),)
+
+    def call(to):
+        out = place_out(to, poisoned_out(700, logit, rows))
+        return ops.accept_compact(to(logit), *map(to, rows), rng=RNG, log_m=LOG_M, out=out)
+
+    assert_backends_agree(call)
+
+
+def check_probabilities():
+    logit = noise(300) * 9.0
+    assert_backends_agree(lambda to: ops.probability(to(logit), log_m=30.0, gamma=-40.0))
+
+
+def check_latents():
+    assert_backends_agree(lambda to: ops.normal(RNG, 300, 130, device=to(noise(1)).device))
+
+
+MUTANTS = (
+    ("compact.cu", "1u << lane <= first", "1u << lane < first", check_compacted),
+    ("compact.cu", "out.state[ROW] += n;", "out.state[ROW] += n - 1;", check_rings),
+    ("rows.cuh", "rows.row + index", "rows.row + index + 1", check_compacted),
+    (
+        "arithmetic.cuh",
+        "return {y + scale,",
+        "return {1.0 + (y + (scale - 1.0)),",
+        check_probabilities,
+    ),
+    (
+        "arithmetic.cuh",
+        "f * f) * (horner(LOG, f) * f - 0.5f)",
+        "f * f) * horner(LOG, f)",
+        check_latents,
+    ),
+)
+
+
+@pytest.mark.skipif(ON_GPU, reason="for the emulation")
+@pytest.mark.parametrize("mutant", MUTANTS)
+def test_a_planted_fault_shows(tmp_path, monkeypatch, bindings, mutant):
+    file, right, wrong, check = mutant
+    shutil.copytree(SOURCES, tmp_path / "cuda")
+    source = (tmp_path / "cuda" / file).read_text()
+    assert source.count(right) == 1
+    (tmp_path / "cuda" / file).write_text(source.replace(right, wrong))
+    check()
+    name = f"_cuda{MUTANTS.index(mutant)}"
+    monkeypatch.setattr(cuda, "_cuda", emulation(tmp_path, bindings, tmp_path / "cuda", name))
+    with pytest.raises(AssertionError):
+        check()
+
+
+def test_cuda_and_triton_share_a_ring():
+    pytest.importorskip("triton")
+    rings = []
+    for names in (("reference",), ("cuda", "triton")):
+        to = moved if len(names) == 2 else unmoved
+        ring = ops.ring(to(logits(1500)), rng=Rng(3), capacity=8192, log_m=LOG_M)
+        for i in range(4):
+            with backend(names[i % len(names)]):
+                ops.accept_append(to(logits(1500 - 400 * (i % 3))), ring=ring)
+        rings.append(ring)
+    count = int(rings[0].cursor)
+    assert_same(rings[1].state.cpu(), rings[0].state)
+    assert_same(rings[1].ids[:count].cpu(), rings[0].ids[:count])
+
+
+def test_too_many_row_tensors_are_refused():
+    logit = moved(logits(10))
+    with backend("cuda"), pytest.raises(ValueError, match=r"16 tensors, got 10 of 17"):
+        ops.accept_compact(logit, *[logit] * 17, rng=Rng(0), log_m=0.0)
+
+
+def test_rows_of_every_dtype_in_every_layout():
+    for rows in exotic.all_rows()[::4]:
+        expected, found = exotic.moved("reference", rows), exotic.moved("cuda", rows, moved)
+        for (kind, left), (other, right) in zip(expected, found, strict=True):
+            assert kind == other
+            assert torch.equal(left, right)
+
+
+@pytest.mark.parametrize("place", exotic.PLACES)
+def test_what_holds_no_numbers_in_memory_is_refused(place):
+    given, call = exotic.PLACES[place]
+    for make, said in exotic.REFUSED.values():
+        with backend("cuda"), pytest.raises(ValueError, match=f"{said}|must be a finite number"):
+            call(make(given))
