@@ -72,11 +72,12 @@ def test_rows_are_their_own_by_every_instruction_set():
         "for d in (1, 3, 7): t.assert_rows_are_their_own(torch.sinh, d)\n"
         "t.assert_rows_are_their_own(t.mixed, 5)\n"
     )
+    path = os.pathsep.join(sys.path)
     runs = [
         subprocess.Popen(
             [sys.executable, "-c", program],
             cwd=os.path.dirname(__file__),
-            env={**os.environ, "ATEN_CPU_CAPABILITY": capability},
+            env={**os.environ, "ATEN_CPU_CAPABILITY": capability, "PYTHONPATH": path},
         )
         for capability in ("default", "avx2", "avx512")
     ]

@@ -23,7 +23,7 @@ import resource, signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)
 if int(sys.argv[1]):
     resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]), int(sys.argv[1])))
-from drs_fast.cli import main
+from drs_fast.cli.main import main
 sys.exit(main(sys.argv[2:]))
 """
 FEW, MANY = 20_000, 130_000  # samples: about 22 and 142 chunks
