@@ -90,6 +90,11 @@ def cuda_library_folders():
     return [folder for folder in folders if list(Path(folder).glob("*cudart_static.*"))]
 
 
+def headers(folder):
+    """What is compiled again where it changes; a source distribution has them for that."""
+    return [str(path) for part in ("csrc/shared", folder) for path in Path(part).glob("*.*")]
+
+
 extensions = [
     Extension(
         "drs_fast._C",
@@ -100,7 +105,7 @@ extensions = [
             "csrc/accept.cpp",
             "csrc/groups.cpp",
         ],
-        depends=[str(path) for path in Path("csrc").iterdir()],
+        depends=headers("csrc"),
         include_dirs=bindings(),
         language="c++",
         extra_compile_args=flags,
@@ -113,7 +118,7 @@ if cuda_library_folders():
         Extension(
             "drs_fast._cuda",
             ["csrc/cuda/module.cpp", "csrc/cuda/compact.cu", "csrc/cuda/elementwise.cu"],
-            depends=[str(path) for path in Path("csrc/cuda").iterdir()],
+            depends=headers("csrc/cuda"),
             include_dirs=bindings(),
             language="c++",
             extra_compile_args=flags,

@@ -137,15 +137,15 @@ Counts accept_compact(Logits logits, Rows rows, Threshold threshold, int64_t n, 
 
 void accept_append(Logits logits, uint64_t seed, const int64_t* numbers, Threshold threshold,
                    int64_t n, int threads, const std::vector<RowTensor>& tensors, int64_t* ids,
-                   int64_t capacity, State* state) {
-    const int64_t room = std::max<int64_t>(std::min(n, state->limit - state->cursor), 0);
+                   int64_t capacity, int64_t* state) {
+    const int64_t room = std::max<int64_t>(std::min(n, state[RING_LIMIT] - state[RING_CURSOR]), 0);
     const Counts counts =
-        accept_compact(logits, {seed, (uint64_t)state->row, numbers}, threshold, n, threads,
-                       tensors, {ids, capacity, state->cursor, room});
-    state->cursor += counts.count;
-    state->row += n;
-    state->invalid += counts.invalid;
-    state->above += counts.above;
+        accept_compact(logits, {seed, (uint64_t)state[RING_ROW], numbers}, threshold, n, threads,
+                       tensors, {ids, capacity, state[RING_CURSOR], room});
+    state[RING_CURSOR] += counts.count;
+    state[RING_ROW] += n;
+    state[RING_INVALID] += counts.invalid;
+    state[RING_ABOVE] += counts.above;
 }
 
 namespace {

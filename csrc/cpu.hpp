@@ -38,10 +38,6 @@ struct Counts {
     int64_t count = 0, invalid = 0, above = 0;
 };
 
-struct State {  // of a ring
-    int64_t cursor, limit, row, invalid, above;
-};
-
 // Those of this processor, best first; the one in use; and another, for tests that compare them.
 std::vector<std::string> instruction_sets();
 std::string instruction_set();
@@ -56,10 +52,11 @@ void probability(Logits logits, Threshold threshold, int64_t n, int threads, dou
 void accept(Logits logits, Rows rows, Threshold threshold, int64_t n, int threads, uint8_t* keep);
 Counts accept_compact(Logits logits, Rows rows, Threshold threshold, int64_t n, int threads,
                       const std::vector<RowTensor>& tensors, Place place);
-// accept_compact of the ring's next rows, in the slots after those it has; then the state moves on.
+// accept_compact of the ring's next rows, in the slots after those it has; then the state moves on
+// (shared/constants.h has its words).
 void accept_append(Logits logits, uint64_t seed, const int64_t* numbers, Threshold threshold,
                    int64_t n, int threads, const std::vector<RowTensor>& tensors, int64_t* ids,
-                   int64_t capacity, State* state);
+                   int64_t capacity, int64_t* state);
 // Of each group of candidates: where its chain ends (start: null for none) and how often it moves,
 // or `size` drawn by weight; -1 where there is none.
 void walk(Logits logits, Rows rows, const double* start, int64_t groups, int64_t candidates,

@@ -35,12 +35,12 @@ inline void odds(const Real* logit, const Threshold& t, int64_t i, Odds& o) {
         o.logit[v] = __builtin_convertvector(load<Reals>(logit + at), Doubles);
         o.log_m[v] = t.log_m_per_row ? load<Doubles>(t.log_m + at) : Doubles{} + *t.log_m;
         Doubles x = o.logit[v] - o.log_m[v];
-        x = x < -700.0 ? Doubles{} - 700.0 : x;
-        x = x > 700.0 ? Doubles{} + 700.0 : x;
-        const Doubles shifted = x * 1.4426950408889634 + 6755399441055744.0;
-        const Doubles whole = shifted - 6755399441055744.0;
-        const Lanes power = bits<Lanes>(shifted) - 0x4338000000000000u;
-        r[v] = (x - whole * 0.6931471805598903) - whole * 5.497923018708371e-14;
+        x = x < -LARGEST_EXPONENT ? Doubles{} - LARGEST_EXPONENT : x;
+        x = x > LARGEST_EXPONENT ? Doubles{} + LARGEST_EXPONENT : x;
+        const Doubles shifted = x * LOG2_E + ROUNDER;
+        const Doubles whole = shifted - ROUNDER;
+        const Lanes power = bits<Lanes>(shifted) - (uint64_t)ROUNDER_BITS;
+        r[v] = (x - whole * LN_2_HIGH) - whole * LN_2_LOW;
         scale[v] = bits<Doubles>((power + 1023) << 52);
         h[v] = Doubles{} + FACTORIALS[0];
     }

@@ -8,8 +8,6 @@
 namespace drs {
 namespace {
 
-constexpr uint32_t SELECT = 2, CHAIN = 3, NOISE = 4;
-
 inline bool valid(double logit) { return logit < (double)INFINITY; }
 inline bool finite(double logit) { return logit - logit == 0.0; }
 
@@ -22,7 +20,7 @@ void for_groups(int64_t groups, int64_t candidates, int threads, const Work& wor
 }
 
 inline double uniform_of(const Words& words, int k) {
-    return (double)((uint64_t)words.w[0][k] << 21 | words.w[1][k] >> 11) * 0x1p-53;
+    return (double)((uint64_t)words.w[0][k] << 21 | words.w[1][k] >> 11) * UNIFORM_UNIT;
 }
 
 // The words of the counters (row(i), draw(i)) for i from `first` on.

@@ -14,10 +14,9 @@
 namespace drs {
 namespace {
 
-constexpr float LOG[8] = {-0.12891679f, 0.1398444f,   -0.12184262f, 0.14005868f,
-                          -0.16680488f, 0.20010406f, -0.24999797f, 0.33333215f};
-constexpr float SINE[3] = {-0.000195173f, 0.008332178f, -0.16666655f};
-constexpr float COSINE[3] = {2.4438452e-05f, -0.0013887368f, 0.041666646f};
+constexpr float LOG[8] = {DRS_LOG};
+constexpr float SINE[3] = {DRS_SINE};
+constexpr float COSINE[3] = {DRS_COSINE};
 
 #define DRS_ISA 128
 namespace baseline {

@@ -6,21 +6,18 @@
 #include <limits>
 
 #include "cpu.hpp"
+#include "shared/constants.h"
 
 namespace drs {
 
 constexpr int TILE = 1024;
 constexpr int LINE = 64;  // bytes
 constexpr int PACK = 64;  // rows that advance together: several vectors, to hide latencies
-constexpr uint32_t ACCEPT = 1;
 constexpr int64_t AHEAD = 64;                // rows between their prefetch (to L2) and their use
 constexpr int64_t PREFETCHED_BYTES = 2048;   // beyond these the hardware has seen the pattern
 constexpr int64_t STREAMED_BYTES = 8 << 20;  // outputs that leave the caches anyway
 
-constexpr double FACTORIALS[14] = {  // 1/15!, ..., 1/2!
-    1.0 / 1307674368000.0, 1.0 / 87178291200.0, 1.0 / 6227020800.0, 1.0 / 479001600.0,
-    1.0 / 39916800.0, 1.0 / 3628800.0, 1.0 / 362880.0, 1.0 / 40320.0, 1.0 / 5040.0, 1.0 / 720.0,
-    1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 1.0 / 2.0};
+constexpr double FACTORIALS[14] = {DRS_FACTORIALS};  // 1/15!, ..., 1/2!
 
 struct Key {
     uint32_t low, high;
@@ -109,12 +106,12 @@ struct Tail {
 
 // exp(x) for x clamped to [-700, 700].
 inline double exponential(double x) {
-    x = x < -700.0 ? -700.0 : x;
-    x = x > 700.0 ? 700.0 : x;
-    const double shifted = x * 1.4426950408889634 + 6755399441055744.0;
-    const double whole = shifted - 6755399441055744.0;
-    const uint64_t power = bits<uint64_t>(shifted) - 0x4338000000000000u;
-    const double r = (x - whole * 0.6931471805598903) - whole * 5.497923018708371e-14;
+    x = x < -LARGEST_EXPONENT ? -LARGEST_EXPONENT : x;
+    x = x > LARGEST_EXPONENT ? LARGEST_EXPONENT : x;
+    const double shifted = x * LOG2_E + ROUNDER;
+    const double whole = shifted - ROUNDER;
+    const uint64_t power = bits<uint64_t>(shifted) - (uint64_t)ROUNDER_BITS;
+    const double r = (x - whole * LN_2_HIGH) - whole * LN_2_LOW;
     const double scale = bits<double>((power + 1023) << 52);
     double h = FACTORIALS[0];
     for (int j = 1; j < 14; ++j) h = h * r + FACTORIALS[j];

@@ -117,7 +117,7 @@ PYBIND11_MODULE(_C, m) {
            Out state) {
             drs::accept_append(logits_of(logits), seed, (const int64_t*)numbers,
                                threshold_of(threshold), n, threads, tensors_of(tensors),
-                               (int64_t*)ids, capacity, (drs::State*)state);
+                               (int64_t*)ids, capacity, (int64_t*)state);
         },
         without_gil);
     m.def(

@@ -37,16 +37,16 @@ inline void philox(Key key, const Lanes (&row)[V], uint32_t stream, const Lanes 
         c[0][v] = row[v], c[1][v] = row[v] >> 32, c[2][v] = Lanes{} + stream, c[3][v] = draw[v];
     uint64_t k0 = key.low, k1 = key.high;
     // What the high halves hold is garbage until the end: multiply does not read it.
-    for (int round = 0; round < 10; ++round) {
+    for (int round = 0; round < PHILOX_ROUNDS; ++round) {
         for (int v = 0; v < V; ++v) {
-            const Lanes p0 = multiply(c[0][v], 0xD2511F53u), p1 = multiply(c[2][v], 0xCD9E8D57u);
+            const Lanes p0 = multiply(c[0][v], PHILOX_MULTIPLIER_0), p1 = multiply(c[2][v], PHILOX_MULTIPLIER_1);
             c[0][v] = (p1 >> 32) ^ c[1][v] ^ k0;
             c[1][v] = p1;
             c[2][v] = (p0 >> 32) ^ c[3][v] ^ k1;
             c[3][v] = p0;
         }
-        k0 = (uint32_t)(k0 + 0x9E3779B9u);
-        k1 = (uint32_t)(k1 + 0xBB67AE85u);
+        k0 = (uint32_t)(k0 + PHILOX_WEYL_0);
+        k1 = (uint32_t)(k1 + PHILOX_WEYL_1);
     }
 }
 
@@ -83,7 +83,7 @@ inline void row_words(const Rows& rows, uint32_t stream, uint32_t draw, int64_t 
 }
 
 inline Doubles uniform_of(Lanes w0, Lanes w1) {
-    return real(w0 & 0xffffffffu) * 0x1p-32 + real((w1 & 0xffffffffu) >> 11) * 0x1p-53;
+    return real(w0 & 0xffffffffu) * 0x1p-32 + real((w1 & 0xffffffffu) >> 11) * UNIFORM_UNIT;
 }
 
 // n, here and below, counts whole packs.
@@ -104,13 +104,13 @@ inline float horner(const float (&coefficients)[N], float x) {
 
 // ln u with u = (word + 1/2) 2^-32.
 inline float logarithm(uint32_t word) {
-    const int32_t mantissa = bits<int32_t>((float)word + 0.5f) - 0x3F2AAAAB;
+    const int32_t mantissa = bits<int32_t>((float)word + 0.5f) - TWO_THIRDS_BITS;
     const int32_t exponent = mantissa >> 23;
-    const float top = -(((float)~word + 0.5f) * 0x1p-32f);
-    const float near = bits<float>((mantissa & 0x7FFFFF) + 0x3F2AAAAB) - 1.0f;
+    const float top = -(((float)~word + 0.5f) * WORD_UNIT);
+    const float near = bits<float>((mantissa & MANTISSA_MASK) + TWO_THIRDS_BITS) - 1.0f;
     const float f = exponent == 32 ? top : near;
     const float series = f + (f * f) * (horner(LOG, f) * f - 0.5f);
-    return (float)(exponent - 32) * 0.6931472f + series;
+    return (float)(exponent - 32) * LN_2 + series;
 }
 
 // Box-Muller on the words (radius, angle) of n counters.
@@ -119,9 +119,9 @@ void box_muller(const uint32_t* radius, const uint32_t* angle, int n, float* cos
     for (int i = 0; i < n; ++i) {
         const float r = std::sqrt(logarithm(radius[i]) * -2.0f);
 
-        const uint32_t shifted = angle[i] + 0x20000000u;
+        const uint32_t shifted = angle[i] + EIGHTH_TURN;
         const uint32_t quadrant = shifted >> 30;
-        const float a = (float)((int32_t)(shifted & 0x3FFFFFFFu) - 0x20000000) * 1.4629181e-09f;
+        const float a = (float)((int32_t)(shifted & QUARTER_MASK) - (int32_t)EIGHTH_TURN) * RADIANS;
         const float square = a * a;
         const float sine = a + (a * square) * horner(SINE, square);
         const float cosine = (square * square) * horner(COSINE, square) + (1.0f - square * 0.5f);

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import relu, softplus
 
 import drs_fast as drs
+from drs_fast.core.rows import CRITIC_ROW
 from drs_fast.core.threads import one_thread
 from drs_fast.training.fitting import Draws
 
@@ -68,7 +69,7 @@ def _trained(
     """Adam, its rate falling in a straight line to 0."""
     if gan.prior != "normal" or not isinstance(gan.discriminator, nn.Module):
         raise ValueError("gan must be a toy: normal latents, and a module as discriminator")
-    draws = Draws(seed, row=2**33)  # past the rows that trained the zoo
+    draws = Draws(seed, row=CRITIC_ROW)
     critic = draws.build(type(gan.discriminator))
     real, _ = gan.real_samples(SPARED + POOL)
     optimizer = torch.optim.Adam(critic.parameters(), rate, betas=(0.5, 0.99))

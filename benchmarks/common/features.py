@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from drs_fast.core.rows import CLASSIFIER_ROW
 from drs_fast.core.threads import one_thread
 from drs_fast.training.fitting import Draws, Dropout, use_draws
 from drs_fast.zoo import digits
@@ -61,7 +62,7 @@ def labels() -> tuple[Tensor, Tensor]:
 @one_thread()
 def classifier(seed: int = SEED, *, steps: int = 600) -> Classifier:
     """Trained on the training digits; the same network for the same seed."""
-    draws = Draws(seed, row=2**34)  # past the rows that trained the GAN
+    draws = Draws(seed, row=CLASSIFIER_ROW)
     images, truth = digits.split()[0], labels()[0]
     network = draws.build(Classifier)
     use_draws(network, draws)

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from drs_fast.core.rows import ZOO_TRAINING_ROW
 from drs_fast.training.fitting import Draws, Dropout, Game, Say, keep_train, use_draws
 
 LATENT_DIM = 32
@@ -62,7 +63,7 @@ def images() -> Tensor:
 
 def train(say: Say, *, steps: int = 3_000, seed: int = 0) -> dict[str, Tensor]:
     """The game, then the discriminator on against the frozen generator until it stops improving."""
-    draws, real = Draws(seed, row=2**32), images()
+    draws, real = Draws(seed, row=ZOO_TRAINING_ROW), images()
     held_out, training = real[:HELD_OUT], real[HELD_OUT:]
     generator, discriminator = draws.build(Generator), draws.build(Discriminator)
     use_draws(discriminator, draws)

@@ -8,6 +8,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from benchmarks.common import mnist
+from drs_fast.core.rows import ZOO_TRAINING_ROW
 from drs_fast.gan import GAN
 from drs_fast.training.fitting import Draws, Game
 from drs_fast.zoo import digits
@@ -17,7 +18,7 @@ STEPS = 3_000
 
 def plain(parts: Any, training: Tensor) -> dict[str, Tensor]:
     """What a short game leaves: no noise, no dropout, and the discriminator is not trained on."""
-    draws = Draws(0, row=2**32)
+    draws = Draws(0, row=ZOO_TRAINING_ROW)
     generator, discriminator = draws.build(parts.Generator), draws.build(parts.Discriminator)
     discriminator.eval()
     game = Game(generator, discriminator, generator_rate=5e-4, critic_rate=5e-4, beta2=0.99)

@@ -26,6 +26,7 @@ from benchmarks.common.timing import describe, environment
 from benchmarks.quality import limits, local_global, rare, starts
 from drs_fast import ops
 from drs_fast.core import Sampler
+from drs_fast.core.rows import SIMULATED_ROW, SIMULATED_START_ROW
 from drs_fast.samplers import DDLS, DRS, MH, OBRS, SIR, DGFlow
 from drs_fast.squeeze import Squeeze, search, stages
 
@@ -89,8 +90,8 @@ def scores(chains: int = 10**5) -> Iterator[Figure]:
         for first in range(0, chains, part):
             n = min(part, chains - first)
             rows = drs.Rng(2, first * k)
-            proposal = logits(s, n * k, 2**50 + first * k).view(n, k)
-            start = logits(s, n, 2**55 + first, 0.5 if real else -0.5)
+            proposal = logits(s, n * k, SIMULATED_ROW + first * k).view(n, k)
+            start = logits(s, n, SIMULATED_START_ROW + first, 0.5 if real else -0.5)
             last = ops.chain(proposal, rows, start=start)
             moved = last >= 0
             taken = proposal.gather(1, last.clamp(min=0)[:, None])[:, 0]

@@ -11,17 +11,8 @@
 namespace drs {
 namespace {
 
-constexpr int ITEMS = 4, TILE = THREADS * ITEMS;
-
-// Words of the workspace and of a ring's state; the Triton kernels have the same.
-enum { TICKET, DONE, EPOCH, TOTAL, INVALID, ABOVE, STATUS = 16 };
-enum { CURSOR, LIMIT, ROW, RING_INVALID, RING_ABOVE };
-
-// A status word: a count in 31 bits, a flag in 2 (none, this tile's count, the count up to and with
-// this tile), the epoch in 30: words of earlier launches are stale without being cleared.
-enum : int64_t { ALONE = 1, INCLUSIVE = 2 };
-constexpr int FLAG_SHIFT = 31, EPOCH_SHIFT = 33;
-constexpr int64_t COUNT_MASK = (1ll << 31) - 1, EPOCH_MASK = (1ll << 30) - 1;
+constexpr int TILE = TILE_ROWS, ITEMS = TILE / THREADS;
+static_assert(ITEMS * THREADS == TILE);
 
 using Word = cuda::atomic_ref<int64_t, cuda::thread_scope_device>;
 constexpr auto RELAXED = cuda::memory_order_relaxed;
@@ -63,10 +54,10 @@ __device__ void finish(const Output& out, int64_t* words, int64_t status_words, 
                        int64_t n, int64_t limit) {
     const int64_t total = words[TOTAL], invalid = words[INVALID], above = words[ABOVE];
     if (out.state) {
-        const int64_t end = out.state[CURSOR] + total;
-        if (end <= limit) out.state[CURSOR] = end;
-        else if (out.state[CURSOR] < limit) out.state[CURSOR] = limit;
-        out.state[ROW] += n;
+        const int64_t end = out.state[RING_CURSOR] + total;
+        if (end <= limit) out.state[RING_CURSOR] = end;
+        else if (out.state[RING_CURSOR] < limit) out.state[RING_CURSOR] = limit;
+        out.state[RING_ROW] += n;
         out.state[RING_INVALID] += invalid;
         out.state[RING_ABOVE] += above;
     } else {
@@ -77,7 +68,7 @@ __device__ void finish(const Output& out, int64_t* words, int64_t status_words, 
     words[TICKET] = words[DONE] = words[TOTAL] = words[INVALID] = words[ABOVE] = 0;
     words[EPOCH] = epoch + 1 & EPOCH_MASK;
     if (words[EPOCH] == 0)
-        for (int64_t i = 0; i < status_words; ++i) words[STATUS + i] = 0;
+        for (int64_t i = 0; i < status_words; ++i) words[HEADER + i] = 0;
 }
 
 template <class Logit>
@@ -94,8 +85,8 @@ __global__ void __launch_bounds__(THREADS)
     const int64_t tile = shared_tile, epoch = words[EPOCH], n = logits.n, first = tile * TILE;
     int64_t cursor = 0, limit = out.capacity;
     if (out.state) {
-        cursor = out.state[CURSOR], limit = out.state[LIMIT];
-        rows.row = out.state[ROW];
+        cursor = out.state[RING_CURSOR], limit = out.state[RING_LIMIT];
+        rows.row = out.state[RING_ROW];
     }
 
     int kept = 0, odd = 0;
@@ -126,7 +117,7 @@ __global__ void __launch_bounds__(THREADS)
         if (keep[i]) indices[place++] = threadIdx.x * ITEMS + i;
 
     if (threadIdx.x < 32) {
-        int64_t* const words_of_tiles = words + STATUS;
+        int64_t* const words_of_tiles = words + HEADER;
         const Word own(words_of_tiles[tile]);
         if (threadIdx.x == 0) own.store(status(epoch, tile ? ALONE : INCLUSIVE, count), RELAXED);
         const int64_t before = look_back(words_of_tiles, tile, epoch);

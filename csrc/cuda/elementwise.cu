@@ -15,7 +15,7 @@ __global__ void __launch_bounds__(THREADS)
     uniforms(Rows rows, uint32_t stream, uint32_t draw, int64_t n, double* out) {
     const int64_t i = thread_number();
     if (i < n)
-        out[i] = uniform_bits(philox(rows.seed, row_number(rows, i), stream, draw)) * 0x1p-53;
+        out[i] = uniform_bits(philox(rows.seed, row_number(rows, i), stream, draw)) * UNIFORM_UNIT;
 }
 
 // Threads of one row lie side by side; blockIdx.y goes along a row.

@@ -56,7 +56,7 @@ struct Output {
     int64_t *count, *invalid, *above, *state;
 };
 
-// Counters (ticket, done, epoch, total, invalid, above), padding to 16 words, then status words.
+// Its words are in shared/constants.h.
 struct Workspace {
     int64_t* words;
     int64_t status_words;

@@ -13,6 +13,11 @@ from torch import Tensor
 from drs_fast.core import Rng
 
 MASK = 0xFFFFFFFF
+# csrc/shared/constants.h has the same numbers for C++ and CUDA.
+PHILOX_ROUNDS = 10
+PHILOX_MULTIPLIER_0, PHILOX_MULTIPLIER_1 = 0xD2511F53, 0xCD9E8D57
+PHILOX_WEYL_0, PHILOX_WEYL_1 = 0x9E3779B9, 0xBB67AE85
+UNIFORM_UNIT = 2.0**-53
 
 
 def philox(
@@ -26,11 +31,11 @@ def philox(
     key0, key1 = seed & MASK, seed >> 32
     c0, c1 = rows & MASK, (rows >> 32) & MASK
     c2, c3 = torch.full_like(c0, stream), torch.zeros_like(c0) + draw
-    for _ in range(10):
-        high0, low0 = _multiply(c0, 0xD2511F53)
-        high1, low1 = _multiply(c2, 0xCD9E8D57)
+    for _ in range(PHILOX_ROUNDS):
+        high0, low0 = _multiply(c0, PHILOX_MULTIPLIER_0)
+        high1, low1 = _multiply(c2, PHILOX_MULTIPLIER_1)
         c0, c1, c2, c3 = high1 ^ c1 ^ key0, low1, high0 ^ c3 ^ key1, low0
-        key0, key1 = (key0 + 0x9E3779B9) & MASK, (key1 + 0xBB67AE85) & MASK
+        key0, key1 = (key0 + PHILOX_WEYL_0) & MASK, (key1 + PHILOX_WEYL_1) & MASK
     return c0, c1, c2, c3
 
 
@@ -52,7 +57,7 @@ def uniform(
 ) -> Tensor:
     """u = k 2^-53 in [0, 1) with k the first 53 bits of the row's words; (n,) float64."""
     w0, w1, _, _ = philox(rows_of(rng, ids, n, device), rng.seed, stream, draw)
-    return ((w0 << 21) | (w1 >> 11)).double() * 2.0**-53
+    return ((w0 << 21) | (w1 >> 11)).double() * UNIFORM_UNIT
 
 
 def words(
@@ -86,6 +91,11 @@ LOG = (
 )  # fmt: skip
 SINE = (-0.000195173, 0.008332178, -0.16666655)
 COSINE = (2.4438452e-05, -0.0013887368, 0.041666646)
+WORD_UNIT = 2.0**-32
+TWO_THIRDS_BITS, MANTISSA_MASK = 0x3F2AAAAB, 0x7FFFFF  # of a float32
+LN_2 = 0.6931472
+EIGHTH_TURN, QUARTER_MASK = 0x20000000, 0x3FFFFFFF  # of a word that is an angle
+RADIANS = 1.4629181e-09  # 2 pi 2^-32
 
 
 def horner(coefficients: tuple[float, ...], x: Tensor) -> Tensor:
@@ -97,13 +107,13 @@ def horner(coefficients: tuple[float, ...], x: Tensor) -> Tensor:
 
 def _radius(word: Tensor) -> Tensor:
     """sqrt(-2 ln u) with u = (word + 1/2) 2^-32, in float32; precise at both ends of (0, 1)."""
-    bits = (word.float() + 0.5).view(torch.int32) - 0x3F2AAAAB
+    bits = (word.float() + 0.5).view(torch.int32) - TWO_THIRDS_BITS
     exponent = bits >> 23
-    f = ((bits & 0x7FFFFF) + 0x3F2AAAAB).view(torch.float32) - 1.0
+    f = ((bits & MANTISSA_MASK) + TWO_THIRDS_BITS).view(torch.float32) - 1.0
     # Near u = 1 the word no longer fits a float32, but its distance to 2^32 does.
-    f = torch.where(exponent == 32, -(((MASK - word).float() + 0.5) * 2.0**-32), f)
+    f = torch.where(exponent == 32, -(((MASK - word).float() + 0.5) * WORD_UNIT), f)
     series = f + (f * f) * (horner(LOG, f) * f - 0.5)
-    log = (exponent - 32).float() * 0.6931472 + series
+    log = (exponent - 32).float() * LN_2 + series
     return _square_root(log * -2.0)
 
 
@@ -120,9 +130,9 @@ def _square_root(x: Tensor) -> Tensor:
 
 def _circle(word: Tensor) -> tuple[Tensor, Tensor]:
     """Cosine and sine of the angle 2 pi word 2^-32, in float32."""
-    shifted = word + 0x20000000
+    shifted = word + EIGHTH_TURN
     quadrant = (shifted >> 30) & 3
-    angle = ((shifted & 0x3FFFFFFF) - 0x20000000).float() * 1.4629181e-09
+    angle = ((shifted & QUARTER_MASK) - EIGHTH_TURN).float() * RADIANS
     square = angle * angle
     sine = angle + (angle * square) * horner(SINE, square)
     cosine = (square * square) * horner(COSINE, square) + (1.0 - square * 0.5)
@@ -133,15 +143,19 @@ def _circle(word: Tensor) -> tuple[Tensor, Tensor]:
 
 
 FACTORIALS = tuple(1.0 / math.factorial(j) for j in range(15, 1, -1))
+LARGEST_EXPONENT = 700.0
+LOG2_E = 1.4426950408889634
+ROUNDER, ROUNDER_BITS = 6755399441055744.0, 0x4338000000000000  # adding 1.5 2^52 rounds
+LN_2_HIGH, LN_2_LOW = 0.6931471805598903, 5.497923018708371e-14
 
 
 def exponential(x: Tensor) -> tuple[Tensor, Tensor]:
     """E = exp(x) and q = expm1(x) for x clamped to [-700, 700]; float64."""
-    x = torch.clamp(x, -700.0, 700.0)
-    shifted = x * 1.4426950408889634 + 6755399441055744.0
-    whole = shifted - 6755399441055744.0
-    power = shifted.view(torch.int64) - 0x4338000000000000
-    r = (x - whole * 0.6931471805598903) - whole * 5.497923018708371e-14
+    x = torch.clamp(x, -LARGEST_EXPONENT, LARGEST_EXPONENT)
+    shifted = x * LOG2_E + ROUNDER
+    whole = shifted - ROUNDER
+    power = shifted.view(torch.int64) - ROUNDER_BITS
+    r = (x - whole * LN_2_HIGH) - whole * LN_2_LOW
     scale = ((power + 1023) << 52).view(torch.float64)
     y = (horner(FACTORIALS, r) * (r * r) + r) * scale
     return y + scale, y + (scale - 1.0)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from drs_fast.backends import reference
 from drs_fast.backends.reference import Number
-from drs_fast.core import Rng
+from drs_fast.core import LATENT, Rng
 from drs_fast.core.compacted import Compacted, Ring
 
 _C: ModuleType | None = None
@@ -110,7 +110,7 @@ def accept_latents(
     (z,) = out.rows
     accept_compact(logit, (), rng, ids, log_m, gamma, s, replace(out, rows=()))
     n, d = int(out.count), z.shape[1]
-    _extension().normal(_rows(rng, out.ids), 0, 0, n, d, _threads(), _address(z))
+    _extension().normal(_rows(rng, out.ids), LATENT, 0, n, d, _threads(), _address(z))
     return out
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from drs_fast.backends import reference, workspaces
 from drs_fast.backends.reference import Number
 from drs_fast.core import Rng
-from drs_fast.core.compacted import TILE, Compacted, Ring
+from drs_fast.core.compacted import COUNT_MASK, TILE, Compacted, Ring
 
 _cuda: ModuleType | None = None
 _reason: str | None = None
@@ -21,7 +21,7 @@ except ImportError as error:
     _reason = f"CUDA extension not built ({error}); reinstall where nvcc is on PATH"
 
 KINDS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
-LARGEST_BATCH = 2**31 - 1  # a tile's count and flag share a word
+LARGEST_BATCH = COUNT_MASK  # a tile's count and flag share a word
 
 
 def refuses(device: torch.device) -> str | None:

@@ -19,7 +19,7 @@ from drs_fast.backends.arithmetic import (
     uniform,
     words,
 )
-from drs_fast.core import ACCEPT, CHAIN, NOISE, SELECT, Rng
+from drs_fast.core import ACCEPT, CHAIN, LATENT, NOISE, SELECT, Rng
 from drs_fast.core.compacted import Compacted, Ring
 from drs_fast.core.tensors import words_of
 
@@ -128,7 +128,7 @@ def accept_latents(
     (z,) = out.rows
     accept_compact(logit, (), rng, ids, log_m, gamma, s, replace(out, rows=()))
     n, d = int(out.count), z.shape[1]
-    z[:n] = normal(rng, out.ids[:n], n, d, stream=0, draw=0, device=z.device)
+    z[:n] = normal(rng, out.ids[:n], n, d, stream=LATENT, draw=0, device=z.device)
     return out
 
 

@@ -6,7 +6,20 @@ import torch
 from torch import Tensor
 
 TILE = 1024  # rows that a block of a GPU decides on at a time
-HEADER = 16  # words of a workspace before the status words of its tiles
+
+# What follows is in csrc/shared/constants.h too.
+# Words of a ring's state, and how many there are.
+RING_CURSOR, RING_LIMIT, RING_ROW, RING_INVALID, RING_ABOVE, RING_LOG_M, RING_WORDS = range(7)
+
+# Words of a workspace: counters, then from HEADER on a status word a tile.
+TICKET, DONE, EPOCH, TOTAL, INVALID, ABOVE = range(6)
+HEADER = 16
+
+# A status word holds a count in 31 bits, a flag in 2 (none, this tile's count, the count up to and
+# with this tile), and the epoch in 30: words of earlier launches are stale without being cleared.
+ALONE, INCLUSIVE = 1, 2
+FLAG_SHIFT, EPOCH_SHIFT = 31, 33
+COUNT_MASK, EPOCH_MASK = 2**31 - 1, 2**30 - 1
 
 
 @dataclass(frozen=True)
@@ -49,39 +62,39 @@ class Ring:
     rows: tuple[Tensor, ...]  # each (capacity, ...); the capacity is a power of two
     ids: Tensor  # (capacity,) int64
     logit: Tensor  # (capacity,)
-    state: Tensor  # (6,) int64: what the properties show
+    state: Tensor  # (RING_WORDS,) int64: what the properties show
     workspace: Tensor  # (words,) int64 that a backend keeps between batches
     batch: int  # rows of the largest batch that it takes
 
     @property
     def cursor(self) -> Tensor:
         """() int64, rows accepted so far; never more than limit."""
-        return self.state[0]
+        return self.state[RING_CURSOR]
 
     @property
     def limit(self) -> Tensor:
         """() int64, how many rows are wanted; what is accepted beyond them is dropped."""
-        return self.state[1]
+        return self.state[RING_LIMIT]
 
     @property
     def row(self) -> Tensor:
         """() int64, the number of the next batch's first row."""
-        return self.state[2]
+        return self.state[RING_ROW]
 
     @property
     def invalid(self) -> Tensor:
         """() int64, logits so far that are NaN or +inf."""
-        return self.state[3]
+        return self.state[RING_INVALID]
 
     @property
     def above(self) -> Tensor:
         """() int64, valid logits so far greater than log_m."""
-        return self.state[4]
+        return self.state[RING_ABOVE]
 
     @property
     def log_m(self) -> Tensor:
         """() float64, the largest logit, which accept_append goes by; it may be written to."""
-        return self.state[5:].view(torch.float64)[0]
+        return self.state[RING_LOG_M:].view(torch.float64)[0]
 
 
 def workspace_words(rows: int) -> int:

@@ -10,6 +10,7 @@ from torch.nn.utils.parametrize import ParametrizationList
 from torch.nn.utils.spectral_norm import SpectralNorm
 
 from drs_fast.core import fingerprint
+from drs_fast.core.rows import DOCTOR_ROW
 from drs_fast.gan import GAN
 from drs_fast.training.fitting import Draws
 
@@ -149,7 +150,7 @@ def shifts(
 
 def functions(gan: GAN, z: Tensor, y: Tensor | None, seed: int) -> Iterator[Finding]:
     """Whether G is a function of one latent and D one of a sample. z: two blocks."""
-    draws, size = Draws(seed, 2**62), len(z) // 2
+    draws, size = Draws(seed, DOCTOR_ROW), len(z) // 2
     labels = (None, None) if y is None else (y[:size], y[size:])
     x = gan.logits(z, y)[0]
     for role, function, rows in (

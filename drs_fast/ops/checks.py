@@ -9,7 +9,7 @@ from torch import Tensor, strided
 from drs_fast.backends import reference
 from drs_fast.core import Rng
 from drs_fast.core.arguments import describe, integer, number, usable
-from drs_fast.core.compacted import Compacted, Ring, workspace_words
+from drs_fast.core.compacted import RING_WORDS, Compacted, Ring, workspace_words
 from drs_fast.core.tensors import OWN, dense, dense_words, plain
 
 MAX_GAMMA = 600.0
@@ -206,7 +206,7 @@ def check_ring(ring: Ring, logit: Tensor, rows: list[tuple[torch.Size, torch.dty
           for i, (shape, dtype) in enumerate(rows)),
         ("ring.ids", ring.ids, (capacity,), torch.int64),
         ("ring.logit", ring.logit, (capacity,), logit.dtype),
-        ("ring.state", ring.state, (6,), torch.int64),
+        ("ring.state", ring.state, (RING_WORDS,), torch.int64),
         ("ring.workspace", ring.workspace, (workspace_words(ring.batch),), torch.int64),
     )  # fmt: skip
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from drs_fast.core.arguments import flag, integer, number, one_of, positive
+from drs_fast.core.rows import MASK_ROW, WEIGHT_ROW
 from drs_fast.gan import GAN, links
 from drs_fast.training import frozen
 from drs_fast.training.fitting import Draws, Dropout, descend, of_gan, use_draws
@@ -214,11 +215,11 @@ class Plan:
             layers.append(nn.ReLU() if self.paper else nn.Softplus())
             return nn.Sequential(*layers, nn.Flatten(0))
 
-        network = Draws(seed, frozen.INITIAL_ROW).build(kind)
+        network = Draws(seed, WEIGHT_ROW).build(kind)
         for layer in network:
             if isinstance(layer, nn.GroupNorm):
                 layer.reset_parameters()
-        use_draws(network, Draws(seed, frozen.MASK_ROW))
+        use_draws(network, Draws(seed, MASK_ROW))
         return network
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from drs_fast.core.arguments import describe, flag, integer, positive
+from drs_fast.core.rows import WEIGHT_ROW
 from drs_fast.gan import GAN, links
 from drs_fast.training import fitting, frozen
 from drs_fast.training.fitting import Draws, of_gan
@@ -88,7 +89,7 @@ def keep_train(
         seen, encode = material.frozen(take)
         rows = encode(material.held_out), encode(material.generated(material.held_out))
         sizes = [rows[0][0].shape[1], *widths, 1]
-        network = Draws(seed, frozen.INITIAL_ROW).build(lambda: head(sizes)).to(gan.device)
+        network = Draws(seed, WEIGHT_ROW).build(lambda: head(sizes)).to(gan.device)
         critic = Learned(seen, network)
         batches = material.batches(batch, encode)
     steps = 0

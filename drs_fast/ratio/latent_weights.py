@@ -16,6 +16,7 @@ from torch.nn.functional import one_hot, relu, softplus
 from drs_fast import ops
 from drs_fast.core import HELD_OUT_ROW, TRAINING_ROW, Rng
 from drs_fast.core.arguments import describe, integer, number, one_of, positive
+from drs_fast.core.rows import WEIGHT_ROW
 from drs_fast.gan import GAN
 from drs_fast.gan.real_data import alike
 from drs_fast.ratio.contrastive import Critic
@@ -133,7 +134,7 @@ def latent_weights(
     if not isinstance(widths, Iterable):
         raise ValueError(f"widths must be integers such as {WIDTHS}, got {describe(widths)}")
     hidden = [integer("widths", width, 1) for width in widths]
-    network = Draws(seed, frozen.INITIAL_ROW).build(
+    network = Draws(seed, WEIGHT_ROW).build(
         lambda: LatentWeights(gan.latent_dim, gan.labels, hidden)
     )
     network.to(gan.device)

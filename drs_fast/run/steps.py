@@ -19,6 +19,7 @@ from torch import Tensor
 from drs_fast import ops
 from drs_fast.core import Rng, Sampler
 from drs_fast.core.arguments import describe
+from drs_fast.core.compacted import RING_ABOVE, RING_CURSOR, RING_INVALID
 from drs_fast.gan import GAN, blocks
 from drs_fast.run.collected import Rows
 
@@ -214,7 +215,7 @@ class Appending:
             self._step(z, ops.labels(self._gan, self._rng, size, ids=ids))
 
     def _land(self, step: Step, words: list[int]) -> Landed:
-        cursor, _, _, invalid, above, _ = words
+        cursor, invalid, above = (words[at] for at in (RING_CURSOR, RING_INVALID, RING_ABOVE))
         start, capacity = self._before[0], len(self.ring.ids)
         rows = []
         while start < cursor:  # twice where the ring begins again in between
@@ -240,7 +241,9 @@ class Appending:
         def run(call: Callable[[], None]) -> list[Tensor]:
             self.ring.state.copy_(before)
             call()
-            slots = torch.arange(int(before[0]), int(self.ring.cursor), device=before.device)
+            slots = torch.arange(
+                int(before[RING_CURSOR]), int(self.ring.cursor), device=before.device
+            )
             slots &= len(self.ring.ids) - 1
             rows = [tensor[slots] for tensor in (*self.ring.rows, self.ring.ids, self.ring.logit)]
             return [tensor.view(torch.uint8) for tensor in (*rows, self.ring.state.clone())]

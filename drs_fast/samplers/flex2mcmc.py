@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
-from drs_fast.core import BURN_IN_ROW, Batch, Rng
+from drs_fast.core import Batch, Rng
 from drs_fast.core.arguments import integer, number
 from drs_fast.core.layout import Layout, Scalar
+from drs_fast.core.rows import FLOW_ROW
 from drs_fast.core.threads import one_thread
 from drs_fast.gan import GAN
 from drs_fast.samplers.common import flow, moving
@@ -110,7 +111,7 @@ class Fit:
     """
 
     def __init__(self, gan: GAN, rng: Rng, rounds: int, backward: float) -> None:
-        self.gan, self.backward, self.draws = gan, backward, Draws(rng.seed, BURN_IN_ROW)
+        self.gan, self.backward, self.draws = gan, backward, Draws(rng.seed, FLOW_ROW)
         self.flow = flow.build(gan, self.draws)
         self.optimizer = torch.optim.AdamW(
             self.flow.parameters(), RATE, weight_decay=DECAY, fused=True

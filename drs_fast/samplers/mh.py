@@ -16,6 +16,7 @@ from drs_fast import ops
 from drs_fast.core import BURN_IN_ROW, REAL, Batch, Rng
 from drs_fast.core.arguments import integer, one_of
 from drs_fast.core.layout import Layout, Logits
+from drs_fast.core.rows import RESTART
 from drs_fast.gan import GAN, classes
 from drs_fast.gan.real_data import alike
 from drs_fast.samplers.common import groups
@@ -23,7 +24,6 @@ from drs_fast.samplers.common.burn_in import burn_in, by_class, check
 
 STARTS = ("real", "first")
 UNMOVED = ("keep", "drop", "restart")
-RESTART = 2**61  # flips a bit of the rows whose uniforms a chain takes when it is run again
 
 
 class MHState(NamedTuple):

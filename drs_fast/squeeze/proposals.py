@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from drs_fast import ops
-from drs_fast.core import AUDIT, BURN_IN_ROW, TRAINING_ROW, Rng
+from drs_fast.core import AUDIT, BURN_IN_ROW, Rng
+from drs_fast.core.rows import SEARCH_ROW
 from drs_fast.core.threads import one_thread
 from drs_fast.samplers.common.burn_in import turns_of
 from drs_fast.samplers.common.rejection import Rejection, of_rows
@@ -16,7 +17,6 @@ from drs_fast.squeeze.bound import SLICE, Bound, drawn, slices
 from drs_fast.squeeze.plan import Seen, joined, level
 from drs_fast.squeeze.stages import FLOOR, score
 
-SEARCH_ROW = TRAINING_ROW + 2**58  # of latents that bounds are fitted to
 SCANNED = 64  # rows that a bound looks at for one that G and D see
 MOST_SCANNED = 2**23  # at once
 LOOKED = 2.0  # spreads above the mean, where rows for G and D are looked for

@@ -8,13 +8,14 @@ import torch
 from torch import Tensor
 
 from drs_fast.core import Rng
+from drs_fast.core.rows import RATIO_ROW, SEARCH_ROW
 from drs_fast.core.threads import one_thread
 from drs_fast.samplers.common.intervals import Share
 from drs_fast.samplers.common.rejection import Rejection, RejectionState
 from drs_fast.squeeze.audit import UNSEEN, loss, power_of_two, tallied
 from drs_fast.squeeze.bound import LARGE, ROWS_A_STEP, TINY, Bound, build, fit, packed, steps_of_fit
 from drs_fast.squeeze.plan import Margin, Plan, Seen, calls, joined, level, twice_pays
-from drs_fast.squeeze.proposals import LEAST, SCANNED, SEARCH_ROW, Proposals, Scan, above
+from drs_fast.squeeze.proposals import LEAST, SCANNED, Proposals, Scan, above
 from drs_fast.squeeze.stages import AUDITED, FLOOR, SqueezeState
 from drs_fast.squeeze.work import Costs, in_the_time_of
 from drs_fast.training.fitting import Draws
@@ -31,7 +32,7 @@ HORIZON = 300_000  # samples, within which a further round must pay for itself
 LUCK = 0.02  # of the calls: what it may bring though the one before it brought nothing
 LEAST_WORK = 1e12  # about what a search takes, on a CPU
 MOST_WORK = 6e13  # for evenly drawn rows, on a CPU: ten minutes of a core
-ALL_ROWS = 2.0**58  # that a search may draw
+ALL_ROWS = float(RATIO_ROW - SEARCH_ROW)  # that a search may draw
 A_ROW = 1.5  # calls: what a row of a round costs, with its share of the fit and of the scan
 MOST = 10.0  # spreads
 BISECTIONS = 14

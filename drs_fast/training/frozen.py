@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from drs_fast import ops
-from drs_fast.core import TRAINING_ROW, Rng, fingerprint
+from drs_fast.core import Rng, fingerprint
 from drs_fast.core.arguments import describe, integer
+from drs_fast.core.rows import ORDER_ROW, RATIO_ROW
 from drs_fast.gan import GAN
 from drs_fast.gan.real_data import alike
 from drs_fast.training.fitting import Draws
@@ -19,8 +20,6 @@ Rows = tuple[Tensor, ...]
 Module = TypeVar("Module", bound=nn.Module)
 Report = TypeVar("Report")
 
-LATENT_ROW = TRAINING_ROW + 2**59
-INITIAL_ROW, ORDER_ROW, MASK_ROW = 2**60, 2**61, 2**61 + 2**60  # of the fitting stream
 HELD_OUT = 0.2
 LEAST = 50  # real samples
 
@@ -188,7 +187,7 @@ class Material:
         x, y = gan.real_samples(integer("samples", samples, LEAST))
         if len(x) < LEAST:
             raise ValueError(f"at least {LEAST} real samples are needed here, got {len(x)}")
-        self.gan, self.rng = gan, Rng(seed, LATENT_ROW)
+        self.gan, self.rng = gan, Rng(seed, RATIO_ROW)
         self.draws = Draws(seed, ORDER_ROW)
         order = self.draws.permutation(len(x)).to(x.device)
         held = round(HELD_OUT * len(x))

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from drs_fast.core.rows import ZOO_TRAINING_ROW
 from drs_fast.training.fitting import (
     Draws,
     Dropout,
@@ -115,7 +116,7 @@ def train(
     seed: int, *, max_steps: int = 6_000, say: Say = lambda line: None
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The weights to ship, and the facts measured on the way."""
-    draws = Draws(seed, row=2**32)  # past the rows of the split
+    draws = Draws(seed, row=ZOO_TRAINING_ROW)
     training, held_out = split()
     generator, discriminator = draws.build(Generator), draws.build(Discriminator)
     use_draws(discriminator, draws)

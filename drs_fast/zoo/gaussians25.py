@@ -8,6 +8,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from drs_fast.core.rows import ZOO_DATA_ROW
 from drs_fast.training.fitting import Draws, Say
 from drs_fast.zoo import plane
 from drs_fast.zoo.plane import mlp
@@ -45,7 +46,7 @@ def sample(draws: Draws, n: int) -> Tensor:
 
 def real(n: int) -> Tensor:
     """(n, 2) real points, the same ones on every call."""
-    return sample(Draws(0, row=2**62), n)
+    return sample(Draws(0, row=ZOO_DATA_ROW), n)
 
 
 def quality(x: Tensor) -> tuple[float, Tensor]:

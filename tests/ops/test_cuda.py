@@ -216,7 +216,7 @@ def check_latents():
 
 MUTANTS = (
     ("compact.cu", "1u << lane <= first", "1u << lane < first", check_compacted),
-    ("compact.cu", "out.state[ROW] += n;", "out.state[ROW] += n - 1;", check_rings),
+    ("compact.cu", "out.state[RING_ROW] += n;", "out.state[RING_ROW] += n - 1;", check_rings),
     ("rows.cuh", "rows.row + index", "rows.row + index + 1", check_compacted),
     (
         "arithmetic.cuh",
@@ -237,7 +237,8 @@ MUTANTS = (
 @pytest.mark.parametrize("mutant", MUTANTS)
 def test_a_planted_fault_shows(tmp_path, monkeypatch, bindings, mutant):
     file, right, wrong, check = mutant
-    shutil.copytree(SOURCES, tmp_path / "cuda")
+    for folder in (SOURCES, SOURCES.parent / "shared"):
+        shutil.copytree(folder, tmp_path / folder.name)
     source = (tmp_path / "cuda" / file).read_text()
     assert source.count(right) == 1
     (tmp_path / "cuda" / file).write_text(source.replace(right, wrong))

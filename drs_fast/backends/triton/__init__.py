@@ -13,7 +13,7 @@ from torch import Tensor
 from drs_fast.backends import workspaces
 from drs_fast.backends.reference import Number
 from drs_fast.core import Rng
-from drs_fast.core.compacted import HEADER, TILE, Compacted, Ring
+from drs_fast.core.compacted import COUNT_MASK, HEADER, TILE, Compacted, Ring
 
 CHUNK = 4096  # words of up to 4 bytes that a block of threads copies at a time
 GROUPS = 256  # that a block of threads serves, a thread each
@@ -23,7 +23,7 @@ OPTIONS = {"num_warps": 8, "enable_fp_fusion": False}
 if torch.version.hip is None:
     OPTIONS["maxnreg"] = 128
 OLDEST = (3, 6)  # of Triton
-SINGLE_PASS_ROWS = 2**31 - 1  # a tile's count and flag share a word
+SINGLE_PASS_ROWS = COUNT_MASK  # a tile's count and flag share a word
 
 
 def refuses(device: torch.device) -> str | None:

@@ -12,10 +12,24 @@ NUMBERS = [
     "log_m_bits", "gamma_bits", "s_bits", "seed", "row", "n", "stream", "draw", "capacity", "slots",
     "status_words", "candidates", "size",
 ]  # fmt: skip
+UNIFORM_UNIT = tl.constexpr(arithmetic.UNIFORM_UNIT)
 LOG = tl.constexpr(arithmetic.LOG)
+WORD_UNIT = tl.constexpr(arithmetic.WORD_UNIT)
+TWO_THIRDS_BITS = tl.constexpr(arithmetic.TWO_THIRDS_BITS)
+MANTISSA_MASK = tl.constexpr(arithmetic.MANTISSA_MASK)
+LN_2 = tl.constexpr(arithmetic.LN_2)
 SINE = tl.constexpr(arithmetic.SINE)
 COSINE = tl.constexpr(arithmetic.COSINE)
+EIGHTH_TURN = tl.constexpr(arithmetic.EIGHTH_TURN)
+QUARTER_MASK = tl.constexpr(arithmetic.QUARTER_MASK)
+RADIANS = tl.constexpr(arithmetic.RADIANS)
 FACTORIALS = tl.constexpr(arithmetic.FACTORIALS)
+LARGEST_EXPONENT = tl.constexpr(arithmetic.LARGEST_EXPONENT)
+LOG2_E = tl.constexpr(arithmetic.LOG2_E)
+ROUNDER = tl.constexpr(arithmetic.ROUNDER)
+ROUNDER_BITS = tl.constexpr(arithmetic.ROUNDER_BITS)
+LN_2_HIGH = tl.constexpr(arithmetic.LN_2_HIGH)
+LN_2_LOW = tl.constexpr(arithmetic.LN_2_LOW)
 
 
 @triton.jit
@@ -70,21 +84,21 @@ def normals(seed, row, stream, draw):
 
 @triton.jit
 def _radius(word):
-    bits = (word.to(tl.float32) + 0.5).to(tl.int32, bitcast=True) - 0x3F2AAAAB
+    bits = (word.to(tl.float32) + 0.5).to(tl.int32, bitcast=True) - TWO_THIRDS_BITS
     exponent = bits >> 23
-    f = ((bits & 0x7FFFFF) + 0x3F2AAAAB).to(tl.float32, bitcast=True) - 1.0
-    distance = ((word ^ 0xFFFFFFFF).to(tl.float32) + 0.5) * -2.3283064365386963e-10
+    f = ((bits & MANTISSA_MASK) + TWO_THIRDS_BITS).to(tl.float32, bitcast=True) - 1.0
+    distance = ((word ^ 0xFFFFFFFF).to(tl.float32) + 0.5) * -WORD_UNIT
     f = tl.where(exponent == 32, distance, f)
     series = f + (f * f) * (horner(LOG, 8, f) * f - 0.5)
-    log = (exponent - 32).to(tl.float32) * 0.6931472 + series
+    log = (exponent - 32).to(tl.float32) * LN_2 + series
     return tl.sqrt_rn(log * -2.0)
 
 
 @triton.jit
 def _circle(word):
-    shifted = word + 0x20000000
+    shifted = word + EIGHTH_TURN
     quadrant = (shifted >> 30).to(tl.int32)
-    angle = ((shifted & 0x3FFFFFFF).to(tl.int32) - 0x20000000).to(tl.float32) * 1.4629181e-09
+    angle = ((shifted & QUARTER_MASK).to(tl.int32) - EIGHTH_TURN).to(tl.float32) * RADIANS
     square = angle * angle
     sine = angle + (angle * square) * horner(SINE, 3, square)
     cosine = (square * square) * horner(COSINE, 3, square) + (1.0 - square * 0.5)
@@ -98,11 +112,11 @@ def _circle(word):
 @triton.jit
 def exponential(x):
     """E = exp(x) and q = expm1(x) for x clamped to [-700, 700]; float64."""
-    x = tl.minimum(tl.maximum(x, -700.0), 700.0)
-    shifted = x * 1.4426950408889634 + 6755399441055744.0
-    whole = shifted - 6755399441055744.0
-    power = shifted.to(tl.int64, bitcast=True) - 0x4338000000000000
-    r = (x - whole * 0.6931471805598903) - whole * 5.497923018708371e-14
+    x = tl.minimum(tl.maximum(x, -LARGEST_EXPONENT), LARGEST_EXPONENT)
+    shifted = x * LOG2_E + ROUNDER
+    whole = shifted - ROUNDER
+    power = shifted.to(tl.int64, bitcast=True) - ROUNDER_BITS
+    r = (x - whole * LN_2_HIGH) - whole * LN_2_LOW
     scale = ((power + 1023) << 52).to(tl.float64, bitcast=True)
     y = (horner(FACTORIALS, 14, r) * (r * r) + r) * scale
     return y + scale, y + (scale - 1.0)
@@ -139,6 +153,6 @@ def decide(logit, bits, log_m, gamma, s):
 
     Source: Azadi et al., Discriminator rejection sampling (2019), equation 8.
     """
-    u = bits.to(tl.float64) * 1.1102230246251565e-16
+    u = bits.to(tl.float64) * UNIFORM_UNIT
     numerator, rest = terms(logit, log_m, gamma, s)
     return finite(logit) & (numerator * (1.0 - u) > u * rest)

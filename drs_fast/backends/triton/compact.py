@@ -16,21 +16,28 @@ from drs_fast.backends.triton.arithmetic import (
     uniform_bits,
 )
 from drs_fast.backends.triton.random import row_numbers
-from drs_fast.core.compacted import HEADER
+from drs_fast.core import compacted
 
-# Words of the workspace: counters, totals, and one status word a tile.
-TICKET, DONE, EPOCH, TOTAL, INVALID, ABOVE = (tl.constexpr(i) for i in range(6))
-STATUS = tl.constexpr(HEADER)
+TICKET = tl.constexpr(compacted.TICKET)
+DONE = tl.constexpr(compacted.DONE)
+EPOCH = tl.constexpr(compacted.EPOCH)
+TOTAL = tl.constexpr(compacted.TOTAL)
+INVALID = tl.constexpr(compacted.INVALID)
+ABOVE = tl.constexpr(compacted.ABOVE)
+HEADER = tl.constexpr(compacted.HEADER)
 
-# Words of a ring's state.
-CURSOR, LIMIT, ROW, RING_INVALID, RING_ABOVE = (tl.constexpr(i) for i in range(5))
+RING_CURSOR = tl.constexpr(compacted.RING_CURSOR)
+RING_LIMIT = tl.constexpr(compacted.RING_LIMIT)
+RING_ROW = tl.constexpr(compacted.RING_ROW)
+RING_INVALID = tl.constexpr(compacted.RING_INVALID)
+RING_ABOVE = tl.constexpr(compacted.RING_ABOVE)
 
-# A status word holds a count in 31 bits, a flag in 2 (none, this tile's count, the count up to and
-# with this tile), and the epoch in 30: words of earlier launches are stale without being cleared.
-COUNT_MASK, FLAG_SHIFT, EPOCH_SHIFT, EPOCH_MASK = (
-    tl.constexpr(i) for i in (2**31 - 1, 31, 33, 2**30 - 1)
-)
-ALONE, INCLUSIVE = tl.constexpr(1), tl.constexpr(2)
+ALONE = tl.constexpr(compacted.ALONE)
+INCLUSIVE = tl.constexpr(compacted.INCLUSIVE)
+FLAG_SHIFT = tl.constexpr(compacted.FLAG_SHIFT)
+EPOCH_SHIFT = tl.constexpr(compacted.EPOCH_SHIFT)
+COUNT_MASK = tl.constexpr(compacted.COUNT_MASK)
+EPOCH_MASK = tl.constexpr(compacted.EPOCH_MASK)
 LANES = tl.constexpr(32)
 
 
@@ -169,9 +176,9 @@ def _finish(out, state, workspace, n, limit, RING: tl.constexpr):
     invalid = tl.atomic_xchg(workspace + INVALID, 0, sem="relaxed")
     above = tl.atomic_xchg(workspace + ABOVE, 0, sem="relaxed")
     if RING:
-        cursor = tl.load(state + CURSOR)
-        tl.store(state + CURSOR, tl.minimum(cursor + total, tl.maximum(cursor, limit)))
-        tl.store(state + ROW, tl.load(state + ROW) + n)
+        cursor = tl.load(state + RING_CURSOR)
+        tl.store(state + RING_CURSOR, tl.minimum(cursor + total, tl.maximum(cursor, limit)))
+        tl.store(state + RING_ROW, tl.load(state + RING_ROW) + n)
         tl.store(state + RING_INVALID, tl.load(state + RING_INVALID) + invalid)
         tl.store(state + RING_ABOVE, tl.load(state + RING_ABOVE) + above)
     else:
@@ -197,7 +204,7 @@ def single_pass(
     tile = tl.atomic_add(workspace + TICKET, 1, sem="relaxed")
     tiles = tl.num_programs(0).to(tl.int64)
     if RING:
-        row = tl.load(state + ROW)
+        row = tl.load(state + RING_ROW)
     first = tile * BLOCK
     indices += first
     keep = _decide_tile(
@@ -209,8 +216,8 @@ def single_pass(
     epoch = tl.load(workspace + EPOCH)
     start, limit = tile * 0, capacity
     if RING:
-        start, limit = tl.load(state + CURSOR), tl.load(state + LIMIT)
-    status = workspace + STATUS
+        start, limit = tl.load(state + RING_CURSOR), tl.load(state + RING_LIMIT)
+    status = workspace + HEADER
     flag = tl.where(tile == 0, INCLUSIVE, ALONE)
     tl.atomic_xchg(status + tile, _status(epoch, flag, count), sem="relaxed")
     before = _look_back(status, tile, epoch)
@@ -255,14 +262,14 @@ def decide_tiles(
     tiles = tl.num_programs(0).to(tl.int64)
     base, limit = tile * 0, capacity
     if RING:
-        base, limit = tl.load(state + CURSOR), tl.load(state + LIMIT)
-        row = tl.load(state + ROW)
+        base, limit = tl.load(state + RING_CURSOR), tl.load(state + RING_LIMIT)
+        row = tl.load(state + RING_ROW)
     keep = _decide_tile(
         logit, ids, log_m, gamma, log_m_bits, gamma_bits, s_bits, workspace, seed, row, n, tile,
         HAS_IDS, LOG_M, GAMMA, BLOCK,
     )  # fmt: skip
     count = _store_indices(indices + tile * BLOCK, keep, BLOCK).to(tl.int64)
-    starts = workspace + STATUS + status_words
+    starts = workspace + HEADER + status_words
     tl.atomic_xchg(starts + tile, count, sem="relaxed")
     tl.debug_barrier()
     if tl.atomic_add(workspace + DONE, 1, sem="acq_rel") == tiles - 1:
@@ -299,8 +306,8 @@ def copy_tiles(
     tile = tl.program_id(0).to(tl.int64)
     limit = capacity
     if RING:
-        limit, row = tl.load(state + LIMIT), tl.load(state + ROW) - n
-    starts = workspace + STATUS + status_words + tile
+        limit, row = tl.load(state + RING_LIMIT), tl.load(state + RING_ROW) - n
+    starts = workspace + HEADER + status_words + tile
     start = tl.load(starts)
     count = tl.minimum(tl.load(starts + 1), limit) - start
     _copy_tile(

@@ -4,7 +4,14 @@ import triton
 import triton.language as tl
 
 from drs_fast import core
-from drs_fast.backends.triton.arithmetic import NUMBERS, exponential, finite, normals, uniform_bits
+from drs_fast.backends.triton.arithmetic import (
+    NUMBERS,
+    UNIFORM_UNIT,
+    exponential,
+    finite,
+    normals,
+    uniform_bits,
+)
 from drs_fast.backends.triton.random import row_numbers
 
 SELECT, CHAIN, NOISE = (tl.constexpr(i) for i in (core.SELECT, core.CHAIN, core.NOISE))
@@ -13,7 +20,7 @@ SELECT, CHAIN, NOISE = (tl.constexpr(i) for i in (core.SELECT, core.CHAIN, core.
 @triton.jit
 def _uniform(ids, seed, row, index, inside, stream, draw, HAS_IDS: tl.constexpr):
     bits = uniform_bits(seed, row_numbers(ids, row, index, inside, HAS_IDS), stream, draw)
-    return bits.to(tl.float64) * 1.1102230246251565e-16
+    return bits.to(tl.float64) * UNIFORM_UNIT
 
 
 @triton.jit

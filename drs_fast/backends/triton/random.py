@@ -3,7 +3,14 @@
 import triton
 import triton.language as tl
 
-from drs_fast.backends.triton.arithmetic import NUMBERS, interleave, normals, uniform_bits, words
+from drs_fast.backends.triton.arithmetic import (
+    NUMBERS,
+    UNIFORM_UNIT,
+    interleave,
+    normals,
+    uniform_bits,
+    words,
+)
 
 
 @triton.jit
@@ -27,7 +34,7 @@ def uniform(
     index = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     rows = row_numbers(ids, row, index, index < n, HAS_IDS)
     bits = uniform_bits(seed, rows, stream, draw)
-    tl.store(out + index, bits.to(tl.float64) * 1.1102230246251565e-16, mask=index < n)
+    tl.store(out + index, bits.to(tl.float64) * UNIFORM_UNIT, mask=index < n)
 
 
 @triton.jit(do_not_specialize=NUMBERS)

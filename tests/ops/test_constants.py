@@ -1,0 +1,160 @@
+"""Python, Triton, C++ and CUDA have the same numbers: the header says what Python says."""
+
+import importlib
+import math
+import pkgutil
+import re
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from drs_fast.backends import arithmetic, cuda
+from drs_fast.core import compacted, rows
+
+CSRC = Path(__file__).parents[2] / "csrc"
+HEADER = CSRC / "shared" / "constants.h"
+WRITTEN = HEADER.read_text()
+PACKAGE = Path(arithmetic.__file__).parents[1]
+STREAMS = ("LATENT", "ACCEPT", "SELECT", "CHAIN", "NOISE")
+PYTHON = {name: value for name, value in vars(arithmetic).items() if name.isupper()}
+PYTHON |= {name: value for name, value in vars(compacted).items() if name.isupper()}
+PYTHON |= {name: getattr(rows, name) for name in STREAMS}
+PYTHON["TILE_ROWS"] = PYTHON.pop("TILE")
+ALONE = {"MASK", "NUMERATOR", "DENOMINATOR"}  # numbers that Python alone needs
+
+
+def single(value):
+    """The float32 next to a fraction, as a float: rounded once."""
+    near = np.float32(float(value))
+    around = (near, *(np.nextafter(near, np.float32(to)) for to in (-np.inf, np.inf)))
+    return float(min(around, key=lambda one: abs(Fraction(float(one)) - value)))
+
+
+def literal(text):
+    """What a compiler makes of a literal, or of a quotient of two."""
+    text = text.strip()
+    if re.fullmatch(r"(0x[0-9A-Fa-f]+|\d+)u?", text):
+        return int(text.rstrip("u"), 0)
+    if "/" in text:
+        above, below = map(literal, text.split("/"))
+        return above / below
+    if "0x" in text:
+        return float.fromhex(text.rstrip("f"))
+    return single(Fraction(text[:-1])) if text.endswith("f") else float(text)
+
+
+def constants(source):
+    """A header's names, and (type, values): of a number one, of a list as many as it has."""
+    lines = re.sub(r"\\\n\s*", "", source).splitlines()
+    found = {}
+    for line in lines:
+        if number := re.fullmatch(r"constexpr (\w+) (\w+) = (.+);", line):
+            found[number[2]] = number[1], (literal(number[3]),)
+        elif listed := re.fullmatch(r"#define DRS_(\w+) (.+)", line):
+            kind = "float" if listed[2].endswith("f") else "double"
+            found[listed[1]] = kind, tuple(literal(part) for part in listed[2].split(","))
+        else:
+            assert not re.match("constexpr|#define", line), line
+    return found
+
+
+def values(kind, value):
+    """Python's numbers as this type has them."""
+    listed = value if isinstance(value, tuple) else (value,)
+    return tuple(single(Fraction(repr(one))) for one in listed) if kind == "float" else listed
+
+
+def differing(source, python):
+    """Names that only one has, or that have other values."""
+    header = constants(source)
+    return (header.keys() ^ python.keys()) | {
+        name
+        for name, (kind, value) in header.items()
+        if name in python and value != values(kind, python[name])
+    }
+
+
+def test_the_header_has_the_numbers_of_python():
+    assert differing(WRITTEN, PYTHON) == ALONE
+    assert all(
+        isinstance(one, int) == ("int" in kind)
+        for kind, listed in constants(WRITTEN).values()
+        for one in listed
+    )
+
+
+def neighbours(kind, value):
+    """The same number or list with the next value in one place, for every place."""
+    listed = values(kind, value)
+    for at, one in enumerate(listed):
+        if kind == "float":
+            after = float(np.nextafter(np.float32(one), np.float32(np.inf)))
+        else:
+            after = one + 1 if isinstance(one, int) else math.nextafter(one, math.inf)
+        yield (*listed[:at], after, *listed[at + 1 :])
+
+
+@pytest.mark.parametrize("name", constants(WRITTEN))
+def test_the_next_number_is_another(name):
+    kind = constants(WRITTEN)[name][0]
+    for planted in neighbours(kind, PYTHON[name]):
+        assert differing(WRITTEN, PYTHON | {name: planted}) == {*ALONE, name}
+
+
+@pytest.mark.parametrize(
+    ("name", "right", "wrong"),
+    [
+        ("RING_ROW", "RING_ROW = 2;", "RING_ROW = 1;"),
+        ("TWO_THIRDS_BITS", "0x3F2AAAAB", "0x3F2AAAAA"),
+        ("LN_2_LOW", "5.497923018708371e-14", "5.497923018708372e-14"),
+        ("LOG", "0.12891679f", "0.12891681f"),
+        ("FACTORIALS", "5040.0", "5041.0"),
+        ("CHAIN", "constexpr uint32_t CHAIN = 3;\n", ""),
+    ],
+)
+def test_another_number_in_the_header_shows(name, right, wrong):
+    assert WRITTEN.count(right) == 1
+    assert differing(WRITTEN.replace(right, wrong), PYTHON) == {*ALONE, name}
+
+
+def test_triton_has_the_numbers_of_python():
+    triton = pytest.importorskip("triton")
+    package = importlib.import_module("drs_fast.backends.triton")
+    kept = set()
+    for file in pkgutil.iter_modules(package.__path__):
+        if file.name == "quantile":  # whose workspace has words of its own
+            continue
+        for name, value in vars(importlib.import_module(f"{package.__name__}.{file.name}")).items():
+            if isinstance(value, triton.language.constexpr) and name in PYTHON:
+                assert value.value == PYTHON[name], (file.name, name)
+                kept.add(name)
+    philox = {name for name in PYTHON if name.startswith("PHILOX_")}  # which Triton brings along
+    assert PYTHON.keys() - kept == ALONE | philox | {"RING_LOG_M", "RING_WORDS", "TILE_ROWS"}
+
+
+def telling(source):
+    """Literals that no source has by chance."""
+    bare = re.sub(r"//.*|#.*", "", source)
+    found = re.findall(r"0x[0-9A-Fa-f]{6,}|\d\.\d{5,}(?:e-?\d+)?|\d{10,}", bare)
+    return {text.lower() for text in found}
+
+
+def test_no_source_but_the_header_and_arithmetic_has_them():
+    shared = telling(WRITTEN.replace("#define", ""))
+    assert len(shared) > 25
+    kinds = {".cpp", ".hpp", ".inl", ".cu", ".cuh"}
+    sources = [file for file in CSRC.rglob("*") if file.suffix in kinds]
+    sources += [file for file in PACKAGE.rglob("*.py") if file.name != "arithmetic.py"]
+    sources.append(PACKAGE / "backends" / "triton" / "arithmetic.py")
+    assert len(sources) > 100
+    again = {str(file): telling(file.read_text()) & shared for file in sources}
+    assert {file: found for file, found in again.items() if found} == {}
+    assert telling("k0 += 0x9E3779B9u; x *= 1.4426950408889634;") <= shared
+
+
+def test_kinds_of_logits_have_the_order_of_the_kernels():
+    source = (CSRC / "cuda" / "gpu.hpp").read_text()
+    (kinds,) = re.findall(r"enum class Kind : int \{ (.*?) \};", source)
+    assert kinds.split(", ") == [str(kind).removeprefix("torch.").upper() for kind in cuda.KINDS]
