@@ -38,6 +38,11 @@ class Compacted:
         return [*self.rows, self.ids, self.logit, self.count, self.invalid, self.above]
 
     @staticmethod
+    def of(tensors: list[Tensor]) -> "Compacted":
+        """What has these `tensors()`."""
+        return Compacted(tuple(tensors[:-5]), *tensors[-5:])
+
+    @staticmethod
     def empty(logit: Tensor, rows: tuple[Tensor, ...]) -> "Compacted":
         """Room for every one of these rows."""
         device = logit.device
@@ -65,6 +70,16 @@ class Ring:
     state: Tensor  # (RING_WORDS,) int64: what the properties show
     workspace: Tensor  # (words,) int64 that a backend keeps between batches
     batch: int  # rows of the largest batch that it takes
+
+    def tensors(self) -> list[Tensor]:
+        """All of them, rows first: the `ring` of an operator of torch.library."""
+        return [*self.rows, self.ids, self.logit, self.state, self.workspace]
+
+    @staticmethod
+    def of(seed: int, batch: int, tensors: list[Tensor]) -> "Ring":
+        """What has these `tensors()`."""
+        *rows, ids, logit, state, workspace = tensors
+        return Ring(seed, tuple(rows), ids, logit, state, workspace, batch)
 
     @property
     def cursor(self) -> Tensor:

@@ -1,6 +1,5 @@
 """The only door to the backends: checks arguments, makes them contiguous, dispatches."""
 
-from drs_fast.ops import library as library
 from drs_fast.ops.decide import (
     accept,
     accept_append,

@@ -4,15 +4,22 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.compiler import is_compiling
 
 from drs_fast.core import Rng
 from drs_fast.core.arguments import describe, integer
 from drs_fast.core.compacted import Compacted, Ring, workspace_words
 from drs_fast.ops import checks
-from drs_fast.ops.dispatch import call, operator, tensor, traced
+from drs_fast.ops.dispatch import call
+from drs_fast.ops.library import ROWS, THRESHOLD, operator
+
+# Compacting keeps a workspace from call to call, which PyTorch's own CUDA graphs cannot see.
+KEEPS = (torch.Tag.cudagraph_unsafe,)
 
 
+@operator(
+    f"(Tensor logit, {THRESHOLD}) -> Tensor",
+    lambda logit, **_: torch.empty_like(logit, dtype=torch.float64),
+)
 def probability(
     logit: Tensor,
     *,
@@ -24,12 +31,14 @@ def probability(
 
     Source: Azadi et al., Discriminator rejection sampling (2019), equation 8.
     """
-    if is_compiling():
-        return operator("probability", logit, tensor(log_m, logit), tensor(gamma, logit), eps)
     logit = checks.logit(logit)
     return call("probability", logit.device)(logit, *checks.threshold(logit, log_m, gamma, eps))
 
 
+@operator(
+    f"(Tensor logit, {ROWS}, {THRESHOLD}) -> Tensor",
+    lambda logit, **_: torch.empty_like(logit, dtype=torch.bool),
+)
 def accept(
     logit: Tensor,
     rng: Rng,
@@ -43,17 +52,17 @@ def accept(
 
     logit (n,) of any floating dtype; log_m, gamma: numbers or tensors () or (n,); |gamma| <= 600.
     """
-    if is_compiling():
-        named = traced(rng)
-        return operator(
-            "accept", logit, *named, ids, tensor(log_m, logit), tensor(gamma, logit), eps
-        )
     logit = checks.logit(logit)
     ids, _ = checks.rows(rng, len(logit), ids, logit.device)
     threshold = checks.threshold(logit, log_m, gamma, eps)
     return call("accept", logit.device)(logit, rng, ids, *threshold)
 
 
+@operator(
+    f"(Tensor logit, Tensor[] rows, {ROWS}, {THRESHOLD}, Tensor(a!)[] out) -> ()",
+    lambda logit, rows, **_: Compacted.empty(logit, rows),
+    KEEPS,
+)
 def accept_compact(
     logit: Tensor,
     *rows: Tensor,
@@ -70,14 +79,6 @@ def accept_compact(
     ids: (n,) int64 row numbers if they are not rng.row, rng.row + 1, ...
     out: a Compacted to write into, whose capacity then bounds the count; else capacity is n.
     """
-    if is_compiling():
-        out = Compacted.empty(logit, rows) if out is None else out
-        operator(
-            "accept_compact",
-            logit, rows, *traced(rng), ids, tensor(log_m, logit), tensor(gamma, logit), eps,
-            out.tensors(),
-        )  # fmt: skip
-        return out
     logit = checks.logit(logit)
     n = len(logit)
     ids, where = checks.rows(rng, n, ids, logit.device)
@@ -91,6 +92,11 @@ def accept_compact(
     return call("accept_compact", where)(logit, checks.row_major(rows), rng, ids, *threshold, out)
 
 
+@operator(
+    f"(Tensor logit, SymInt d, {ROWS}, {THRESHOLD}, Tensor(a!)[] out) -> ()",
+    lambda logit, d, **_: _empty(logit, d),
+    KEEPS,
+)
 def accept_latents(
     logit: Tensor,
     d: int,
@@ -106,15 +112,6 @@ def accept_latents(
 
     rows[0] is (capacity, d) float32, equal bit for bit to the accepted rows of `normal`.
     """
-    if is_compiling():
-        if out is None:
-            out = _empty(logit, d)
-        operator(
-            "accept_latents",
-            logit, d, *traced(rng), ids, tensor(log_m, logit), tensor(gamma, logit), eps,
-            out.tensors(),
-        )  # fmt: skip
-        return out
     logit = checks.logit(logit)
     checks.counter(0, max(integer("d", d, 0) - 1, 0) // 4)
     checks.room("rows[0]", len(logit), d)
@@ -125,8 +122,7 @@ def accept_latents(
     else:
         checks.check_out(out, logit, [(torch.Size([d]), torch.float32)])
         checks.apart(out, logit, ids, *threshold[:2])
-    result: Compacted = call("accept_latents", where)(logit, rng, ids, *threshold, out)
-    return result
+    return call("accept_latents", where)(logit, rng, ids, *threshold, out)
 
 
 def _empty(logit: Tensor, d: int) -> Compacted:
@@ -172,6 +168,10 @@ def ring(
     return made
 
 
+@operator(
+    "(Tensor logit, Tensor[] rows, SymInt seed, SymInt batch, Tensor? ids, Tensor? log_m,"
+    " Tensor gamma, float eps, Tensor(a!)[] ring) -> ()"
+)
 def accept_append(
     logit: Tensor,
     *rows: Tensor,
@@ -187,24 +187,15 @@ def accept_append(
     a CUDA graph of this call takes another batch at every replay. log_m: None is the ring's.
     Returns the ring.
     """
-    if is_compiling():
-        operator(
-            "accept_append",
-            logit, rows, traced(Rng(ring.seed))[0], ring.batch, ids,
-            None if log_m is None else tensor(log_m, logit), tensor(gamma, logit), eps,
-            [*ring.rows, ring.ids, ring.logit, ring.state, ring.workspace],
-        )  # fmt: skip
-        return ring
     logit = checks.logit(logit)
     ids, where = checks.rows(Rng(0), len(logit), ids, logit.device)
     rows = checks.row_tensors(rows, len(logit), where)
     checks.check_ring(ring, logit, [(row.shape[1:], row.dtype) for row in rows])
     top, shift, s = checks.threshold(logit, 0.0 if log_m is None else log_m, gamma, eps)
     checks.apart(ring, logit, ids, *rows, top, shift)
-    result: Ring = call("accept_append", where)(
+    return call("accept_append", where)(
         logit, checks.row_major(rows), ids, ring.log_m if log_m is None else top, shift, s, ring
     )
-    return result
 
 
 def appending(
@@ -226,8 +217,7 @@ def appending(
 
     def append(logit: Tensor, *rows: Tensor) -> Ring:
         if checks.fit(ring, logit, rows):
-            result: Ring = call_backend(logit, rows, None, top, shift, s, ring)
-            return result
+            return call_backend(logit, rows, None, top, shift, s, ring)
         return accept_append(logit, *rows, ring=ring, log_m=log_m, gamma=gamma, eps=eps)
 
     return append

@@ -8,10 +8,8 @@ from contextvars import ContextVar
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from drs_fast import backends
-from drs_fast.core import Rng
 from drs_fast.core.arguments import usable
 
 _forced: ContextVar[str | None] = ContextVar("drs_fast_backend", default=None)
@@ -40,37 +38,20 @@ def _module(name: str) -> Any:
 
 
 def call(op: str, device: torch.device) -> Any:
-    return _dispatch(op, device.type, _forced.get())
+    return _dispatch(op, device, _forced.get())
 
 
 @functools.cache
-def _dispatch(op: str, device_type: str, forced: str | None) -> Any:
+def _dispatch(op: str, device: torch.device, forced: str | None) -> Any:
     reasons = []
     # On the CPU Triton is an interpreter, for those who ask for it.
-    names = [name for name in backends.NAMES if (name, device_type) != ("triton", "cpu")]
+    names = [name for name in backends.NAMES if (name, device.type) != ("triton", "cpu")]
     for name in names if forced is None else (forced,):
         module = _module(name)
-        reason = module.refuses(torch.device(device_type))
+        reason = module.refuses(device)
         if reason is None:
             if hasattr(module, op):
                 return getattr(module, op)
             reason = f"has no {op}()"
         reasons.append(f"  {name}: {reason}")
-    raise RuntimeError("\n".join([f"no backend can run {op}() on {device_type}:", *reasons]))
-
-
-def operator(name: str, *arguments: Any) -> Any:
-    """Calls an operator of torch.library, as the public functions do while a graph is traced."""
-    return getattr(torch.ops.drs_fast, name)(*arguments)
-
-
-def traced(rng: Rng) -> tuple[int, int]:
-    """Seed, as a signed integer, and row: what an operator of torch.library takes."""
-    return rng.signed_seed, rng.row
-
-
-def tensor(value: float | Tensor, logit: Tensor) -> Tensor:
-    """A number as such an operator takes it."""
-    if isinstance(value, Tensor):
-        return value
-    return torch.full((), value, dtype=torch.float64, device=logit.device)
+    raise RuntimeError("\n".join([f"no backend can run {op}() on {device.type}:", *reasons]))

@@ -2,16 +2,22 @@
 
 import torch
 from torch import Tensor
-from torch.compiler import is_compiling
 
 from drs_fast.backends import reference
 from drs_fast.core import LABEL, LATENT, Rng
 from drs_fast.core.arguments import integer
 from drs_fast.gan import GAN, classes
 from drs_fast.ops import checks, prior
-from drs_fast.ops.dispatch import call, operator, traced
+from drs_fast.ops.dispatch import call
+from drs_fast.ops.library import COUNTER, ROWS, operator
+
+ELEMENTS = f"({ROWS}, SymInt n, SymInt d, {COUNTER}) -> Tensor"
 
 
+@operator(
+    f"({ROWS}, SymInt n, {COUNTER}) -> Tensor",
+    lambda n, device, **_: torch.empty(n, dtype=torch.float64, device=device),
+)
 def uniform(
     rng: Rng,
     n: int,
@@ -22,15 +28,13 @@ def uniform(
     ids: Tensor | None = None,
 ) -> Tensor:
     """The u of n rows, (n,) float64 in [0, 1), multiples of 2^-53."""
-    if is_compiling():
-        where = torch.device(device)
-        return operator("uniform", *traced(rng), ids, n, stream, draw, where)
     ids, where = checks.rows(rng, n, ids, device)
     checks.counter(stream, draw)
     checks.room("u", n)
     return call("uniform", where)(rng, ids, n, stream=stream, draw=draw, device=where)
 
 
+@operator(ELEMENTS, lambda n, d, device, **_: torch.empty((n, d), dtype=torch.int64, device=device))
 def words(
     rng: Rng,
     n: int,
@@ -45,6 +49,9 @@ def words(
     return _elements("words", rng, n, d, stream, draw, device, ids)
 
 
+@operator(
+    ELEMENTS, lambda n, d, device, **_: torch.empty((n, d), dtype=torch.float32, device=device)
+)
 def normal(
     rng: Rng,
     n: int,
@@ -69,8 +76,6 @@ def _elements(
     device: torch.device | str,
     ids: Tensor | None,
 ) -> Tensor:
-    if is_compiling():
-        return operator(op, *traced(rng), ids, n, d, stream, draw, torch.device(device))
     ids, where = checks.rows(rng, n, ids, device)
     draws = max(integer("d", d, 0) - 1, 0) // 4
     checks.counter(stream, integer("draw", draw, 0) + draws)

@@ -4,17 +4,21 @@ import math
 
 import torch
 from torch import Tensor
-from torch.compiler import is_compiling
 
 from drs_fast.core import Rng
 from drs_fast.core.arguments import describe, integer, number
 from drs_fast.core.tensors import dense, plain
 from drs_fast.ops import checks
-from drs_fast.ops.dispatch import call, operator, traced
+from drs_fast.ops.dispatch import call
+from drs_fast.ops.library import ROWS, operator
 
 LARGEST = 1e18  # so that step sizes, and noise times a step size, are float32 numbers
 
 
+@operator(
+    f"(Tensor logit, {ROWS}, Tensor? start) -> Tensor",
+    lambda logit, **_: _numbers(logit),
+)
 def chain(
     logit: Tensor, rng: Rng, *, start: Tensor | None = None, ids: Tensor | None = None
 ) -> Tensor:
@@ -27,11 +31,13 @@ def chain(
     neither finite nor -inf, a chain begins in its first candidate that is.
     ids: (B K,) int64 row numbers if they are not rng.row, rng.row + 1, ...
     """
-    if is_compiling():
-        return operator("chain", logit, *traced(rng), ids, start)
     return walk(logit, rng, start=start, ids=ids)[0]
 
 
+@operator(
+    f"(Tensor logit, {ROWS}, Tensor? start) -> (Tensor, Tensor)",
+    lambda logit, **_: (_numbers(logit), _numbers(logit)),
+)
 def walk(
     logit: Tensor, rng: Rng, *, start: Tensor | None = None, ids: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
@@ -39,17 +45,17 @@ def walk(
 
     To begin in a candidate counts as a move.
     """
-    if is_compiling():
-        ends, counts = operator("walk", logit, *traced(rng), ids, start)
-        return ends, counts
     logit = _groups(logit)
     ids, where = checks.rows(rng, logit.numel(), ids, logit.device)
     if start is not None:
         start = _start(start, logit)
-    result: tuple[Tensor, Tensor] = call("walk", where)(logit, rng, ids, start)
-    return result
+    return call("walk", where)(logit, rng, ids, start)
 
 
+@operator(
+    f"(Tensor logit, {ROWS}, SymInt size, bool replace) -> Tensor",
+    lambda logit, size, **_: _numbers(logit, size),
+)
 def select(
     logit: Tensor, rng: Rng, *, size: int = 1, replace: bool = True, ids: Tensor | None = None
 ) -> Tensor:
@@ -59,18 +65,19 @@ def select(
     group's first row (stream 2, draw j). Without replacement no candidate is drawn twice.
     ids: (B K,) int64 row numbers if they are not rng.row, rng.row + 1, ...
     """
-    if is_compiling():
-        return operator("select", logit, *traced(rng), ids, size, replace)
     logit = _groups(logit)
     ids, where = checks.rows(rng, logit.numel(), ids, logit.device)
     integer("size", size, 1, 2**32)
     if not isinstance(replace, bool):
         raise ValueError(f"replace must be True or False, got {describe(replace)}")
     checks.room("a draw", len(logit), size)
-    result: Tensor = call("select", where)(logit, rng, ids, size, replace)
-    return result
+    return call("select", where)(logit, rng, ids, size, replace)
 
 
+@operator(
+    f"(Tensor z, Tensor grad, {ROWS}, SymInt step, float step_size, float noise) -> Tensor",
+    lambda z, **_: torch.empty_like(z, memory_format=torch.contiguous_format),
+)
 def langevin(
     z: Tensor,
     grad: Tensor,
@@ -86,8 +93,6 @@ def langevin(
     z, grad (n, d) float32. The normals are those of stream 4 from draw step * ceil(d / 4) on, so
     that every step, counted from 0, has its own.
     """
-    if is_compiling():
-        return operator("langevin", z, grad, *traced(rng), ids, step, step_size, noise)
     z, grad = _vectors("z", z), _vectors("grad", grad)
     n, d = z.shape
     if grad.shape != z.shape or grad.device != z.device:
@@ -99,10 +104,12 @@ def langevin(
         raise ValueError(f"step must be below {2**32 // draws} for {d} columns, got {step}")
     size = number("step_size", step_size, 0.0, LARGEST)
     scale = number("noise", noise, 0.0, LARGEST) * math.sqrt(size)
-    result: Tensor = call("langevin", where)(
-        z, grad, rng, ids, step, _float32(size / 2.0), _float32(scale)
-    )
-    return result
+    return call("langevin", where)(z, grad, rng, ids, step, _float32(size / 2.0), _float32(scale))
+
+
+def _numbers(logit: Tensor, *size: int) -> Tensor:
+    """Room for that many int64 numbers of each group."""
+    return logit.new_empty((logit.shape[0], *size), dtype=torch.int64)
 
 
 def _groups(logit: Tensor) -> Tensor:

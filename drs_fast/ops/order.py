@@ -4,24 +4,27 @@ import math
 
 import torch
 from torch import Tensor
-from torch.compiler import is_compiling
 
 from drs_fast.backends import reference
 from drs_fast.core.arguments import describe, number, one_of
 from drs_fast.ops import checks
-from drs_fast.ops.dispatch import call, operator, tensor
+from drs_fast.ops.dispatch import call
+from drs_fast.ops.library import operator
 
 INTERPOLATIONS = ("none", "linear")
 
 
+@operator("(Tensor logit) -> Tensor", lambda logit: logit.new_empty((), dtype=torch.float64))
 def largest(logit: Tensor) -> Tensor:
     """The largest logit that is neither NaN nor +inf, 0-d float64; -inf if there is none."""
-    if is_compiling():
-        return operator("largest", logit)
     logit = checks.logit(logit)
     return call("largest", logit.device)(logit)
 
 
+@operator(
+    '(Tensor logit, float q, Tensor log_m, float eps, str interpolation="none") -> Tensor',
+    lambda logit, **_: logit.new_empty((), dtype=torch.float64),
+)
 def quantile_gamma(
     logit: Tensor,
     q: float,
@@ -38,8 +41,6 @@ def quantile_gamma(
     on average, of 100 .009; on a GPU the host waits for it.
     Within [-600, 600], beyond which F counts as the nearer end; NaN if no logit is valid.
     """
-    if is_compiling():
-        return operator("quantile_gamma", logit, q, tensor(log_m, logit), eps, interpolation)
     logit = checks.logit(logit)
     percent = number("q, in percent,", q, 0.0, 100.0)
     if 0.0 < percent < 1.0:

@@ -6,13 +6,13 @@ import pytest
 import torch
 from agreement import noise
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from drs_fast import GAN, Rng, backend, ops
-from drs_fast.ops import dispatch
 
 N = 300
 RNG = Rng(2**64 - 3, 2**32 - 7)
-SEED = dispatch.traced(RNG)
+SEED = RNG.signed_seed, RNG.row
 
 
 LOGIT, Z, IDS = noise(N), noise(N, 3, seed=1), torch.arange(N) * 5
@@ -229,14 +229,32 @@ def test_a_fake_or_transformed_call_leaves_nothing_behind(name):
         assert bool((call(torch.zeros(3)) > 0).all())
 
 
-@pytest.mark.parametrize("name", CALLS)
-def test_eager_calls_do_not_pay_for_operators(name, monkeypatch):
-    def called(*arguments):
-        raise AssertionError("an eager call went through torch.library")
+class WithoutOperators(TorchDispatchMode):
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        assert func.namespace != "drs_fast", "an eager call went through torch.library"
+        return func(*args, **(kwargs or {}))
 
-    for module in (ops.decide, ops.draw, ops.groups, ops.order):
-        monkeypatch.setattr(module, "operator", called)
-    CALLS[name]()
+
+@pytest.mark.parametrize("name", CALLS)
+def test_eager_calls_do_not_pay_for_operators(name):
+    with WithoutOperators():
+        CALLS[name]()
+
+
+WRONG = {
+    "an unknown name": lambda: ops.accept(LOGIT, RNG, log_m=1.5, gama=0.5),
+    "too many": lambda: ops.probability(LOGIT, 1.5, log_m=1.5),
+    "one missing": lambda: ops.accept_compact(LOGIT, Z, rng=RNG),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_wrong_arguments_are_an_error_in_a_graph_too(name):
+    torch.compiler.reset()
+    with pytest.raises(TypeError):
+        WRONG[name]()
+    with pytest.raises(Exception, match=r"drs_fast::\w+.*argument|argument.*drs_fast::\w+"):
+        torch.compile(WRONG[name], fullgraph=True, backend="aot_eager")()
 
 
 def test_a_graph_goes_through_the_operators(monkeypatch):
