@@ -16,6 +16,7 @@ from drs_fast.core import Rng, Sampler, Starvation, check_invalid, last_row
 from drs_fast.gan import BLOCK_MULTIPLE, GAN, SMALLEST, classes
 from drs_fast.run import steps, tuning
 from drs_fast.run.collected import Rows
+from drs_fast.run.options import Options
 from drs_fast.run.progress import Progress
 from drs_fast.run.steps import Landed, Step
 from drs_fast.samplers.common import clipped
@@ -42,12 +43,9 @@ class Run:
         gan: GAN,
         sampler: Sampler,
         n: int | None,
-        seed: int,
-        max_proposals: int | None,
-        patience: int,
-        tune: tuple[str, ...],
-        cuda_graph: bool,
+        options: Options,
     ) -> None:
+        gan = options.placed(gan)
         if isinstance(sampler, type) or not hasattr(sampler, "step"):
             raise ValueError(
                 f"sampler must be an instance such as drs.samplers.DRS(), got {sampler!r}"
@@ -59,14 +57,14 @@ class Run:
                 "any critic: DDLS, ISIR, Ex2MCMC, FlEx2MCMC, DOT, DCD, or DGFlow with "
                 "divergence='kl'"
             )
-        self.tune, self.cuda_graph = tuning.check(tune), cuda_graph
-        self.gan, self.sampler = tuning.applied(gan, self.tune), sampler
-        self.rng = Rng(seed)
+        options.check_group(sampler.group)
+        self.gan, self.sampler = tuning.applied(gan, options.tune), sampler
+        self.options, self.rng = options, Rng(options.seed)
         self.step_rows = math.lcm(self.gan.block, sampler.group)
         if self.step_rows > max(LARGEST_STEP, self.gan.block):
             # Then a block of G and D is not full.
             self.step_rows = sampler.group * max(1, LARGEST_STEP // 2 // sampler.group)
-        self.n, self.max_proposals, self.patience = n, max_proposals, patience
+        self.n = n
         self.state: Any = None
         self.flip_rate: float | None = None
         self._rate = 1.0  # expected share of accepted rows
@@ -77,15 +75,15 @@ class Run:
         self.quota: classes.Quota | None = None
         self._excess: clipped.Tally | None = None
 
-    def begin(self, progress: bool) -> dict[str, Any]:
+    def begin(self) -> dict[str, Any]:
         """Burn-in; returns what it found apart from the sampler's state."""
 
         def say(line: str) -> None:
-            if progress:
+            if self.options.progress:
                 sys.stderr.write(f"{line}\n")
 
         self.resume(self.sampler.init(self.gan, self.rng))
-        found: dict[str, Any] = {"tuned": list(self.tune)}
+        found: dict[str, Any] = {"tuned": list(self.options.tune)}
         if hasattr(self.sampler, "remark"):
             # It is part of the state, so it may not depend on n, which may grow.
             found["remark"] = self.sampler.remark(self.state)
@@ -145,7 +143,7 @@ class Run:
         example = {name: self.example[name] for name in ("logit", *names)}
         sampler, state = self.chosen()
         lane = steps.lane(
-            self.gan, sampler, state, self.rng, self.step_rows, example, self.cuda_graph
+            self.gan, sampler, state, self.rng, self.step_rows, example, self.options.cuda_graph
         )
         for landed in steps.landed(lane, self._steps(chunks, lane, whole, again)):
             if self.accepted == self.n and landed.step.chunk >= whole:
@@ -171,8 +169,9 @@ class Run:
             self._check_hunger()
         if self.accepted == self.n:
             return
+        most = self.options.max_proposals
         raise Starvation(
-            f"{self.accepted:,} samples after max_proposals={self.max_proposals:,}; raise it"
+            f"{self.accepted:,} samples after max_proposals={most:,}; raise it"
             + (", or lower gamma" if hasattr(self.sampler, "gamma") else "")
         )
 
@@ -239,7 +238,8 @@ class Run:
         self, chunks: Iterable[tuple[int, int, int]], lane: steps.Lane, whole: int, again: bool
     ) -> Iterator[Step]:
         """Whole groups, no step across two chunks, and no more rows than may still be tried."""
-        left = math.inf if self.max_proposals is None else self.max_proposals - self.proposals
+        most = self.options.max_proposals
+        left = math.inf if most is None else most - self.proposals
         for chunk, row, end in chunks:
             if self.accepted == self.n and chunk >= whole:
                 return
@@ -284,7 +284,7 @@ class Run:
         """Rows of one batch, or of several if the n-th sample cannot come before the last one."""
         wanted: float = 0 if self.n is None else self.n - self.accepted
         if self._draws:  # most rows cost little: rather too many than another step
-            most = min(most, self.patience)
+            most = min(most, self.options.patience)
             wanted = math.inf if self.n is None else wanted + 2.0 * math.sqrt(wanted)
             wanted /= self._rate
         wanted -= self._flying
@@ -304,7 +304,7 @@ class Run:
             self.sampler.check(self.state, self.tallies)
 
     def _check_hunger(self) -> None:
-        if self.idle >= self.patience:
+        if self.idle >= self.options.patience:
             accepted, lacking = "accepted", ""
             if self.quota is not None:
                 accepted, lacking = "of a class that lacks samples", self.quota.lacking()
