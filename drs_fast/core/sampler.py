@@ -31,6 +31,31 @@ class Found(NamedTuple):
     limits: Mapping[str, Tensor] = MappingProxyType({})  # what `judged` is held against, by name
 
 
+class Recorded(NamedTuple):
+    """What a run on disk holds of its sampler; empty where burn-in has not ended."""
+
+    state: dict[str, Tensor]
+    tallies: dict[str, int]
+    proposals: int
+    remark: str
+
+
+class Bounded(NamedTuple):
+    """Rows whose logits a bound was compared with, (n,) each."""
+
+    ids: Tensor  # int64
+    logit: Tensor
+    bound: Tensor
+    chance: Tensor  # with which each row was chosen
+
+
+class Described(NamedTuple):
+    """What `drs-fast report` says of a sampler's run: lines by their names, and what to draw."""
+
+    lines: dict[str, str]
+    bounded: Bounded | None = None
+
+
 class Sampler(ABC):
     """A sampler: a frozen dataclass, all fields with defaults, derived from this class.
 
@@ -175,6 +200,11 @@ class Sampler(ABC):
     def remedies(self) -> tuple[str, ...]:
         """What the user can do with the fields where hardly any row is accepted."""
         return ()
+
+    @classmethod
+    def described(cls, run: Recorded) -> Described:
+        """What `drs-fast report` says of a run on disk, beside what all have; here its tallies."""
+        return Described({name: f"{count:,}" for name, count in run.tallies.items()})
 
 
 def checked(sampler: Any) -> Sampler:

@@ -14,6 +14,7 @@ from torch import Tensor
 from drs_fast import ops
 from drs_fast.core import Batch, Rng
 from drs_fast.core.arguments import integer, number, one_of
+from drs_fast.core.sampler import Described, Recorded
 from drs_fast.gan import GAN
 from drs_fast.gan.classes import CHOICES, JOINT, WITHIN
 from drs_fast.ops.order import INTERPOLATIONS
@@ -138,6 +139,10 @@ class DRS(RejectionSampler):
     def warning(self, tallies: Mapping[str, int]) -> str | None:
         """What the user should hear, unless log_m is the user's own."""
         return clipped.warning(tallies) if self.gamma == 0.0 and self.log_m is None else None
+
+    @classmethod
+    def described(cls, run: Recorded) -> Described:
+        return Described(clipped.described(run.tallies))
 
     def init(self, gan: GAN, rng: Rng) -> RejectionState:
         within = self.classes == WITHIN

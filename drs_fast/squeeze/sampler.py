@@ -16,12 +16,13 @@ from torch import Tensor
 from drs_fast import ops
 from drs_fast.core import Batch, Found, Rng, Sampler, Stale
 from drs_fast.core.arguments import flag, number
-from drs_fast.core.sampler import those_that
+from drs_fast.core.sampler import Described, Recorded, those_that
 from drs_fast.gan import GAN
 from drs_fast.samplers.common import rejection
 from drs_fast.samplers.common.rejection import RejectionSampler, RejectionState, of_rows
 from drs_fast.squeeze import audit
 from drs_fast.squeeze.bound import Slice, drawn, given
+from drs_fast.squeeze.described import described
 from drs_fast.squeeze.search import HORIZON, MOST_WORK, WORTH, Search, needed
 from drs_fast.squeeze.stages import SqueezeState, Stages, lost, typical
 from drs_fast.squeeze.work import in_the_time_of
@@ -200,6 +201,11 @@ class Squeeze(Sampler):
                 f"{self.tolerance:g}; begin another run with another seed, for which another bound "
                 "is fitted, or with a larger tolerance"
             )
+
+    @classmethod
+    def described(cls, run: Recorded) -> Described:
+        """What the bound loses, and the rows of the search that it was compared on."""
+        return described(run)
 
     def _none_found(self) -> str:
         beyond = f" + unseen={self.unseen:g}" if self.unseen else ""

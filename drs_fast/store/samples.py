@@ -35,7 +35,7 @@ class Samples(Dataset[dict[str, Tensor]]):
     def __init__(self, path: str | PathLike[str]) -> None:
         self.path = Path(path).absolute()
         self.manifest: Manifest = read_manifest(self.path)
-        records, _ = read_records(self.path, self.manifest)
+        records, _ = read_records(self.path, self.manifest.get("chunk_rows"))
         self.counts: list[int] = []
         while len(self.counts) in records:
             self.counts.append(records[len(self.counts)].count)
