@@ -60,7 +60,7 @@ def run_generate(options: argparse.Namespace) -> int:
     elif options.use_bound is not None:
         raise ValueError(f"--use-bound {options.use_bound} needs --squeeze")
     with ops.backend(options.backend):
-        samples = engine.generate(
+        samples: store.Samples = engine.generate(
             load(options.model),
             sampler,
             options.n,
