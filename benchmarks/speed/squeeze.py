@@ -145,8 +145,8 @@ def lost_by_group(
     From new rows, chosen with known probabilities as the search chooses its own.
     """
     thresholds = squeeze.sampler.State(*state[:5])
-    decides = squeeze.sampler.rejection(gan, thresholds)
-    proposals = Proposals(decides, drs.Rng(1), free=False)
+    decides = squeeze.sampler.rejection(gan, thresholds)._replace(free=False)
+    proposals = Proposals(decides, drs.Rng(1))
     stages = Stages(decides, state)
     seen, _ = proposals.found(stages.networks[1], CHECKED)
     bounds = [

@@ -210,13 +210,11 @@ class Sampler(ABC):
 def checked(sampler: Any) -> Sampler:
     """The sampler; ValueError unless it is an instance that keeps the contract."""
     if isinstance(sampler, type) or not isinstance(sampler, Sampler):
-        fix = "give an instance such as drs.samplers.DRS()"
-        if not isinstance(sampler, type) and callable(vars(type(sampler)).get("step")):
-            fix = (
-                f"derive {type(sampler).__name__} from it (from drs_fast.core import Sampler), "
-                "which has defaults for everything but law, init and step"
-            )
-        raise ValueError(f"sampler must be a drs_fast.core.Sampler, got {sampler!r}; {fix}")
+        raise ValueError(
+            f"sampler must be an instance such as drs.samplers.DRS(), got {sampler!r}; a class of "
+            "your own derives from drs_fast.core.Sampler, which has defaults for everything but "
+            "law, init and step"
+        )
     if not dataclasses.is_dataclass(sampler):
         raise ValueError(
             f"a sampler must be a dataclass, got {type(sampler).__name__}, which is none; write "

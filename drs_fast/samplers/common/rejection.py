@@ -43,7 +43,7 @@ class RejectionSampler(Sampler):
     """A sampler that decides on each row alone, by its logit and thresholds; Squeeze takes it.
 
     It writes `rejection` beside `law`, `init` and `step`, and `restored` if its state is no
-    RejectionState. `classes` is a field of it: "joint" or "within".
+    RejectionState.
     """
 
     State: ClassVar[Any] = RejectionState
