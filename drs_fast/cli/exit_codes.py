@@ -7,7 +7,7 @@ EXIT_CODES = {
     2: "wrong arguments, or a model that cannot be used",
     3: "the discriminator's logits cannot be sampled from",
     4: "starved: too few proposals were accepted",
-    5: "the disk is full, or a file could not be written",
+    5: "the disk is full, or a file could not be written or read",
     6: "damaged: verify found problems",
     7: "the directory is no run, is another run, or is in use",
     8: "the doctor found problems",

@@ -13,6 +13,8 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
+import torch
+
 from drs_fast import store
 from drs_fast.cli import interrupts
 from drs_fast.cli.commands import fail
@@ -23,6 +25,9 @@ from drs_fast.core import BadLogits, Stale, Starvation
 
 def command() -> NoReturn:
     """`drs-fast` and `python -m drs_fast`: main, and an end without a traceback."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by who started the command
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
     try:
         code = main()
     except SystemExit as end:  # of the parser, after it has printed
@@ -61,7 +66,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return fail(7, error)
     except store.Corrupt as error:
         return fail(6, error)
-    except (ValueError, RuntimeError) as error:
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        return fail(1, f"not enough memory, try a smaller --batch-size: {error}")
+    except (ValueError, RuntimeError, UserWarning) as error:  # where warnings are errors
         return fail(2, error)
     except BrokenPipeError:
         return BROKEN_PIPE

@@ -80,6 +80,11 @@ def usable(device: Any) -> torch.device:
         raise ValueError("device must hold numbers, got 'meta'; load the weights first")
     if where.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"device is {where}, but torch finds no CUDA device")
+    try:
+        if where.type != "cpu":
+            torch.empty(0, device=where)
+    except Exception as error:  # of any backend that this PyTorch was built without
+        raise ValueError(f"device is {where}, which cannot be used here: {error}") from None
     return where
 
 

@@ -42,11 +42,11 @@ def check_finite(x: Tensor) -> None:
     """Unusable if a sample holds NaN or an infinite value."""
     if x.dtype in WHOLE or bool(torch.isfinite(x).all()):
         return
-    bad = ~torch.isfinite(x.flatten(1)).all(dim=1)
+    bad = ~torch.isfinite(x.reshape(len(x), -1)).all(dim=1)
     raise Unusable(
         f"real samples must be finite: {int(bad.sum()):,} of {len(x):,} hold NaN or infinite "
         f"values, {describe(x)}, the first of them at {int(bad.nonzero()[0])}; drop them, "
-        "x[x.isfinite().flatten(1).all(dim=1)], or find where they come from"
+        "x[x.isfinite().reshape(len(x), -1).all(dim=1)], or find where they come from"
     )
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from drs_fast.store.format import Corrupt, read_records, shard_name
+from drs_fast.store.format import Corrupt, Record, read_records, shard_name
 from drs_fast.store.manifest import Manifest, read_manifest
 from drs_fast.store.tensors import Layout, Tensors, check_rows, open_shard, read_state
 
@@ -34,8 +34,7 @@ class Samples(Dataset[dict[str, Tensor]]):
 
     def __init__(self, path: str | PathLike[str]) -> None:
         self.path = Path(path).absolute()
-        self.manifest: Manifest = read_manifest(self.path)
-        records, _ = read_records(self.path, self.manifest.get("chunk_rows"))
+        self.manifest, records = _read(self.path)
         self.counts: list[int] = []
         while len(self.counts) in records:
             self.counts.append(records[len(self.counts)].count)
@@ -126,6 +125,15 @@ class Samples(Dataset[dict[str, Tensor]]):
                 self._files.pop(next(iter(self._files)), None)
             self._files[chunk] = now, file
         return file
+
+
+def _read(directory: Path) -> tuple[Manifest, dict[int, Record]]:
+    """The manifest and the records that belong to it, though a writer may change both."""
+    while True:
+        manifest = read_manifest(directory)
+        records, _ = read_records(directory, manifest.get("chunk_rows"))
+        if read_manifest(directory) == manifest:
+            return manifest, records
 
 
 class Column:

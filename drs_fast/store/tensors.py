@@ -37,6 +37,8 @@ class Tensors:
                 name: (DTYPES.get(rows.get_dtype(), rows.get_dtype()), tuple(rows.get_shape()))
                 for name, rows in slices.items()
             }
+        except OSError:  # no permission, or a disk that is away: that says nothing of the bytes
+            raise
         except Exception as error:  # its errors share no base class, and damage may raise any
             raise self._unreadable(error) from None
         self._file = file
@@ -45,6 +47,8 @@ class Tensors:
         """A tensor, which shares memory with the file."""
         try:
             return cast(Tensor, self._file.get_tensor(name))
+        except OSError:
+            raise
         except Exception as error:
             raise self._unreadable(error) from None
 
@@ -105,8 +109,8 @@ def read_state(directory: Path, manifest: Manifest) -> tuple[dict[str, Tensor], 
     path = directory / STATE
     try:
         data = read_bytes(path)
-    except OSError as error:
-        raise Corrupt(f"{path} cannot be read: {error.strerror}") from None
+    except FileNotFoundError:
+        raise Corrupt(f"{path} is missing") from None
     if hashlib.sha256(data).hexdigest() != manifest.get("state_sha256"):
         raise Corrupt(f"{path} does not have the sha256 that the manifest names")
     try:

@@ -33,6 +33,8 @@ from drs_fast.store.tensors import Layout, described, open_shard, read_state
 def verify(path: str | PathLike[str]) -> list[str]:
     """What is wrong with a run, in words; nothing if every byte is as it was written.
 
+    OSError where a file cannot be read: that says nothing of what it holds.
+
     A run that was interrupted is sound, but for the files that the interruption left behind. Of
     one that is being written the recorded shards are checked, because all else is in motion.
     """
@@ -58,7 +60,7 @@ def _versions(directory: Path) -> list[tuple[str, int, int, int]]:
 def _problems(directory: Path, live: bool) -> list[str]:
     try:
         manifest, records, state, torn = _read(directory)
-    except (OSError, ValueError, Corrupt) as error:
+    except (ValueError, Corrupt) as error:
         return [] if live else [str(error)]
     damaged = _damaged_shards(directory, records, manifest)
     if live:  # a shard that is made again is not recorded meanwhile
@@ -86,7 +88,7 @@ def mendable(path: str | PathLike[str]) -> bool:
     """Whether `repair` and the command that made the run mend what `verify` finds."""
     try:
         _read(Path(path))
-    except (OSError, ValueError, Corrupt):
+    except (ValueError, Corrupt):
         return False
     return True
 
@@ -95,7 +97,8 @@ def repair(path: str | PathLike[str]) -> list[str]:
     """Drops what is damaged, so that the command that made the run makes just that again.
 
     Returns what was dropped, in words. Corrupt where that cannot help: the manifest is damaged, the
-    state has its sha256 and yet was never written so, or what should be a file is none.
+    state has its sha256 and yet was never written so, or what should be a file is none. OSError,
+    and nothing is dropped, where a file cannot be read.
     """
     folder = Folder(Path(path))
     with contextlib.closing(folder):
@@ -149,7 +152,7 @@ def _damaged_shards(
     for chunk, record in records.items():
         try:
             rows[chunk], last = _check_shard(directory, record, last, manifest)
-        except (OSError, Corrupt) as error:
+        except Corrupt as error:
             damaged[chunk] = str(error)
     if len(set(map(described, rows.values()))) > 1:  # and no one knows which of them are right
         damaged |= {

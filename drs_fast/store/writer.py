@@ -81,6 +81,12 @@ class Writer:
         """
         directory = Path(path).absolute()
         try:
+            str(directory).encode()
+        except UnicodeEncodeError:
+            raise ValueError(
+                f"a directory with a name in UTF-8 was expected, got {str(path)!r}; choose another"
+            ) from None
+        try:
             if not (directory / MANIFEST).exists():
                 make_directory(directory)
         except (FileExistsError, NotADirectoryError):

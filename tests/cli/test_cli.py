@@ -539,3 +539,41 @@ def test_a_process_ends_with_the_code(run, models, tmp_path):
     )
     assert (done.returncode, done.stdout) == (7, "")
     assert done.stderr.startswith("drs-fast: ")
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (MemoryError("of the host"), 1, "smaller --batch-size: of the host"),
+        (torch.OutOfMemoryError("of a GPU"), 1, "smaller --batch-size: of a GPU"),
+        (UserWarning("an early warning"), 2, "an early warning"),
+    ],
+)
+def test_no_traceback(run, monkeypatch, error, code, said):
+    def fails(*arguments, **named):
+        raise error
+
+    monkeypatch.setattr(drs.GAN, "logits", fails)
+    found, _, err = run(*GENERATE)
+    assert (found, err.count("\n")) == (code, 1)
+    assert said in err
+
+
+def test_closed_streams(models, tmp_path):
+    command = f"{sys.executable} -m drs_fast generate {models}:good -n 50 --out {tmp_path / 'run'}"
+    done = subprocess.run(f"{command} >&- 2>&-", shell=True, check=False)
+    assert done.returncode == 0
+    assert len(drs.open(tmp_path / "run")) == 50
+
+
+@pytest.mark.parametrize("device", ["xpu", "mps", "hpu", "cuda:99"])
+def test_a_device_that_is_not_there_is_exit_code_2(run, device):
+    code, _, err = run(*GENERATE, "--device", device)
+    assert code == 2
+    assert err.startswith(f"drs-fast: device is {device}")
+
+
+def test_a_burn_in_beyond_the_reserved_rows(run):
+    code, _, err = run(*GENERATE, "--burn-in", "9" * 20)
+    assert code == 2
+    assert "burn_in must be at most 2^61" in err

@@ -1,5 +1,6 @@
 """What the files of a run must be, and what is said where they are not."""
 
+import errno
 import hashlib
 import itertools
 import json
@@ -7,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 from typing import Annotated, NamedTuple
 
 import pytest
@@ -486,3 +488,51 @@ def test_what_a_writer_is_given_is_checked(tmp_path):
         for counters in ({}, {**tried(64), "rows": -1}, {**tried(64), "moves": 0.5}):
             with pytest.raises(ValueError, match="a record cannot be written: "):
                 writer.append(0, columns, cut=False, counters=counters)
+
+
+@pytest.mark.parametrize(
+    "name", ["chunk-00000000.safetensors", "state.safetensors", "shards.jsonl"]
+)
+def test_a_file_that_cannot_be_read_is_not_called_damaged(tmp_path, monkeypatch, name):
+    path = tmp_path / "run"
+    drs.generate(toy(), QUICK, 300, out=path, chunk_rows=256)
+    before, read = files(path), Path.read_bytes
+
+    def refused(file):
+        if file.name == name:
+            raise PermissionError(errno.EACCES, "Permission denied", str(file))
+        return read(file)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", refused)
+        for look in (store.verify, store.repair):
+            with pytest.raises(PermissionError):
+                look(path)
+        assert cli.main(["verify", str(path)]) == 5
+        assert cli.main(["verify", "--repair", str(path)]) == 5
+    assert files(path) == before
+    assert store.verify(path) == []
+
+
+def test_a_run_that_changes_while_it_is_opened_is_read_again(tmp_path, monkeypatch):
+    """The writer that extends it drops the record of the cut shard, after the manifest was read."""
+    path = tmp_path / "run"
+    drs.generate(toy(), QUICK, 300, out=path, chunk_rows=256)
+    module, extended = sys.modules["drs_fast.store.samples"], []
+    read = module.read_records
+
+    def meanwhile(directory, chunk_rows):
+        if not extended:
+            extended.append(1)
+            drs.generate(toy(), QUICK, 600, out=path, chunk_rows=256)
+        return read(directory, chunk_rows)
+
+    monkeypatch.setattr(module, "read_records", meanwhile)
+    assert len(drs.open(path)) == 600
+
+
+def test_a_name_that_is_not_utf8_is_refused_before_the_work(tmp_path):
+    name = tmp_path / b"run\xff".decode("utf-8", "surrogateescape")
+    with pytest.raises(ValueError, match="a name in UTF-8 was expected"):
+        drs.generate(toy(), QUICK, 300, out=name)
+    assert list(tmp_path.iterdir()) == []

@@ -11,6 +11,7 @@ from drs_fast.gan import GAN, classes
 from drs_fast.samplers.common.sigmoid import ends_in_sigmoid
 
 ENOUGH = 100  # logits that look like probabilities, to say that they are
+MOST = 2**61  # rows: where the training rows begin
 EACH = 1_000  # rows of a class, at least, where classes are looked at one by one
 
 
@@ -20,6 +21,8 @@ def burn_in(gan: GAN, rng: Rng, n: int, *, each: bool = False) -> tuple[Tensor, 
     each: classes, if there are any, take turns, so that none is missing, and n is raised to 1,000
         rows of each.
     """
+    if n > MOST:
+        raise ValueError(f"burn_in must be at most 2^61, because more rows are reserved, got {n}")
     each = each and gan.labels is not None
     if each:
         n = max(n, EACH * len(classes.occurring(gan.labels or 0, gan.label_weights)))
