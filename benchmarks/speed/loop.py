@@ -42,6 +42,7 @@ from benchmarks.speed.loop_ways import (
 )
 from drs_fast.run import steps as loop
 from drs_fast.run.generate import ENDLESS
+from drs_fast.run.options import Options
 from drs_fast.run.progress import Progress
 from drs_fast.run.schedule import Run
 
@@ -115,8 +116,8 @@ def synchronisations(p: Problem, steps: int = 32) -> float | None:
     if p.device.type != "cuda":
         return None
     gan = p.gan.on(block=p.batch)
-    run = Run(gan, p.sampler, None, 0, None, 10**9, (), True)
-    run.begin(progress=False)
+    run = Run(gan, p.sampler, None, Options(batch_size=gan.block, patience=10**9))
+    run.begin()
     landed = run.landed(ENDLESS, run.names, Progress(None, enabled=False))
     for _ in range(8):
         next(landed)

@@ -28,6 +28,7 @@ from drs_fast.report import balance
 from drs_fast.run import pages
 from drs_fast.run.collected import Collected, Rows
 from drs_fast.run.generate import ENDLESS
+from drs_fast.run.options import Options
 from drs_fast.run.progress import Progress
 from drs_fast.run.schedule import Run
 from drs_fast.samplers import DRS, OBRS
@@ -72,10 +73,10 @@ def likeness_of(gan: GAN) -> float:
 @pages.kept()  # as in `generate`
 def timed(gan: GAN, sampler: Any, n: int, seconds: float, state: Any = None) -> Timed:
     """n samples, or those that are there after so many seconds."""
-    run = Run(gan, sampler, n, 0, None, 2**62, (), True)
+    run = Run(gan, sampler, n, Options(batch_size=gan.block, patience=2**62))
     start = time.perf_counter()
     if state is None:
-        run.begin(progress=False)
+        run.begin()
     else:
         run.state = state
     before = time.perf_counter() - start
@@ -145,8 +146,8 @@ def lost_by_group(
     From new rows, chosen with known probabilities as the search chooses its own.
     """
     thresholds = squeeze.sampler.State(*state[:5])
-    decides = squeeze.sampler.rejection(gan, thresholds)
-    proposals = Proposals(decides, drs.Rng(1), free=False)
+    decides = squeeze.sampler.rejection(gan, thresholds)._replace(free=False)
+    proposals = Proposals(decides, drs.Rng(1))
     stages = Stages(decides, state)
     seen, _ = proposals.found(stages.networks[1], CHECKED)
     bounds = [

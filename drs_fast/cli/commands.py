@@ -13,6 +13,7 @@ from drs_fast import __version__, ops, samplers, store
 from drs_fast.adapters.load import load, real_samples
 from drs_fast.doctor.doctor import doctor
 from drs_fast.run import generate as engine
+from drs_fast.run.options import Options
 from drs_fast.run.plan import plan
 from drs_fast.squeeze import Squeeze
 
@@ -38,7 +39,7 @@ def run_plan(options: argparse.Namespace) -> int:
         batch_size=options.batch_size,
         device=options.device,
         precision=options.precision,
-        progress=not options.quiet,
+        progress=options.progress,
     )
     print(found)
     return 0
@@ -59,26 +60,14 @@ def run_generate(options: argparse.Namespace) -> int:
     elif options.use_bound is not None:
         raise ValueError(f"--use-bound {options.use_bound} needs --squeeze")
     with ops.backend(options.backend):
-        samples = engine.generate(
+        samples: store.Samples = engine.generate(
             load(options.model),
             sampler,
             options.n,
-            seed=options.seed,
-            batch_size=options.batch_size,
-            device=options.device,
             out=options.out,
-            save=tuple(options.save.split(",")),
-            max_proposals=options.max_proposals,
-            patience=options.patience,
-            chunk_rows=options.chunk_rows,
-            precision=options.precision,
-            tune=tuple(name for name in options.tune.split(",") if name),
-            cuda_graph=not options.no_cuda_graph,
-            label_weights=options.label_weights,
-            only=options.only,
-            progress=not options.quiet,
+            **{field.name: getattr(options, field.name) for field in dataclasses.fields(Options)},
         )
-    if not options.quiet:
+    if options.progress:
         facts = samples.manifest
         rate = facts["n"] / facts["proposals"] if facts["proposals"] else 0.0
         print(

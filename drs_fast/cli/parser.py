@@ -10,8 +10,10 @@ from drs_fast import __version__, backends, samplers
 from drs_fast.cli import commands
 from drs_fast.cli.exit_codes import EXIT_CODES
 from drs_fast.gan import PRECISIONS
-from drs_fast.run import generate as engine
+from drs_fast.run.options import Options
 from drs_fast.squeeze import Squeeze
+
+DEVICE = "cpu or cuda; where the model is if not given"
 
 
 def parser(given: list[str]) -> argparse.ArgumentParser:
@@ -48,15 +50,11 @@ def parser(given: list[str]) -> argparse.ArgumentParser:
         choices=samplers.NAMES,
         help="method (default: %(default)s)",
     )
-    planned.add_argument(
-        "--seed", type=int, default=0, help="of what is drawn (default: %(default)s)"
-    )
+    _add_option(planned, "seed", "of what is drawn")
     planned.add_argument("--batch-size", type=int, help="the only one to try")
-    planned.add_argument("--device", help="cpu or cuda; where the model is if not given")
-    planned.add_argument(
-        "--precision", choices=PRECISIONS, default="fp32", help="of G and D (default: %(default)s)"
-    )
-    planned.add_argument("--quiet", action="store_true", help="no progress")
+    _add_option(planned, "device", DEVICE, type=str)
+    _add_option(planned, "precision", "of G and D", choices=PRECISIONS)
+    planned.add_argument("--quiet", dest="progress", action="store_false", help="no progress")
     _add_fields(planned, _sampler_of(given))
     planned.set_defaults(run=commands.run_plan)
 
@@ -76,34 +74,22 @@ def parser(given: list[str]) -> argparse.ArgumentParser:
         choices=samplers.NAMES,
         help="method (default: %(default)s)",
     )
-    generate.add_argument(
-        "--seed", type=int, default=0, help="of all random numbers (default: %(default)s)"
-    )
-    generate.add_argument("--save", default="x,logit", help="of x,z,logit (default: %(default)s)")
-    generate.add_argument(
-        "--batch-size",
-        type=int,
-        default=4096,
-        help="rows in a call of G and D: a power of two, or 256s (default: %(default)s)",
-    )
-    generate.add_argument("--device", help="cpu or cuda; where the model is if not given")
+    _add_option(generate, "seed", "of all random numbers")
+    _add_option(generate, "save", "of x,z,logit", type=_names)
+    _add_option(generate, "batch_size", "rows in a call of G and D: a power of two, or 256s")
+    _add_option(generate, "device", DEVICE, type=str)
     generate.add_argument("--backend", choices=backends.NAMES, help="force one")
-    generate.add_argument("--max-proposals", type=int, help="rows to try in all")
+    _add_option(generate, "max_proposals", "rows to try in all")
+    _add_option(generate, "patience", "rows without an accepted one before giving up")
+    _add_option(generate, "chunk_rows", "rows a shard is made from")
+    _add_option(generate, "precision", "of G and D", choices=PRECISIONS)
+    tunes = "of channels_last,compile: how G and D run; see drs-fast plan"
+    _add_option(generate, "tune", tunes, type=_names)
     generate.add_argument(
-        "--patience",
-        type=int,
-        default=engine.PATIENCE,
-        help="rows without an accepted one before giving up (default: %(default)s)",
-    )
-    generate.add_argument("--chunk-rows", type=int, help="rows a shard is made from")
-    generate.add_argument(
-        "--precision", choices=PRECISIONS, default="fp32", help="of G and D (default: %(default)s)"
-    )
-    generate.add_argument(
-        "--tune", default="", help="of channels_last,compile: how G and D run; see drs-fast plan"
-    )
-    generate.add_argument(
-        "--no-cuda-graph", action="store_true", help="call G and D at every step on a GPU too"
+        "--no-cuda-graph",
+        dest="cuda_graph",
+        action="store_false",
+        help="call G and D at every step on a GPU too",
     )
     generate.add_argument(
         "--squeeze", action="store_true", help="reject by a bound of the latent before G and D run"
@@ -125,14 +111,10 @@ def parser(given: list[str]) -> argparse.ArgumentParser:
         choices=commands.USE_BOUND,
         help="whether a bound is used, whatever the work (default: where that is less)",
     )
-    generate.add_argument("--only", type=int, metavar="CLASS", help="draw this class alone")
-    generate.add_argument(
-        "--label-weights",
-        type=_numbers,
-        metavar="W,W,...",
-        help="how often each class is proposed, such as 3,1,2 (default: as the GAN says)",
-    )
-    generate.add_argument("--quiet", action="store_true", help="no progress")
+    _add_option(generate, "only", "draw this class alone", metavar="CLASS")
+    weights = "how often each class is proposed, such as 3,1,2 (default: as the GAN says)"
+    _add_option(generate, "label_weights", weights, type=_numbers, metavar="W,W,...")
+    generate.add_argument("--quiet", dest="progress", action="store_false", help="no progress")
     _add_fields(generate, _sampler_of(given))
     generate.set_defaults(run=commands.run_generate)
 
@@ -155,7 +137,7 @@ def parser(given: list[str]) -> argparse.ArgumentParser:
         "-n", type=int, default=4096, help="samples to look at (default: %(default)s)"
     )
     check.add_argument("--seed", type=int, default=0, help="of the samples (default: %(default)s)")
-    check.add_argument("--device", help="cpu or cuda; where the model is if not given")
+    _add_option(check, "device", DEVICE, type=str)
     check.set_defaults(run=commands.run_doctor)
 
     verify = added.add_parser("verify", allow_abbrev=False, help="check the sha256 of every shard")
@@ -170,6 +152,20 @@ def parser(given: list[str]) -> argparse.ArgumentParser:
     report.add_argument("--out", help="where the pictures go (default: DIR-report)")
     report.set_defaults(run=commands.run_report)
     return made
+
+
+def _add_option(parser: argparse.ArgumentParser, name: str, words: str, **how: Any) -> None:
+    """One flag for an option of a run, with its default; an integer unless `how` says otherwise."""
+    default = getattr(Options, name)
+    if isinstance(default, tuple):
+        default = ",".join(default)
+    note = "" if default in (None, "") else " (default: %(default)s)"
+    how = how if "choices" in how else {"type": int, **how}
+    parser.add_argument(f"--{name.replace('_', '-')}", default=default, help=words + note, **how)
+
+
+def _names(given: str) -> tuple[str, ...]:
+    return tuple(filter(None, given.split(",")))
 
 
 def _numbers(given: str) -> list[float]:

@@ -20,7 +20,7 @@ from drs_fast.core.rows import (
     SELECT,
     TRAINING_ROW,
 )
-from drs_fast.core.sampler import Sampler
+from drs_fast.core.sampler import Found, Nothing, Sampler
 
 __all__ = [
     "ACCEPT",
@@ -41,6 +41,8 @@ __all__ = [
     "TRAINING_ROW",
     "BadLogits",
     "Batch",
+    "Found",
+    "Nothing",
     "Rng",
     "Sampler",
     "Stale",

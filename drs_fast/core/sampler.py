@@ -1,61 +1,237 @@
-"""What a sampler is."""
+"""What a sampler is: the one contract between samplers and what runs them."""
 
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+import dataclasses
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from torch import Tensor
 
 from drs_fast.core.batch import Batch
+from drs_fast.core.compacted import Ring
 from drs_fast.core.rng import Rng
 
 if TYPE_CHECKING:
     from drs_fast.gan import GAN
 
 
-class Sampler(Protocol):
-    """A frozen dataclass, all fields with defaults; tensors live in the state.
+class Nothing(NamedTuple):
+    """The state of a sampler that finds nothing in burn-in."""
 
-    A sampler may also have
-    appending(gan, state, ring, names): returns a function of (z, y) that does what `step` does for
-        the ring's next rows, and adds the named ones of x, z and y;
-    tallies: names of whole numbers in the batches' stats that are summed up over a run;
-    energy: True where any critic's score will do; otherwise a log density ratio is needed;
-    rows(gan, state, rng, n), span(state): what `step` does for n rows whose latents it draws
-        itself, and how many rows it takes for one that G and D see;
-    choice(state), remark(state): which sampler to run with which state after burn-in, and why;
-    measured(state, tallies), note(state, tallies), check(state, tallies), warning(tallies): what
-        tallies say, to the manifest and stats (with `calls` among them), in a few words, an error
-        where a run may not go on, and what the user should hear;
-    capped_at(state): the log_m above which `ratio.clipped` adds up what the samples miss;
-    proposing(gan, state): the GAN with labels as often as a run proposes them, which is another one
-        where every class is to have its quota of the samples;
-    functions, data(gan): what its samples depend on beside plain fields and the networks; a run on
-        disk knows their sha256.
+
+class Found(NamedTuple):
+    """What a burn-in found, as a run needs it to plan its steps and to explain a famine."""
+
+    acceptance: float  # expected share of rows that become samples
+    calls: float = 1.0  # expected share of rows that G and D see
+    spent: int = 0  # calls of G and D in burn-in
+    judged: Tensor | None = None  # (n,) what burn-in saw of n proposals; None: nothing was kept
+    unit: str = "logits"  # what `judged` holds, in words
+    limits: Mapping[str, Tensor] = MappingProxyType({})  # what `judged` is held against, by name
+
+
+class Recorded(NamedTuple):
+    """What a run on disk holds of its sampler; empty where burn-in has not ended."""
+
+    state: dict[str, Tensor]
+    tallies: dict[str, int]
+    proposals: int
+    remark: str
+
+
+class Bounded(NamedTuple):
+    """Rows whose logits a bound was compared with, (n,) each."""
+
+    ids: Tensor  # int64
+    logit: Tensor
+    bound: Tensor
+    chance: Tensor  # with which each row was chosen
+
+
+class Described(NamedTuple):
+    """What `drs-fast report` says of a sampler's run: lines by their names, and what to draw."""
+
+    lines: dict[str, str]
+    bounded: Bounded | None = None
+
+
+class Sampler(ABC):
+    """A sampler: a frozen dataclass, all fields with defaults, derived from this class.
+
+    `law`, `init` and `step` are all that must be written; the rest has defaults. Tensors live in
+    the state, never in the sampler. ClassVars may be overridden by properties, and the other way
+    round.
+
+    State: the named tuple of tensors that `init` returns; a run on disk keeps it by field name.
+    law_version: raised when other samples come out of the same fields.
     """
 
-    State: ClassVar[Any]  # a named tuple of tensors
-    law_version: ClassVar[int]  # raised when other samples come out of the same fields
+    State: ClassVar[Any] = Nothing
+    law_version: ClassVar[int] = 1
+    __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]  # @dataclass adds it
+
+    # What must be written.
+
+    @property
+    @abstractmethod
+    def law(self) -> str:
+        """The distribution of the samples in one line: "data" if exact when the logit is."""
+
+    @abstractmethod
+    def init(self, gan: "GAN", rng: Rng) -> Any:
+        """The state. Burn-in: everything that changes the law is found here and frozen."""
+
+    @abstractmethod
+    def step(
+        self, gan: "GAN", state: Any, z: Tensor, y: Tensor | None, rng: Rng
+    ) -> tuple[Any, Batch]:
+        """N latents in (rows rng.row, rng.row + 1, ...), at most N finished rows out.
+
+        Returns the state too: the one it was given, unless `sequential`.
+        """
+
+    # What it takes and gives.
 
     @property
     def group(self) -> int:
         """Rows that belong together: 1 for rejection, K where K candidates compete."""
-        ...
+        return 1
 
     @property
     def sequential(self) -> bool:
         """Whether the state changes from step to step, so that rows must be taken in order."""
-        ...
+        return False
 
     @property
-    def law(self) -> str:
-        """ "data" if the output follows p_data when the logit is exact, else what it follows."""
-        ...
+    def energy(self) -> bool:
+        """Whether any critic's score will do; otherwise a log density ratio is needed."""
+        return False
 
-    def init(self, gan: "GAN", rng: Rng) -> Any:
-        """Burn-in: everything that changes the law is found here and frozen."""
-        ...
+    @property
+    def functions(self) -> tuple[Callable[..., Any], ...]:
+        """Functions that the samples depend on; a run on disk knows their sha256."""
+        return ()
 
-    def step(
-        self, gan: "GAN", state: Any, z: Tensor, y: Tensor | None, rng: Rng
-    ) -> tuple[Any, Batch]:
-        """N latents in (rows rng.row, rng.row + 1, ...), at most N finished rows out."""
-        ...
+    def data(self, gan: "GAN") -> tuple[Tensor | None, ...]:
+        """Tensors that the samples depend on; a run on disk knows their sha256."""
+        return ()
+
+    # After burn-in.
+
+    def found(self, state: Any) -> Found:
+        """What burn-in found; the default expects one sample of every group."""
+        return Found(1.0 / self.group)
+
+    def facts(self, state: Any) -> dict[str, Any]:
+        """What the manifest keeps beside the state; its `remark`, a line, is shown to the user."""
+        return {}
+
+    def choice(self, state: Any) -> tuple["Sampler", Any]:
+        """Which sampler goes on, with which state; burn-in may have found another to be faster."""
+        return self, state
+
+    def proposing(self, gan: "GAN", state: Any) -> "GAN":
+        """The GAN with labels as often as a run proposes them.
+
+        If it is another GAN, every class is to have its quota of the samples.
+        """
+        return gan
+
+    # Faster ways to take steps.
+
+    @property
+    def appends(self) -> bool:
+        """Whether `appending` is there: one CUDA graph then serves every step."""
+        return False
+
+    def appending(
+        self, gan: "GAN", state: Any, ring: Ring, names: tuple[str, ...]
+    ) -> Callable[[Tensor, Tensor | None], None]:
+        """A function of (z, y) that does what `step` does for the ring's next rows.
+
+        It adds the samples to the ring, with the named ones of x, z and y. Needed if `appends`.
+        """
+        raise NotImplementedError
+
+    @property
+    def draws(self) -> bool:
+        """Whether `rows` and `span` are there: it draws latents itself, and G sees few of them."""
+        return False
+
+    def rows(self, gan: "GAN", state: Any, rng: Rng, n: int) -> tuple[Any, Batch]:
+        """What `step` does for n rows whose latents it draws itself. Needed if `draws`."""
+        raise NotImplementedError
+
+    def span(self, state: Any) -> float:
+        """How many rows it takes for one that G and D see. Needed if `draws`."""
+        raise NotImplementedError
+
+    # What a run counts, and says of it.
+
+    @property
+    def tallies(self) -> tuple[str, ...]:
+        """Names of whole numbers in the batches' stats that are summed over a run.
+
+        "gradients" among them says that gradients of the logit are needed.
+        """
+        return ()
+
+    def capped_at(self, state: Any) -> Tensor | None:
+        """The log_m above which `clipped` adds up what the samples miss; None: nowhere."""
+        return None
+
+    def measured(self, state: Any, tallies: Mapping[str, int]) -> dict[str, Any]:
+        """What the tallies (with `calls` among them) say, for the manifest and stats."""
+        return {}
+
+    def note(self, state: Any, tallies: Mapping[str, int]) -> str:
+        """The same in a few words, for a progress bar."""
+        return ""
+
+    def check(self, state: Any, tallies: Mapping[str, int]) -> None:  # noqa: B027
+        """Raises where the run may not go on."""
+
+    def warning(self, tallies: Mapping[str, int]) -> str | None:
+        """What the user should hear of a run that has ended."""
+        return None
+
+    @property
+    def remedies(self) -> tuple[str, ...]:
+        """What the user can do with the fields where hardly any row is accepted."""
+        return ()
+
+    @classmethod
+    def described(cls, run: Recorded) -> Described:
+        """What `drs-fast report` says of a run on disk, beside what all have; here its tallies."""
+        return Described({name: f"{count:,}" for name, count in run.tallies.items()})
+
+
+def checked(sampler: Any) -> Sampler:
+    """The sampler; ValueError unless it is an instance that keeps the contract."""
+    if isinstance(sampler, type) or not isinstance(sampler, Sampler):
+        raise ValueError(
+            f"sampler must be an instance such as drs.samplers.DRS(), got {sampler!r}; a class of "
+            "your own derives from drs_fast.core.Sampler, which has defaults for everything but "
+            "law, init and step"
+        )
+    if not dataclasses.is_dataclass(sampler):
+        raise ValueError(
+            f"a sampler must be a dataclass, got {type(sampler).__name__}, which is none; write "
+            "@dataclass(frozen=True) above it"
+        )
+    return sampler
+
+
+_listed: Callable[[], Iterable[type[Sampler]]] = tuple
+
+
+def list_samplers(kinds: Callable[[], Iterable[type[Sampler]]]) -> None:
+    """Says where samplers are listed, for errors that name those that would do."""
+    global _listed
+    _listed = kinds
+
+
+def those_that(would_do: Callable[[Sampler], bool]) -> str:
+    """The names of listed samplers that, with all their defaults, would do."""
+    return ", ".join(kind.__name__ for kind in _listed() if would_do(kind()))

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from drs_fast.core import fingerprint
 from drs_fast.core.arguments import describe, integer, usable
+from drs_fast.core.sampler import those_that
 from drs_fast.gan import blocks, classes, links, real_data
 
 PRIORS = ("normal", "uniform", "truncated normal")
@@ -374,6 +375,6 @@ def _slope(logit: Tensor, leaf: Tensor) -> Tensor:
         raise ValueError(
             "the logit has no gradient, which this method follows: G or D is constant, or cuts the "
             "graph by detach, no_grad, integers or NumPy; give differentiable ones, or take a "
-            "sampler that needs none (DRS, OBRS, MH, SIR)"
+            f"sampler that needs none ({those_that(lambda each: 'gradients' not in each.tallies)})"
         )
     return slope

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from drs_fast import ops, zoo
 from drs_fast.core import LABEL, Rng
+from drs_fast.core.sampler import Bounded
 from drs_fast.gan import classes
 from drs_fast.store import Samples
 
@@ -31,12 +32,11 @@ def of_rows(group: str, of: Tensor, accepted: Tensor, passed: Tensor, seen: Tens
     return Balance(group, mass / mass.sum(), (lost / mass).nan_to_num())
 
 
-def of_run(samples: Samples, state: dict[str, Tensor]) -> Balance | str:
+def of_run(samples: Samples, state: dict[str, Tensor], bounded: Bounded | None) -> Balance | str:
     """By the labels, or by what a GAN of the zoo shows; or why it is not known."""
-    checked = state.get("checked")
-    if checked is None or not len(checked):
+    if bounded is None:
         return "no bound is used"
-    ids, (logit, bound, chance) = state["looked"], checked.unbind(dim=1)
+    ids, logit, bound, chance = bounded
     try:
         group, of = _groups(samples, state, ids)
     except RuntimeError as missing:
@@ -74,7 +74,7 @@ def _groups(samples: Samples, state: dict[str, Tensor], ids: Tensor) -> tuple[st
         u = ops.uniform(rng, len(ids), stream=LABEL, ids=ids)
         weighted = state["proposed"].tolist() or manifest["label_weights"] or ()
         return "class", classes.drawn(u, labels, tuple(weighted) or None)
-    known = zoo.groups(str(manifest.get("model")))
+    known = zoo.groups(manifest["model"])
     if known is None:
         raise RuntimeError("neither labels nor a GAN of the zoo tell the classes")
     gan = zoo.load(manifest["model"])

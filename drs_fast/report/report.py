@@ -3,22 +3,21 @@
 import os
 from os import PathLike
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from drs_fast import ops
+from drs_fast import ops, samplers
+from drs_fast.core import Sampler
+from drs_fast.core.sampler import Bounded, Described, Recorded
 from drs_fast.gan import classes
 from drs_fast.report import balance, pictures
 from drs_fast.report.balance import Balance
 from drs_fast.report.pictures import Panel, Square
-from drs_fast.samplers.common import clipped
-from drs_fast.squeeze import audit, stages
-from drs_fast.squeeze.stages import SqueezeState
+from drs_fast.squeeze import Squeeze
 from drs_fast.store import Samples, open_run
 from drs_fast.store.format import read_records
-from drs_fast.store.manifest import Manifest
+from drs_fast.store.manifest import SamplerSpec
 
 READ = 1_000_000  # samples that quantiles and pictures are made from, so that memory is bounded
 BEST = 64
@@ -43,24 +42,27 @@ def write(
     samples = open_run(path)
     state = state_of(samples)
     folder.mkdir(parents=True, exist_ok=True)
-    balanced = balance.of_run(samples, state)
-    drawn, reasons = _draw(samples, state, balanced, folder)
-    text = words(samples, state, balanced)
+    said = described(samples, state)
+    balanced = balance.of_run(samples, state, said.bounded)
+    drawn, reasons = _draw(samples, state, said.bounded, balanced, folder)
+    text = words(samples, state, said, balanced)
     if reasons:
         text += "\nnot drawn" + "".join(f"\n  {reason}" for reason in reasons)
     return text, drawn
 
 
-def words(samples: Samples, state: dict[str, Tensor], balanced: Balance | str) -> str:
+def words(
+    samples: Samples, state: dict[str, Tensor], said: Described, balanced: Balance | str
+) -> str:
     """The numbers of a run, one a line."""
     manifest, n = samples.manifest, len(samples)
     counters = _counters(samples)
     whole = "complete" if manifest["complete"] else f"unfinished, of {manifest['n']:,}"
     facts = {
         "model": manifest.get("model"),
-        "sampler": _sampler(manifest.get("sampler")),
+        "sampler": _sampler(manifest["sampler"]),
         "law": manifest.get("law"),
-        "seed": manifest.get("seed"),
+        "seed": manifest["seed"],
         "samples": f"{n:,} ({whole})",
         "proposals": f"{counters['proposals']:,}",
         "acceptance": _acceptance(n, counters["proposals"], state.get("acceptance")),
@@ -73,8 +75,7 @@ def words(samples: Samples, state: dict[str, Tensor], balanced: Balance | str) -
         f"{'log weights above cap' if 'cap' in state else 'logits above log_m'}": (
             f"{counters['above']:,}"
         ),
-        **_clipped(counters),
-        **_tallies(manifest, counters, state),
+        **said.lines,
         "moves accepted": _percent(manifest.get("acceptance_rate")),
         **_classes(samples),
         **balance.words(balanced),
@@ -109,37 +110,14 @@ def _classes(samples: Samples) -> dict[str, str]:
     }
 
 
-def _clipped(counters: dict[str, int]) -> dict[str, str]:
-    """What log_m leaves out of the data."""
-    if not counters.get("kept"):
-        return {}
-    above = counters["capped"] / counters["kept"]
-    return {
-        "samples above log_m": f"{above:.2%}",
-        "clipped by log_m": f"{clipped.clipped(counters)} of the data, 95 % interval",
-    }
-
-
-def _tallies(
-    manifest: Manifest, counters: dict[str, int], state: dict[str, Tensor]
-) -> dict[str, str | None]:
-    """Further counts; of a bound's sums, what they say."""
-    if "lost" not in counters:
-        own = [name for name in manifest.get("tallies", ()) if name not in clipped.TALLIES]
-        return {name: f"{counters[name]:,}" for name in own}
-    remark = manifest["remark"].partition(": ")[2]
-    if not counters["mass"]:
-        return {"squeeze": remark}
-    found = SqueezeState(**state)
-    evenly = counters["proposals"] * stages.floor(found.calls) * float(found.acceptance)
-    hidden = audit.unseen(float(found.samples) + evenly)
-    return {
-        "squeeze": remark,
-        "lost mass": f"{stages.lost(counters, found)}, 95 % interval",
-        "of it where rows were seen": f"{audit.loss(counters)}",
-        "of it where none was": f"at most {hidden:.2%} of the samples",
-        "audits": f"{counters['audited'] / counters['judged']:.2%} of all rows that are judged",
-    }
+def described(samples: Samples, state: dict[str, Tensor]) -> Described:
+    """What the sampler says of the run; of one that is not built in what is said of any."""
+    manifest, counters = samples.manifest, _counters(samples)
+    tallies = {name: counters[name] for name in manifest.get("tallies", ())}
+    run = Recorded(state, tallies, counters["proposals"], manifest.get("remark", ""))
+    kinds: tuple[type[Sampler], ...] = (Squeeze, *samplers.kinds())
+    known = {kind.__name__: kind for kind in kinds}
+    return known.get(manifest["sampler"]["name"], Sampler).described(run)
 
 
 def state_of(samples: Samples) -> dict[str, Tensor]:
@@ -174,6 +152,7 @@ def heading(samples: Samples) -> str:
 def _draw(
     samples: Samples,
     state: dict[str, Tensor],
+    bounded: Bounded | None,
     balanced: Balance | str,
     folder: Path,
 ) -> tuple[list[Path], list[str]]:
@@ -186,9 +165,8 @@ def _draw(
         reasons.append("scores: the sampler's state does not hold logits, log_m and gamma")
     else:
         drawn.append(pictures.scores(folder / "scores.png", *found, title))
-    checked = state.get("checked")
-    if checked is not None and len(checked):
-        logit, bound, chance = checked.unbind(dim=1)
+    if bounded is not None:
+        _, logit, bound, chance = bounded
         drawn.append(pictures.bounds(folder / "bounds.png", logit, bound, chance, title))
         if isinstance(balanced, str):
             reasons.append(f"balance: {balanced}")
@@ -257,13 +235,13 @@ def _absence(samples: Samples, column: str) -> str:
 def _counters(samples: Samples) -> dict[str, int]:
     """What the records of the readable shards add up to."""
     manifest = samples.manifest
-    records = read_records(samples.path, manifest)[0]
+    records = read_records(samples.path, manifest.get("chunk_rows"))[0]
     totals = {
         key: sum(records[i].counters.get(key, 0) for i in range(len(samples.counts)))
         for key in ("calls", "invalid", "above", *manifest.get("tallies", ()))
     }
-    whole_chunks = len(samples.counts) * int(manifest.get("chunk_rows", 0))
-    return {**totals, "proposals": int(manifest.get("proposals", whole_chunks))}
+    whole_chunks = len(samples.counts) * manifest.get("chunk_rows", 0)
+    return {**totals, "proposals": manifest.get("proposals", whole_chunks)}
 
 
 def _acceptance(n: int, proposals: int, expected: Tensor | None = None) -> str:
@@ -275,11 +253,9 @@ def _percent(share: float | None) -> str | None:
     return None if share is None else f"{share:.2%} of the proposals"
 
 
-def _sampler(spec: Any) -> str | None:
-    if not isinstance(spec, dict):
-        return None
+def _sampler(spec: SamplerSpec) -> str:
     fields = {key: value for key, value in spec.items() if key != "name" and value is not None}
-    return f"{spec.get('name')}({', '.join(f'{key}={value}' for key, value in fields.items())})"
+    return f"{spec['name']}({', '.join(f'{key}={value}' for key, value in fields.items())})"
 
 
 def _range(value: Tensor | None) -> str | None:

@@ -1,6 +1,6 @@
 """Runs a sampler over rows 0, 1, ... until n samples are there. Knows no sampler."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from os import PathLike
 from typing import overload
 
@@ -9,18 +9,17 @@ from torch import Tensor
 
 from drs_fast.core import BURN_IN_ROW, Batch, Sampler, Stale, Starvation
 from drs_fast.core.arguments import integer
-from drs_fast.gan import GAN, block_rows, classes
+from drs_fast.gan import GAN
 from drs_fast.run import pages
 from drs_fast.run.collected import Collected, Rows
+from drs_fast.run.options import Options, Weights
 from drs_fast.run.progress import Progress
-from drs_fast.run.saving import checked_chunk, columns, save_run
+from drs_fast.run.saving import save_run
 from drs_fast.run.schedule import Run
 from drs_fast.run.steps import Landed
 from drs_fast.store import Samples, open_run
 
-PATIENCE = 1_000_000
 ENDLESS = ((0, 0, BURN_IN_ROW),)  # one chunk of all rows
-Weights = Sequence[float] | Tensor | None
 
 
 @overload
@@ -50,7 +49,7 @@ def generate(
     out: str | PathLike[str] | None = None,
     save: tuple[str, ...] = ("x", "logit"),
     max_proposals: int | None = None,
-    patience: int = PATIENCE,
+    patience: int = 1_000_000,
     chunk_rows: int | None = None,
     precision: str = "fp32",
     tune: tuple[str, ...] = (),
@@ -80,44 +79,24 @@ def generate(
     Raises Starvation or Stale (in memory with what there is in `partial`), BadLogits, or
     store.Conflict if `out` holds another run, or G and D give other numbers than at its beginning.
     """
-    n, patience = integer("n", n, 0), integer("patience", patience, 1)
-    if max_proposals is not None:
-        max_proposals = integer("max_proposals", max_proposals, 1)
-    if chunk_rows is not None:
-        chunk_rows = integer("chunk_rows", chunk_rows, 1)
-    gan = _placed(gan, device, batch_size, precision, label_weights, only)
-    run = Run(gan, sampler, n, seed, max_proposals, patience, tune, cuda_graph)
-    kept, rows = columns(run.gan, save), checked_chunk(chunk_rows, sampler.group)
+    n = integer("n", n, 0)
+    options = Options(
+        seed=seed, batch_size=batch_size, device=device, save=save, max_proposals=max_proposals,
+        patience=patience, chunk_rows=chunk_rows, precision=precision, tune=tune,
+        cuda_graph=cuda_graph, label_weights=label_weights, only=only, progress=progress,
+    )  # fmt: skip
+    run = Run(gan, sampler, n, options)
     with pages.kept():
         if out is None:
-            return _generated(run, n, progress)
-        save_run(run, out, kept, rows, progress)
+            return _generated(run, n)
+        save_run(run, out)
         return open_run(out)
 
 
-def _placed(
-    gan: GAN,
-    device: torch.device | str | None,
-    batch_size: int,
-    precision: str,
-    label_weights: Weights,
-    only: int | None,
-) -> GAN:
-    if not isinstance(gan, GAN):
-        raise ValueError(f"gan must be a drs.GAN, got {type(gan).__name__}; drs.load makes one")
-    if only is not None:
-        if label_weights is not None:
-            raise ValueError("give one of only and label_weights")
-        label_weights = classes.only(gan.labels, only)
-    if label_weights is not None:
-        gan = gan.labelled(label_weights)
-    return gan.on(device, block_rows(batch_size), precision)
-
-
-def _generated(run: Run, n: int, progress: bool) -> Batch:
-    run.begin(progress)
+def _generated(run: Run, n: int) -> Batch:
+    run.begin()
     collected = Collected({name: run.example[name] for name in run.names}, n)
-    with Progress(n, enabled=progress) as bar:
+    with Progress(n, enabled=run.options.progress) as bar:
         try:
             for landed in run.landed(ENDLESS, run.names, bar):
                 collected.add(landed.rows)
@@ -135,7 +114,7 @@ def stream(
     seed: int = 0,
     batch_size: int = 4096,
     device: torch.device | str | None = None,
-    patience: int = PATIENCE,
+    patience: int = 1_000_000,
     precision: str = "fp32",
     tune: tuple[str, ...] = (),
     cuda_graph: bool = True,
@@ -148,10 +127,12 @@ def stream(
     turn: at the end of every batch those so far are the ones of `generate`, in another order.
     What log_m clips is not estimated here.
     """
-    integer("patience", patience, 1)
-    gan = _placed(gan, device, batch_size, precision, label_weights, only)
-    run = Run(gan, sampler, None, seed, None, patience, tune, cuda_graph)
-    run.begin(progress=False)
+    options = Options(
+        seed=seed, batch_size=batch_size, device=device, patience=patience, precision=precision,
+        tune=tune, cuda_graph=cuda_graph, label_weights=label_weights, only=only,
+    )  # fmt: skip
+    run = Run(gan, sampler, None, options)
+    run.begin()
     return _streamed(run)
 
 

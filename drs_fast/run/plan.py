@@ -18,12 +18,13 @@ from drs_fast.core import BURN_IN_ROW, Rng, Sampler
 from drs_fast.core.arguments import integer
 from drs_fast.gan import GAN, PRECISIONS
 from drs_fast.run import pages, tuning
-from drs_fast.run.generate import ENDLESS, PATIENCE
+from drs_fast.run.generate import ENDLESS
+from drs_fast.run.options import Options
 from drs_fast.run.progress import Progress
 from drs_fast.run.schedule import Run
 from drs_fast.training.fitting import of_gan
 
-USUAL = 4096  # the batch_size of `generate` unless another is given
+USUAL = Options.batch_size  # of `generate`, unless another is given
 SIZES = (256, 1024, USUAL, 16384, 65536)
 LONGEST = 4.0  # seconds of a call: a larger batch is not tried
 SLICE, ROUNDS = 0.1, 8  # seconds that each way is timed for at least, in every round
@@ -155,7 +156,8 @@ def plan(
         best = _best(tunes)
         if sampler is not None:
             say(f"{type(sampler).__name__}: burn-in, then samples for {DRAWING:.0f} s")
-            drawn = _draw(Run(gan, sampler, n or MANY, seed, None, PATIENCE, best.tune, True))
+            options = Options(seed=seed, batch_size=gan.block, precision=precision, tune=best.tune)
+            drawn = _draw(Run(gan, sampler, n or MANY, options))
     threads = f" (threads: {torch.get_num_threads()})" if gan.device.type == "cpu" else ""
     model = f"{gan.name} on {gan.device}{threads}"
     return Plan(model, precision, sizes, tunes, refused, best.batch_size, best.tune, drawn, n)
@@ -225,7 +227,7 @@ def _seconds(gan: GAN, rows: int) -> float:
 def _draw(run: Run) -> Drawn:
     """Of a run in memory, for a few seconds; where it has several steps, the first warms up."""
     start = time.perf_counter()
-    run.begin(progress=False)
+    run.begin()
     marks = [(time.perf_counter(), 0, 0)]
     for _ in run.landed(ENDLESS, run.names, Progress(run.n, enabled=False)):
         marks.append((time.perf_counter(), run.proposals, run.accepted))

@@ -1,9 +1,9 @@
 """What a model gives for a few fixed rows: it tells what no walk through the model finds."""
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Final
 
 import torch
 
@@ -11,18 +11,20 @@ from drs_fast import ops
 from drs_fast.core import PROBE_ROW, Rng, fingerprint
 from drs_fast.gan import GAN
 from drs_fast.store import Conflict
+from drs_fast.store.manifest import Manifest
 
-KEY = "probe_sha256"
+KEY: Final = "probe_sha256"
 ROWS = 8
 
 
-def kept(gan: GAN, manifest: Mapping[str, Any]) -> dict[str, str | None]:
+def kept(gan: GAN, manifest: Manifest | None) -> dict[str, str | None]:
     """What the manifest of a run keeps: of a new run the probe, twice alike, or null.
 
-    manifest: what is there so far; a run that was begun without a probe goes on without one.
+    manifest: what is there so far, None of a new run; one that was begun without a probe goes on
+        without one.
     Raises Conflict where G and D give other numbers than when the run was begun.
     """
-    if "model_sha256" not in manifest:
+    if manifest is None:
         with _unchanged(gan):
             first, again = sha256(gan), sha256(gan)
         if first != again:

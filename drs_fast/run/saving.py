@@ -11,10 +11,9 @@ from types import TracebackType
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from drs_fast import __version__
-from drs_fast.core import RNG_VERSION, fingerprint, layout
+from drs_fast.core import RNG_VERSION, Found, Sampler, fingerprint, layout
 from drs_fast.gan import GAN
 from drs_fast.run import probe
 from drs_fast.run.collected import Collected, Rows
@@ -24,21 +23,15 @@ from drs_fast.run.steps import Landed
 from drs_fast.store import Conflict, Corrupt, Writer
 from drs_fast.store.manifest import COPY, totals
 
-SAVEABLE = ("x", "z", "logit")
 SHARD_BYTES = 64 * 2**20
 SHARD_ROWS = 2**16
 CHUNK_ROWS = 2**18
 
 
-def save_run(
-    run: Run,
-    out: str | PathLike[str],
-    columns: tuple[str, ...],
-    chunk_rows: int | None,
-    progress: bool,
-) -> None:
+def save_run(run: Run, out: str | PathLike[str]) -> None:
     """Writes the run's samples to `out`, or the ones that an earlier call has not written."""
-    sampler, n = run.sampler, run.n or 0
+    sampler, n, options = run.sampler, run.n or 0, run.options
+    columns = options.save if run.gan.labels is None else (*options.save, "y")
     row_bytes = _row_bytes(run, columns)
     spec = {
         "rng_version": RNG_VERSION,
@@ -48,12 +41,12 @@ def save_run(
         "batch_size": run.gan.block,
         "device": run.gan.device.type,
         "precision": run.gan.precision,
-        "tune": list(run.tune),
+        "tune": list(options.tune),
         "save": list(columns),
         "label_weights": run.gan.label_weights and list(run.gan.label_weights),
     }
-    if chunk_rows is not None:
-        spec["chunk_rows"] = chunk_rows
+    if options.chunk_rows is not None:
+        spec["chunk_rows"] = options.chunk_rows
     examine = functools.partial(probe.kept, run.gan)
     with Writer.open(out, spec, n, bytes_per_sample=row_bytes, examine=examine) as writer:
         _check_rows(writer, run, columns)
@@ -66,10 +59,10 @@ def save_run(
                 "which cannot be resumed; choose another directory"
             )
         if writer.state is None:
-            found = run.begin(progress)
+            found = run.begin()
             tensors = run.state._asdict()
-            rows = spec.get("chunk_rows") or _chunk_rows(
-                tensors, sampler.group, row_bytes, run.gan.block
+            rows = options.chunk_rows or _chunk_rows(
+                sampler.found(run.state), sampler.group, row_bytes, run.gan.block
             )
             facts = {
                 "chunk_rows": rows,
@@ -86,7 +79,7 @@ def save_run(
                 for k, v in tensors.items()
                 if not v.ndim or (v.dtype == torch.float64 and v.shape == (run.gan.labels,))
             }
-            writer.save_state(tensors, {"eps": getattr(sampler, "eps", None), **numbers, **facts})
+            writer.save_state(tensors, {"eps": None, **numbers, **facts})
         else:
             if writer.facts["tuned"] != spec["tune"]:  # an earlier version kept what was faster
                 raise Conflict(
@@ -96,7 +89,7 @@ def save_run(
                 )
             tensors = {name: t.to(run.gan.device) for name, t in writer.state.items()}
             run.resume(sampler.State(**tensors))
-        with Progress(n, enabled=progress) as bar:
+        with Progress(n, enabled=options.progress) as bar:
             _fill(run, writer, columns, bar)
         writer.finish(_summary(writer, run))
         run.warn()
@@ -125,17 +118,17 @@ def _check_state(writer: Writer, run: Run) -> None:
         )
 
 
-def _spec(sampler: Any, gan: GAN) -> dict[str, Any]:
+def _spec(sampler: Sampler, gan: GAN) -> dict[str, Any]:
     """Its name, law and plain fields, and the sha256 of the functions and the data it uses."""
     fields = {field.name: getattr(sampler, field.name) for field in dataclasses.fields(sampler)}
     plain = {name: value for name, value in fields.items() if not callable(value)}
-    functions = getattr(sampler, "functions", ())
-    named = {"functions_sha256": fingerprint.sha256(*functions)} if functions else {}
-    data = sampler.data(gan) if hasattr(sampler, "data") else ()
-    if data:
+    functions, named = sampler.functions, {}
+    if functions:
+        named["functions_sha256"] = fingerprint.sha256(*functions)
+    if data := sampler.data(gan):
         named["data_sha256"] = fingerprint.sha256(*data)
     nested = {
-        name: _spec(value, gan) for name, value in plain.items() if dataclasses.is_dataclass(value)
+        name: _spec(value, gan) for name, value in plain.items() if isinstance(value, Sampler)
     }
     return {
         "name": type(sampler).__name__,
@@ -241,49 +234,18 @@ def _summary(writer: Writer, run: Run) -> dict[str, Any]:
     calls = sum(record.counters["calls"] for record in records)
     return {
         **found,
-        "calls_total": calls + _burn_in(run),
+        "calls_total": calls + run.sampler.found(run.state).spent,
         **run.measured({"calls": calls, **found}),
     }
-
-
-def _burn_in(run: Run) -> int:
-    """Calls of G and D before the first row."""
-    spent = getattr(run.state, "spent", None)
-    if spent is None:
-        logits = getattr(run.state, "logits", None)
-        return getattr(run.sampler, "burn_in", 0) if logits is None else len(logits)
-    return int(spent)
 
 
 def _row_bytes(run: Run, columns: tuple[str, ...]) -> int:
     return sum(run.example[name].nbytes for name in ("ids", *columns))
 
 
-def columns(gan: GAN, save: tuple[str, ...]) -> tuple[str, ...]:
-    """What is kept of every sample, in a fixed order; ValueError for what cannot be."""
-    names = tuple(save.split(",")) if isinstance(save, str) else tuple(save)
-    unknown = [name for name in names if name not in (*SAVEABLE, "ids", "")]
-    if unknown:
-        raise ValueError(f"save takes {', '.join(SAVEABLE)} (ids always), got {unknown[0]!r}")
-    kept = [name for name in SAVEABLE if name in names]
-    return (*kept, "y") if gan.labels is not None else tuple(kept)
-
-
-def _chunk_rows(tensors: dict[str, Tensor], group: int, row_bytes: int, block: int) -> int:
+def _chunk_rows(found: Found, group: int, row_bytes: int, block: int) -> int:
     """Rows that give a shard of at most 64 MiB or 65,536 samples at the expected acceptance."""
-    acceptance = float(tensors["acceptance"]) if "acceptance" in tensors else 1.0 / group
-    calls = float(tensors["calls"]) if "calls" in tensors else 1.0  # of G and D, for a row
     samples = max(1.0, min(SHARD_ROWS, SHARD_BYTES / row_bytes))
-    rows = samples / max(acceptance, samples * calls / CHUNK_ROWS)
-    groups = max(rows, (2 * block - 1) / calls) / group
+    rows = samples / max(found.acceptance, samples * found.calls / CHUNK_ROWS)
+    groups = max(rows, (2 * block - 1) / found.calls) / group
     return group << math.floor(math.log2(max(groups, 1.0)))
-
-
-def checked_chunk(rows: int | None, group: int) -> int | None:
-    """chunk_rows; ValueError unless it is the group times a power of two."""
-    if rows is None:
-        return None
-    groups = rows // group
-    if rows % group or groups & (groups - 1):
-        raise ValueError(f"chunk_rows must be {group} times a power of two, got {rows}")
-    return rows

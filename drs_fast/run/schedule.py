@@ -12,22 +12,17 @@ import torch
 from torch import Tensor
 
 from drs_fast import ops
-from drs_fast.core import Rng, Sampler, Starvation, check_invalid, last_row
+from drs_fast.core import Found, Rng, Sampler, Starvation, check_invalid, last_row
+from drs_fast.core.sampler import checked, those_that
 from drs_fast.gan import BLOCK_MULTIPLE, GAN, SMALLEST, classes
 from drs_fast.run import steps, tuning
 from drs_fast.run.collected import Rows
+from drs_fast.run.options import Options
 from drs_fast.run.progress import Progress
 from drs_fast.run.steps import Landed, Step
 from drs_fast.samplers.common import clipped
 
-# What helps against starvation: fields of samplers, and what to do with them.
-REMEDIES = {
-    "gamma": "lower gamma, or choose it by target_acceptance (for example 0.1)",
-    "budget": "raise budget",
-    "log_m": "give log_m yourself: logits above it are accepted almost surely, and counted",
-    "cap": "give a lower cap: log weights above it count alike",
-}
-
+TRAIN = "train the discriminator on, or calibrate it: a few logits outweigh all others"
 LARGEST_STEP = 2**17  # rows, where blocks of G and D do not divide a sampler's groups
 # More than the expected samples that a last step must be expected to bring: in memory another one
 # may follow it, on disk one that falls short is taken again.
@@ -42,54 +37,44 @@ class Run:
         gan: GAN,
         sampler: Sampler,
         n: int | None,
-        seed: int,
-        max_proposals: int | None,
-        patience: int,
-        tune: tuple[str, ...],
-        cuda_graph: bool,
+        options: Options,
     ) -> None:
-        if isinstance(sampler, type) or not hasattr(sampler, "step"):
-            raise ValueError(
-                f"sampler must be an instance such as drs.samplers.DRS(), got {sampler!r}"
-            )
-        if gan.energy and not getattr(sampler, "energy", False):
+        gan, sampler = options.placed(gan), checked(sampler)
+        if gan.energy and not sampler.energy:
             raise ValueError(
                 f"a {gan.link} critic is no density ratio, which {type(sampler).__name__} needs: "
-                "make it one with drs.calibrate or drs.keep_train, or take a sampler that follows "
-                "any critic: DDLS, ISIR, Ex2MCMC, FlEx2MCMC, DOT, DCD, or DGFlow with "
-                "divergence='kl'"
+                "make it one with drs.calibrate or drs.keep_train, or take a sampler that, with "
+                f"its default fields, needs none: {those_that(lambda each: each.energy)}"
             )
-        self.tune, self.cuda_graph = tuning.check(tune), cuda_graph
-        self.gan, self.sampler = tuning.applied(gan, self.tune), sampler
-        self.rng = Rng(seed)
+        options.check_group(sampler.group)
+        self.gan, self.sampler = tuning.applied(gan, options.tune), sampler
+        self.options, self.rng = options, Rng(options.seed)
         self.step_rows = math.lcm(self.gan.block, sampler.group)
         if self.step_rows > max(LARGEST_STEP, self.gan.block):
             # Then a block of G and D is not full.
             self.step_rows = sampler.group * max(1, LARGEST_STEP // 2 // sampler.group)
-        self.n, self.max_proposals, self.patience = n, max_proposals, patience
+        self.n = n
         self.state: Any = None
         self.flip_rate: float | None = None
         self._rate = 1.0  # expected share of accepted rows
         self._draws = False  # whether the sampler draws latents itself, most of which cost little
         self._flying = 0  # rows of steps that have not landed
         self.accepted = self.proposals = self.calls = self.invalid = self.above = self.idle = 0
-        self.tallies = Counter(dict.fromkeys(steps.tallies(sampler), 0))
+        self.tallies = Counter(dict.fromkeys(sampler.tallies, 0))
         self.quota: classes.Quota | None = None
         self._excess: clipped.Tally | None = None
 
-    def begin(self, progress: bool) -> dict[str, Any]:
+    def begin(self) -> dict[str, Any]:
         """Burn-in; returns what it found apart from the sampler's state."""
 
         def say(line: str) -> None:
-            if progress:
+            if self.options.progress:
                 sys.stderr.write(f"{line}\n")
 
         self.resume(self.sampler.init(self.gan, self.rng))
-        found: dict[str, Any] = {"tuned": list(self.tune)}
-        if hasattr(self.sampler, "remark"):
-            # It is part of the state, so it may not depend on n, which may grow.
-            found["remark"] = self.sampler.remark(self.state)
-            found["squeeze_used"] = self.chosen()[0] is self.sampler
+        # It is kept with the state, so it may not depend on n, which may grow.
+        found = {"tuned": list(self.options.tune), **self.sampler.facts(self.state)}
+        if "remark" in found:
             say(found["remark"])
         if self.gan.precision != "fp32":
             self.flip_rate = tuning.flip_rate(
@@ -101,12 +86,11 @@ class Run:
     def resume(self, state: Any) -> None:
         """Goes on after a burn-in, which says what labels are proposed and what is added up."""
         self.state = state
-        if hasattr(self.sampler, "proposing"):
-            asked, self.gan = self.gan, self.sampler.proposing(self.gan, state)
-            if self.gan is not asked:
-                shares = classes.shares(asked.labels or 0, asked.label_weights)
-                self.quota = classes.Quota(shares, self.n)
-        cap = self.sampler.capped_at(state) if hasattr(self.sampler, "capped_at") else None
+        asked, self.gan = self.gan, self.sampler.proposing(self.gan, state)
+        if self.gan is not asked:
+            shares = classes.shares(asked.labels or 0, asked.label_weights)
+            self.quota = classes.Quota(shares, self.n)
+        cap = self.sampler.capped_at(state)
         self._excess = None if cap is None else clipped.Tally(cap)
 
     @functools.cached_property
@@ -145,7 +129,7 @@ class Run:
         example = {name: self.example[name] for name in ("logit", *names)}
         sampler, state = self.chosen()
         lane = steps.lane(
-            self.gan, sampler, state, self.rng, self.step_rows, example, self.cuda_graph
+            self.gan, sampler, state, self.rng, self.step_rows, example, self.options.cuda_graph
         )
         for landed in steps.landed(lane, self._steps(chunks, lane, whole, again)):
             if self.accepted == self.n and landed.step.chunk >= whole:
@@ -163,7 +147,7 @@ class Run:
             landed = landed._replace(rows=rows)
             landed = self._with_excess(landed, taken, ends or landed.step.last)
             self._tally(landed, taken)
-            bar.note = self._note()
+            bar.note = self.sampler.note(self.state, self.tallies)
             bar.advance(taken, tried)
             yield landed
             if self.accepted == self.n and landed.step.chunk >= whole:
@@ -171,19 +155,16 @@ class Run:
             self._check_hunger()
         if self.accepted == self.n:
             return
+        most, remedies = self.options.max_proposals, ["raise it", *self.sampler.remedies[:1]]
         raise Starvation(
-            f"{self.accepted:,} samples after max_proposals={self.max_proposals:,}; raise it"
-            + (", or lower gamma" if hasattr(self.sampler, "gamma") else "")
+            f"{self.accepted:,} samples after max_proposals={most:,}; {', or '.join(remedies)}"
         )
 
     def chosen(self) -> tuple[Sampler, Any]:
         """What runs after burn-in: it may have found that a simpler sampler is faster."""
-        sampler, state = self.sampler, self.state
-        if hasattr(sampler, "choice"):
-            sampler, state = sampler.choice(state)
-        expected = state._asdict().get("acceptance", 1.0 / sampler.group)
-        self._rate = min(max(float(expected), 2.0**-40), 1.0)
-        self._draws = hasattr(sampler, "rows")
+        sampler, state = self.sampler.choice(self.state)
+        self._rate = min(max(sampler.found(state).acceptance, 2.0**-40), 1.0)
+        self._draws = sampler.draws
         return sampler, state
 
     def _taken(self, landed: Landed) -> list[Rows]:
@@ -212,23 +193,13 @@ class Run:
 
     def measured(self, totals: dict[str, int]) -> dict[str, Any]:
         """What all counts say."""
-        return (
-            dict(self.sampler.measured(self.state, totals))
-            if hasattr(self.sampler, "measured")
-            else {}
-        )
+        return self.sampler.measured(self.state, totals)
 
     def warn(self) -> None:
         """Says what the user should hear of a run that has ended."""
-        line = self.sampler.warning(self.totals()) if hasattr(self.sampler, "warning") else None
+        line = self.sampler.warning(self.totals())
         if line is not None:
             warnings.warn(line, stacklevel=4)
-
-    def _note(self) -> str:
-        """What the tallies say, for a progress bar."""
-        if not hasattr(self.sampler, "note"):
-            return ""
-        return str(self.sampler.note(self.state, self.tallies))
 
     def rows_until(self, ids: Tensor) -> int:
         """Rows up to the end of the last one's group."""
@@ -239,7 +210,8 @@ class Run:
         self, chunks: Iterable[tuple[int, int, int]], lane: steps.Lane, whole: int, again: bool
     ) -> Iterator[Step]:
         """Whole groups, no step across two chunks, and no more rows than may still be tried."""
-        left = math.inf if self.max_proposals is None else self.max_proposals - self.proposals
+        most = self.options.max_proposals
+        left = math.inf if most is None else most - self.proposals
         for chunk, row, end in chunks:
             if self.accepted == self.n and chunk >= whole:
                 return
@@ -284,7 +256,7 @@ class Run:
         """Rows of one batch, or of several if the n-th sample cannot come before the last one."""
         wanted: float = 0 if self.n is None else self.n - self.accepted
         if self._draws:  # most rows cost little: rather too many than another step
-            most = min(most, self.patience)
+            most = min(most, self.options.patience)
             wanted = math.inf if self.n is None else wanted + 2.0 * math.sqrt(wanted)
             wanted /= self._rate
         wanted -= self._flying
@@ -300,17 +272,18 @@ class Run:
         self.above += landed.above
         self.tallies.update(landed.tallies)
         check_invalid(self.invalid, self.calls if self._draws else self.proposals)
-        if landed.tallies and hasattr(self.sampler, "check"):
+        if landed.tallies:
             self.sampler.check(self.state, self.tallies)
 
     def _check_hunger(self) -> None:
-        if self.idle >= self.patience:
+        if self.idle >= self.options.patience:
             accepted, lacking = "accepted", ""
             if self.quota is not None:
                 accepted, lacking = "of a class that lacks samples", self.quota.lacking()
             raise Starvation(
                 f"none of the last {self.idle:,} proposals was {accepted} ({self.accepted:,} of "
-                f"{self.proposals:,} in all{lacking}); {_histogram(self.gan, self.rng, self.state)}"
+                f"{self.proposals:,} in all{lacking}); "
+                f"{_histogram(self.gan, self.rng, self.sampler.found(self.state))}"
                 f"{_remedies(self.sampler)}"
             )
 
@@ -326,10 +299,9 @@ def _first(pieces: list[Rows], count: int) -> list[Rows]:
     return kept
 
 
-def _histogram(gan: GAN, rng: Rng, state: Any) -> str:
+def _histogram(gan: GAN, rng: Rng, found: Found) -> str:
     """The burn-in logits in words."""
-    what = "log weights" if hasattr(state, "log_weights") else "logits"
-    logit = getattr(state, what.replace(" ", "_"), None)
+    what, logit = found.unit, found.judged
     if logit is None:
         logit = gan.logits(ops.latents(gan, rng, gan.block), ops.labels(gan, rng, gan.block))[1]
     finite = logit[torch.isfinite(logit)].double()
@@ -337,17 +309,14 @@ def _histogram(gan: GAN, rng: Rng, state: Any) -> str:
         return f"none of {len(logit):,} {what} is finite. Remedies:"
     quantiles = torch.quantile(finite[:100_000], finite.new_tensor([0.0, 0.25, 0.5, 0.75, 1.0]))
     low, quarter, middle, upper, top = (f"{float(q):.3g}" for q in quantiles)
-    limits = {name: getattr(state, name, None) for name in ("log_m", "cap")}
-    against = "".join(f", {k} = {float(v.max()):.4g}" for k, v in limits.items() if v is not None)
+    against = "".join(f", {k} = {float(v.max()):.4g}" for k, v in found.limits.items())
     return (
         f"{what} of {len(logit):,} proposals: lowest {low}, a quarter below {quarter}, half below "
         f"{middle}, three quarters below {upper}, highest {top}{against}. Remedies:"
     )
 
 
-def _remedies(sampler: Any) -> str:
-    """One a line, numbered: those that the sampler has fields for, and what always helps."""
-    wrapped = getattr(sampler, "sampler", sampler)
-    own = [remedy for field, remedy in REMEDIES.items() if hasattr(wrapped, field)]
-    lines = [*own, "train the discriminator on, or calibrate it: a few logits outweigh all others"]
+def _remedies(sampler: Sampler) -> str:
+    """One a line, numbered: the sampler's own, and what always helps."""
+    lines = (*sampler.remedies, TRAIN)
     return "".join(f"\n  {i}. {line}" for i, line in enumerate(lines, start=1))

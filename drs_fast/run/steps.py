@@ -87,14 +87,9 @@ def lane(
 
     example: one row of all that is wanted. graph: whether to try a CUDA graph.
     """
-    if hasattr(sampler, "appending") and not sampler.sequential:
+    if sampler.appends:
         return Appending(gan, sampler, state, rng, size, example, graph)
     return Stepping(gan, sampler, state, rng, size, example)
-
-
-def tallies(sampler: Sampler) -> tuple[str, ...]:
-    """The further counts that the sampler keeps."""
-    return tuple(getattr(sampler, "tallies", ()))
 
 
 class Stepping:
@@ -105,20 +100,19 @@ class Stepping:
     ) -> None:
         self._gan, self._sampler, self._state, self._rng = gan, sampler, state, rng
         self._example, self.most_rows = example, size
-        self._rows = getattr(sampler, "rows", None)
-        if self._rows is not None:
+        if sampler.draws:
             room = RING_BYTES // (size * sum(row.nbytes for row in example.values()))
             batches = max(1, min(BATCHES, room))
-            rows = batches * size * float(sampler.span(state))  # type: ignore[attr-defined]
+            rows = batches * size * sampler.span(state)
             self.most_rows = size * max(1, min(MOST_ROWS, int(rows)) // size)
-        self._tallies = tallies(sampler)
+        self._tallies = sampler.tallies
         self._readings = Readings(gan.device)
         self.in_flight = self._readings.in_flight
 
     def launch(self, step: Step) -> Callable[[], Landed]:
         rng = self._rng.at(step.row)
-        if self._rows is not None:
-            self._state, batch = self._rows(self._gan, self._state, rng, step.size)
+        if self._sampler.draws:
+            self._state, batch = self._sampler.rows(self._gan, self._state, rng, step.size)
         else:
             z = ops.latents(self._gan, rng, step.size)
             y = ops.labels(self._gan, rng, step.size)
@@ -154,7 +148,7 @@ class Appending:
     def __init__(
         self,
         gan: GAN,
-        sampler: Any,
+        sampler: Sampler,
         state: Any,
         rng: Rng,
         size: int,

@@ -2,12 +2,16 @@
 
 import importlib
 import pkgutil
+from collections.abc import Iterator
 from typing import Any
+
+from drs_fast.core import Sampler
+from drs_fast.core.sampler import list_samplers
 
 NAMES = tuple(module.name for module in pkgutil.iter_modules(__path__) if not module.ispkg)
 
 
-def get(name: str) -> Any:
+def get(name: str) -> type[Sampler]:
     """The sampler class of a name such as "drs"."""
     if name not in NAMES:
         raise ValueError(f"sampler must be one of {', '.join(NAMES)}, got {name!r}")
@@ -20,12 +24,20 @@ def get(name: str) -> Any:
     return sampler
 
 
+def kinds() -> Iterator[type[Sampler]]:
+    """All sampler classes."""
+    return (get(name) for name in NAMES)
+
+
+list_samplers(kinds)
+
+
 def __getattr__(name: str) -> Any:
     if name.lower() in NAMES and get(name.lower()).__name__ == name:
         return get(name.lower())
-    known = ", ".join(get(each).__name__ for each in NAMES)
+    known = ", ".join(kind.__name__ for kind in kinds())
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}; samplers: {known}")
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *(get(name).__name__ for name in NAMES)])
+    return sorted([*globals(), *(kind.__name__ for kind in kinds())])

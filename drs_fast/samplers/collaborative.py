@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from drs_fast import ops
-from drs_fast.core import Batch, Rng
+from drs_fast.core import Batch, Found, Rng, Sampler
 from drs_fast.core.arguments import integer, number, positive
 from drs_fast.core.layout import Scalar
 from drs_fast.gan import GAN
@@ -25,7 +25,7 @@ class CollaborativeState(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Collaborative:
+class Collaborative(Sampler):
     """Moves what a layer of G returns up the critic, then takes one sample of every chain.
 
     layer: dotted name of the part of the generator whose output is moved; "": the samples.
@@ -52,8 +52,6 @@ class Collaborative:
     burn_in: int = 1000
 
     State: ClassVar[Any] = CollaborativeState
-    law_version: ClassVar[int] = 1
-    sequential: ClassVar[bool] = False
     tallies: ClassVar[tuple[str, ...]] = ("gradients",)
 
     def __post_init__(self) -> None:
@@ -89,6 +87,9 @@ class Collaborative:
         logit, _ = burn_in(gan, rng, self.burn_in)
         share = 1.0 / self.chain_length
         return CollaborativeState(torch.full((), share, dtype=torch.float64, device=logit.device))
+
+    def found(self, state: CollaborativeState) -> Found:
+        return Found(float(state.acceptance), spent=self.burn_in)
 
     def step(
         self, gan: GAN, state: CollaborativeState, z: Tensor, y: Tensor | None, rng: Rng

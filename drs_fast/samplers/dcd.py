@@ -9,7 +9,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from drs_fast.core import Batch, Rng
+from drs_fast.core import Batch, Found, Rng, Sampler
 from drs_fast.core.arguments import integer
 from drs_fast.core.layout import Scalar
 from drs_fast.gan import GAN
@@ -23,7 +23,7 @@ class DCDState(NamedTuple):
 
 
 @dataclass(frozen=True)
-class DCD(Moves):
+class DCD(Moves, Sampler):
     """Pushes every row's latent or sample up the critic; drs.contrastive trains one for it.
 
     space: "latent": z + step_size/2 gradient + sqrt(step_size) noise, without the prior.
@@ -42,9 +42,6 @@ class DCD(Moves):
     burn_in: int = 1000
 
     State: ClassVar[Any] = DCDState
-    law_version: ClassVar[int] = 1
-    group: ClassVar[int] = 1
-    sequential: ClassVar[bool] = False
     energy: ClassVar[bool] = True
     tallies: ClassVar[tuple[str, ...]] = ("gradients",)
 
@@ -59,6 +56,9 @@ class DCD(Moves):
     def init(self, gan: GAN, rng: Rng) -> DCDState:
         logit, _ = burn_in(gan, rng, self.burn_in)
         return DCDState(torch.ones((), dtype=torch.float64, device=logit.device))
+
+    def found(self, state: DCDState) -> Found:
+        return Found(float(state.acceptance), spent=self.burn_in)
 
     def step(
         self, gan: GAN, state: DCDState, z: Tensor, y: Tensor | None, rng: Rng

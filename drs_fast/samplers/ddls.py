@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from drs_fast import ops
-from drs_fast.core import BURN_IN_ROW, Batch, Rng
+from drs_fast.core import BURN_IN_ROW, Batch, Found, Rng, Sampler
 from drs_fast.core.arguments import integer, number, one_of, positive
 from drs_fast.core.layout import Scalar
 from drs_fast.gan import GAN
@@ -38,7 +38,7 @@ class DDLSState(NamedTuple):
 
 
 @dataclass(frozen=True)
-class DDLS:
+class DDLS(Sampler):
     """A chain of latents from every row's own latent, towards p0(z) exp(logit).
 
     kind: "ula" takes every move, "mala" accepts or rejects it by Metropolis and Hastings (slower
@@ -88,9 +88,6 @@ class DDLS:
     leapfrog: int = 10
 
     State: ClassVar[Any] = DDLSState
-    law_version: ClassVar[int] = 1
-    group: ClassVar[int] = 1
-    sequential: ClassVar[bool] = False
     energy: ClassVar[bool] = True
     tallies: ClassVar[tuple[str, ...]] = ("gradients", "accepted_steps")
 
@@ -187,6 +184,9 @@ class DDLS:
         if self.kind in ADJUSTED:
             self._warn(moves / (len(late) * self.burn_in), math.exp(found))
         return DDLSState(math.exp(found) * one, one)
+
+    def found(self, state: DDLSState) -> Found:
+        return Found(float(state.acceptance), spent=self.burn_in)
 
     def step(
         self, gan: GAN, state: DDLSState, z: Tensor, y: Tensor | None, rng: Rng

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from drs_fast import ops
-from drs_fast.core import Batch, Rng
+from drs_fast.core import Batch, Found, Rng, Sampler
 from drs_fast.core.arguments import integer, number, one_of, positive
 from drs_fast.core.layout import Scalar
 from drs_fast.gan import GAN
@@ -27,7 +27,7 @@ class DGFlowState(NamedTuple):
 
 
 @dataclass(frozen=True)
-class DGFlow:
+class DGFlow(Sampler):
     """z + step_size w gradient + sqrt(2 step_size noise) normal, `steps` times from the row's z.
 
     divergence: w = 1 ("kl"), sigmoid(logit) ("js") or sigmoid(-logit) ("logd"); the latter two
@@ -48,8 +48,6 @@ class DGFlow:
 
     State: ClassVar[Any] = DGFlowState
     law_version: ClassVar[int] = 2  # 1: the last bit of "js" and "logd" depended on the batch
-    group: ClassVar[int] = 1
-    sequential: ClassVar[bool] = False
     tallies: ClassVar[tuple[str, ...]] = ("gradients",)
 
     def __post_init__(self) -> None:
@@ -74,6 +72,9 @@ class DGFlow:
     def init(self, gan: GAN, rng: Rng) -> DGFlowState:
         logit, _ = burn_in(gan, rng, self.burn_in)
         return DGFlowState(torch.ones((), dtype=torch.float64, device=logit.device))
+
+    def found(self, state: DGFlowState) -> Found:
+        return Found(float(state.acceptance), spent=self.burn_in)
 
     def step(
         self, gan: GAN, state: DGFlowState, z: Tensor, y: Tensor | None, rng: Rng

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from drs_fast import ops
-from drs_fast.core import BURN_IN_ROW, BadLogits, Batch, Rng
+from drs_fast.core import BURN_IN_ROW, BadLogits, Batch, Found, Rng, Sampler
 from drs_fast.core.arguments import integer, one_of, positive
 from drs_fast.core.layout import Scalar
 from drs_fast.gan import GAN
@@ -31,7 +31,7 @@ class DOTState(NamedTuple):
 
 
 @dataclass(frozen=True)
-class DOT:
+class DOT(Sampler):
     """Descends |p - start| - logit / lipschitz, where p is the latent or the sample.
 
     space: "latent" or "sample"; in the sample space z stays the row's latent.
@@ -68,8 +68,6 @@ class DOT:
 
     State: ClassVar[Any] = DOTState
     law_version: ClassVar[int] = 2
-    group: ClassVar[int] = 1
-    sequential: ClassVar[bool] = False
     energy: ClassVar[bool] = True
     tallies: ClassVar[tuple[str, ...]] = ("gradients",)
 
@@ -112,6 +110,9 @@ class DOT:
             slopes = torch.cat([slopes, norms])
         lipschitz = largest(slopes)
         return DOTState(lipschitz, torch.ones_like(lipschitz))
+
+    def found(self, state: DOTState) -> Found:
+        return Found(float(state.acceptance), spent=self.burn_in)
 
     def step(
         self, gan: GAN, state: DOTState, z: Tensor, y: Tensor | None, rng: Rng

@@ -4,7 +4,7 @@ Source: Azadi, Olsson, Darrell, Goodfellow and Odena, Discriminator rejection sa
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -14,17 +14,17 @@ from torch import Tensor
 from drs_fast import ops
 from drs_fast.core import Batch, Rng
 from drs_fast.core.arguments import integer, number, one_of
-from drs_fast.core.compacted import Ring
+from drs_fast.core.sampler import Described, Recorded
 from drs_fast.gan import GAN
 from drs_fast.gan.classes import CHOICES, JOINT, WITHIN
 from drs_fast.ops.order import INTERPOLATIONS
 from drs_fast.samplers.common import clipped, rejection
 from drs_fast.samplers.common.burn_in import valid
-from drs_fast.samplers.common.rejection import Rejection, RejectionState
+from drs_fast.samplers.common.rejection import Rejection, RejectionSampler, RejectionState
 
 
 @dataclass(frozen=True)
-class DRS:
+class DRS(RejectionSampler):
     """Accepts with probability sigmoid(d - log(1 - exp(d - eps)) - gamma), d = logit - log_m.
 
     gamma: fixed, or found in burn-in from `percentile` (0-100: the percentile of F that gets
@@ -57,9 +57,7 @@ class DRS:
     classes: str = "joint"
     interpolation: str = "none"
 
-    State: ClassVar[Any] = RejectionState
     law_version: ClassVar[int] = 2  # 1: with labels, a log_m for each class and no quotas
-    group: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
         chosen = {
@@ -113,6 +111,16 @@ class DRS:
         return f"data{within} sharpened where gamma > 0 and flattened where gamma < 0"
 
     @property
+    def remedies(self) -> tuple[str, ...]:
+        return (
+            "lower gamma, or choose it by target_acceptance (for example 0.1)",
+            "give log_m yourself: logits above it are accepted almost surely, and counted",
+        )
+
+    def facts(self, state: RejectionState) -> dict[str, Any]:
+        return {"eps": self.eps}
+
+    @property
     def tallies(self) -> tuple[str, ...]:
         return clipped.TALLIES if self.gamma == 0.0 else ()
 
@@ -132,6 +140,10 @@ class DRS:
         """What the user should hear, unless log_m is the user's own."""
         return clipped.warning(tallies) if self.gamma == 0.0 and self.log_m is None else None
 
+    @classmethod
+    def described(cls, run: Recorded) -> Described:
+        return Described(clipped.described(run.tallies))
+
     def init(self, gan: GAN, rng: Rng) -> RejectionState:
         within = self.classes == WITHIN
         return rejection.thresholds(gan, rng, self.burn_in, within, self.eps, self._threshold)
@@ -145,18 +157,8 @@ class DRS:
         return state, rejection.compacted(x, logit, state, z, y, rng, self.eps)
 
     def rejection(self, gan: GAN, state: RejectionState) -> Rejection:
-        """What decides on a row: `drs.Squeeze` bounds it."""
-        return Rejection(rejection.proposing(gan, state), state, self.eps)
-
-    def proposing(self, gan: GAN, state: RejectionState) -> GAN:
-        """The GAN with labels as often as a run proposes them."""
-        return rejection.proposing(gan, state)
-
-    def appending(
-        self, gan: GAN, state: RejectionState, ring: Ring, names: tuple[str, ...]
-    ) -> Callable[[Tensor, Tensor | None], None]:
-        """What `step` does for the ring's next rows, and adds the samples to the ring."""
-        return rejection.appending(gan, state, ring, names, self.eps)
+        free = self.log_m is None and self.gamma is not None
+        return Rejection(rejection.proposing(gan, state.proposed), state, self.eps, free)
 
     def _threshold(self, logit: Tensor) -> tuple[Tensor, Tensor]:
         """log_m and gamma from burn-in logits, 0-d float64."""

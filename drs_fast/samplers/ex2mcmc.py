@@ -40,10 +40,6 @@ class Ex2MCMC(LocalGlobal):
     """
 
     State: ClassVar[Any] = Ex2MCMCState
-    law_version: ClassVar[int] = 1
-    group: ClassVar[int] = 1
-    sequential: ClassVar[bool] = False
-    energy: ClassVar[bool] = True
 
     def init(self, gan: GAN, rng: Rng) -> Ex2MCMCState:
         rounds = self.steps if self.step_size is None else 0

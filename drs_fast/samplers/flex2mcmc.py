@@ -58,10 +58,6 @@ class FlEx2MCMC(LocalGlobal):
     backward: float = 0.1
 
     State: ClassVar[Any] = FlEx2MCMCState
-    law_version: ClassVar[int] = 1
-    group: ClassVar[int] = 1
-    sequential: ClassVar[bool] = False
-    energy: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

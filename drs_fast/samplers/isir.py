@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from drs_fast import ops
-from drs_fast.core import Batch, Rng
+from drs_fast.core import Batch, Found, Rng, Sampler
 from drs_fast.core.arguments import integer
 from drs_fast.core.layout import Logits
 from drs_fast.gan import GAN
@@ -25,7 +25,7 @@ class ISIRState(NamedTuple):
 
 
 @dataclass(frozen=True)
-class ISIR:
+class ISIR(Sampler):
     """One sample from every chain, which moves to one of `candidates` with weights exp(logit).
 
     candidates: where the chain is, and one less fresh proposals, of every step.
@@ -43,8 +43,6 @@ class ISIR:
     burn_in: int = 10_000
 
     State: ClassVar[Any] = ISIRState
-    law_version: ClassVar[int] = 1
-    sequential: ClassVar[bool] = False
     energy: ClassVar[bool] = True
     tallies: ClassVar[tuple[str, ...]] = ("moves",)
 
@@ -73,6 +71,9 @@ class ISIR:
         logit, y = burn_in(gan, rng, self.burn_in)
         by_class(gan, logit, y)
         return ISIRState(logit)
+
+    def found(self, state: ISIRState) -> Found:
+        return Found(1.0 / self.group, spent=len(state.logits), judged=state.logits)
 
     def step(
         self, gan: GAN, state: ISIRState, z: Tensor, y: Tensor | None, rng: Rng

@@ -15,14 +15,14 @@ import torch
 from torch import Tensor
 
 from drs_fast import ops
-from drs_fast.core import BadLogits, Batch, Rng
+from drs_fast.core import BadLogits, Batch, Found, Rng
 from drs_fast.core.arguments import describe, integer, number, one_of
 from drs_fast.core.layout import Logits, OfClasses, Proposed, Scalar
 from drs_fast.core.sources import imported
 from drs_fast.gan import BLOCK_MULTIPLE, GAN
 from drs_fast.gan.classes import CHOICES, WITHIN
 from drs_fast.samplers.common import rejection
-from drs_fast.samplers.common.rejection import Rejection, RejectionState
+from drs_fast.samplers.common.rejection import Rejection, RejectionSampler, RejectionState
 
 Critic = Callable[..., Tensor]
 
@@ -37,7 +37,7 @@ class LatentState(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Latent:
+class Latent(RejectionSampler):
     """Accepts a latent with probability min(1, exp(critic(z) - cap)).
 
     critic: z (n, d) [, y (n,)] -> log weights (n,), or "module:name" or "file.py:name" of such a
@@ -62,9 +62,8 @@ class Latent:
 
     State: ClassVar[Any] = LatentState
     law_version: ClassVar[int] = 2  # 1: with labels, a cap for each class and no quotas
-    group: ClassVar[int] = 1
-    sequential: ClassVar[bool] = False
     energy: ClassVar[bool] = True  # the discriminator has no say
+    appends: ClassVar[bool] = False  # samples are made of accepted latents alone
 
     def __post_init__(self) -> None:
         named = isinstance(self.critic, str) and all(self.critic.rpartition(":"))
@@ -89,8 +88,11 @@ class Latent:
 
     @property
     def functions(self) -> tuple[Critic, ...]:
-        """What the samples depend on beside the fields."""
         return (self._critic,)
+
+    @property
+    def remedies(self) -> tuple[str, ...]:
+        return ("give a lower cap: log weights above it count alike",)
 
     def init(self, gan: GAN, rng: Rng) -> LatentState:
         judge, within = self._judge(gan), self.classes == WITHIN
@@ -102,29 +104,33 @@ class Latent:
     def step(
         self, gan: GAN, state: LatentState, z: Tensor, y: Tensor | None, rng: Rng
     ) -> tuple[LatentState, Batch]:
-        judge, cap, eps = self.rejection(gan, state)
+        decides = self.rejection(gan, state)
         with _of_critic():
-            weight = judge.logits(z, y)[1]
-        return state, self.completed(
-            gan, state, rejection.compacted(z, weight, cap, z, y, rng, eps)
-        )
+            weight = decides.judge.logits(z, y)[1]
+        kept = rejection.compacted(z, weight, decides.state, z, y, rng, decides.eps)
+        return state, decides.complete(kept)
 
     def rejection(self, gan: GAN, state: LatentState) -> Rejection:
-        """What decides on a row: `drs.Squeeze` bounds it."""
         cap, acceptance, log_weights, proposed = state
         thresholds = RejectionState(cap, torch.zeros_like(cap), acceptance, log_weights, proposed)
-        return Rejection(rejection.proposing(self._judge(gan), thresholds), thresholds, 0.0)
-
-    def proposing(self, gan: GAN, state: LatentState) -> GAN:
-        """The GAN with labels as often as a run proposes them."""
-        return rejection.proposing(gan, self.rejection(gan, state).state)
+        judge = rejection.proposing(self._judge(gan), proposed)
+        complete = functools.partial(self._completed, gan, state)
+        return Rejection(judge, thresholds, complete=complete)
 
     def restored(self, thresholds: RejectionState) -> LatentState:
-        """The state that `rejection` took them from."""
         cap, _, acceptance, log_weights, proposed = thresholds
         return LatentState(cap, acceptance, log_weights, proposed)
 
-    def completed(self, gan: GAN, state: LatentState, kept: Batch) -> Batch:
+    def found(self, state: LatentState) -> Found:
+        return Found(
+            float(state.acceptance),
+            spent=self.burn_in,
+            judged=state.log_weights,
+            unit="log weights",
+            limits={"cap": state.cap},
+        )
+
+    def _completed(self, gan: GAN, state: LatentState, kept: Batch) -> Batch:
         """The samples of accepted latents."""
         n = int(kept.count)  # the host must know it, lest G runs for rejected latents
         z, y, ids = kept.z[:n], None if kept.y is None else kept.y[:n], kept.ids[:n]

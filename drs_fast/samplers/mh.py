@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from drs_fast import ops
-from drs_fast.core import BURN_IN_ROW, REAL, Batch, Rng
+from drs_fast.core import BURN_IN_ROW, REAL, Batch, Found, Rng, Sampler
 from drs_fast.core.arguments import integer, one_of
 from drs_fast.core.layout import Layout, Logits
 from drs_fast.core.rows import RESTART
@@ -41,7 +41,7 @@ class MHState(NamedTuple):
 
 
 @dataclass(frozen=True)
-class MH:
+class MH(Sampler):
     """One sample from every chain of `chain_length` proposals, moves with min(1, exp(new - old)).
 
     start: "real": at a real sample of the chain's class; "first": at the first valid proposal.
@@ -73,7 +73,6 @@ class MH:
 
     State: ClassVar[Any] = MHState
     law_version: ClassVar[int] = 2
-    sequential: ClassVar[bool] = False
     tallies: ClassVar[tuple[str, ...]] = ("unmoved", "distinct", "moves")
 
     def __post_init__(self) -> None:
@@ -137,6 +136,9 @@ class MH:
             nothing = torch.zeros(0, dtype=torch.int64, device=logit.device)
             return MHState(nothing, logit[:0], nothing, nothing, logit)
         return MHState(*self._starts(gan, rng), logit)
+
+    def found(self, state: MHState) -> Found:
+        return Found(1.0 / self.group, spent=len(state.logits), judged=state.logits)
 
     def step(
         self, gan: GAN, state: MHState, z: Tensor, y: Tensor | None, rng: Rng

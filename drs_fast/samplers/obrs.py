@@ -5,9 +5,8 @@ models, AISTATS 2024.
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -16,15 +15,14 @@ from drs_fast import ops
 from drs_fast.backends import reference
 from drs_fast.core import Batch, Rng
 from drs_fast.core.arguments import integer, number, one_of
-from drs_fast.core.compacted import Ring
 from drs_fast.gan import GAN
 from drs_fast.gan.classes import CHOICES, JOINT, WITHIN
 from drs_fast.samplers.common import rejection
-from drs_fast.samplers.common.rejection import Rejection, RejectionState
+from drs_fast.samplers.common.rejection import Rejection, RejectionSampler, RejectionState
 
 
 @dataclass(frozen=True)
-class OBRS:
+class OBRS(RejectionSampler):
     """Accepts with probability min(1, c exp(logit - log_m)), which accepts a share `budget` of all.
 
     budget: that share, 0-1. Where exact rejection (c = 1) accepts more, c stays 1.
@@ -42,10 +40,7 @@ class OBRS:
     burn_in: int = 10_000
     classes: str = "joint"
 
-    State: ClassVar[Any] = RejectionState
     law_version: ClassVar[int] = 2  # 1: with labels, a c for each class and no quotas
-    group: ClassVar[int] = 1
-    sequential: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "budget", number("budget", self.budget, 0.0, 1.0))
@@ -62,6 +57,10 @@ class OBRS:
             "exact rejection accepts that many, the data up to ratios above the burn-in's largest"
         )
 
+    @property
+    def remedies(self) -> tuple[str, ...]:
+        return ("raise budget",)
+
     def init(self, gan: GAN, rng: Rng) -> RejectionState:
         within = self.classes == WITHIN
         return rejection.thresholds(gan, rng, self.burn_in, within, 0.0, self._threshold)
@@ -73,18 +72,7 @@ class OBRS:
         return state, rejection.compacted(x, logit, state, z, y, rng, 0.0)
 
     def rejection(self, gan: GAN, state: RejectionState) -> Rejection:
-        """What decides on a row: `drs.Squeeze` bounds it."""
-        return Rejection(rejection.proposing(gan, state), state, 0.0)
-
-    def proposing(self, gan: GAN, state: RejectionState) -> GAN:
-        """The GAN with labels as often as a run proposes them."""
-        return rejection.proposing(gan, state)
-
-    def appending(
-        self, gan: GAN, state: RejectionState, ring: Ring, names: tuple[str, ...]
-    ) -> Callable[[Tensor, Tensor | None], None]:
-        """What `step` does for the ring's next rows, and adds the samples to the ring."""
-        return rejection.appending(gan, state, ring, names, 0.0)
+        return Rejection(rejection.proposing(gan, state.proposed), state)
 
     def _threshold(self, logit: Tensor) -> tuple[Tensor, Tensor]:
         """log_m - log c and gamma = 0, 0-d float64."""

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from drs_fast import ops
-from drs_fast.core import SELECT, Batch, Rng
+from drs_fast.core import SELECT, Batch, Found, Rng, Sampler
 from drs_fast.core.arguments import flag, integer
 from drs_fast.core.layout import Layout, Logits, Scalar
 from drs_fast.gan import GAN
@@ -31,7 +31,7 @@ class SIRState(NamedTuple):
 
 
 @dataclass(frozen=True)
-class SIR:
+class SIR(Sampler):
     """Draws `size` samples from every `pool` proposals, with weights exp(logit).
 
     pool: proposals that compete. size: samples from each pool.
@@ -58,7 +58,6 @@ class SIR:
 
     State: ClassVar[Any] = SIRState
     law_version: ClassVar[int] = 2
-    sequential: ClassVar[bool] = False
     tallies: ClassVar[tuple[str, ...]] = ("unique",)
 
     def __post_init__(self) -> None:
@@ -102,6 +101,9 @@ class SIR:
             )
         acceptance = torch.full_like(ess[0], self.size / self.pool)
         return SIRState(acceptance, ess[0] if y is None else ess, logit)
+
+    def found(self, state: SIRState) -> Found:
+        return Found(float(state.acceptance), spent=len(state.logits), judged=state.logits)
 
     def step(
         self, gan: GAN, state: SIRState, z: Tensor, y: Tensor | None, rng: Rng

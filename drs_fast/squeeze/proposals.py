@@ -38,19 +38,16 @@ class Scan(NamedTuple):
 
 
 class Proposals:
-    """Rows of a search, each seen once; they depend on the seed and the GAN alone.
+    """Rows of a search, each seen once; they depend on the seed and the GAN alone."""
 
-    free: whether log_m may rise to the largest logit that is seen.
-    """
-
-    def __init__(self, decides: Rejection, rng: Rng, free: bool) -> None:
-        self.decides, self.rng, self.free = decides, rng, free
+    def __init__(self, decides: Rejection, rng: Rng) -> None:
+        self.decides, self.rng = decides, rng
         self.spent = len(decides.state.logits)
         self.row = SEARCH_ROW
 
     def known(self) -> Seen:
         """The burn-in of the sampler."""
-        judge, state, _ = self.decides
+        judge, state = self.decides.judge, self.decides.state
         n, rng = len(state.logits), self.rng.at(BURN_IN_ROW)
         z, y = ops.latents(judge, rng, n), ops.labels(judge, rng, n)
         if len(state.proposed):
@@ -132,7 +129,7 @@ class Proposals:
             for own in slices(len(z), judge.block)
         ])  # fmt: skip
         self.spent += len(z)
-        if self.free:
+        if self.decides.free:
             self._raise(logit, y)
         return logit
 

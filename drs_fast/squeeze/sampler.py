@@ -7,20 +7,22 @@ estimated all along, from rows that pass and from audited ones.
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from drs_fast import ops
-from drs_fast.core import Batch, Rng, Stale
+from drs_fast.core import Batch, Found, Rng, Sampler, Stale
 from drs_fast.core.arguments import flag, number
+from drs_fast.core.sampler import Described, Recorded, those_that
 from drs_fast.gan import GAN
 from drs_fast.samplers.common import rejection
-from drs_fast.samplers.common.rejection import RejectionState, of_rows
+from drs_fast.samplers.common.rejection import RejectionSampler, RejectionState, of_rows
 from drs_fast.squeeze import audit
 from drs_fast.squeeze.bound import Slice, drawn, given
+from drs_fast.squeeze.described import described
 from drs_fast.squeeze.search import HORIZON, MOST_WORK, WORTH, Search, needed
 from drs_fast.squeeze.stages import SqueezeState, Stages, lost, typical
 from drs_fast.squeeze.work import in_the_time_of
@@ -29,7 +31,7 @@ FALSE_ALARMS = 0.025  # of runs whose bound loses as much as it may
 
 
 @dataclass(frozen=True)
-class Squeeze:
+class Squeeze(Sampler):
     """A rejection sampler that rejects most rows by a bound of the latent, before G and D run.
 
     sampler: DRS, OBRS or Latent.
@@ -46,20 +48,21 @@ class Squeeze:
     and D that PyTorch cannot count, such as quantized ones, seem cheaper than they are.
     """
 
-    sampler: Any
+    sampler: RejectionSampler
     tolerance: float = 2e-3
     unseen: float = 0.0
     use_bound: bool | None = None
 
     State: ClassVar[Any] = SqueezeState
     law_version: ClassVar[int] = 3
-    group: ClassVar[int] = 1
-    sequential: ClassVar[bool] = False
+    draws: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if not hasattr(self.sampler, "rejection") or isinstance(self.sampler, type):
+        if not isinstance(self.sampler, RejectionSampler):
+            known = those_that(lambda each: isinstance(each, RejectionSampler))
             raise ValueError(
-                "Squeeze takes a rejection sampler such as drs.samplers.DRS(), OBRS() or Latent(), "
+                f"Squeeze takes a rejection sampler ({known}; your own derives from "
+                "drs_fast.samplers.common.rejection.RejectionSampler) such as drs.samplers.DRS(), "
                 f"got {self.sampler!r}"
             )
         if self.sampler.sequential:
@@ -78,21 +81,20 @@ class Squeeze:
 
     @property
     def tallies(self) -> tuple[str, ...]:
-        return ("judged", "audited", *audit.UNITS, *getattr(self.sampler, "tallies", ()))
-
-    @property
-    def eps(self) -> float | None:
-        return getattr(self.sampler, "eps", None)
+        return ("judged", "audited", *audit.UNITS, *self.sampler.tallies)
 
     @property
     def energy(self) -> bool:
-        return bool(getattr(self.sampler, "energy", False))
+        return self.sampler.energy
+
+    @property
+    def remedies(self) -> tuple[str, ...]:
+        return self.sampler.remedies
 
     @torch.inference_mode(False)
     def init(self, gan: GAN, rng: Rng) -> SqueezeState:
         decides = self.sampler.rejection(gan, self.sampler.init(gan, rng))
-        free = getattr(self.sampler, "log_m", 0.0) is None and self.sampler.gamma is not None
-        state = Search(decides, rng, self.tolerance, self.unseen, free, self.use_bound).state()
+        state = Search(decides, rng, self.tolerance, self.unseen, self.use_bound).state()
         if self.use_bound and not _used(state):
             raise ValueError(
                 f"use_bound=True, but {self._none_found()}; raise tolerance or unseen, or leave "
@@ -101,20 +103,25 @@ class Squeeze:
         return state
 
     def proposing(self, gan: GAN, state: SqueezeState) -> GAN:
-        """The GAN with labels as often as a run proposes them."""
-        return self.sampler.proposing(gan, self._inner(state))  # type: ignore[no-any-return]
+        return self.sampler.proposing(gan, self._inner(state))
+
+    def found(self, state: SqueezeState) -> Found:
+        return self.sampler.found(self._inner(state))._replace(
+            acceptance=float(state.acceptance), calls=float(state.calls), spent=int(state.spent)
+        )
+
+    def facts(self, state: SqueezeState) -> dict[str, Any]:
+        inner = self.sampler.facts(self._inner(state))
+        return {**inner, "remark": self.remark(state), "squeeze_used": _used(state)}
 
     def capped_at(self, state: SqueezeState) -> Tensor | None:
-        """As the wrapped sampler has it."""
-        inner = hasattr(self.sampler, "capped_at")
-        return self.sampler.capped_at(self._inner(state)) if inner else None
+        return self.sampler.capped_at(self._inner(state))
 
     def warning(self, tallies: Mapping[str, int]) -> str | None:
-        """As the wrapped sampler has it."""
-        return self.sampler.warning(tallies) if hasattr(self.sampler, "warning") else None
+        return self.sampler.warning(tallies)
 
-    def choice(self, state: SqueezeState) -> tuple[Any, Any]:
-        """The sampler to run and its state: the wrapped one where a bound does not pay."""
+    def choice(self, state: SqueezeState) -> tuple[Sampler, Any]:
+        """The wrapped sampler goes on where a bound does not pay."""
         return (self, state) if _used(state) else (self.sampler, self._inner(state))
 
     def step(
@@ -171,9 +178,7 @@ class Squeeze:
 
     def measured(self, state: SqueezeState, tallies: Mapping[str, int]) -> dict[str, Any]:
         """What a run's tallies say, those of the wrapped sampler among them."""
-        said = {}
-        if hasattr(self.sampler, "measured"):
-            said = self.sampler.measured(self._inner(state), tallies)
+        said = self.sampler.measured(self._inner(state), tallies)
         if not tallies["mass"]:
             return said
         found = lost(tallies, state)
@@ -182,8 +187,7 @@ class Squeeze:
     def note(self, state: SqueezeState, tallies: Mapping[str, int]) -> str:
         """The lost mass, and what the wrapped sampler says."""
         said = [f"{lost(tallies, state)} lost"] if tallies["mass"] else []
-        if hasattr(self.sampler, "note"):
-            said.append(self.sampler.note(self._inner(state), tallies))
+        said.append(self.sampler.note(self._inner(state), tallies))
         return ", ".join(filter(None, said))
 
     def check(self, state: SqueezeState, tallies: Mapping[str, int]) -> None:
@@ -198,6 +202,11 @@ class Squeeze:
                 "is fitted, or with a larger tolerance"
             )
 
+    @classmethod
+    def described(cls, run: Recorded) -> Described:
+        """What the bound loses, and the rows of the search that it was compared on."""
+        return described(run)
+
     def _none_found(self) -> str:
         beyond = f" + unseen={self.unseen:g}" if self.unseen else ""
         return (
@@ -206,15 +215,12 @@ class Squeeze:
         )
 
     def _inner(self, state: SqueezeState) -> Any:
-        thresholds = RejectionState(*state[: len(RejectionState._fields)])
-        restored = getattr(self.sampler, "restored", None)
-        return thresholds if restored is None else restored(thresholds)
+        return self.sampler.restored(RejectionState(*state[: len(RejectionState._fields)]))
 
     def _step(
         self, gan: GAN, state: SqueezeState, rng: Rng, slices: Iterable[Slice]
     ) -> tuple[SqueezeState, Batch]:
-        inner = self._inner(state)
-        decides = self.sampler.rejection(gan, inner)
+        decides = self.sampler.rejection(gan, self._inner(state))
         stages = Stages(decides, state)
         parts = [stages.survivors(one) for one in slices]
         z, ids, passed, seen, audited = (
@@ -224,14 +230,11 @@ class Squeeze:
         x, logit = decides.judge.logits(z, y)
         batch = rejection.compacted(x, logit, decides.state, z, y, rng, decides.eps, ids)
         judged = torch.full_like(batch.count, len(ids))
-        stats = {**batch.stats, "calls": judged}
-        if hasattr(self.sampler, "completed"):
-            batch = self.sampler.completed(gan, inner, batch)
-            stats = batch.stats
+        batch = decides.complete(replace(batch, stats={**batch.stats, "calls": judged}))
         accepted = ops.probability(logit, **of_rows(decides.state, y, decides.eps))
         counts = {"judged": judged, "audited": audited.sum()}
-        stats = {**stats, **counts, **audit.tallied(accepted, passed, seen, typical(state))}
-        return state, Batch(batch.x, batch.z, batch.y, batch.logit, batch.ids, batch.count, stats)
+        sums = audit.tallied(accepted, passed, seen, typical(state))
+        return state, replace(batch, stats={**batch.stats, **counts, **sums})
 
 
 def _used(state: SqueezeState) -> bool:

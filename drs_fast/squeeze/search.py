@@ -49,9 +49,8 @@ def needed(tolerance: float, unseen: float) -> float:
 class Search:
     """Bounds of what rejects rows; they depend on the seed, the GAN and its block alone.
 
-    tolerance: what they may lose; unseen: and what more, where no row was seen. free: whether
-    log_m may rise to the largest logit that is seen. use_bound: whether one is used that is known
-    to lose no more; None: if that is less work.
+    tolerance: what they may lose; unseen: and what more, where no row was seen.
+    use_bound: whether one is used that is known to lose no more; None: if that is less work.
     """
 
     def __init__(
@@ -60,10 +59,9 @@ class Search:
         rng: Rng,
         tolerance: float,
         unseen: float,
-        free: bool,
         use_bound: bool | None = None,
     ) -> None:
-        self.proposals = Proposals(decides, rng, free)
+        self.proposals = Proposals(decides, rng)
         self.judge, self.rng, self.before = decides.judge, rng, decides.state
         self.tolerance, self.unseen, self.use_bound = tolerance, unseen, use_bound
         self.draws = Draws(rng.seed, SEARCH_ROW)

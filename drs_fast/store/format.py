@@ -118,14 +118,13 @@ class Record:
         )
         return cls(chunk, count, size, sha256, cut, facts)
 
-    def check(self, manifest: Mapping[str, Any]) -> None:
-        """Corrupt unless its numbers are possible for this chunk of the manifest's run."""
+    def check(self, chunk_rows: int | None) -> None:
+        """Corrupt unless its numbers are possible for this chunk of so many rows, if known."""
         rows, last = self.counters["rows"], self.counters["last_row"]
         if self.count > rows:
             raise Corrupt(f"has {self.count} samples of {rows} rows")
-        if "chunk_rows" not in manifest:
+        if chunk_rows is None:
             return
-        chunk_rows = manifest["chunk_rows"]
         if rows > chunk_rows or (rows < chunk_rows and not self.cut):
             raise Corrupt(f"has {rows} rows of a chunk of {chunk_rows}")
         first = self.chunk * chunk_rows
@@ -148,11 +147,10 @@ def read_bytes(path: Path) -> bytes:
     return path.read_bytes()
 
 
-def read_records(
-    directory: Path, manifest: Mapping[str, Any]
-) -> tuple[dict[int, Record], list[str]]:
+def read_records(directory: Path, chunk_rows: int | None) -> tuple[dict[int, Record], list[str]]:
     """The records of shards.jsonl in the order of their chunks, and what is wrong with other lines.
 
+    chunk_rows: as the manifest has it; None before burn-in has found it.
     The lines may come in any order. Two for one chunk are a problem; the chunk counts as recorded
     only if they say the same.
     """
@@ -164,7 +162,7 @@ def read_records(
     for number, line in enumerate(lines, start=1):
         try:
             record = Record.parse(line)
-            record.check(manifest)
+            record.check(chunk_rows)
         except Corrupt as error:
             problems.append(f"{path} line {number} {error}")
             continue

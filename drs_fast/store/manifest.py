@@ -25,7 +25,6 @@ from drs_fast.store.kinds import (
     POSITIVE,
     SHA256,
     SIZE,
-    TEXT,
     Count,
     Flag,
     Interval,
@@ -40,13 +39,18 @@ from drs_fast.store.kinds import (
 )
 
 COPY = "bring back a copy, or start anew in another directory"
+
+
+class SamplerSpec(TypedDict):
+    """The sampler, with its plain fields beside these, and a wrapped sampler as one of them."""
+
+    name: Annotated[Text, "of its class"]
+    law_version: Annotated[Positive, "raised when other samples come out of the same fields"]
+
+
 SAMPLER = Kind(
     "an object with a name and a law_version from 1 on",
-    lambda value: (
-        isinstance(value, dict)
-        and TEXT.holds(value.get("name"))
-        and POSITIVE.holds(value.get("law_version"))
-    ),
+    lambda value: isinstance(value, dict) and not kinds.wrong(SamplerSpec, value),
 )
 
 
@@ -56,7 +60,7 @@ class Settings(TypedDict):
     rng_version: Annotated[Positive, "of the random numbers"]
     model_sha256: Annotated[Sha256, "of weights, architecture and code"]
     probe_sha256: NotRequired[Annotated[str | None, SHA256.or_null, "of a few samples and logits"]]
-    sampler: Annotated[dict[str, Any], SAMPLER, "its name, law_version and plain fields"]
+    sampler: Annotated[SamplerSpec, SAMPLER, "its name, law_version and plain fields"]
     seed: Annotated[Seed, "of all random numbers"]
     batch_size: Annotated[Positive, "rows in a call of G and D"]
     device: Annotated[Text, "the kind of device: cpu or cuda"]
@@ -160,9 +164,9 @@ def differing(manifest: Mapping[str, Any], others: Mapping[str, Any]) -> list[st
     ]
 
 
-def found(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """What it says of burn-in."""
-    return {key: manifest[key] for key in Found.__annotations__ if key in manifest}
+def found(manifest: Manifest) -> dict[str, object]:
+    """What it says of burn-in, which need not have ended."""
+    return {key: value for key, value in manifest.items() if key in Found.__annotations__}
 
 
 def check_totals(directory: Path, manifest: Manifest, records: Collection[Record]) -> None:
@@ -175,7 +179,7 @@ def check_totals(directory: Path, manifest: Manifest, records: Collection[Record
             )
 
 
-def totals(records: Collection[Record], facts: Mapping[str, Any], n: int) -> dict[str, Any]:
+def totals(records: Collection[Record], facts: Found, n: int) -> dict[str, Any]:
     """What the records of a complete run add up to."""
     sums = {
         name: sum(record.counters.get(name, 0) for record in records)

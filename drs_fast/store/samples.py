@@ -131,7 +131,7 @@ def _read(directory: Path) -> tuple[Manifest, dict[int, Record]]:
     """The manifest and the records that belong to it, though a writer may change both."""
     while True:
         manifest = read_manifest(directory)
-        records, _ = read_records(directory, manifest)
+        records, _ = read_records(directory, manifest.get("chunk_rows"))
         if read_manifest(directory) == manifest:
             return manifest, records
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from drs_fast.store import kinds
 from drs_fast.store.format import MANIFEST, STATE, Altered, Corrupt, read_bytes
-from drs_fast.store.manifest import COPY, Found, differing
+from drs_fast.store.manifest import COPY, Found, Manifest, differing
 
 # dtype, and the number of dimensions; x is as the generator gives it.
 COLUMNS = {"ids": ("int64", 1), "logit": ("float32", 1), "z": ("float32", 2), "y": ("int64", 1)}
@@ -100,9 +100,7 @@ def described(layout: Layout) -> str:
     return ", ".join(f"{name} {dtype} {shape}" for name, (dtype, shape) in sorted(layout.items()))
 
 
-def read_state(
-    directory: Path, manifest: Mapping[str, Any]
-) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def read_state(directory: Path, manifest: Manifest) -> tuple[dict[str, Tensor], Found]:
     """The sampler's state, and the facts about it that the manifest repeats.
 
     Corrupt if the file is damaged; Altered if it has its sha256, and yet was never written so, or
@@ -134,4 +132,4 @@ def read_state(
     problems = differing(manifest, facts)
     if problems:
         raise Altered(f"{directory / MANIFEST} and {STATE} differ: {'; '.join(problems)}; {COPY}")
-    return tensors, facts
+    return tensors, cast(Found, facts)

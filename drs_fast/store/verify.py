@@ -5,7 +5,7 @@ import hashlib
 from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 
@@ -64,7 +64,7 @@ def _problems(directory: Path, live: bool) -> list[str]:
         return [] if live else [str(error)]
     damaged = _damaged_shards(directory, records, manifest)
     if live:  # a shard that is made again is not recorded meanwhile
-        now = read_records(directory, manifest)[0]
+        now = read_records(directory, manifest.get("chunk_rows"))[0]
         return [line for chunk, line in damaged.items() if now.get(chunk) == records[chunk]]
     return [
         *state,
@@ -80,7 +80,8 @@ def recorded(path: str | PathLike[str]) -> list[int]:
     directory = Path(path)
     if not (directory / MANIFEST).exists():
         return []
-    return [r.count for r in read_records(directory, read_manifest(directory))[0].values()]
+    chunk_rows = read_manifest(directory).get("chunk_rows")
+    return [r.count for r in read_records(directory, chunk_rows)[0].values()]
 
 
 def mendable(path: str | PathLike[str]) -> bool:
@@ -136,14 +137,14 @@ def _read(directory: Path) -> _Found:
         raise
     except Corrupt as error:
         state = [str(error)]
-    records, torn = read_records(directory, manifest)
+    records, torn = read_records(directory, manifest.get("chunk_rows"))
     if manifest["complete"] and not torn:
         check_totals(directory, manifest, records.values())
     return _Found(manifest, records, state, torn)
 
 
 def _damaged_shards(
-    directory: Path, records: Mapping[int, Record], manifest: Mapping[str, Any]
+    directory: Path, records: Mapping[int, Record], manifest: Manifest
 ) -> dict[int, str]:
     damaged: dict[int, str] = {}
     rows: dict[int, Layout] = {}
@@ -163,7 +164,7 @@ def _damaged_shards(
 
 
 def _check_shard(
-    directory: Path, record: Record, last: int, manifest: Mapping[str, Any]
+    directory: Path, record: Record, last: int, manifest: Manifest
 ) -> tuple[Layout, int]:
     """One row, and the last group in it, or in those before, whose last one is `last`."""
     path, group = directory / shard_name(record.chunk), manifest.get("group", 1)

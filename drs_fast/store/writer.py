@@ -39,18 +39,26 @@ from drs_fast.store.format import (
     temporaries,
     unrecorded,
 )
-from drs_fast.store.manifest import COPY, Manifest, check_totals, found, read_manifest, written
+from drs_fast.store.manifest import (
+    COPY,
+    Found,
+    Manifest,
+    check_totals,
+    found,
+    read_manifest,
+    written,
+)
 from drs_fast.store.tensors import Layout, check_rows, open_shard, read_state
 
 SPARE_BYTES = 2**20
-Examine = Callable[[Mapping[str, Any]], Mapping[str, Any]]
+Examine = Callable[[Manifest | None], Mapping[str, Any]]
 
 
 class Writer:
     """Writes the samples of one run; a context manager.
 
-    records: the shards that are there, by chunk. state, facts: what `save_state` was given; None
-    and {} before. complete: the n samples are there and `finish` has been called.
+    records: the shards that are there, by chunk. state: as `save_state` was given it; None before.
+    complete: the n samples are there and `finish` has been called.
     """
 
     @classmethod
@@ -61,13 +69,13 @@ class Writer:
         n: int,
         *,
         bytes_per_sample: int = 0,
-        examine: Examine = lambda before: {},
+        examine: Examine = lambda manifest: {},
     ) -> "Writer":
         """Starts a run of n samples, or goes on with it where it stopped.
 
         spec: what makes it this run (model, sampler, seed, ...), kept in the manifest.
-        examine: given the manifest so far (of a new run n and complete alone), unless the run is
-            complete, and before anything is changed; the manifest keeps what it returns.
+        examine: given the manifest so far (None of a new run), unless the run is complete, and
+            before anything is changed; the manifest keeps what it returns.
         Conflict if the directory holds a run of another spec or a larger n, or other files, or if
         another process writes to it. OSError (ENOSPC) if the disk cannot hold the missing samples.
         """
@@ -108,38 +116,47 @@ class Writer:
         before = _manifest_before(folder.path, spec, n)
         folder.remove(temporaries(folder.path))
         self.state: dict[str, Tensor] | None = None
-        self.facts: dict[str, Any] = {}
-        self._state_sha256 = before.get("state_sha256")
+        self.records: dict[int, Record] = {}
+        self.complete = False
+        self._facts: Found | None = None
+        self._found: Mapping[str, object] = {}  # the facts, or what a manifest says of lost ones
+        self._state_sha256: str | None = None
+        if before is not None:
+            self._go_on(before)
+        _check_space(folder.path, n - self.count, bytes_per_sample)
+        if not self.complete:
+            self._spec = {**spec, **examine(before)}
+            # A kill between two of these leaves a run that both the old and the new n can resume.
+            self._put_manifest(n if before is None else before["n"], complete=False)
+            self._put_records()
+            self._put_manifest(n, complete=False)
+
+    def _go_on(self, before: Manifest) -> None:
+        """Takes what is there and sound."""
+        self._found, self._state_sha256 = found(before), before.get("state_sha256")
         try:
-            self.state, self.facts = read_state(folder.path, before)
+            self.state, self._facts = read_state(self.path, before)
+            self._found = self._facts
         except Altered:
             raise
         except Corrupt:
             pass  # it is found again; until then the manifest says what it said
-        self._found = self.facts or found(before)
-        recorded, torn = read_records(folder.path, {**before, **self._found})
+        recorded, torn = read_records(self.path, before.get("chunk_rows"))
         if before["complete"] and not torn:
-            check_totals(folder.path, cast(Manifest, before), recorded.values())
+            check_totals(self.path, before, recorded.values())
         self.records = {
             chunk: record
             for chunk, record in recorded.items()
-            if has_size(folder.path, record) and not (record.cut and n > before["n"])
+            if has_size(self.path, record) and not (record.cut and self.n > before["n"])
         }
-        _check_space(folder.path, n - self.count, bytes_per_sample)
         self.complete = (
             before["complete"]
-            and n == before["n"] == self.count
+            and self.n == before["n"] == self.count
             and not torn
             and self.records == recorded
             and self.state is not None
-            and (folder.path / RECORDS).read_bytes() == lines(recorded)
+            and (self.path / RECORDS).read_bytes() == lines(recorded)
         )
-        if not self.complete:
-            self._spec = {**spec, **examine(before)}
-            # A kill between two of these leaves a run that both the old and the new n can resume.
-            self._put_manifest(before["n"], complete=False)
-            self._put_records()
-            self._put_manifest(n, complete=False)
 
     def __enter__(self) -> "Writer":
         return self
@@ -151,6 +168,13 @@ class Writer:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+    @property
+    def facts(self) -> Found:
+        """As `save_state` was given them. ValueError before."""
+        if self._facts is None:
+            raise ValueError(f"no state has been saved in {self.path} yet")
+        return self._facts
 
     @property
     def count(self) -> int:
@@ -186,8 +210,8 @@ class Writer:
             )
         self._folder.put(STATE, data)
         self._state_sha256 = sha256
-        self.state, self.facts = dict(tensors), dict(facts)
-        self._found = self.facts
+        self.state, self._facts = dict(tensors), cast(Found, dict(facts))
+        self._found = self._facts
         self._put_manifest(self.n, complete=False)
 
     def append(
@@ -247,7 +271,7 @@ class Writer:
             self._folder.put(name, data)
 
 
-def _manifest_before(directory: Path, spec: Mapping[str, Any], n: int) -> Mapping[str, Any]:
+def _manifest_before(directory: Path, spec: Mapping[str, Any], n: int) -> Manifest | None:
     if not (directory / MANIFEST).exists():
         others = sorted(set(os.listdir(directory)) - {f"{MANIFEST}.tmp"})
         if others:
@@ -255,7 +279,7 @@ def _manifest_before(directory: Path, spec: Mapping[str, Any], n: int) -> Mappin
                 f"{directory} holds other files ({', '.join(others[:3])}) and no {MANIFEST}; "
                 "choose another directory"
             )
-        return {"n": n, "complete": False}
+        return None
     manifest = read_manifest(directory)
     here, there = _flat(spec), _flat({key: manifest.get(key) for key in spec})
     differing = [

@@ -40,7 +40,7 @@ def test_what_it_computes():
 
 def test_the_sampler_that_keeps_everything(tmp_path):
     names = {"__name__": "raw"}
-    exec(block("class RAW:"), names)
+    exec(block("class RAW(Sampler):"), names)
     sampler = names["RAW"]()
     gan = drs.load(NAMES[0])
     batch = drs.generate(gan, sampler, 300)

@@ -9,7 +9,7 @@ from hills import EXACT, hill
 import drs_fast as drs
 from drs_fast import zoo
 from drs_fast.cli import main as cli
-from drs_fast.report import balance
+from drs_fast.report import balance, report
 from drs_fast.squeeze import bound, search
 
 
@@ -58,6 +58,10 @@ def squeezed(gan, out, **options):
     return drs.generate(gan, drs.Squeeze(EXACT, tolerance=0.9), 200, out=out, **options)
 
 
+def balanced(samples, state):
+    return balance.of_run(samples, state, report.described(samples, state).bounded)
+
+
 def test_the_report_of_modes(tmp_path, hurried, capsys):
     squeezed(drs.load("25gaussians"), tmp_path / "run", seed=3)
     assert cli.main(["report", str(tmp_path / "run")]) == 0
@@ -77,7 +81,7 @@ def test_classes_are_those_of_the_rows_that_were_looked_at(tmp_path, hurried):
     rng = drs.Rng(samples.manifest["seed"])
     y = drs.ops.labels(gan, rng, len(state["looked"]), ids=state["looked"])
     state["checked"][:, 1] = state["checked"][:, 0] - 50.0 * (y == 2)
-    found = balance.of_run(samples, state)
+    found = balanced(samples, state)
     assert found.group == "class"
     assert found.lost[:2].tolist() == [0.0, 0.0]
     assert float(found.lost[2]) > 0.99
@@ -86,13 +90,13 @@ def test_classes_are_those_of_the_rows_that_were_looked_at(tmp_path, hurried):
 
 def test_why_there_is_no_balance(tmp_path, hurried):
     bare = drs.generate(hill(), EXACT, 50, out=tmp_path / "bare")
-    assert balance.of_run(bare, bare.state) == "no bound is used"
+    assert balanced(bare, bare.state) == "no bound is used"
     unknown = squeezed(hill(), tmp_path / "unknown")
-    assert "neither labels nor" in balance.of_run(unknown, unknown.state)
+    assert "neither labels nor" in balanced(unknown, unknown.state)
     gan = hill()
     gan.name = "25gaussians"
     named = squeezed(gan, tmp_path / "named")
-    assert "only has the name" in balance.of_run(named, named.state)
+    assert "only has the name" in balanced(named, named.state)
 
 
 def test_a_report_says_why(tmp_path, hurried, capsys):

@@ -9,7 +9,8 @@ from runs import FACTS, SPEC, files, summary, tried
 from torch import nn
 
 import drs_fast as drs
-from drs_fast.core import BURN_IN_ROW
+from drs_fast.core import BURN_IN_ROW, Sampler
+from drs_fast.core.sampler import Described, Recorded
 from drs_fast.report import demo, pictures, report
 from drs_fast.samplers.drs import DRS
 from drs_fast.store import Writer
@@ -302,6 +303,26 @@ def test_state_of_another_sampler(tmp_path):
     assert "Other(law_version=1)" in text
     assert "scores: the sampler's state does not hold" in text
     assert "effective" not in text
+
+
+def test_a_sampler_says_what_is_shown_of_it(tmp_path, monkeypatch):
+    run = make(tmp_path / "run", 2, n=50)
+    told = []
+
+    def described(kind, recorded):
+        told.append(recorded)
+        return Described({"own line": "42"})
+
+    monkeypatch.setattr(DRS, "described", classmethod(described))
+    assert f"  {'own line':<24}42\n" in report.write(run)[0]
+    samples = drs.open(run)
+    assert told[0].state.keys() == samples.state.keys()
+    assert told[0][1:] == ({}, samples.manifest["proposals"], "")
+
+
+def test_of_any_sampler_the_tallies_are_shown():
+    recorded = Recorded({}, {"moves": 1234, "unmoved": 0}, 99, "")
+    assert Sampler.described(recorded) == ({"moves": "1,234", "unmoved": "0"}, None)
 
 
 def test_quantiles_of_long_runs_are_of_the_first_samples(tmp_path, monkeypatch):

@@ -11,7 +11,8 @@ import drs_fast as drs
 from drs_fast import backends, ops
 from drs_fast.backends import cuda
 from drs_fast.run import steps
-from drs_fast.run.generate import ENDLESS, _placed
+from drs_fast.run.generate import ENDLESS
+from drs_fast.run.options import Options
 from drs_fast.run.progress import Progress
 from drs_fast.run.schedule import Run
 from drs_fast.samplers.drs import DRS
@@ -162,9 +163,9 @@ def test_many_chunks_drain_behind_the_steps(tmp_path):
 @pytest.mark.parametrize("make", [network, conditional])
 @pytest.mark.filterwarnings("ignore:Synchronization debug mode")
 def test_no_step_makes_the_host_wait(make, graph):
-    gan = _placed(make(), DEVICE, 1024, "fp32")
-    run = Run(gan, DRS(), None, 0, None, 10**9, (), graph)
-    run.begin(progress=False)
+    options = Options(batch_size=1024, device=DEVICE, patience=10**9, cuda_graph=graph)
+    run = Run(make(), DRS(), None, options)
+    run.begin()
     landed = run.landed(ENDLESS, run.names, Progress(None, enabled=False))
     for _ in range(8):
         next(landed)

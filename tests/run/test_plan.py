@@ -133,7 +133,7 @@ def test_a_fast_variant_is_recommended_and_drawn_with(monkeypatch):
     assert plan.tune == ("fast",)
     assert "--tune fast\n" in str(plan)
     assert seen[0][0].block == plan.batch_size
-    assert seen[0][6] == ("fast",)
+    assert seen[0][3].tune == ("fast",)
 
 
 @pytest.mark.parametrize("size", [256, 1024])

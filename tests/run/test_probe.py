@@ -82,7 +82,7 @@ def test_a_probe_costs_a_call_and_at_the_beginning_two(tmp_path):
     manifest = drs.open(tmp_path).manifest
     assert probe.kept(gan, manifest) == {"probe_sha256": manifest["probe_sha256"]}
     assert critic.rows == 128  # one small call
-    assert probe.kept(gan, {}) == {"probe_sha256": manifest["probe_sha256"]}
+    assert probe.kept(gan, None) == {"probe_sha256": manifest["probe_sha256"]}
     assert critic.rows == 3 * 128
 
 
@@ -157,7 +157,7 @@ def test_the_probe_changes_no_state(make):
     module = make()
     before = {name: (tensor, tensor.clone()) for name, tensor in module.named_buffers()}
     gan = drs.GAN(module, lambda x: x[:, 0], 2)
-    assert probe.kept(gan, {}) == {"probe_sha256": None}
+    assert probe.kept(gan, None) == {"probe_sha256": None}
     for name, tensor in module.named_buffers():
         assert tensor is before[name][0]
         assert torch.equal(tensor, before[name][1])

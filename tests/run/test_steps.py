@@ -337,7 +337,7 @@ def test_an_error_of_the_disk_is_raised_and_loses_nothing(tmp_path, device, bad)
             with pytest.raises(OSError, match="no space") as error:
                 save(out)
         assert error.value.filename == "a shard"
-        recorded = store.format.read_records(out, {})[0]
+        recorded = store.format.read_records(out, None)[0]
         assert set(range(bad)) <= set(recorded) <= set(range(len(direct.counts))) - {bad}
         before = files(out)
         save(out)
@@ -366,7 +366,7 @@ def test_a_generator_that_is_interrupted_leaves_a_directory_to_resume(tmp_path, 
             patch.setattr(torch, "atleast_2d", interrupted)
             with pytest.raises(kind):
                 save(out, make=make)
-        assert store.format.read_records(out, {})[0]
+        assert store.format.read_records(out, None)[0]
         assert store.verify(out) == []
         save(out, make=make)
     assert files(out) == files(tmp_path / "direct")

@@ -10,6 +10,7 @@ from runs import QUICK, Counted, columns, equal, files, toy
 import drs_fast as drs
 from drs_fast import store
 from drs_fast.run import steps
+from drs_fast.run.options import Options
 from drs_fast.run.schedule import Run
 from drs_fast.samplers.ddls import DDLS
 from drs_fast.samplers.drs import DRS
@@ -89,7 +90,7 @@ def test_small_steps_come_last():
 )
 def test_whole_steps_fill_blocks_unless_groups_forbid_it(batch_size, group, rows):
     gan, sampler = toy().on(block=batch_size), MH(chain_length=group)
-    assert Run(gan, sampler, 1, 0, None, 1, (), cuda_graph=True).step_rows == rows
+    assert Run(gan, sampler, 1, Options(batch_size=gan.block, patience=1)).step_rows == rows
 
 
 def test_a_group_is_enough_where_one_is_asked_for():

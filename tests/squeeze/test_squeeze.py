@@ -45,8 +45,8 @@ GANS = {
 
 def forced(gan, sampler, *, cascade, margin=0.5, audits=-4.0, seed=0):
     """A state with margins of our own, so that a known part is lost."""
-    decides = sampler.rejection(gan, sampler.init(gan, Rng(seed)))
-    found = search.Search(decides, Rng(seed), 0.5, 0.0, free=False)
+    decides = sampler.rejection(gan, sampler.init(gan, Rng(seed)))._replace(free=False)
+    found = search.Search(decides, Rng(seed), 0.5, 0.0)
     seen = found.proposals.known()
     networks = tuple(found.fitted(widths, seen) for widths in (bound.TINY, bound.LARGE))
     double = seen.chosen.new_tensor
@@ -653,9 +653,9 @@ def test_evenly_drawn_rows_take_nothing_from_the_estimate(labels, hurried):
     Without the evenly drawn rows' share of the chances both are off by far more.
     """
     gan = hill(labels)
-    decides = EXACT.rejection(gan, EXACT.init(gan, Rng(0)))
-    proposals = Proposals(decides, Rng(0), free=False)
-    network = search.Search(decides, Rng(0), 0.5, 0.0, False).fitted(bound.LARGE, proposals.known())
+    decides = EXACT.rejection(gan, EXACT.init(gan, Rng(0)))._replace(free=False)
+    proposals = Proposals(decides, Rng(0))
+    network = search.Search(decides, Rng(0), 0.5, 0.0).fitted(bound.LARGE, proposals.known())
     seen, scan = proposals.found(network, 4096)
     both, n = proposals.evenly(seen, scan, samples=1000.0, most=math.inf)
     expected = n * proposals.acceptance(seen, scan)

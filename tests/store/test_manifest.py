@@ -195,7 +195,7 @@ def test_lines_in_any_order_are_sound_and_put_in_order(run):
     want = files(run)
     put(run, *reversed(lines(run)))
     assert store.verify(run) == []
-    assert list(read_records(run, {})[0]) == [0, 1, 2]
+    assert list(read_records(run, None)[0]) == [0, 1, 2]
     assert len(drs.open(run)) == 250
     go_on(run)
     assert files(run) == want
@@ -482,6 +482,8 @@ def test_what_a_writer_is_given_is_checked(tmp_path):
     with pytest.raises(ValueError, match="cannot be written: batch_size must be"):
         store.Writer.open(tmp_path / "out", {**SPEC, "batch_size": 0}, 3)
     with store.Writer.open(tmp_path / "out", SPEC, 3) as writer:
+        with pytest.raises(ValueError, match="no state has been saved in"):
+            _ = writer.facts
         columns = {"ids": torch.arange(3)}
         for counters in ({}, {**tried(64), "rows": -1}, {**tried(64), "moves": 0.5}):
             with pytest.raises(ValueError, match="a record cannot be written: "):
@@ -519,11 +521,11 @@ def test_a_run_that_changes_while_it_is_opened_is_read_again(tmp_path, monkeypat
     module, extended = sys.modules["drs_fast.store.samples"], []
     read = module.read_records
 
-    def meanwhile(directory, manifest):
+    def meanwhile(directory, chunk_rows):
         if not extended:
             extended.append(1)
             drs.generate(toy(), QUICK, 600, out=path, chunk_rows=256)
-        return read(directory, manifest)
+        return read(directory, chunk_rows)
 
     monkeypatch.setattr(module, "read_records", meanwhile)
     assert len(drs.open(path)) == 600

@@ -95,6 +95,16 @@ def measured(tallies: Mapping[str, int]) -> dict[str, float | list[float]]:
     }
 
 
+def described(tallies: Mapping[str, int]) -> dict[str, str]:
+    """The same in words, for a report; nothing where nothing was added up."""
+    if not tallies.get("kept"):
+        return {}
+    return {
+        "samples above log_m": f"{tallies['capped'] / tallies['kept']:.2%}",
+        "clipped by log_m": f"{clipped(tallies)} of the data, 95 % interval",
+    }
+
+
 def note(tallies: Mapping[str, int]) -> str:
     """The same for a progress bar; nothing where no row was above log_m."""
     return f"{clipped(tallies)} clipped" if tallies["capped"] else ""

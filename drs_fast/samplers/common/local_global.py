@@ -7,13 +7,13 @@ of both worlds, NeurIPS 2022.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
 
 from drs_fast import ops
-from drs_fast.core import BURN_IN_ROW, PROPOSAL, SELECT, Batch, Rng
+from drs_fast.core import BURN_IN_ROW, PROPOSAL, SELECT, Batch, Found, Rng, Sampler
 from drs_fast.core.arguments import integer, positive
 from drs_fast.gan import GAN
 from drs_fast.samplers.common import burn_in, moving
@@ -43,7 +43,7 @@ class FromPrior:
 
 
 @dataclass(frozen=True)
-class LocalGlobal:
+class LocalGlobal(Sampler):
     """The fields that both samplers have, and their chains."""
 
     candidates: int = 10
@@ -53,6 +53,7 @@ class LocalGlobal:
     target: float = 0.67
     burn_in: int = 256
 
+    energy: ClassVar[bool] = True
     tallies: ClassVar[tuple[str, ...]] = ("gradients", "offered", "jumps", "accepted_steps")
 
     def __post_init__(self) -> None:
@@ -68,6 +69,9 @@ class LocalGlobal:
     def law(self) -> str:
         limit = "p0(z) exp(logit), which is the data if the logit is exact"
         return f"in the limit of many steps {limit}; after {self.steps} steps near it"
+
+    def found(self, state: Any) -> Found:
+        return Found(1.0, spent=self.burn_in)  # every row becomes a sample
 
     def found_in_burn_in(
         self,

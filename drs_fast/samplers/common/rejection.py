@@ -1,14 +1,15 @@
 """What every rejection sampler does with its thresholds, once they are found."""
 
 import math
+from abc import abstractmethod
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
 from drs_fast import ops
-from drs_fast.core import Batch, Rng
+from drs_fast.core import Batch, Found, Rng, Sampler
 from drs_fast.core.compacted import Ring
 from drs_fast.core.layout import Logits, OfClasses, Proposed, Scalar
 from drs_fast.core.threads import one_thread
@@ -16,14 +17,6 @@ from drs_fast.gan import GAN, classes
 from drs_fast.samplers.common.burn_in import burn_in, by_class
 
 LEAST = 2.0**-60  # of what a class's proposals are accepted with in all
-
-
-class Rejection(NamedTuple):
-    """What rejects rows: the GAN whose logits count, thresholds, and eps."""
-
-    judge: GAN
-    state: "RejectionState"
-    eps: float
 
 
 class RejectionState(NamedTuple):
@@ -36,11 +29,60 @@ class RejectionState(NamedTuple):
     proposed: Proposed  # (K,) how often each class is, where each has its own log_m; else (0,)
 
 
-Found = Callable[[Tensor], tuple[Tensor, Tensor]]
+class Rejection(NamedTuple):
+    """What decides on a row, which is all that `drs.Squeeze` must know to bound it."""
+
+    judge: GAN  # whose logits count
+    state: RejectionState  # the thresholds
+    eps: float = 0.0
+    free: bool = False  # whether log_m may rise to the largest logit that is seen
+    complete: Callable[[Batch], Batch] = lambda kept: kept  # makes samples of accepted rows
+
+
+class RejectionSampler(Sampler):
+    """A sampler that decides on each row alone, by its logit and thresholds; Squeeze takes it.
+
+    It writes `rejection` beside `law`, `init` and `step`, and `restored` if its state is no
+    RejectionState.
+    """
+
+    State: ClassVar[Any] = RejectionState
+
+    @abstractmethod
+    def rejection(self, gan: GAN, state: Any) -> Rejection:
+        """What decides on a row."""
+
+    def restored(self, thresholds: RejectionState) -> Any:
+        """The state whose `rejection` has these thresholds."""
+        return thresholds
+
+    def found(self, state: Any) -> Found:
+        return Found(
+            float(state.acceptance),
+            spent=len(state.logits),
+            judged=state.logits,
+            limits={"log_m": state.log_m},
+        )
+
+    def proposing(self, gan: GAN, state: Any) -> GAN:
+        return proposing(gan, state.proposed)
+
+    @property
+    def appends(self) -> bool:
+        return not self.sequential
+
+    def appending(
+        self, gan: GAN, state: Any, ring: Ring, names: tuple[str, ...]
+    ) -> Callable[[Tensor, Tensor | None], None]:
+        decides = self.rejection(gan, state)
+        return appending(gan, decides.state, ring, names, decides.eps)
+
+
+Thresholds = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
 def thresholds(
-    gan: GAN, rng: Rng, n: int, within: bool, eps: float, found: Found
+    gan: GAN, rng: Rng, n: int, within: bool, eps: float, found: Thresholds
 ) -> RejectionState:
     """log_m and gamma by `found`, from n logits of the burn-in or, if within, from each class's."""
     if within and gan.labels is None:
@@ -56,7 +98,7 @@ def thresholds(
 
 
 def _of_classes(
-    gan: GAN, logit: Tensor, groups: list[Tensor], eps: float, found: Found
+    gan: GAN, logit: Tensor, groups: list[Tensor], eps: float, found: Thresholds
 ) -> RejectionState:
     """A class is proposed as often as its share and its rejections ask for.
 
@@ -75,9 +117,9 @@ def _of_classes(
     return RejectionState(log_m, gamma, log_m.new_tensor(1.0 / total), logit, proposed)
 
 
-def proposing(gan: GAN, state: RejectionState) -> GAN:
-    """The GAN with labels as often as a run proposes them."""
-    return gan.labelled(state.proposed) if len(state.proposed) else gan
+def proposing(gan: GAN, proposed: Tensor) -> GAN:
+    """The GAN with labels as often as a run proposes them, () for as it has them."""
+    return gan.labelled(proposed) if len(proposed) else gan
 
 
 def compacted(

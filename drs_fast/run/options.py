@@ -1,0 +1,82 @@
+"""What a run is asked for: checked once, with the defaults that all ways to start one share."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from drs_fast.core import Rng
+from drs_fast.core.arguments import integer
+from drs_fast.gan import GAN, PRECISIONS, block_rows, classes
+from drs_fast.run import tuning
+
+SAVEABLE = ("x", "z", "logit")
+Weights = Sequence[float] | Tensor | None
+
+
+@dataclass(frozen=True)
+class Options:
+    """The keyword arguments of `generate`, which says what they mean; ValueError for wrong ones.
+
+    batch_size is rounded up to the rows of a block; save and tune are put in a fixed order.
+    """
+
+    seed: int = 0
+    batch_size: int = 4096
+    device: torch.device | str | None = None
+    save: tuple[str, ...] = ("x", "logit")
+    max_proposals: int | None = None
+    patience: int = 1_000_000
+    chunk_rows: int | None = None
+    precision: str = PRECISIONS[0]
+    tune: tuple[str, ...] = ()
+    cuda_graph: bool = True
+    label_weights: Weights = None
+    only: int | None = None
+    progress: bool = False
+
+    def __post_init__(self) -> None:
+        checked = {
+            "patience": integer("patience", self.patience, 1),
+            "max_proposals": _optional("max_proposals", self.max_proposals),
+            "chunk_rows": _optional("chunk_rows", self.chunk_rows),
+            "seed": Rng(self.seed).seed,
+            "batch_size": block_rows(self.batch_size),
+            "save": _saved(self.save),
+            "tune": tuning.check(self.tune),
+        }
+        if self.only is not None and self.label_weights is not None:
+            raise ValueError("give one of only and label_weights")
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
+
+    def placed(self, gan: GAN) -> GAN:
+        """The GAN on the device and with the labels, the blocks and the precision asked for."""
+        if not isinstance(gan, GAN):
+            raise ValueError(f"gan must be a drs.GAN, got {type(gan).__name__}; drs.load makes one")
+        weights = self.label_weights
+        if self.only is not None:
+            weights = classes.only(gan.labels, self.only)
+        if weights is not None:
+            gan = gan.labelled(weights)
+        return gan.on(self.device, self.batch_size, self.precision)
+
+    def check_group(self, group: int) -> None:
+        """ValueError unless chunk_rows is the sampler's group times a power of two."""
+        rows = self.chunk_rows
+        if rows is not None and (rows % group or (rows // group) & (rows // group - 1)):
+            raise ValueError(f"chunk_rows must be {group} times a power of two, got {rows}")
+
+
+def _optional(name: str, value: int | None) -> int | None:
+    return None if value is None else integer(name, value, 1)
+
+
+def _saved(save: tuple[str, ...]) -> tuple[str, ...]:
+    """What is kept of every sample, in a fixed order."""
+    names = tuple(save.split(",")) if isinstance(save, str) else tuple(save)
+    unknown = [name for name in names if name not in (*SAVEABLE, "ids", "")]
+    if unknown:
+        raise ValueError(f"save takes {', '.join(SAVEABLE)} (ids always), got {unknown[0]!r}")
+    return tuple(name for name in SAVEABLE if name in names)
