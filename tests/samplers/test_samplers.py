@@ -96,7 +96,7 @@ def test_a_step_gives_at_most_its_rows(name, labels):
         own = ids >= 0
         assert torch.equal(batch.z[:count][own], z[ids[own] - 1280])
         assert torch.allclose(gan.generator(*filter_none(z[ids[own] - 1280], label, own)), x[own])
-    for tally in getattr(sampler, "tallies", ()):
+    for tally in sampler.tallies:
         assert batch.stats[tally].dtype == torch.int64
 
 
@@ -148,7 +148,7 @@ def test_a_run_on_disk_is_the_run_in_memory_and_goes_on(name, tmp_path):
         assert (tmp_path / "run" / file).read_bytes() == (tmp_path / "other" / file).read_bytes()
     assert samples.manifest["law"] == sampler.law
     assert samples.manifest["proposals"] == int(memory.stats["proposals"])
-    for tally in getattr(sampler, "tallies", ()):
+    for tally in sampler.tallies:
         assert samples.manifest[tally] >= 0
 
 
