@@ -47,7 +47,7 @@ def undocumented(kind):
     """Names of its public members that neither have a docstring nor are in the class's own."""
     described = {}
     for name, member in vars(kind).items():
-        method = inspect.isfunction(member) or isinstance(member, property)
+        method = inspect.isfunction(member) or isinstance(member, (property, classmethod))
         in_class = re.search(rf"^{name}: \S", kind.__doc__.replace("    ", ""), re.MULTILINE)
         described[name] = bool(method and member.__doc__) or in_class is not None
     return [name for name, words in described.items() if not (words or name.startswith("_"))]
