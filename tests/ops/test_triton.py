@@ -747,7 +747,8 @@ MUTANTS = {
         "compact", "tl.minimum(cursor + total, tl.maximum(cursor, limit))", "cursor + total",
         check_rings),
     "ring a row behind": (
-        "compact", "tl.load(state + RING_ROW) + n)", "tl.load(state + RING_ROW) + n - 1)", check_rings),
+        "compact", "tl.load(state + RING_ROW) + n)", "tl.load(state + RING_ROW) + n - 1)",
+        check_rings),
     "last row of two launches lost": (
         "compact", "tl.store(starts + tiles, base + total)",
         "tl.store(starts + tiles, base + total - 1)", check_two_launches),
