@@ -94,7 +94,8 @@ def strays(source):
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Assign):
             names = [ast.unparse(target) for target in node.targets]
-            if any(name.endswith("_ROW") and name != "A_ROW" for name in names):
+            made = isinstance(node.value, ast.BinOp | ast.Constant)
+            if made and any(name.endswith("_ROW") and name != "A_ROW" for name in names):
                 found.append(ast.unparse(node))
         if not isinstance(node, ast.Call):
             continue

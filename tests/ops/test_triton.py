@@ -703,7 +703,7 @@ MUTANTS = {
     "infinity accepted": (
         "arithmetic", '& (logit < float("inf"))', "& (logit == logit)", check_threshold),
     "exponential by other steps": (
-        "arithmetic", "(x - whole * 0.6931471805598903) - whole * 5.497923018708371e-14",
+        "arithmetic", "(x - whole * LN_2_HIGH) - whole * LN_2_LOW",
         "x - whole * 0.6931471805599453", check_exponential),
     "Philox of 7 rounds": (
         "arithmetic", "(zero + draw).to(tl.uint32))", "(zero + draw).to(tl.uint32), 7)",
@@ -747,7 +747,8 @@ MUTANTS = {
         "compact", "tl.minimum(cursor + total, tl.maximum(cursor, limit))", "cursor + total",
         check_rings),
     "ring a row behind": (
-        "compact", "tl.load(state + ROW) + n)", "tl.load(state + ROW) + n - 1)", check_rings),
+        "compact", "tl.load(state + RING_ROW) + n)", "tl.load(state + RING_ROW) + n - 1)",
+        check_rings),
     "last row of two launches lost": (
         "compact", "tl.store(starts + tiles, base + total)",
         "tl.store(starts + tiles, base + total - 1)", check_two_launches),
