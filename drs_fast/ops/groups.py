@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -150,4 +151,4 @@ def _vectors(name: str, rows: Tensor) -> Tensor:
 
 def _float32(value: float) -> float:
     """The nearest float32 number."""
-    return torch.tensor(value, dtype=torch.float32, device="cpu").item()
+    return float(np.float32(value))
