@@ -15,13 +15,13 @@ HUGE = 10**100  # beyond any limit here
 
 def integer(name: str, value: Any, least: int, below: int | None = None) -> int:
     """The value as an int; ValueError unless an integer (NumPy's too) in [least, below = 2^k)."""
-    bound = f">= {least}" if below is None else f"in [{least}, 2^{below.bit_length() - 1})"
     try:
         # An int stays as it is, so that torch.compile may keep it symbolic.
         number = value if isinstance(value, int) else operator.index(value)
     except TypeError:
-        raise ValueError(f"{name} must be an integer {bound}, got {describe(value)}") from None
+        number = least - 1
     if isinstance(value, bool) or number < least or (below is not None and number >= below):
+        bound = f">= {least}" if below is None else f"in [{least}, 2^{below.bit_length() - 1})"
         raise ValueError(f"{name} must be an integer {bound}, got {describe(value)}")
     return number
 

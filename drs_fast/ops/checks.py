@@ -133,7 +133,7 @@ def row_major(rows: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
 
 
 def _row_major(row: Tensor) -> bool:
-    return not (row.is_conj() or row.is_neg()) and (len(row) == 0 or row[0].is_contiguous())
+    return not (row.is_conj() or row.is_neg()) and (row.shape[0] == 0 or row[0].is_contiguous())
 
 
 def apart(out: Compacted | Ring, *inputs: float | Tensor | None) -> None:
@@ -181,7 +181,7 @@ def _capacity(name: str, ids: Tensor) -> int:
     found = plain(name, ids, "(capacity,) int64")
     if found.ndim != 1:
         raise ValueError(f"{name} must be (capacity,) int64, got {describe(ids)}")
-    return len(found)
+    return found.shape[0]
 
 
 def check_ring(ring: Ring, logit: Tensor, rows: list[tuple[torch.Size, torch.dtype]]) -> None:
@@ -195,7 +195,7 @@ def check_ring(ring: Ring, logit: Tensor, rows: list[tuple[torch.Size, torch.dty
             f"the capacity of a ring must be a power of two, at least its batch of {ring.batch}, "
             f"got {capacity}; make it with drs.ops.ring"
         )
-    if len(logit) > ring.batch:
+    if logit.shape[0] > ring.batch:
         raise ValueError(
             f"this ring was made for batches of at most {ring.batch} rows, got {len(logit)}; "
             "make it from the largest batch"
@@ -215,7 +215,7 @@ def fit(ring: Ring, logit: Tensor, rows: tuple[Tensor, ...]) -> bool:
     """Whether a backend can take them as they are; the ring itself is in order."""
     if type(logit) not in OWN or logit.is_nested or len(rows) != len(ring.rows):
         return False
-    n = len(logit)
+    n = logit.numel()
     return (
         n <= ring.batch
         and _fits(logit, ring.logit, n)

@@ -53,7 +53,7 @@ def accept(
     logit (n,) of any floating dtype; log_m, gamma: numbers or tensors () or (n,); |gamma| <= 600.
     """
     logit = checks.logit(logit)
-    ids, _ = checks.rows(rng, len(logit), ids, logit.device)
+    ids, _ = checks.rows(rng, logit.shape[0], ids, logit.device)
     threshold = checks.threshold(logit, log_m, gamma, eps)
     return call("accept", logit.device)(logit, rng, ids, *threshold)
 
@@ -80,7 +80,7 @@ def accept_compact(
     out: a Compacted to write into, whose capacity then bounds the count; else capacity is n.
     """
     logit = checks.logit(logit)
-    n = len(logit)
+    n = logit.shape[0]
     ids, where = checks.rows(rng, n, ids, logit.device)
     rows = checks.row_tensors(rows, n, where)
     threshold = checks.threshold(logit, log_m, gamma, eps)
@@ -114,8 +114,8 @@ def accept_latents(
     """
     logit = checks.logit(logit)
     checks.counter(0, max(integer("d", d, 0) - 1, 0) // 4)
-    checks.room("rows[0]", len(logit), d)
-    ids, where = checks.rows(rng, len(logit), ids, logit.device)
+    checks.room("rows[0]", logit.shape[0], d)
+    ids, where = checks.rows(rng, logit.shape[0], ids, logit.device)
     threshold = checks.threshold(logit, log_m, gamma, eps)
     if out is None:
         out = _empty(logit, d)
@@ -145,7 +145,7 @@ def ring(
     limit: rows wanted in all; the rows accepted after them are dropped.
     """
     logit = checks.logit(logit)
-    n = len(logit)
+    n = logit.shape[0]
     checks.rows(rng, n, None, logit.device)
     rows = checks.row_tensors(rows, n, logit.device)
     integer("limit", limit, 0, 2**63)
@@ -188,8 +188,8 @@ def accept_append(
     Returns the ring.
     """
     logit = checks.logit(logit)
-    ids, where = checks.rows(Rng(0), len(logit), ids, logit.device)
-    rows = checks.row_tensors(rows, len(logit), where)
+    ids, where = checks.rows(Rng(0), logit.shape[0], ids, logit.device)
+    rows = checks.row_tensors(rows, logit.shape[0], where)
     checks.check_ring(ring, logit, [(row.shape[1:], row.dtype) for row in rows])
     top, shift, s = checks.threshold(logit, 0.0 if log_m is None else log_m, gamma, eps)
     checks.apart(ring, logit, ids, *rows, top, shift)

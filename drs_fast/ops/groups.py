@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -31,7 +32,7 @@ def chain(
     neither finite nor -inf, a chain begins in its first candidate that is.
     ids: (B K,) int64 row numbers if they are not rng.row, rng.row + 1, ...
     """
-    return walk(logit, rng, start=start, ids=ids)[0]
+    return _walk(logit, rng, start, ids)[0]
 
 
 @operator(
@@ -45,6 +46,12 @@ def walk(
 
     To begin in a candidate counts as a move.
     """
+    return _walk(logit, rng, start, ids)
+
+
+def _walk(
+    logit: Tensor, rng: Rng, start: Tensor | None, ids: Tensor | None
+) -> tuple[Tensor, Tensor]:
     logit = _groups(logit)
     ids, where = checks.rows(rng, logit.numel(), ids, logit.device)
     if start is not None:
@@ -70,7 +77,7 @@ def select(
     integer("size", size, 1, 2**32)
     if not isinstance(replace, bool):
         raise ValueError(f"replace must be True or False, got {describe(replace)}")
-    checks.room("a draw", len(logit), size)
+    checks.room("a draw", logit.shape[0], size)
     return call("select", where)(logit, rng, ids, size, replace)
 
 
@@ -144,4 +151,4 @@ def _vectors(name: str, rows: Tensor) -> Tensor:
 
 def _float32(value: float) -> float:
     """The nearest float32 number."""
-    return torch.tensor(value, dtype=torch.float32, device="cpu").item()
+    return float(np.float32(value))
