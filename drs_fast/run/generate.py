@@ -86,12 +86,13 @@ def generate(
     if chunk_rows is not None:
         chunk_rows = integer("chunk_rows", chunk_rows, 1)
     gan = _placed(gan, device, batch_size, precision, label_weights, only)
+    model = None if out is None else gan.sha256()  # before G and D are called: that leaves caches
     run = Run(gan, sampler, n, seed, max_proposals, patience, tune, cuda_graph)
     kept, rows = columns(run.gan, save), checked_chunk(chunk_rows, sampler.group)
     with pages.kept():
-        if out is None:
+        if out is None or model is None:
             return _generated(run, n, progress)
-        save_run(run, out, kept, rows, progress)
+        save_run(run, out, kept, rows, progress, model)
         return open_run(out)
 
 

@@ -36,13 +36,16 @@ def save_run(
     columns: tuple[str, ...],
     chunk_rows: int | None,
     progress: bool,
+    model: str,
 ) -> None:
-    """Writes the run's samples to `out`, or the ones that an earlier call has not written."""
+    """Writes the run's samples to `out`, or the ones that an earlier call has not written.
+
+    model: the GAN's sha256 from before G and D were called.
+    """
     sampler, n = run.sampler, run.n or 0
     row_bytes = _row_bytes(run, columns)
     spec = {
         "rng_version": RNG_VERSION,
-        "model_sha256": run.gan.sha256(),
         "sampler": _spec(sampler, run.gan),
         "seed": run.rng.seed,
         "batch_size": run.gan.block,
@@ -54,7 +57,7 @@ def save_run(
     }
     if chunk_rows is not None:
         spec["chunk_rows"] = chunk_rows
-    examine = functools.partial(probe.kept, run.gan)
+    examine = functools.partial(probe.kept, run.gan, model)
     with Writer.open(out, spec, n, bytes_per_sample=row_bytes, examine=examine) as writer:
         _check_rows(writer, run, columns)
         _check_state(writer, run)

@@ -43,7 +43,7 @@ from drs_fast.store.manifest import COPY, Manifest, check_totals, found, read_ma
 from drs_fast.store.tensors import Layout, check_rows, open_shard, read_state
 
 SPARE_BYTES = 2**20
-Examine = Callable[[Mapping[str, Any]], Mapping[str, Any]]
+Examine = Callable[[Mapping[str, Any], bool], Mapping[str, Any]]
 
 
 class Writer:
@@ -61,13 +61,13 @@ class Writer:
         n: int,
         *,
         bytes_per_sample: int = 0,
-        examine: Examine = lambda before: {},
+        examine: Examine = lambda before, complete: {},
     ) -> "Writer":
         """Starts a run of n samples, or goes on with it where it stopped.
 
-        spec: what makes it this run (model, sampler, seed, ...), kept in the manifest.
-        examine: given the manifest so far (of a new run n and complete alone), unless the run is
-            complete, and before anything is changed; the manifest keeps what it returns.
+        spec: what makes it this run (sampler, seed, ...), kept in the manifest.
+        examine: given the manifest so far (of a new run n and complete alone), and whether the run
+            is complete, before anything is changed; the manifest keeps what it returns.
         Conflict if the directory holds a run of another spec or a larger n, or other files, or if
         another process writes to it. OSError (ENOSPC) if the disk cannot hold the missing samples.
         """
@@ -128,8 +128,8 @@ class Writer:
             and self.state is not None
             and (folder.path / RECORDS).read_bytes() == lines(recorded)
         )
+        self._spec = {**spec, **examine(before, self.complete)}
         if not self.complete:
-            self._spec = {**spec, **examine(before)}
             # A kill between two of these leaves a run that both the old and the new n can resume.
             self._put_manifest(before["n"], complete=False)
             self._put_records()
