@@ -3,7 +3,7 @@
 The manifest keeps three facts: `weights_sha256` of what was learnt, `probe_sha256` of what G and D
 give for some rows, and `model_sha256` of all that a walk through the model finds. Weights and probe
 decide, because calls leave caches and counters behind, and another Python compiles other code. Only
-of a model without a probe, which gives other numbers in every call, must all that is found be equal.
+of a model that gives other numbers in every call, and has no probe, must all that is found agree.
 """
 
 import warnings
