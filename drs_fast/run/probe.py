@@ -37,8 +37,8 @@ def kept(gan: GAN, model: str, manifest: Mapping[str, Any], complete: bool) -> d
         with _unchanged(gan) as changing:
             probe = None if there.get(PROBE) is None else sha256(gan)
         here |= {WEIGHTS: weights(gan, changing), PROBE: probe}
-    deciding = (MODEL,) if here.get(PROBE) is None else (WEIGHTS, PROBE)
-    if any(here[key] != there[key] for key in (*deciding, WEIGHTS) if key in here):
+    deciding = (WEIGHTS, MODEL if here.get(PROBE) is None else PROBE)
+    if any(here[key] != there[key] for key in deciding if key in here):
         raise Conflict(_refused(there, here))
     return there
 
@@ -77,7 +77,8 @@ def _refused(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
     elif MODEL in differing:
         why = (
             f"the weights are the same, but G and D give other numbers for the same {ROWS} rows, "
-            "and code or other data differ too: give those of the beginning"
+            "and code or other data differ too: give those of the beginning, with its versions of "
+            "Python and PyTorch"
         )
     else:
         why = (

@@ -399,6 +399,18 @@ def test_a_refusal_names_what_differs(tmp_path, change, named):
     assert {line.partition(":")[0].strip() for line in lines if ": there " in line} == named
 
 
+def test_the_same_model_in_other_code_goes_on(tmp_path):
+    """As another Python compiles it: the weights and the numbers are the same."""
+    layer, out, whole = linear(1, 2), tmp_path / "run", tmp_path / "whole"
+    one = drs.GAN(lambda z: layer(z), lambda x: x[:, 0], 2)
+    other = drs.GAN(lambda z: layer.forward(z + 0.0), lambda x: x.select(1, 0), 2)
+    assert one.sha256() != other.sha256()
+    drs.generate(one, QUICK, 3000, out=whole)
+    drs.generate(one, QUICK, 100, out=out)
+    drs.generate(other, QUICK, 3000, out=out)
+    assert files(out) == files(whole)
+
+
 ENVIRONED = """
 from os import environ
 import torch, drs_fast as drs
