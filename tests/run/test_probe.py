@@ -306,6 +306,19 @@ def test_every_class_is_in_the_probe(tmp_path, classes, changed):
     assert len(drs.generate(make(0.0), QUICK, 200, out=tmp_path)) == 200
 
 
+def test_weights_of_a_class_that_is_not_in_the_probe_are_seen(tmp_path):
+    def make(k):
+        table = torch.nn.Embedding(1000, 2)
+        with torch.no_grad():
+            table.weight.zero_()[501] = k
+        return drs.GAN(lambda z, y: z + table(y), lambda x, y: x[:, 0], 2, labels=1000)
+
+    assert probe.sha256(make(0)) == probe.sha256(make(1))
+    drs.generate(make(0), QUICK, 100, out=tmp_path)
+    with pytest.raises(store.Conflict, match="weights_sha256"):
+        drs.generate(make(1), QUICK, 200, out=tmp_path)
+
+
 def test_many_classes_are_evenly_spread():
     seen = []
     gan = drs.GAN(lambda z, y: seen.append(y) or z, lambda x, y: x[:, 0], 2, labels=1000)
