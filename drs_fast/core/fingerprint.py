@@ -1,11 +1,12 @@
-"""What a model is made of: its sha256, and the modules that it reaches.
+"""What a model is made of: its sha256, that of its weights, and the modules that it reaches.
 
 A model is what it computes with: weights, buffers and the rest of its state_dict, the archive of
 TorchScript, attributes, closures, and the code of functions and classes. Not counted is what a call
 leaves behind: attributes that `forward` or `__call__`, or a method that they call, assigns, and
 tensors made in inference mode or with a gradient's history. Nor are names, addresses, serial
-numbers, and private attributes but for tensors, arrays and modules. What no walk finds, such as a
-file read in `forward`, is left to `drs_fast.run.probe`.
+numbers, private attributes but for tensors, arrays and modules, and the process's environment. A
+call may leave more behind, in a list or a dict, and what no walk finds, such as a file read in
+`forward`, may change: `drs_fast.run.probe` therefore goes by the weights and by what a model gives.
 """
 
 import contextvars
@@ -13,11 +14,14 @@ import functools
 import hashlib
 import io
 import logging
+import os
 import pickle
 import re
+import sys
 import zipfile
 from collections import deque
-from collections.abc import ItemsView, Iterator, KeysView, Mapping, ValuesView
+from collections.abc import Collection, ItemsView, Iterator, KeysView, Mapping, ValuesView
+from pathlib import PurePath
 from types import (
     BuiltinFunctionType,
     CodeType,
@@ -39,10 +43,11 @@ from drs_fast.core import parts
 
 PLAIN = (str, bytes, int, float, complex, bool, type(None), type(...))
 SCRIPT = (torch.jit.ScriptModule, torch.jit.ScriptFunction, torch._C.ScriptModule)
-OPAQUE = (logging.Logger, contextvars.ContextVar, RemovableHandle)  # serial numbers, all loggers
+# Serial numbers, all loggers, the environment.
+OPAQUE = (logging.Logger, contextvars.ContextVar, RemovableHandle, type(os.environ))
 BUILT_IN = (BuiltinFunctionType, MethodWrapperType)
 SEQUENCES = (list, tuple, deque, KeysView, ValuesView, ItemsView)
-LEAVES = (*PLAIN, *SCRIPT, *OPAQUE, Tensor, ModuleType, torch.ScriptObject)
+LEAVES = (*PLAIN, *SCRIPT, *OPAQUE, PurePath, Tensor, ModuleType, torch.ScriptObject)
 MANGLED = re.compile(r"[./]?___torch_mangle_\d+")  # a serial number of a class in TorchScript
 ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 
@@ -53,6 +58,32 @@ def sha256(*values: Any) -> str:
     What a function finds in an imported module counts by the module's name alone.
     """
     return _digest(_reached(values, {}))
+
+
+def weights(*values: Any, changing: Collection[int] = ()) -> str:
+    """Of the state_dicts of all modules, of TorchScript's archives, and of packed weights.
+
+    changing: ids of tensors in the state_dicts that calls change, which are left out.
+    """
+    return sha256(*(sorted(_weights(value, changing)) for value in values))
+
+
+def _weights(value: Any, changing: Collection[int]) -> Iterator[str]:
+    kinds = (nn.Module, *SCRIPT, torch.ScriptObject)
+    found = [part for part in _reached(value, {}) if isinstance(part, kinds)]
+    outer = [part for part in found if isinstance(part, nn.Module) and not isinstance(part, SCRIPT)]
+    inner = {id(part) for module in outer for part in module.modules() if part is not module}
+    for part in found:
+        if not isinstance(part, nn.Module) or isinstance(part, SCRIPT):
+            yield sha256(part)
+        elif id(part) not in inner:
+            state = part.state_dict(keep_vars=True).items()
+            yield sha256({_named(k): held for k, held in state if id(held) not in changing})
+
+
+def _named(key: str) -> str:
+    """As it would be named without torch.compile."""
+    return key.replace("_orig_mod.", "")
 
 
 def modules(*values: Any) -> Iterator[nn.Module]:
@@ -87,13 +118,19 @@ def _reached(value: Any, seen: dict[int, Any]) -> Iterator[Any]:
 
 
 def _walk(value: Any, seen: dict[int, Any]) -> Iterator[Any]:
-    if not isinstance(value, PLAIN):
-        if id(value) in seen:
-            return
-        seen[id(value)] = value  # kept alive, lest another object takes its id
-    yield value
-    for part in _parts(value, seen):
-        yield from _walk(part, seen)
+    """The value and its parts, depth first, however deep they are."""
+    ahead = [iter((value,))]
+    while ahead:
+        for part in ahead[-1]:
+            if not isinstance(part, PLAIN):
+                if id(part) in seen:
+                    continue
+                seen[id(part)] = part  # kept alive, lest another object takes its id
+            yield part
+            ahead.append(_parts(part, seen))
+            break
+        else:
+            ahead.pop()
 
 
 def _bytes(value: Any) -> Iterator[bytes | memoryview]:
@@ -102,6 +139,8 @@ def _bytes(value: Any) -> Iterator[bytes | memoryview]:
         yield from _of_script(value)
         return
     yield type(value).__qualname__.encode()
+    if isinstance(value, OPAQUE) or _of_process(value):
+        return
     if isinstance(value, PLAIN):
         yield repr(value).encode()
     elif isinstance(value, Tensor):
@@ -115,6 +154,8 @@ def _bytes(value: Any) -> Iterator[bytes | memoryview]:
         yield value.__name__.encode()
     elif isinstance(value, memoryview):
         yield value.tobytes()
+    elif isinstance(value, PurePath):  # what else it has are caches, one of the process's hashes
+        yield str(value).encode()
     elif isinstance(value, (Mapping, *SEQUENCES, set, frozenset)):
         yield str(len(value)).encode()
     elif isinstance(value, torch.ScriptObject):
@@ -123,10 +164,13 @@ def _bytes(value: Any) -> Iterator[bytes | memoryview]:
         saved = parts.saved_apart(value)
         if saved:
             yield sha256(saved).encode()
-    elif not (
-        isinstance(value, OPAQUE) or hasattr(value, "__dict__") or parts.slotted(type(value))
-    ):
+    elif not (hasattr(value, "__dict__") or parts.slotted(type(value))):
         yield ADDRESS.sub("", repr(value)).encode()
+
+
+def _of_process(value: Any) -> bool:
+    """Whether it belongs to the process, whoever imports it: it is no data of a model."""
+    return value is sys.modules or value is sys.path or value is sys.argv
 
 
 def _parts(value: Any, seen: dict[int, Any]) -> Iterator[Any]:
@@ -136,7 +180,7 @@ def _parts(value: Any, seen: dict[int, Any]) -> Iterator[Any]:
     elif isinstance(value, np.ndarray):
         if value.dtype.hasobject:
             yield value.ravel().tolist()
-    elif isinstance(value, LEAVES):
+    elif isinstance(value, LEAVES) or _of_process(value):
         return
     elif isinstance(value, nn.Module):
         yield from parts.of_module(value)
@@ -173,7 +217,7 @@ def _in_order(values: Any, seen: dict[int, Any]) -> list[Any]:
     def key(value: Any) -> str:
         return repr(value) if isinstance(value, PLAIN) else _digest(_walk(value, dict(seen)))
 
-    return sorted(values, key=key)
+    return sorted(values, key=key) if len(values) > 1 else list(values)
 
 
 def _of_tensor(tensor: Tensor) -> Iterator[bytes | memoryview]:

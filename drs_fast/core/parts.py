@@ -1,5 +1,6 @@
 """What functions, objects, modules and classes are made of, for `drs_fast.core.fingerprint`."""
 
+import contextlib
 import dataclasses
 import dis
 import functools
@@ -42,13 +43,19 @@ def of_function(function: FunctionType) -> Iterator[Any]:
         return
     yield from (function.__code__, function.__defaults__, function.__kwdefaults__)
     assigned = _stored(function.__code__, "STORE_GLOBAL", "STORE_DEREF")
-    cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
-    yield [cell.cell_contents for name, cell in cells if name not in assigned]
+    yield [value for name, value in _enclosed(function) if name not in assigned]
     used = sorted(_names(function.__code__) & function.__globals__.keys() - assigned)
     yield {name: function.__globals__[name] for name in used}
     own = {name: value for name, value in vars(function).items() if not name.startswith("_")}
     if own:
         yield own
+
+
+def _enclosed(function: FunctionType) -> Iterator[tuple[str, Any]]:
+    cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
+    for name, cell in cells:
+        with contextlib.suppress(ValueError):  # the variable has no value yet
+            yield name, cell.cell_contents
 
 
 def of_module(module: nn.Module) -> Iterator[Any]:

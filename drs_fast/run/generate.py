@@ -85,11 +85,13 @@ def generate(
         patience=patience, chunk_rows=chunk_rows, precision=precision, tune=tune,
         cuda_graph=cuda_graph, label_weights=label_weights, only=only, progress=progress,
     )  # fmt: skip
+    # Before G and D are called, because that leaves caches.
+    model = None if out is None else options.placed(gan).sha256()
     run = Run(gan, sampler, n, options)
     with pages.kept():
-        if out is None:
+        if out is None or model is None:
             return _generated(run, n)
-        save_run(run, out)
+        save_run(run, out, model)
         return open_run(out)
 
 

@@ -1,70 +1,144 @@
-"""What a model gives for a few fixed rows: it tells what no walk through the model finds."""
+"""Whether a run goes on with the model that it was begun with.
+
+The manifest keeps three facts: `weights_sha256` of what was learnt, `probe_sha256` of what G and D
+give for some rows, and `model_sha256` of all that a walk through the model finds. Weights and probe
+decide, because calls leave caches and counters behind, and another Python compiles other code. Only
+of a model that gives other numbers in every call, and has no probe, must all that is found agree.
+"""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Final
 
 import torch
 
 from drs_fast import ops
 from drs_fast.core import PROBE_ROW, Rng, fingerprint
-from drs_fast.gan import GAN
+from drs_fast.gan import GAN, SMALLEST
 from drs_fast.store import Conflict
-from drs_fast.store.manifest import Manifest
 
-KEY: Final = "probe_sha256"
-ROWS = 8
+WEIGHTS, MODEL, PROBE = "weights_sha256", "model_sha256", "probe_sha256"
+ROWS = SMALLEST  # a call for fewer is padded to as many
 
 
-def kept(gan: GAN, manifest: Manifest | None) -> dict[str, str | None]:
-    """What the manifest of a run keeps: of a new run the probe, twice alike, or null.
+def kept(
+    gan: GAN, model: str, manifest: Mapping[str, object] | None, complete: bool
+) -> dict[str, object]:
+    """What the manifest of a run keeps of the model: of a run that is there what it was begun with.
 
-    manifest: what is there so far, None of a new run; one that was begun without a probe goes on
-        without one.
-    Raises Conflict where G and D give other numbers than when the run was begun.
+    model: the GAN's sha256 from before G and D were called. manifest: what is there so far; None
+        if the run is new.
+    complete: nothing will be computed; G and D are called only where the model's sha256 differs.
+    Raises Conflict where it is another model.
     """
     if manifest is None:
-        with _unchanged(gan):
-            first, again = sha256(gan), sha256(gan)
-        if first != again:
-            warnings.warn(
-                "G or D gave other numbers for the same rows a second time (random numbers inside, "
-                "or kernels that add in any order): if this run is interrupted, extended or "
-                "repaired, its bytes will differ; `drs-fast doctor` looks for the cause",
-                stacklevel=6,
-            )
-        return {KEY: first if first == again else None}
-    if KEY not in manifest:
-        return {}
-    before = manifest[KEY]
-    if before is not None:
-        with _unchanged(gan):
-            now = sha256(gan)
-        if now != before:
-            raise Conflict(
-                f"G and D have the weights and the code that this run was begun with ({KEY}: there "
-                f"{before}, here {now}), but give other numbers for the same {ROWS} rows. Either "
-                "PyTorch has another version, runs on other hardware or another number of threads, "
-                "or tunes its kernels (torch.backends.cudnn.benchmark), or the model depends on "
-                "something that its sha256 cannot see, such as a file that is read in forward. Go "
-                "on with the machine, the versions and the files of the beginning, or choose "
-                "another directory"
-            )
-    return {KEY: before}
+        return _begun(gan, model)
+    there = {key: manifest[key] for key in (WEIGHTS, MODEL, PROBE) if key in manifest}
+    here: dict[str, object] = {MODEL: model}
+    if WEIGHTS in there and not (complete and model == there[MODEL]):
+        with _unchanged(gan) as changing:
+            probe = None if there.get(PROBE) is None else sha256(gan)
+        here |= {WEIGHTS: weights(gan, changing), PROBE: probe}
+    deciding = (WEIGHTS, MODEL if here.get(PROBE) is None else PROBE)
+    if any(here[key] != there[key] for key in deciding if key in here):
+        raise Conflict(_refused(there, here))
+    return there
 
 
-def sha256(gan: GAN) -> str:
-    """Of x and logits of a few rows that nothing else reaches, on the GAN's device."""
-    z, y = ops.latents(gan, Rng(0, PROBE_ROW), ROWS), None
+def _begun(gan: GAN, model: str) -> dict[str, object]:
+    with _unchanged(gan) as changing:
+        first = sha256(gan)
+        steady = first == sha256(gan, seed=1)
+        again = steady or first == sha256(gan)
+    if not steady:
+        warnings.warn(
+            "G or D gave other numbers for the same rows a second time (random numbers inside, or "
+            "kernels that add in any order): if this run is interrupted, extended or repaired, its "
+            "bytes will differ; `drs-fast doctor` looks for the cause",
+            stacklevel=7,
+        )
+    return {WEIGHTS: weights(gan, changing), MODEL: model, PROBE: first if again else None}
+
+
+def _refused(there: Mapping[str, object], here: Mapping[str, object]) -> str:
+    differing = [key for key in here if here[key] != there.get(key)]
+    if WEIGHTS in differing:
+        why = "G or D has other weights: give those of the beginning"
+    elif WEIGHTS not in here:
+        why = (
+            "this run was begun by an earlier version, which cannot tell what a call leaves in a "
+            "cache from a change: go on with the model, the code and the Python of the beginning, "
+            "in a process that has not called the model yet"
+        )
+    elif here[PROBE] is None:
+        why = (
+            "the weights are the same, but code or other data differ, and because this model is no "
+            "function of its input, nothing tells whether that matters: go on with the code and "
+            "the Python of the beginning, in a process that has not called the model yet"
+        )
+    elif MODEL in differing:
+        why = (
+            f"the weights are the same, but G and D give other numbers for the same {ROWS} rows, "
+            "and code or other data differ too: give those of the beginning, with its versions of "
+            "Python and PyTorch"
+        )
+    else:
+        why = (
+            f"the weights and the code are the same, but G and D give other numbers for the same "
+            f"{ROWS} rows. PyTorch may have another version, run on other hardware or another "
+            "number of threads, or tune its kernels (torch.backends.cudnn.benchmark), or the model "
+            "depends on something that its sha256 cannot see, such as a file that is read in "
+            "forward: go on with the machine, the versions and the files of the beginning"
+        )
+    lines = [f"  {key}: there {there.get(key)}, here {here[key]}" for key in differing]
+    return "\n".join(
+        ["this run was begun with another model:", *lines, f"{why}, or choose another directory"]
+    )
+
+
+def weights(gan: GAN, changing: set[int]) -> str:
+    """Of what was learnt, but for the buffers with these ids, which calls change."""
+    parts = (gan.generator, gan.discriminator, gan.link, gan.prior)
+    return fingerprint.weights(*parts, changing=changing)
+
+
+def sha256(gan: GAN, seed: int = 0) -> str:
+    """Of x and logits of a few rows that nothing else reaches, of all classes if they are not more.
+
+    seed: of the random numbers that G and D draw from PyTorch.
+    """
+    z = ops.latents(gan, Rng(0, PROBE_ROW), ROWS)
+    given: tuple[torch.Tensor, ...] = (z,)
     if gan.labels is not None:
-        y = torch.arange(ROWS, device=z.device) % gan.labels
-    return fingerprint.sha256(*gan.logits(z, y))
+        given = (z, torch.arange(ROWS, device=z.device) * gan.labels // ROWS)
+    with _seeded(z.device, seed):
+        # In blocks, because more rows at once may not fit into memory.
+        found = [
+            fingerprint.sha256(*gan.logits(*(rows[k : k + gan.block] for rows in given)))
+            for k in range(0, ROWS, gan.block)
+        ]
+    return fingerprint.sha256(found)
 
 
 @contextmanager
-def _unchanged(gan: GAN) -> Iterator[None]:
-    """Buffers that a call changes are put back."""
+def _seeded(device: torch.device, seed: int) -> Iterator[None]:
+    """Fixes PyTorch's own random numbers, and puts them back where they were.
+
+    The library draws none of them. A G that adds noise does, and without this it had no probe.
+    """
+    cuda = device.type == "cuda"
+    with torch.random.fork_rng([device] if cuda else []):
+        torch.default_generator.manual_seed(seed)
+        if cuda:
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
+        yield
+
+
+@contextmanager
+def _unchanged(gan: GAN) -> Iterator[set[int]]:
+    """Buffers that a call changes are put back; at the end the set has the ids of these."""
+    changed = set[int]()
     found = fingerprint.modules(gan.generator, gan.discriminator, gan.link)
     # TorchScript's inner modules are found in their outer one alone.
     modules = {id(module): module for outer in found for module in outer.modules()}
@@ -74,11 +148,13 @@ def _unchanged(gan: GAN) -> Iterator[None]:
         for name, buffer in module.named_buffers(recurse=False)
     ]
     try:
-        yield
+        yield changed
     finally:
         with torch.inference_mode():
             for module, name, buffer, value in buffers:
                 if module._buffers[name] is not buffer:
                     module._buffers[name] = buffer
+                    changed.add(id(buffer))
                 if not torch.equal(buffer, value):
                     buffer.copy_(value)
+                    changed.add(id(buffer))

@@ -28,14 +28,16 @@ SHARD_ROWS = 2**16
 CHUNK_ROWS = 2**18
 
 
-def save_run(run: Run, out: str | PathLike[str]) -> None:
-    """Writes the run's samples to `out`, or the ones that an earlier call has not written."""
+def save_run(run: Run, out: str | PathLike[str], model: str) -> None:
+    """Writes the run's samples to `out`, or the ones that an earlier call has not written.
+
+    model: the GAN's sha256 from before G and D were called.
+    """
     sampler, n, options = run.sampler, run.n or 0, run.options
     columns = options.save if run.gan.labels is None else (*options.save, "y")
     row_bytes = _row_bytes(run, columns)
     spec = {
         "rng_version": RNG_VERSION,
-        "model_sha256": run.gan.sha256(),
         "sampler": _spec(sampler, run.gan),
         "seed": run.rng.seed,
         "batch_size": run.gan.block,
@@ -47,7 +49,7 @@ def save_run(run: Run, out: str | PathLike[str]) -> None:
     }
     if options.chunk_rows is not None:
         spec["chunk_rows"] = options.chunk_rows
-    examine = functools.partial(probe.kept, run.gan)
+    examine = functools.partial(probe.kept, run.gan, model)
     with Writer.open(out, spec, n, bytes_per_sample=row_bytes, examine=examine) as writer:
         _check_rows(writer, run, columns)
         _check_state(writer, run)

@@ -58,8 +58,9 @@ class Settings(TypedDict):
     """What was asked for. Another command with the same settings goes on with the run."""
 
     rng_version: Annotated[Positive, "of the random numbers"]
-    model_sha256: Annotated[Sha256, "of weights, architecture and code"]
-    probe_sha256: NotRequired[Annotated[str | None, SHA256.or_null, "of a few samples and logits"]]
+    weights_sha256: NotRequired[Annotated[Sha256, "of what the model has learnt"]]
+    model_sha256: Annotated[Sha256, "of weights, architecture and code, as they were found"]
+    probe_sha256: NotRequired[Annotated[str | None, SHA256.or_null, "of some samples and logits"]]
     sampler: Annotated[SamplerSpec, SAMPLER, "its name, law_version and plain fields"]
     seed: Annotated[Seed, "of all random numbers"]
     batch_size: Annotated[Positive, "rows in a call of G and D"]

@@ -51,7 +51,7 @@ from drs_fast.store.manifest import (
 from drs_fast.store.tensors import Layout, check_rows, open_shard, read_state
 
 SPARE_BYTES = 2**20
-Examine = Callable[[Manifest | None], Mapping[str, Any]]
+Examine = Callable[[Manifest | None, bool], Mapping[str, Any]]
 
 
 class Writer:
@@ -69,12 +69,12 @@ class Writer:
         n: int,
         *,
         bytes_per_sample: int = 0,
-        examine: Examine = lambda manifest: {},
+        examine: Examine = lambda manifest, complete: {},
     ) -> "Writer":
         """Starts a run of n samples, or goes on with it where it stopped.
 
         spec: what makes it this run (model, sampler, seed, ...), kept in the manifest.
-        examine: given the manifest so far (None of a new run), unless the run is complete, and
+        examine: given the manifest so far (None of a new run), and whether the run is complete,
             before anything is changed; the manifest keeps what it returns.
         Conflict if the directory holds a run of another spec or a larger n, or other files, or if
         another process writes to it. OSError (ENOSPC) if the disk cannot hold the missing samples.
@@ -124,8 +124,8 @@ class Writer:
         if before is not None:
             self._go_on(before)
         _check_space(folder.path, n - self.count, bytes_per_sample)
+        self._spec = {**spec, **examine(before, self.complete)}
         if not self.complete:
-            self._spec = {**spec, **examine(before)}
             # A kill between two of these leaves a run that both the old and the new n can resume.
             self._put_manifest(n if before is None else before["n"], complete=False)
             self._put_records()

@@ -1,5 +1,6 @@
 import functools
 import os
+import pathlib
 import shutil
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import torch
 from described import BUILDERS, built, linear, old_norm
 
 from drs_fast import GAN, Rng, ops
-from drs_fast.core.fingerprint import sha256
+from drs_fast.core.fingerprint import sha256, weights
 
 
 def scaled(k, module=None):
@@ -101,6 +102,83 @@ def test_what_was_always_seen_keeps_its_sha256():
     buffers = {"b": torch.arange(3), "a": {"x", "y"}}
     found = sha256(2, [layer.weight, (layer.bias, None)], buffers, np.arange(2.0), layer)
     assert found == "a6b2648b0ec1a7ac94157cc9945a3c10ada426d7f6c8cd88177ffd2754a5c830"
+
+
+def conditional(k):
+    if k > 1:
+        scale = k
+    return lambda z: z * scale if k > 1 else z
+
+
+def test_a_cell_may_be_empty():
+    assert sha256(conditional(1)) != sha256(conditional(2))
+    assert sha256(conditional(1)) == sha256(conditional(1))
+
+
+@pytest.mark.parametrize(
+    "hold", [lambda v: [v], lambda v: {"a": v}, Called, lambda v: frozenset([v])]
+)
+def test_data_may_be_nested_deep(hold):
+    def deep(k):
+        for _ in range(3000):
+            k = hold(k)
+        return k
+
+    assert sha256(deep(1)) == sha256(deep(1)) != sha256(deep(2))
+
+
+def test_a_path_is_its_name():
+    used, other = pathlib.Path("a/b"), pathlib.Path("a/c")
+    assert {used: str(used)}  # which leaves its hash and its name in it
+    assert sha256(used) == sha256(pathlib.Path("a/b")) != sha256(other)
+
+
+def test_the_process_is_no_model_data(monkeypatch):
+    before = sha256(os.environ, sys.modules, sys.argv, sys.path)
+    monkeypatch.setenv("SOMETHING", "1")
+    monkeypatch.setitem(sys.modules, "something", None)
+    monkeypatch.setattr(sys, "argv", ["another"])
+    sys.path.append("somewhere")
+    try:
+        assert sha256(os.environ, sys.modules, sys.argv, sys.path) == before
+    finally:
+        sys.path.pop()
+
+
+WEIGHED = [
+    "TorchScript",
+    "a frozen script",
+    "a loaded script",
+    "a script in a wrapper",
+    "a script's method",
+    "a script function",
+    "packed weights",
+    "packed recurrent weights",
+    "packed weights in a closure",
+    "a private module",
+    "modules in a private dict",
+    "state beside buffers",
+    "a parametrized weight",
+    "a spectral norm",
+    "a weight norm",
+    "a pruned weight",
+    "a compiled module",
+    "an exported module",
+]
+
+
+@pytest.mark.parametrize("name", WEIGHED)
+def test_weights_are_what_a_model_has_learnt(name):
+    one, equal, other = (weights(built(name, k)) for k in (1, 1, 2))
+    assert one == equal != other
+
+
+def test_weights_have_a_place():
+    one, two = linear(1), linear(2)
+    assert weights(torch.nn.Sequential(one, two)) != weights(torch.nn.Sequential(two, one))
+    assert weights(one, two) != weights(two, one)
+    assert weights(torch.compile(one, backend="eager")) == weights(one)
+    assert weights(scaled(1, one)) == weights(scaled(2, one)) == weights(one)
 
 
 class Lazy(torch.nn.Module):

@@ -38,6 +38,9 @@ FORBIDDEN = re.compile(
     r"\bfrom random\b|\bmanual_seed\b|\.(normal_|uniform_|bernoulli_|random_)\("
 )
 
+# The random numbers of the user's own G and D are fixed here, and put back where they were.
+SEEDED = {"run/probe.py": 2}
+
 
 def imports_of(source, module=""):
     """Full names of what the source imports from drs_fast, at the top or inside functions."""
@@ -177,7 +180,9 @@ def test_everything_in_all_is_there():
 @pytest.mark.parametrize("file", sorted(ROOT.rglob("*.py")), ids=lambda f: str(f.relative_to(ROOT)))
 def test_randomness_comes_from_named_rows(file):
     lines = [line for line in file.read_text().splitlines() if FORBIDDEN.search(line)]
-    assert lines == []
+    seeding = [line for line in lines if re.fullmatch(r" +torch\.\S+\.manual_seed\(seed\)", line)]
+    assert len(seeding) == SEEDED.get(str(file.relative_to(ROOT)), 0)
+    assert [line for line in lines if line not in seeding] == []
 
 
 @pytest.mark.parametrize(

@@ -179,7 +179,7 @@ def searched(model):
     sampler = DRS(gamma=0.0, burn_in=256)
     decides = sampler.rejection(model, sampler.init(model, drs.Rng(5)))
     network = bound.build(model, bound.TINY, Draws(5, rows.SEARCH_ROW))
-    proposals = Proposals(decides, drs.Rng(5), free=False)
+    proposals = Proposals(decides._replace(free=False), drs.Rng(5))
     proposals.evenly(*proposals.found(network, 2), samples=2.0, most=1e6)
 
 

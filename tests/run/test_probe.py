@@ -1,5 +1,6 @@
 """A run goes on only where G and D still give the numbers that it was begun with."""
 
+import numpy as np
 import pytest
 import torch
 from described import linear
@@ -39,7 +40,7 @@ def save_factor(k, file):
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
 @pytest.mark.parametrize(
     ("source", "save", "said"),
-    [(SCRIPTED, save_script, "model_sha256"), (HIDDEN, save_factor, "cannot see")],
+    [(SCRIPTED, save_script, "weights_sha256"), (HIDDEN, save_factor, "cannot see")],
     ids=["TorchScript", "a file read in forward"],
 )
 def test_a_run_is_not_continued_with_another_generator(tmp_path, capsys, source, save, said):
@@ -78,17 +79,19 @@ def test_what_enters_the_probe():
 def test_a_probe_costs_a_call_and_at_the_beginning_two(tmp_path):
     drs.generate(toy(), QUICK, 100, out=tmp_path)
     critic = Counted(toy().discriminator)
-    gan = toy().judged(critic)
+    gan = drs.GAN(toy().generator, critic, 2)
     manifest = drs.open(tmp_path).manifest
-    assert probe.kept(gan, manifest) == {"probe_sha256": manifest["probe_sha256"]}
+    model = manifest["model_sha256"]
+    kept = {key: manifest[key] for key in ("weights_sha256", "model_sha256", "probe_sha256")}
+    assert probe.kept(gan, model, manifest, False) == kept
     assert critic.rows == 128  # one small call
-    assert probe.kept(gan, None) == {"probe_sha256": manifest["probe_sha256"]}
+    assert probe.kept(gan, model, None, False) == kept
     assert critic.rows == 3 * 128
 
 
 def test_a_complete_run_is_not_probed(tmp_path, monkeypatch):
     drs.generate(toy(), QUICK, 100, out=tmp_path)
-    monkeypatch.setattr(probe, "sha256", lambda gan: pytest.fail("it was probed"))
+    monkeypatch.setattr(probe, "sha256", lambda *given: pytest.fail("it was probed"))
     drs.generate(toy(), QUICK, 100, out=tmp_path)
 
 
@@ -104,11 +107,13 @@ def test_the_probe_survives_a_repair(tmp_path):
 def test_a_run_of_before_goes_on_without_a_probe(tmp_path, monkeypatch):
     drs.generate(toy(), QUICK, 100, out=tmp_path)
     manifest = read_manifest(tmp_path)
-    del manifest["probe_sha256"]
+    del manifest["probe_sha256"], manifest["weights_sha256"]
     (tmp_path / MANIFEST).write_bytes(sealed(manifest, indent=2))
-    monkeypatch.setattr(probe, "sha256", lambda gan: pytest.fail("it was probed"))
+    monkeypatch.setattr(probe, "sha256", lambda *given: pytest.fail("it was probed"))
     assert len(drs.generate(toy(), QUICK, 200, out=tmp_path)) == 200
-    assert "probe_sha256" not in drs.open(tmp_path).manifest
+    assert not {"probe_sha256", "weights_sha256"} & drs.open(tmp_path).manifest.keys()
+    with pytest.raises(store.Conflict, match="earlier version"):
+        drs.generate(drs.GAN(lambda z: z + 0, toy().discriminator, 2), QUICK, 300, out=tmp_path)
 
 
 class Noisy(torch.nn.Module):
@@ -157,7 +162,287 @@ def test_the_probe_changes_no_state(make):
     module = make()
     before = {name: (tensor, tensor.clone()) for name, tensor in module.named_buffers()}
     gan = drs.GAN(module, lambda x: x[:, 0], 2)
-    assert probe.kept(gan, None) == {"probe_sha256": None}
+    assert probe.kept(gan, gan.sha256(), None, False)["probe_sha256"] is None
     for name, tensor in module.named_buffers():
         assert tensor is before[name][0]
         assert torch.equal(tensor, before[name][1])
+
+
+class Tables(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.tables, self.hits, self.shapes = {}, [], set()
+
+    def forward(self, z):
+        self.tables[len(z)] = torch.ones(len(z), 1)
+        self.hits.append(tuple(z.shape))
+        self.shapes.add(z.shape)
+        return z * self.tables[len(z)]
+
+
+CACHE = {}
+
+
+def with_global_cache():
+    CACHE.clear()
+
+    def generator(z):
+        CACHE[len(z)] = torch.ones(len(z), 1)
+        return z * CACHE[len(z)]
+
+    return generator
+
+
+def with_default():
+    def generator(z, _cache={}):  # noqa: B006
+        return z * _cache.setdefault(len(z), torch.ones(len(z), 1))
+
+    return generator
+
+
+def with_closure():
+    cache, calls, once = {}, [0], set()
+
+    def generator(z):
+        calls[0] += 1
+        once.add(z.shape)
+        return z * cache.setdefault(len(z), torch.ones(len(z), 1))
+
+    return generator
+
+
+def with_attribute():
+    def generator(z):
+        generator.calls += 1
+        return z
+
+    generator.calls = 0
+    return generator
+
+
+class Buffer(torch.nn.Module):
+    """A buffer that every call changes, and that no number depends on."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, z):
+        self.calls.add_(1.0)
+        return z
+
+
+LEAVING = {
+    "containers of a module": Tables,
+    "a global": with_global_cache,
+    "a default": with_default,
+    "a closure": with_closure,
+    "an attribute of a function": with_attribute,
+    "a buffer": Buffer,
+}
+
+
+@pytest.mark.parametrize("build", LEAVING.values(), ids=LEAVING)
+def test_what_a_call_leaves_behind_is_no_other_model(tmp_path, build):
+    def make():
+        return drs.GAN(build(), lambda x: x[:, 0], 2)
+
+    whole, out, preview = tmp_path / "whole", tmp_path / "run", tmp_path / "preview"
+    drs.generate(make(), QUICK, 3000, out=whole)
+    gan = make()
+    for n in (100, 3000):
+        drs.generate(gan, QUICK, n, out=out, seed=0)
+        drs.generate(gan, QUICK, 70, batch_size=512)
+    assert files(out) == files(whole)
+    drs.generate(make(), QUICK, 100, out=preview)
+    gan = make()
+    drs.generate(gan, QUICK, 100, batch_size=512)
+    drs.generate(gan, QUICK, 3000, out=preview)
+    assert files(preview) == files(whole)
+    gan = make()
+    drs.generate(gan, QUICK, 100, batch_size=512)
+    drs.generate(gan, QUICK, 100, out=tmp_path / "late")
+    assert len(drs.generate(make(), QUICK, 3000, out=tmp_path / "late")) == 3000
+
+
+def test_a_complete_run_knows_another_model_whatever_calls_left(tmp_path):
+    gan = drs.GAN(Tables(), lambda x: x[:, 0], 2)
+    drs.generate(gan, QUICK, 100, out=tmp_path)
+    before = files(tmp_path)
+    assert len(drs.generate(gan, QUICK, 100, out=tmp_path)) == 100
+    assert files(tmp_path) == before
+    with pytest.raises(store.Conflict, match="probe_sha256"):
+        drs.generate(drs.GAN(Tables(), lambda x: x[:, 1], 2), QUICK, 100, out=tmp_path)
+
+
+@pytest.mark.parametrize("variants", [(), ("channels_last",)], ids=["as it is", "tuned"])
+def test_the_model_is_hashed_before_it_is_called(tmp_path, monkeypatch, variants):
+    calls = []
+    generator, critic = torch.nn.Identity(), torch.nn.Linear(2, 1)
+    generator.register_forward_hook(lambda *given: calls.append("called"))
+    gan = drs.GAN(generator, critic, 2)
+    monkeypatch.setattr(drs.GAN, "sha256", lambda gan: calls.append("hashed") or "0" * 64)
+    drs.generate(gan, QUICK, 100, out=tmp_path, tune=variants)
+    assert calls[0] == "hashed"
+
+
+@pytest.mark.parametrize(("classes", "changed"), [(10, 9), (128, 127), (100, 57), (1000, 7)])
+def test_every_class_is_in_the_probe(tmp_path, classes, changed):
+    def make(k):
+        # A number in a private attribute of an object, which no walk takes for data.
+        class Shifted(torch.nn.Module):
+            def __init__(self):
+                super().__init__()
+                self._shift = k
+
+            def forward(self, z, y):
+                return z + self._shift * (y == changed)[:, None]
+
+        return drs.GAN(Shifted(), lambda x, y: x[:, 0], 2, labels=classes)
+
+    drs.generate(make(0.0), QUICK, 100, out=tmp_path)
+    with pytest.raises(store.Conflict, match="probe_sha256"):
+        drs.generate(make(1.0), QUICK, 200, out=tmp_path)
+    assert len(drs.generate(make(0.0), QUICK, 200, out=tmp_path)) == 200
+
+
+def test_weights_of_a_class_that_is_not_in_the_probe_are_seen(tmp_path):
+    def make(k):
+        table = torch.nn.Embedding(1000, 2)
+        with torch.no_grad():
+            table.weight.zero_()[501] = k
+        return drs.GAN(lambda z, y: z + table(y), lambda x, y: x[:, 0], 2, labels=1000)
+
+    assert probe.sha256(make(0)) == probe.sha256(make(1))
+    drs.generate(make(0), QUICK, 100, out=tmp_path)
+    with pytest.raises(store.Conflict, match="weights_sha256"):
+        drs.generate(make(1), QUICK, 200, out=tmp_path)
+
+
+def test_many_classes_are_evenly_spread():
+    seen = []
+    gan = drs.GAN(lambda z, y: seen.append(y) or z, lambda x, y: x[:, 0], 2, labels=1000)
+    probe.sha256(gan)
+    assert torch.cat(seen).diff().tolist() == pytest.approx([1000 / 128] * 127, abs=1.0)
+
+
+def test_small_blocks_hold_no_more_rows_than_a_run():
+    critic = Counted(lambda x: x[:, 0])
+    most = []
+    gan = drs.GAN(lambda z: most.append(len(z)) or z, critic, 2, block=16)
+    assert probe.sha256(gan) == probe.sha256(gan)
+    assert max(most) == 16
+    assert critic.rows == 256
+
+
+class Style(torch.nn.Module):
+    """Adds noise, as StyleGAN does, by numbers that no walk takes for data."""
+
+    def __init__(self, k, noise=torch.randn):
+        super().__init__()
+        self._gain, self._w, self.noise = k, {"a": torch.full((2,), float(k))}, noise
+
+    def forward(self, z):
+        return z + 0.1 * self._gain * self._w["a"] * self.noise(z.shape)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+def test_a_model_with_noise_has_a_probe(tmp_path):
+    def make(k):
+        return drs.GAN(Style(k), lambda x: x[:, 0], 2)
+
+    with pytest.warns(UserWarning, match="a second time") as said:
+        drs.generate(make(1), QUICK, 100, out=tmp_path)
+    assert len(said) == 1
+    assert said[0].filename == __file__
+    assert drs.open(tmp_path).manifest["probe_sha256"] is not None
+    with pytest.raises(store.Conflict, match="probe_sha256"):
+        drs.generate(make(2), QUICK, 200, out=tmp_path)
+    torch.randn(7)
+    assert len(drs.generate(make(1), QUICK, 200, out=tmp_path)) == 200
+
+
+def test_a_probe_leaves_the_random_numbers_as_they_are():
+    gan = drs.GAN(Style(1), lambda x: x[:, 0], 2)
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    first = probe.sha256(gan)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.randn(3)
+    assert probe.sha256(gan) == first != probe.sha256(gan, seed=1)
+
+
+def noise_of_numpy(shape):
+    return torch.tensor(np.random.default_rng().normal(size=shape), dtype=torch.float32)
+
+
+@pytest.mark.filterwarnings("ignore:G or D gave other numbers")
+def test_without_a_probe_all_that_is_found_must_be_the_same(tmp_path):
+    def make(k):
+        model = Style(1, noise_of_numpy)
+        model.k = k
+        return drs.GAN(model, lambda x: x[:, 0], 2)
+
+    drs.generate(make(1), QUICK, 100, out=tmp_path)
+    assert drs.open(tmp_path).manifest["probe_sha256"] is None
+    assert len(drs.generate(make(1), QUICK, 200, out=tmp_path)) == 200
+    with pytest.raises(store.Conflict, match="model_sha256") as refused:
+        drs.generate(make(2), QUICK, 300, out=tmp_path)
+    assert "no function of its input" in str(refused.value)
+
+
+def weighted(k, code=1.0):
+    layer = linear(k, 2)
+    return drs.GAN(lambda z: layer(z) * code, lambda x: x[:, 0], 2)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"k": 2}, {"weights_sha256", "model_sha256", "probe_sha256"}),
+        ({"k": 1, "code": 2.0}, {"model_sha256", "probe_sha256"}),
+    ],
+    ids=["weights", "code"],
+)
+def test_a_refusal_names_what_differs(tmp_path, change, named):
+    drs.generate(weighted(1), QUICK, 100, out=tmp_path)
+    with pytest.raises(store.Conflict, match="choose another directory") as refused:
+        drs.generate(weighted(**change), QUICK, 200, out=tmp_path)
+    lines = str(refused.value).splitlines()
+    assert {line.partition(":")[0].strip() for line in lines if ": there " in line} == named
+
+
+def test_the_same_model_in_other_code_goes_on(tmp_path):
+    """As another Python compiles it: the weights and the numbers are the same."""
+    layer, out, whole = linear(1, 2), tmp_path / "run", tmp_path / "whole"
+    one = drs.GAN(lambda z: layer(z), lambda x: x[:, 0], 2)
+    other = drs.GAN(lambda z: layer.forward(z + 0.0), lambda x: x.select(1, 0), 2)
+    assert one.sha256() != other.sha256()
+    drs.generate(one, QUICK, 3000, out=whole)
+    drs.generate(one, QUICK, 100, out=out)
+    drs.generate(other, QUICK, 3000, out=out)
+    assert files(out) == files(whole)
+
+
+ENVIRONED = """
+from os import environ
+import torch, drs_fast as drs
+def g(z):
+    return z * float(environ.get("SOME_FACTOR", "1"))
+def make():
+    return drs.GAN(g, lambda x: x[:, 0], 2)
+"""
+
+
+def test_the_environment_is_no_model_data(tmp_path, monkeypatch, capsys):
+    model, out = tmp_path / "model.py", tmp_path / "run"
+    model.write_text(ENVIRONED)
+    assert cli.main(command(model, 100, out)) == 0
+    manifest = read_manifest(out)
+    monkeypatch.setenv("SOMETHING_ELSE", "1")
+    assert cli.main(command(model, 200, out)) == 0
+    assert cli.main(command(model, 200, tmp_path / "again")) == 0
+    assert read_manifest(tmp_path / "again")["model_sha256"] == manifest["model_sha256"]
+    monkeypatch.setenv("SOME_FACTOR", "2")
+    assert cli.main(command(model, 300, out)) == 7
+    assert "probe_sha256" in capsys.readouterr().err
