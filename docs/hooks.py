@@ -1,4 +1,4 @@
-"""Puts what the benchmarks measured into the site, for pages that link to ../benchmarks/results/."""
+"""Puts what the benchmarks measured into the site, where pages link to it."""
 
 from pathlib import Path
 
