@@ -174,3 +174,11 @@ def test_errors_that_can_be_caught_are_public():
     for error in (drs.BadLogits, drs.Starvation, drs.Stale, drs.Conflict, drs.Corrupt):
         assert issubclass(error, (RuntimeError, ValueError))
         assert f"`{error.__name__}`" in (ROOT / "docs/runs.md").read_text()
+
+
+def test_every_room_is_described():
+    rooms = re.findall(
+        r"^\| `drs_fast/(\w+)/` \|", (ROOT / "docs/design.md").read_text(), re.MULTILINE
+    )
+    there = {file.parent.name for file in (ROOT / "drs_fast").glob("*/__init__.py")}
+    assert sorted(rooms) == sorted(there)
