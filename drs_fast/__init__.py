@@ -19,6 +19,7 @@ from drs_fast.ratio.relativistic import relativistic
 from drs_fast.run.generate import generate, stream
 from drs_fast.run.plan import Plan, plan
 from drs_fast.squeeze import Squeeze
+from drs_fast.store import Conflict, Corrupt
 from drs_fast.store import open_run as open
 
 __all__ = [
@@ -26,6 +27,8 @@ __all__ = [
     "BadLogits",
     "Batch",
     "Compacted",
+    "Conflict",
+    "Corrupt",
     "Plan",
     "Ring",
     "Rng",

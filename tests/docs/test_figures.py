@@ -1,0 +1,158 @@
+"""The tables in docs/ say what the files in benchmarks/results/ say."""
+
+import json
+import re
+
+import pytest
+from pages import ROOT
+
+NUMBER = re.compile(r"[\d,]+(?:\.\d+)?")
+QUALITY = {  # columns of a row's figures, and whether the table gives a standard deviation
+    "toy25": (("hq", True), ("sd", False), ("jsd", False), ("w1", True)),
+    "digits": (("frechet", True), ("precision", False), ("recall", False), ("imbalance", False)),
+}
+
+
+def results(name):
+    return json.loads((ROOT / f"benchmarks/results/{name}.json").read_text())
+
+
+def table(page, name):
+    """The cells below the head of the table between <!-- name --> and <!-- /name -->."""
+    text = (ROOT / "docs" / page).read_text()
+    (found,) = re.findall(rf"<!-- {name} -->\n(.*?)<!-- /{name} -->", text, re.DOTALL)
+    rows = [line.strip("| ").split(" | ") for line in found.splitlines()[2:]]
+    return [[cell.strip("*`| ") for cell in row] for row in rows]
+
+
+def says(cell, *values):
+    """Whether the numbers in a cell are these, as far as they are written out."""
+    written = NUMBER.findall(cell)
+    return len(written) == len(values) and all(
+        abs(float(number.replace(",", "")) - value)
+        <= 0.501 * 10.0 ** -len(number.partition(".")[2])
+        for number, value in zip(written, values, strict=True)
+    )
+
+
+def test_a_wrong_figure_is_seen():
+    assert says("99.92 ± 0.02", 99.916, 0.0182)
+    assert says("5,633", 5632.6)
+    assert not says("99.93 ± 0.02", 99.916, 0.0182)
+    assert not says("5,633", 5631.9)
+    assert not says("99.92", 99.92, 0.02)
+
+
+def quality(row, columns, cost=True):
+    """(cell's values) of a row, in the order of the columns; None: the table has a dash."""
+    found = [row[key] if spread else row[key][:1] for key, spread in columns]
+    return (
+        found
+        + [[row[key][0]] if row[key][0] else None for key in ("d_calls", "gradients")][: 2 * cost]
+    )
+
+
+@pytest.mark.parametrize("name", QUALITY)
+def test_quality(name):
+    measured = results(name)["measured"]
+    first = next(iter(measured.values()))["rows"]
+    rows = table("benchmarks.md", name)
+    assert [row[0] for row in rows] == list(first)
+    for way, *cells in rows:
+        expected = quality(first[way], QUALITY[name])
+        if way in ("real", "raw"):
+            expected[-2:] = None, None
+        if "swissroll" in measured:
+            expected += quality(
+                measured["swissroll"]["rows"][way], (("hq", True), ("w1", True)), cost=False
+            )
+        for cell, values in zip(cells, expected, strict=True):
+            assert cell == "-" if values is None else says(cell, *values), (way, cell, values)
+
+
+def test_ops():
+    row = results("ops-cpu")["rows"][0]
+    ms = {name: value["median"] for name, value in row["ms"].items() if name != "drs_fast, no out"}
+    own = row["ms"]["drs_fast, out given"]["median"]
+    cells = table("benchmarks.md", "ops")
+    for (name, shown, relative), value in zip(cells, ms.values(), strict=True):
+        assert says(shown, value), name
+        assert says(relative, value / own), name
+
+
+def test_loop():
+    cells = table("benchmarks.md", "loop")
+    for (name, alone, *shares), row in zip(cells, results("loop-cpu")["rows"], strict=True):
+        ratios = row["ratios"]
+        ours, disk = ratios["drs_fast / limit"], ratios["to disk / limit"]
+        plain = ours / ratios["drs_fast / plain"], disk / ratios["to disk / plain to disk"]
+        assert says(
+            alone.removesuffix(" ms"),
+            1e3 * row["seconds"]["limit: G and D alone"] / row["steps"],
+        ), name
+        for cell, value in zip(shares, (ours, disk, *plain), strict=True):
+            assert says(cell, value), (name, cell, value)
+
+
+def used(row):
+    """Calls with a bound, what it loses in %, with the interval; None where none was used."""
+    if not row["used"]:
+        return [None, None]
+    lost = (row["lost_mass"], *row["lost_mass_interval"])
+    return [[row["squeezed_calls"]], [100 * share for share in lost]]
+
+
+def faster(row):
+    return [[row["seconds"][n] / row["squeezed_seconds"][n]] for n in ("10000", "1000000")]
+
+
+def test_squeeze():
+    found = {
+        (model, rule): row
+        for name in ("squeeze", "squeeze-refused", "squeeze-mnist")
+        for model, measured in results(name)["measured"].items()
+        for rule, row in measured["rows"].items()
+    }
+    for title, *cells in table("squeeze.md", "squeeze"):
+        model, rule = title.split(";")[0].rsplit(", ", 1)
+        row = found[model.strip("`"), rule]
+        calls = [[row["calls"]], [row["calls_by_own_burn_in"]]]
+        for cell, values in zip(cells, calls + used(row) + faster(row), strict=True):
+            same = cell in ("-", "not used") if values is None else says(cell, *values)
+            assert same, (title, cell, values)
+
+
+def test_squeeze_of_law_version_2():
+    found = results("squeeze-version-2")["measured"]["digits, plain"]["rows"]
+    for rule, *cells in table("squeeze.md", "squeeze-version-2"):
+        row = found[rule]
+        expected = [[row["calls"]], *used(row), *faster(row)]
+        for cell, values in zip(cells, expected, strict=True):
+            assert says(cell, *values), (rule, cell, values)
+
+
+def test_the_headlines_of_the_readme():
+    text = (ROOT / "README.md").read_text()
+    ops, laws = results("ops-cpu")["rows"][0], results("laws")["laws"]
+    hq = results("toy25")["measured"]["25gaussians"]["rows"]
+    digits = results("digits")["measured"]["digits"]["rows"]
+    squeezed = results("squeeze-version-2")["measured"]["digits, plain"]["rows"]["gamma 0"]
+    eager = ops["ratios"]["x eager"]
+    ways = ("raw", "DRS p80", "DRS gamma 0")
+    worst = max(abs(law["found"] - law["expected"]) / law["error"] for law in laws if law["error"])
+    assert worst < 4.5
+    for line in (
+        f"{ops['ms']['drs_fast, out given']['median']:.1f} ms; `sigmoid`, `rand`, `latents[mask]` "
+        f"takes {eager:.2f} times as long",
+        "raw {:.2f} %, `DRS()` {:.2f} %, `DRS(gamma=0)` {:.2f} %".format(
+            *(hq[way]["hq"][0] for way in ways)
+        ),
+        "raw {:.2f}, `DRS()` {:.2f}, `MH()` {:.2f}, real {:.2f}".format(
+            *(digits[way]["frechet"][0] for way in ("raw", "DRS p80", "MH", "real"))
+        ),
+        f"{squeezed['squeezed_calls']:.2f} instead of {squeezed['calls']:,.0f}; "
+        f"{faster(squeezed)[1][0]:.0f} times as fast at 1,000,000 samples; "
+        f"{squeezed['lost_mass']:.2%} of the samples lost".replace("%", " %"),
+        f"{len(laws)} figures",
+    ):
+        assert line in text, line
