@@ -52,7 +52,7 @@ class Discriminator(nn.Module):
         return score if y is None else score + (self.label(y) * features).sum(dim=1)
 
 
-def train(folder, labels=None, hinge=False, steps=600):
+def train(folder, labels=None, hinge=False, steps=350):
     """Plays the GAN game, logistic or hinge, and saves G.safetensors and D.safetensors."""
     torch.manual_seed(0)
     (x, y), g, d = (t[HELD_OUT:] for t in images()), Generator(labels), Discriminator(labels)

@@ -45,7 +45,9 @@ def test_class_conditional(made):
     said, _ = made("class_conditional")
     rows = {line[:20].strip(): line[20:].split() for line in said.splitlines() if "%" in line}
     assert rows["within"][:10] == ["100"] * 10
-    assert rows["half of them nines"][:10] == ["56"] * 4 + ["55"] * 5 + ["500"]
+    *others, nines = map(int, rows["half of them nines"][:10])
+    assert set(others) <= {55, 56}
+    assert nines == 1000 - sum(others)
     assert rows["only threes"][:10] == ["0"] * 3 + ["1000"] + ["0"] * 6
     for name in ("G as it is", "joint", "within"):
         assert float(rows[name][10].strip("%")) > 50  # the labels are those of D: chance is 10 %
@@ -53,7 +55,7 @@ def test_class_conditional(made):
 
 def test_data_loader(made):
     said, folder = made("data_loader")
-    assert said.count("digits right") == 2
+    assert said.count("real digits right") == 1
     stored = np.load(folder / "samples.npz")
     assert stored["x"].shape == (3000, 1, 8, 8)
     assert stored["x"].dtype == np.uint8
