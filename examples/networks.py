@@ -1,4 +1,7 @@
-"""A small image GAN as you may have one: data, networks, training. It knows nothing of drs_fast."""
+"""A small image GAN as you may have one: data, networks, training. It knows nothing of drs_fast.
+
+The examples need what `pip install -e '.[demo,zoo]'` installs.
+"""
 
 from pathlib import Path
 
