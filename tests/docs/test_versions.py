@@ -1,4 +1,4 @@
-"""What is written down in several places is written alike."""
+"""What is written down in several places is written alike, and what is named exists."""
 
 import re
 import tomllib
@@ -39,3 +39,10 @@ def test_pre_commit_has_the_tools_that_ci_runs():
 def test_hosted_ci_only_calls_the_one_script():
     workflow = (ROOT / ".github" / "workflows" / "ci.yml").read_text()
     assert re.findall(r"run: (.+)", workflow) == [".ci/run"]
+
+
+def test_contributing_names_what_exists():
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    named = re.findall(r"`((?:drs_fast|tests|benchmarks)/[\w./]*)`", text)
+    assert len(named) > 5
+    assert [path for path in named if not (ROOT / path).exists()] == []
