@@ -1,0 +1,68 @@
+"""The examples run as they stand, in a directory of their own."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+LONGEST = 65  # lines that can be read in two minutes
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """Runs an example once; gives what it printed. All share a directory, and so checkpoints."""
+    folder, printed = tmp_path_factory.mktemp("examples"), {}
+
+    def run(name):
+        if name not in printed:
+            done = subprocess.run(
+                [sys.executable, EXAMPLES / f"{name}.py"],
+                cwd=folder,
+                env=os.environ | {"OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg"},
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            assert not done.returncode, done.stderr
+            printed[name] = done.stdout
+        return printed[name], folder / "drs-fast-examples" / name
+
+    return run
+
+
+def test_own_gan(made):
+    said, folder = made("own_gan")
+    assert "5,000 samples (5000, 1, 8, 8)" in said
+    assert "calibration_error" in said  # the doctor had real samples
+    assert (folder / "run-report" / "samples.png").is_file()
+
+
+def test_class_conditional(made):
+    said, _ = made("class_conditional")
+    rows = {line[:20].strip(): line[20:].split() for line in said.splitlines() if "%" in line}
+    assert rows["within"][:10] == ["100"] * 10
+    *others, nines = map(int, rows["half of them nines"][:10])
+    assert set(others) <= {55, 56}
+    assert nines == 1000 - sum(others)
+    assert rows["only threes"][:10] == ["0"] * 3 + ["1000"] + ["0"] * 6
+    for name in ("G as it is", "joint", "within"):
+        assert float(rows[name][10].strip("%")) > 50  # the labels are those of D: chance is 10 %
+
+
+def test_data_loader(made):
+    said, folder = made("data_loader")
+    assert said.count("real digits right") == 1
+    stored = np.load(folder / "samples.npz")
+    assert stored["x"].shape == (3000, 1, 8, 8)
+    assert stored["x"].dtype == np.uint8
+    assert len(list((folder / "images").glob("[0-9]/*.png"))) == 3000
+    assert len(list((folder / "images" / "3").iterdir())) == (stored["y"] == 3).sum() == 300
+
+
+@pytest.mark.parametrize("file", sorted(EXAMPLES.glob("*.py")), ids=lambda file: file.stem)
+def test_they_are_short(file):
+    assert len(file.read_text().splitlines()) <= LONGEST + 20 * (file.stem == "networks")
