@@ -77,7 +77,7 @@ def generate(
         GAN's own label_weights, or the one class to draw.
     cuda_graph: whether a step on a GPU is captured once and replayed, where G and D allow it.
     Raises Starvation or Stale (in memory with what there is in `partial`), BadLogits, or
-    store.Conflict if `out` holds another run, or G and D give other numbers than at its beginning.
+    Conflict if `out` holds another run, or G and D give other numbers than at its beginning.
     """
     n = integer("n", n, 0)
     options = Options(
