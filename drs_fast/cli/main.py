@@ -22,12 +22,12 @@ from drs_fast.core import BadLogits, Stale, Starvation
 
 
 def command() -> NoReturn:
-    """`drs-fast` and `python -m drs_fast`: main, and an end without a traceback."""
+    """Entry point of `drs-fast` and `python -m drs_fast`: runs main, never prints a traceback."""
     try:
         code = main()
-    except SystemExit as end:  # of the parser, after it has printed
+    except SystemExit as end:  # raised by the parser after it has printed
         code = int(end.code or 0)
-    except KeyboardInterrupt:  # a second one
+    except KeyboardInterrupt:  # a second Ctrl-C
         code = 130
     except _Terminated:
         code = 143
@@ -36,13 +36,13 @@ def command() -> NoReturn:
         sys.stdout.flush()
     except BrokenPipeError:
         code = code or BROKEN_PIPE
-    if code == BROKEN_PIPE:  # or Python would complain when it flushes what is left
+    if code == BROKEN_PIPE:  # else Python complains when it flushes the rest
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(code)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs a command and returns its exit code. SystemExit of the parser."""
+    """Runs a command and returns its exit code. The parser may raise SystemExit."""
     try:
         interrupts.are_exceptions()
         given = list(sys.argv[1:] if arguments is None else arguments)
@@ -69,9 +69,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         return fail(5 if full or error.filename else 1, error)
     except KeyboardInterrupt:
-        return fail(130, "interrupted; the same command goes on from the last finished shard")
+        return fail(130, "interrupted; the same command resumes after the last finished shard")
     except _Terminated:
-        return fail(143, "terminated; the same command goes on from the last finished shard")
+        return fail(143, "terminated; the same command resumes after the last finished shard")
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -82,7 +82,7 @@ def _run(options: argparse.Namespace) -> int:
         place = [frame for frame in frames if not frame.filename.startswith("<frozen")][-1]
         raise ValueError(
             f"sys.exit({end.code!r}) was called in {place.filename}, line {place.lineno}, before "
-            "the command had ended; a model must return, or raise an error"
+            "the command had finished; a model must return or raise an error"
         ) from end
 
 
@@ -92,8 +92,8 @@ class _Terminated(BaseException):
 
 @contextlib.contextmanager
 def _terminable() -> Iterator[None]:
-    """SIGTERM raises _Terminated, where this may be set and set back."""
-    before = signal.getsignal(signal.SIGTERM)  # None: not set by Python
+    """Makes SIGTERM raise _Terminated, if the handler can be set here and restored later."""
+    before = signal.getsignal(signal.SIGTERM)  # None: not installed from Python
     if before is None or threading.current_thread() is not threading.main_thread():
         yield
         return

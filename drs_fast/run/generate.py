@@ -1,4 +1,4 @@
-"""Runs a sampler over rows 0, 1, ... until n samples are there. Knows no sampler."""
+"""Runs any sampler over rows 0, 1, ... until there are n samples."""
 
 from collections.abc import Iterator, Sequence
 from os import PathLike
@@ -59,26 +59,30 @@ def generate(
     only: int | None = None,
     progress: bool = False,
 ) -> Batch | Samples:
-    """n samples: the first n accepted rows of the seed, for equal logits whatever the batch size.
+    """Draws n samples: the first n accepted rows of this seed.
 
-    batch_size: rows in a call of G and D, rounded up to a power of two or, from 256 on, a multiple
-        of 256. A call for fewer rows is padded to 128 or a multiple of 256 on a CPU, and to a whole
-        batch on a GPU. Equal logits give equal samples; sizes below 128, and on a GPU any two, may
-        give logits whose last bits differ, and with them rare decisions.
-    out: a directory to write to, resumed where an earlier call stopped; what is returned then reads
-        it lazily. Without it, a Batch of exactly n rows.
-    save: which of "x", "z", "logit" `out` keeps; ids (and labels) always.
-    max_proposals: rows to try in all. patience: rows without an accepted one before giving up.
-    chunk_rows: rows a shard is made from, a power of two times the sampler's group.
-    precision: of G and D, "fp32" or "bf16"; then stats (or the manifest) have a `flip_rate`, the
-        share of burn-in rows whose decision it changes.
-    tune: of "channels_last" and "compile", how to run G and D; `drs.plan` says what is faster.
-        ValueError where they do not run so, or where it changes logits too much.
-    label_weights, only: of a GAN with labels, how often each class is proposed, in place of the
-        GAN's own label_weights, or the one class to draw.
-    cuda_graph: whether a step on a GPU is captured once and replayed, where G and D allow it.
-    Raises Starvation or Stale (in memory with what there is in `partial`), BadLogits, or
-    store.Conflict if `out` holds another run, or G and D give other numbers than at its beginning.
+    Equal logits give equal samples at every batch size. But G and D may round differently at sizes
+    below 128, and on a GPU at any two sizes: the last bits of a logit, and rarely a decision, may
+    then differ.
+
+    batch_size: rows per call of G and D, rounded up to a power of two or, from 256 on, to a
+        multiple of 256. A call for fewer rows is padded: on a CPU to 128 or a multiple of 256, on a
+        GPU to a whole batch.
+    out: directory to write to. If an earlier call stopped there, it is resumed. Returns samples
+        that are read from it lazily; without `out`, a Batch of exactly n rows.
+    save: which of "x", "z", "logit" to keep in `out`. ids (and labels) are always kept.
+    max_proposals: most rows to try in all. patience: rows without a sample before giving up.
+    chunk_rows: rows to try for each shard, the sampler's group times a power of two.
+    precision: of G and D, "fp32" or "bf16". With "bf16", stats (or the manifest) have a
+        `flip_rate`: the share of burn-in rows whose decision it changes.
+    tune: how to run G and D, from "channels_last" and "compile"; `drs.plan` measures which is
+        faster. ValueError if a variant fails, or changes the logits too much.
+    label_weights, only: for a GAN with labels. How often to propose each class, instead of the
+        GAN's own label_weights; or the one class to draw.
+    cuda_graph: on a GPU, capture a step once and replay it, if G and D allow it.
+    Raises Starvation or Stale (for a run in memory, `partial` holds the samples so far), BadLogits,
+    or store.Conflict if `out` holds another run, or G and D now return other numbers than when the
+    run began.
     """
     n, patience = integer("n", n, 0), integer("patience", patience, 1)
     if max_proposals is not None:
@@ -104,10 +108,10 @@ def _placed(
     only: int | None,
 ) -> GAN:
     if not isinstance(gan, GAN):
-        raise ValueError(f"gan must be a drs.GAN, got {type(gan).__name__}; drs.load makes one")
+        raise ValueError(f"gan must be a drs.GAN, got {type(gan).__name__}; use drs.load")
     if only is not None:
         if label_weights is not None:
-            raise ValueError("give one of only and label_weights")
+            raise ValueError("got both only and label_weights; give at most one of them")
         label_weights = classes.only(gan.labels, only)
     if label_weights is not None:
         gan = gan.labelled(label_weights)
@@ -142,11 +146,11 @@ def stream(
     label_weights: Weights = None,
     only: int | None = None,
 ) -> Iterator[Batch]:
-    """Batches of accepted rows, for ever: those that `generate` gives, in the same order.
+    """Yields batches of accepted rows without end: those of `generate`, in the same order.
 
-    Where every class has a quota (classes="within"), rows of a class that is ahead wait for their
-    turn: at the end of every batch those so far are the ones of `generate`, in another order.
-    What log_m clips is not estimated here.
+    If every class has a quota (classes="within"), rows of a class that is ahead wait their turn: at
+    the end of each batch, the samples so far are those of `generate`, in another order.
+    The share of the data that log_m clips is not estimated here.
     """
     integer("patience", patience, 1)
     gan = _placed(gan, device, batch_size, precision, label_weights, only)
@@ -162,7 +166,7 @@ def _streamed(run: Run) -> Iterator[Batch]:
 
 
 def _owned(landed: Landed, run: Run) -> Batch:
-    """A step's rows in tensors of their own, which do not keep all proposals alive."""
+    """A step's samples in tensors of their own, so that its proposals can be freed."""
     rows = landed.rows or [{name: row[:0] for name, row in run.example.items()}]
     tensors = {name: torch.cat([piece[name] for piece in rows]) for name in rows[0]}
     return _batch(tensors, invalid=landed.invalid, above=landed.above)

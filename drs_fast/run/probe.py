@@ -1,4 +1,4 @@
-"""What a model gives for a few fixed rows: it tells what no walk through the model finds."""
+"""Hashes what a model returns for a few fixed rows, to notice what its sha256 cannot."""
 
 import warnings
 from collections.abc import Iterator, Mapping
@@ -17,19 +17,19 @@ ROWS = 8
 
 
 def kept(gan: GAN, manifest: Mapping[str, Any]) -> dict[str, str | None]:
-    """What the manifest of a run keeps: of a new run the probe, twice alike, or null.
+    """The probe for the manifest: of a new run its sha256, or null if two calls disagree.
 
-    manifest: what is there so far; a run that was begun without a probe goes on without one.
-    Raises Conflict where G and D give other numbers than when the run was begun.
+    manifest: what it holds so far; a run that was begun without a probe continues without one.
+    Raises Conflict if G and D now return other numbers than when the run was begun.
     """
     if "model_sha256" not in manifest:
         with _unchanged(gan):
             first, again = sha256(gan), sha256(gan)
         if first != again:
             warnings.warn(
-                "G or D gave other numbers for the same rows a second time (random numbers inside, "
-                "or kernels that add in any order): if this run is interrupted, extended or "
-                "repaired, its bytes will differ; `drs-fast doctor` looks for the cause",
+                "G or D returned different numbers for the same rows on a second call (they draw "
+                "random numbers, or their kernels add in varying order); if this run is resumed, "
+                "extended or repaired, its bytes will differ; `drs-fast doctor` finds the cause",
                 stacklevel=6,
             )
         return {KEY: first if first == again else None}
@@ -41,19 +41,19 @@ def kept(gan: GAN, manifest: Mapping[str, Any]) -> dict[str, str | None]:
             now = sha256(gan)
         if now != before:
             raise Conflict(
-                f"G and D have the weights and the code that this run was begun with ({KEY}: there "
-                f"{before}, here {now}), but give other numbers for the same {ROWS} rows. Either "
+                f"G and D have the weights and code that this run was begun with ({KEY}: there "
+                f"{before}, here {now}), but return other numbers for the same {ROWS} rows. Either "
                 "PyTorch has another version, runs on other hardware or another number of threads, "
-                "or tunes its kernels (torch.backends.cudnn.benchmark), or the model depends on "
-                "something that its sha256 cannot see, such as a file that is read in forward. Go "
-                "on with the machine, the versions and the files of the beginning, or choose "
-                "another directory"
+                "or tunes its kernels (torch.backends.cudnn.benchmark); or the model depends on "
+                "something its sha256 cannot see, such as a file that forward reads. Resume on the "
+                "original machine with the original versions and files, or choose another "
+                "directory"
             )
     return {KEY: before}
 
 
 def sha256(gan: GAN) -> str:
-    """Of x and logits of a few rows that nothing else reaches, on the GAN's device."""
+    """The sha256 of x and the logits of a few reserved rows, computed on the GAN's device."""
     z, y = ops.latents(gan, Rng(0, PROBE_ROW), ROWS), None
     if gan.labels is not None:
         y = torch.arange(ROWS, device=z.device) % gan.labels
@@ -62,9 +62,9 @@ def sha256(gan: GAN) -> str:
 
 @contextmanager
 def _unchanged(gan: GAN) -> Iterator[None]:
-    """Buffers that a call changes are put back."""
+    """Restores buffers that a call changes."""
     found = fingerprint.modules(gan.generator, gan.discriminator, gan.link)
-    # TorchScript's inner modules are found in their outer one alone.
+    # TorchScript's inner modules can only be found through their outer one.
     modules = {id(module): module for outer in found for module in outer.modules()}
     buffers = [
         (module, name, buffer, buffer.detach().clone())

@@ -1,4 +1,4 @@
-"""One seed's way through the rows: burn-in, steps, and the counts that say when to give up."""
+"""How one seed's rows are tried: burn-in, steps, and the counts that decide when to give up."""
 
 import functools
 import math
@@ -20,22 +20,22 @@ from drs_fast.run.progress import Progress
 from drs_fast.run.steps import Landed, Step
 from drs_fast.samplers.common import clipped
 
-# What helps against starvation: fields of samplers, and what to do with them.
+# Remedies for starvation: fields of samplers, and how to change them.
 REMEDIES = {
-    "gamma": "lower gamma, or choose it by target_acceptance (for example 0.1)",
+    "gamma": "lower gamma, or let target_acceptance choose it (for example 0.1)",
     "budget": "raise budget",
-    "log_m": "give log_m yourself: logits above it are accepted almost surely, and counted",
-    "cap": "give a lower cap: log weights above it count alike",
+    "log_m": "set log_m yourself: logits above it are almost surely accepted, and counted",
+    "cap": "set a lower cap: log weights above it count the same",
 }
 
-LARGEST_STEP = 2**17  # rows, where blocks of G and D do not divide a sampler's groups
-# More than the expected samples that a last step must be expected to bring: in memory another one
-# may follow it, on disk one that falls short is taken again.
+LARGEST_STEP = 2**17  # rows, if a sampler's groups do not divide a block of G and D
+# A last step must be expected to bring somewhat more samples than are missing. In memory another
+# step may follow it; on disk a step that falls short is taken again.
 DEVIATIONS, AGAIN = 1.0, 3.0
 
 
 class Run:
-    """One seed's way through the rows, with the counts that say when to give up."""
+    """One pass over the rows of a seed, with the counts that decide when to give up."""
 
     def __init__(
         self,
@@ -50,12 +50,12 @@ class Run:
     ) -> None:
         if isinstance(sampler, type) or not hasattr(sampler, "step"):
             raise ValueError(
-                f"sampler must be an instance such as drs.samplers.DRS(), got {sampler!r}"
+                f"sampler must be an instance, such as drs.samplers.DRS(), got {sampler!r}"
             )
         if gan.energy and not getattr(sampler, "energy", False):
             raise ValueError(
-                f"a {gan.link} critic is no density ratio, which {type(sampler).__name__} needs: "
-                "make it one with drs.calibrate or drs.keep_train, or take a sampler that follows "
+                f"{type(sampler).__name__} needs a density ratio, got a {gan.link} critic: "
+                "make it one with drs.calibrate or drs.keep_train, or use a sampler that follows "
                 "any critic: DDLS, ISIR, Ex2MCMC, FlEx2MCMC, DOT, DCD, or DGFlow with "
                 "divergence='kl'"
             )
@@ -64,21 +64,21 @@ class Run:
         self.rng = Rng(seed)
         self.step_rows = math.lcm(self.gan.block, sampler.group)
         if self.step_rows > max(LARGEST_STEP, self.gan.block):
-            # Then a block of G and D is not full.
+            # A block of G and D is then not full.
             self.step_rows = sampler.group * max(1, LARGEST_STEP // 2 // sampler.group)
         self.n, self.max_proposals, self.patience = n, max_proposals, patience
         self.state: Any = None
         self.flip_rate: float | None = None
         self._rate = 1.0  # expected share of accepted rows
-        self._draws = False  # whether the sampler draws latents itself, most of which cost little
-        self._flying = 0  # rows of steps that have not landed
+        self._draws = False  # whether the sampler draws latents itself, most of them cheaply
+        self._flying = 0  # rows of steps that have not landed yet
         self.accepted = self.proposals = self.calls = self.invalid = self.above = self.idle = 0
         self.tallies = Counter(dict.fromkeys(steps.tallies(sampler), 0))
         self.quota: classes.Quota | None = None
         self._excess: clipped.Tally | None = None
 
     def begin(self, progress: bool) -> dict[str, Any]:
-        """Burn-in; returns what it found apart from the sampler's state."""
+        """Runs the burn-in; returns what it found besides the sampler's state."""
 
         def say(line: str) -> None:
             if progress:
@@ -87,7 +87,7 @@ class Run:
         self.resume(self.sampler.init(self.gan, self.rng))
         found: dict[str, Any] = {"tuned": list(self.tune)}
         if hasattr(self.sampler, "remark"):
-            # It is part of the state, so it may not depend on n, which may grow.
+            # The remark is part of the state, so it must not depend on n, which may grow.
             found["remark"] = self.sampler.remark(self.state)
             found["squeeze_used"] = self.chosen()[0] is self.sampler
             say(found["remark"])
@@ -99,7 +99,7 @@ class Run:
         return found
 
     def resume(self, state: Any) -> None:
-        """Goes on after a burn-in, which says what labels are proposed and what is added up."""
+        """Continues after burn-in; the state says which labels to propose and what to count."""
         self.state = state
         if hasattr(self.sampler, "proposing"):
             asked, self.gan = self.gan, self.sampler.proposing(self.gan, state)
@@ -111,7 +111,7 @@ class Run:
 
     @functools.cached_property
     def example(self) -> Rows:
-        """One row of everything that a step can give, for shapes and dtypes."""
+        """One example row of everything a step can return, for shapes and dtypes."""
         x = self.gan.row()
         rows = {
             "ids": x.new_zeros(1, dtype=torch.int64),
@@ -123,7 +123,7 @@ class Run:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Of all that a sample has."""
+        """The names of all that a sample has."""
         return ("ids", "logit", "x", "z", *(() if self.gan.labels is None else ("y",)))
 
     def landed(
@@ -133,11 +133,11 @@ class Run:
         bar: Progress,
         whole: int | None = None,
     ) -> Iterator[Landed]:
-        """The accepted rows of chunks (number, first row, end), until n of them are there.
+        """Yields the accepted rows of chunks (number, first row, end), until there are n.
 
-        Of the step that brings the n-th, `accepted` counts all, but the rows end there.
-        whole: chunks below this number are needed to their ends, for later ones are there; None in
-            memory, where steps may end anywhere.
+        In the step that brings the n-th sample, `accepted` counts all, but the rows end there.
+        whole: chunks below this number are needed in full, because later ones exist already. None
+            in memory, where steps may end anywhere.
         """
         again, whole = whole is not None, whole or 0
         if self.accepted == self.n and not whole:
@@ -172,12 +172,12 @@ class Run:
         if self.accepted == self.n:
             return
         raise Starvation(
-            f"{self.accepted:,} samples after max_proposals={self.max_proposals:,}; raise it"
+            f"{self.accepted:,} samples after max_proposals={self.max_proposals:,} rows; raise it"
             + (", or lower gamma" if hasattr(self.sampler, "gamma") else "")
         )
 
     def chosen(self) -> tuple[Sampler, Any]:
-        """What runs after burn-in: it may have found that a simpler sampler is faster."""
+        """The sampler to run after burn-in, which may have found that a simpler one is faster."""
         sampler, state = self.sampler, self.state
         if hasattr(sampler, "choice"):
             sampler, state = sampler.choice(state)
@@ -187,7 +187,7 @@ class Run:
         return sampler, state
 
     def _taken(self, landed: Landed) -> list[Rows]:
-        """Those of a step's rows that become samples."""
+        """The rows of a step that become samples."""
         if self.quota is not None:
             return self.quota.taken(landed.rows)
         if self.n is None or landed.accepted <= self.n - self.accepted:
@@ -195,7 +195,7 @@ class Run:
         return _first(landed.rows, self.n - self.accepted)
 
     def _with_excess(self, landed: Landed, taken: int, read: bool) -> Landed:
-        """The excess of its samples is added up; if `read` that of all steps is in its tallies."""
+        """Adds up the excess of the step's samples; if `read`, puts all sums in its tallies."""
         if self._excess is None:
             return landed
         logits = [(rows["logit"], rows.get("y")) for rows in landed.rows]
@@ -205,13 +205,13 @@ class Run:
         return landed
 
     def totals(self) -> dict[str, int]:
-        """All counts so far but those of rows."""
+        """All counts so far, except rows."""
         if self._excess is not None:
             self.tallies.update(self._excess.taken())
         return {"calls": self.calls, "invalid": self.invalid, "above": self.above, **self.tallies}
 
     def measured(self, totals: dict[str, int]) -> dict[str, Any]:
-        """What all counts say."""
+        """What these counts mean, by name."""
         return (
             dict(self.sampler.measured(self.state, totals))
             if hasattr(self.sampler, "measured")
@@ -219,26 +219,26 @@ class Run:
         )
 
     def warn(self) -> None:
-        """Says what the user should hear of a run that has ended."""
+        """Warns the user of what the finished run found."""
         line = self.sampler.warning(self.totals()) if hasattr(self.sampler, "warning") else None
         if line is not None:
             warnings.warn(line, stacklevel=4)
 
     def _note(self) -> str:
-        """What the tallies say, for a progress bar."""
+        """What the tallies mean, for a progress bar."""
         if not hasattr(self.sampler, "note"):
             return ""
         return str(self.sampler.note(self.state, self.tallies))
 
     def rows_until(self, ids: Tensor) -> int:
-        """Rows up to the end of the last one's group."""
+        """The number of rows up to the end of the last id's group."""
         group = self.sampler.group
         return (last_row(ids) // group + 1) * group
 
     def _steps(
         self, chunks: Iterable[tuple[int, int, int]], lane: steps.Lane, whole: int, again: bool
     ) -> Iterator[Step]:
-        """Whole groups, no step across two chunks, and no more rows than may still be tried."""
+        """Steps of whole groups, none across two chunks, and no more rows than may be tried."""
         left = math.inf if self.max_proposals is None else self.max_proposals - self.proposals
         for chunk, row, end in chunks:
             if self.accepted == self.n and chunk >= whole:
@@ -249,8 +249,8 @@ class Run:
                 if short and again:
                     self._flying += few
                     yield Step(row, few, chunk, short=True)
-                    # It fell short. Its rows are taken again by a whole step, because the bytes of
-                    # a chunk on disk may not depend on where a smaller n would have ended.
+                    # It fell short. Its rows are taken again in a whole step, because a chunk's
+                    # bytes on disk must not depend on where a smaller n would have ended.
                 size = few if short and not again else min(self._batches(lane.most_rows), room)
                 size -= size % (self.step_rows if size > self.step_rows else self.sampler.group)
                 if size <= 0:
@@ -261,29 +261,29 @@ class Run:
                 row += size
 
     def _few(self, again: bool) -> int:
-        """Rows that are likely to bring all samples that are missing, in whole groups."""
+        """Whole groups of rows that should bring all the missing samples."""
         if self.n is None or self.sampler.sequential or self._draws:
             return self.step_rows
-        if self.quota is not None and again:  # a step in vain would have used up room
+        if self.quota is not None and again:  # a wasted step would have used up rows
             return self.step_rows
         group, wanted, rate = self.sampler.group, self.n - self.accepted, self._rate
         if self.proposals:
             rate = min(rate, (self.accepted + 1) / self.proposals)
-        luck = max(0.0, 1.0 - group * rate)  # none where every group is sure to bring a sample
+        luck = max(0.0, 1.0 - group * rate)  # none if every group is sure to bring a sample
         hoped = wanted + (AGAIN if again else DEVIATIONS) * math.sqrt(wanted * luck)
         rows = math.ceil(hoped / (group * rate)) * group
-        if self.quota is not None:  # the class that lacks samples may be a rare one
+        if self.quota is not None:  # the class that lacks samples may be rare
             rows = max(rows, self.idle)
         if group > 1:
             return rows
-        if not again:  # a call of 128 rows may follow one of a multiple of 256
+        if not again:  # a call of 128 rows may follow a call of a multiple of 256
             rows = (rows + SMALLEST - 1) // BLOCK_MULTIPLE * BLOCK_MULTIPLE
         return self.gan.call_rows(rows)
 
     def _batches(self, most: int) -> int:
-        """Rows of one batch, or of several if the n-th sample cannot come before the last one."""
+        """Rows of one batch, or of several if the n-th sample can only come in the last of them."""
         wanted: float = 0 if self.n is None else self.n - self.accepted
-        if self._draws:  # most rows cost little: rather too many than another step
+        if self._draws:  # most rows are cheap: better too many rows than another step
             most = min(most, self.patience)
             wanted = math.inf if self.n is None else wanted + 2.0 * math.sqrt(wanted)
             wanted /= self._rate
@@ -316,7 +316,7 @@ class Run:
 
 
 def _first(pieces: list[Rows], count: int) -> list[Rows]:
-    """The first rows of them all; views."""
+    """The first `count` rows of the pieces, as views."""
     kept = []
     for piece in pieces:
         here = min(count, len(piece["ids"]))
@@ -327,7 +327,7 @@ def _first(pieces: list[Rows], count: int) -> list[Rows]:
 
 
 def _histogram(gan: GAN, rng: Rng, state: Any) -> str:
-    """The burn-in logits in words."""
+    """Describes the burn-in logits in words."""
     what = "log weights" if hasattr(state, "log_weights") else "logits"
     logit = getattr(state, what.replace(" ", "_"), None)
     if logit is None:
@@ -346,7 +346,7 @@ def _histogram(gan: GAN, rng: Rng, state: Any) -> str:
 
 
 def _remedies(sampler: Any) -> str:
-    """One a line, numbered: those that the sampler has fields for, and what always helps."""
+    """Numbered lines: remedies for the fields this sampler has, then what always helps."""
     wrapped = getattr(sampler, "sampler", sampler)
     own = [remedy for field, remedy in REMEDIES.items() if hasattr(wrapped, field)]
     lines = [*own, "train the discriminator on, or calibrate it: a few logits outweigh all others"]
