@@ -33,7 +33,7 @@ class DCD(Moves):
     box: clips samples to [-box, box], in the sample space only. Latents are reflected at the ends
         of a uniform or truncated normal prior.
     anneal: the noise of samples falls to 0.7 and 0.4 after each third of the steps. Step and noise
-        of latents fall tenfold over the steps, after each fifth.
+        of latents fall tenfold after each fifth.
     burn_in: proposals whose logits are checked before anything is sampled.
 
     Source: Song et al. (2020) and its released code.

@@ -26,7 +26,7 @@ class ISIRState(NamedTuple):
 
 @dataclass(frozen=True)
 class ISIR:
-    """One sample per chain, which moves to one of `candidates` with weights exp(logit) at each step.
+    """One sample per chain, whose steps go to one of `candidates` with weights exp(logit).
 
     candidates: where the chain is now, and candidates - 1 fresh proposals, at every step.
     steps: steps per chain. A chain starts at its first proposal.
