@@ -79,9 +79,7 @@ def usable(device: Any) -> torch.device:
     if where.type == "meta":
         raise ValueError("device must hold numbers, got 'meta'; load the weights first")
     if where.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(
-            f"device must be one torch finds, got {where}, but it finds no CUDA device"
-        )
+        raise ValueError(f"device is {where}, but torch finds no CUDA device; use 'cpu'")
     return where
 
 

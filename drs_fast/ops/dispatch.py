@@ -1,4 +1,4 @@
-"""Which backend runs an op."""
+"""Chooses the backend that runs an op."""
 
 import functools
 import importlib
@@ -19,7 +19,7 @@ _forced: ContextVar[str | None] = ContextVar("drs_fast_backend", default=None)
 
 @contextmanager
 def backend(name: str | None) -> Iterator[None]:
-    """Force one backend within the block (None: the best); RuntimeError if it cannot run."""
+    """Forces one backend within the block (None: the best); RuntimeError if it cannot run."""
     if name is not None and name not in backends.NAMES:
         raise ValueError(f"backend must be one of {backends.NAMES}, got {name!r}")
     token = _forced.set(name)
@@ -30,7 +30,7 @@ def backend(name: str | None) -> Iterator[None]:
 
 
 def available(device: torch.device | str) -> dict[str, str | None]:
-    """Every backend and why it cannot run on the device (None if it can)."""
+    """Every backend, with the reason why it cannot run on the device (None if it can)."""
     where = usable(device)
     return {name: _module(name).refuses(where) for name in backends.NAMES}
 
@@ -46,7 +46,7 @@ def call(op: str, device: torch.device) -> Any:
 @functools.cache
 def _dispatch(op: str, device_type: str, forced: str | None) -> Any:
     reasons = []
-    # On the CPU Triton is an interpreter, for those who ask for it.
+    # On a CPU Triton is only an interpreter, used if it is asked for.
     names = [name for name in backends.NAMES if (name, device_type) != ("triton", "cpu")]
     for name in names if forced is None else (forced,):
         module = _module(name)
@@ -65,12 +65,12 @@ def operator(name: str, *arguments: Any) -> Any:
 
 
 def traced(rng: Rng) -> tuple[int, int]:
-    """Seed, as a signed integer, and row: what an operator of torch.library takes."""
+    """Seed (as a signed integer) and row, as an operator of torch.library takes them."""
     return rng.signed_seed, rng.row
 
 
 def tensor(value: float | Tensor, logit: Tensor) -> Tensor:
-    """A number as such an operator takes it."""
+    """A number in the form such an operator takes it."""
     if isinstance(value, Tensor):
         return value
     return torch.full((), value, dtype=torch.float64, device=logit.device)

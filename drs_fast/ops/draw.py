@@ -1,4 +1,4 @@
-"""Random numbers of rows."""
+"""Random numbers for rows."""
 
 import torch
 from torch import Tensor
@@ -21,7 +21,7 @@ def uniform(
     device: torch.device | str = "cpu",
     ids: Tensor | None = None,
 ) -> Tensor:
-    """The u of n rows, (n,) float64 in [0, 1), multiples of 2^-53."""
+    """The uniforms u of n rows, (n,) float64 in [0, 1), multiples of 2^-53."""
     if is_compiling():
         where = torch.device(device)
         return operator("uniform", *traced(rng), ids, n, stream, draw, where)
@@ -91,7 +91,7 @@ def latents(
 ) -> Tensor:
     """Latents of n rows under the GAN's prior, (n, latent_dim) float32; draws as in `normal`.
 
-    consecutive: ids are consecutive numbers, so that the host need not look at them.
+    consecutive: whether ids are consecutive numbers, so that the host need not look at them.
     """
     where = gan.device if device is None else device
     if gan.prior in ("uniform", "truncated normal"):
@@ -112,7 +112,7 @@ def labels(
     device: torch.device | str | None = None,
     ids: Tensor | None = None,
 ) -> Tensor | None:
-    """Labels of n rows in the GAN's proportions, (n,) int64; None without classes."""
+    """Labels of n rows in the GAN's proportions, (n,) int64; None if the GAN has no labels."""
     if gan.labels is None:
         return None
     u = uniform(rng, n, stream=LABEL, device=gan.device if device is None else device, ids=ids)

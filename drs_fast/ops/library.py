@@ -1,7 +1,7 @@
-"""The ops as operators of torch.library, through which torch.compile and torch.export see them.
+"""The ops as operators of torch.library, which is how torch.compile and torch.export see them.
 
 The public functions call these only while a graph is traced. `seed` is the Rng's as a signed
-integer; operators with `out` or `ring` write into those tensors and return nothing.
+integer. Operators with `out` or `ring` write into those tensors and return nothing.
 """
 
 from collections.abc import Callable
@@ -21,7 +21,7 @@ COUNTER = "SymInt stream, SymInt draw, Device device"
 THRESHOLD = "Tensor log_m, Tensor gamma, float eps"
 
 
-# Compacting keeps a workspace from call to call, which PyTorch's own CUDA graphs cannot see.
+# Compacting keeps a workspace between calls, which PyTorch's own CUDA graphs cannot see.
 KEEPS = (torch.Tag.cudagraph_unsafe,)
 
 

@@ -19,7 +19,7 @@ from drs_fast.training.fitting import (
 SEED = 0
 LATENT_DIM = 64
 HELD_OUT = 360  # real digits that neither network is trained on
-SPLIT_SEED = 0  # the held-out digits are the same for every training seed
+SPLIT_SEED = 0  # fixed, so that every training seed holds out the same digits
 GROUPS = "digit"
 DROPOUT = 0.3
 NOISE = 0.2  # on what the discriminator sees during the game, real and generated alike
@@ -115,7 +115,7 @@ def train(
     seed: int, *, max_steps: int = 6_000, say: Say = lambda line: None
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The weights to ship, and the facts measured on the way."""
-    draws = Draws(seed, row=2**32)  # past the rows of the split
+    draws = Draws(seed, row=2**32)  # past the rows that the split uses
     training, held_out = split()
     generator, discriminator = draws.build(Generator), draws.build(Discriminator)
     use_draws(discriminator, draws)

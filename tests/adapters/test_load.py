@@ -253,7 +253,7 @@ def test_a_pickle_that_runs_code_is_refused(tmp_path, how, suffix):
 
 def test_a_whole_module_is_refused(tmp_path, network):
     torch.save(network, tmp_path / "module.pt")
-    with pytest.raises(ValueError, match=r"to load it would run code.*convert it once"):
+    with pytest.raises(ValueError, match=r"loading it would run code.*convert it once"):
         drs.weights(tmp_path / "module.pt")
 
 
@@ -339,7 +339,7 @@ def test_a_byte_of_a_pickle_that_changed_is_damage(tmp_path, network):
 def test_a_pickle_that_was_cut_off_is_damaged(tmp_path):
     whole = pickle.dumps({"array": np.zeros(1000)})
     (tmp_path / "w.pt").write_bytes(whole)
-    assert "to load it would run code" in said(tmp_path / "w.pt")
+    assert "loading it would run code" in said(tmp_path / "w.pt")
     (tmp_path / "w.pt").write_bytes(whole[:-100])
     assert "damaged or cut off" in said(tmp_path / "w.pt")
 
@@ -347,7 +347,7 @@ def test_a_pickle_that_was_cut_off_is_damaged(tmp_path):
 def test_an_old_module_that_was_cut_off_needs_code_or_is_damaged(tmp_path, network):
     file = tmp_path / "module.pt"
     torch.save(network, file, _use_new_zipfile_serialization=False)
-    assert "to load it would run code" in said(file)
+    assert "loading it would run code" in said(file)
     file.write_bytes(file.read_bytes()[:600])
     assert "damaged or cut off" in said(file)
 
@@ -369,7 +369,7 @@ def test_what_is_downloaded_by_accident_is_named(tmp_path, name):
     file.unlink()
     assert "there is no such file" in said(file)
     file.mkdir()
-    assert "that is a directory; name a file" in said(file)
+    assert "it is a directory; name a file" in said(file)
 
 
 def test_a_file_of_another_kind_than_its_suffix_says_is_named(tmp_path, network):
@@ -406,9 +406,9 @@ def test_numbers_in_any_order_of_bytes(tmp_path, kind):
     ("array", "message"),
     [
         (np.array([{}, 1], dtype=object), r"x.npy holds Python objects, and numbers are needed"),
-        (np.array(["a", "b"]), "numbers that PyTorch has not, <U1; save float32"),
-        (np.zeros(3, dtype=[("x", "f4")]), "numbers that PyTorch has not"),
-        (np.zeros(3, dtype="M8[s]"), "numbers that PyTorch has not, datetime64"),
+        (np.array(["a", "b"]), "numbers of a type that PyTorch lacks, <U1; save it as float32"),
+        (np.zeros(3, dtype=[("x", "f4")]), "numbers of a type that PyTorch lacks"),
+        (np.zeros(3, dtype="M8[s]"), "numbers of a type that PyTorch lacks, datetime64"),
     ],
 )
 def test_arrays_of_no_numbers_are_refused(tmp_path, array, message):

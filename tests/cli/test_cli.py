@@ -229,7 +229,7 @@ def test_version(run):
         ((*GENERATE, "--gamma", "1", "--percentile", "80"), 2, "one of gamma"),
         ((*GENERATE, "--seed", "-1"), 2, "seed"),
         ((*GENERATE, "-n", "-1"), 2, "n must be"),
-        ((*GENERATE, "--save", "x,y"), 2, "save takes"),
+        ((*GENERATE, "--save", "x,y"), 2, "save must be of"),
         ((*GENERATE, "--chunk-rows", "300"), 2, "power of two"),
         ((*GENERATE, "--device", "nowhere"), 2, "nowhere"),
         (("generate", "nobody", "-n", "1", "--out", "DIR"), 2, "25gaussians"),
@@ -355,7 +355,7 @@ def test_interruptions_have_their_codes(run, monkeypatch, error, code):
     monkeypatch.setattr(engine, "generate", generate)
     got, out, err = run(*GENERATE)
     assert (got, out) == (code, "")
-    assert "the same command goes on" in err
+    assert "the same command resumes" in err
 
 
 def test_the_table_has_every_code():

@@ -414,7 +414,7 @@ BAD = {
     "z list": (lambda: logits_of(z=[[0.0, 0.0]]), r"z must be \(n, 2\).*got list"),
     "z float64": (lambda: make().logits(torch.zeros(4, 2).double()), "(float32|dtype).*"),
     "z int": (lambda: make().logits(torch.zeros(4, 2).long()), "(float32|dtype).*"),
-    "y without labels": (lambda: logits_of(y=torch.zeros(4).long()), "no labels; drop it"),
+    "y without labels": (lambda: logits_of(y=torch.zeros(4).long()), "no labels; drop y"),
     "labels without y": (lambda: conditional().logits(torch.zeros(4, 2)), "3 classes; pass y"),
     "y float": (
         lambda: conditional().logits(torch.zeros(4, 2), torch.zeros(4)),
@@ -477,9 +477,9 @@ BAD = {
     "gan a name": (lambda: generate(gan="25gaussians"), "drs.GAN, got str; drs.load"),
     "sampler a class": (
         lambda: generate(sampler=DRS),
-        r"instance such as drs.samplers.DRS\(\), got",
+        r"instance, such as drs.samplers.DRS\(\), got",
     ),
-    "sampler a name": (lambda: generate(sampler="drs"), "instance such as .*got 'drs'"),
+    "sampler a name": (lambda: generate(sampler="drs"), "instance, such as .*got 'drs'"),
     "n -1": (lambda: generate(n=-1), "n must be an integer >= 0, got -1"),
     "n 1e6": (lambda: generate(n=1e6), "n must be an integer >= 0, got 1000000.0"),
     "seed -1": (lambda: generate(seed=-1), r"seed .*\[0, 2\^64\), got -1"),

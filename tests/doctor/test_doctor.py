@@ -512,7 +512,7 @@ def test_an_unusable_discriminator_leaves_the_rest_unknown():
 
 def test_a_real_range_hides_what_d_says_of_it():
     diagnosis = doctor.doctor(FAULTS["real in bytes"][0]())
-    assert any("D does not take these real samples" in line for line in diagnosis.unknown)
+    assert any("D does not accept these real samples" in line for line in diagnosis.unknown)
     assert "0.007843 * x -1 takes [0, 255] to [-1, 1]" in str(diagnosis)
 
 
@@ -527,7 +527,9 @@ def test_whatever_hinders_real_samples_is_said(error):
 
     diagnosis = doctor.doctor(model(real=absent))
     assert diagnosis.findings == ()
-    assert any("cannot be had: " in line and "not mounted" in line for line in diagnosis.unknown)
+    assert any(
+        "cannot be obtained: " in line and "not mounted" in line for line in diagnosis.unknown
+    )
 
 
 def test_real_samples_given_here_come_first():
@@ -549,11 +551,11 @@ def test_the_same_seed_gives_the_same_words():
 
 
 def test_a_diagnosis_in_words():
-    fault = Finding("useless", "AUC 0.5", "train it on")
+    fault = Finding("useless", "AUC 0.5", "train it further")
     figures = {"auc": 0.5, "real_rows": 9}
     text = str(Diagnosis("mine", (fault,), figures, ("no labels",), ("the range: no samples",)))
     assert text == (
-        "mine: 1 problem\n\nuseless\n  seen: AUC 0.5\n  do:   train it on\n\n"
+        "mine: 1 problem\n\nuseless\n  seen: AUC 0.5\n  do:   train it further\n\n"
         "auc        0.5\nreal_rows  9\n\ncannot tell the range: no samples\n\nnote: no labels"
     )
     assert str(Diagnosis("mine", (), {}, ())) == "mine: no problems"
@@ -567,7 +569,7 @@ def test_n_is_a_number_of_rows(n):
 
 
 def test_only_gans_are_patients():
-    with pytest.raises(ValueError, match=r"gan must be a drs.GAN, got 3; drs.load makes one"):
+    with pytest.raises(ValueError, match=r"gan must be a drs.GAN, got 3; use drs.load"):
         doctor.doctor(3)
 
 
@@ -587,16 +589,22 @@ def with_value(value, at=(7, 9)):
 
 
 GIVEN = {  # real samples: the finding, or the words of the error, where they were given
-    "NaN": (lambda: with_value(math.nan), r"finite: 2 of 512 hold NaN.*first of them at 7; drop"),
+    "NaN": (
+        lambda: with_value(math.nan),
+        r"finite, got NaN .* in 2 of 512, .*the first at 7; drop",
+    ),
     "infinite": (lambda: with_value(-math.inf), "finite: 2 of 512 hold NaN or infinite values"),
     "half, overflown": (lambda: with_value(1e6).half(), "finite: 2 of 512 hold NaN or infinite"),
     "all NaN": (lambda: real(512) * math.nan, "finite: 512 of 512 hold NaN"),
     "a scalar": (lambda: torch.tensor(1.0), r"must give a tensor of samples .*got \(\) float32"),
     "none": (lambda: real()[:0], r"must give a tensor of samples .*got \(0, 2\) float32"),
-    "few": (lambda: real()[:9], "at least 10 real samples are needed to compare with, got 9"),
+    "few": (lambda: real()[:9], "at least 10 real samples, got 9"),
     "sparse": (lambda: real().to_sparse(), "must be a dense tensor.*to_dense"),
     "on meta": (lambda: real().to("meta"), "real must hold numbers, got .* on meta"),
-    "eight bits": (lambda: real().to(torch.float8_e4m3fn), "numbers to compute with, got .*float8"),
+    "eight bits": (
+        lambda: real().to(torch.float8_e4m3fn),
+        "numbers of a standard dtype, got .*float8",
+    ),
     "an array": (lambda: real().numpy(), "got ndarray; torch.as_tensor makes one"),
     "a row": (lambda: real()[:, 0], "real-shape"),
     "wide": (lambda: torch.zeros(100, 3), "real-shape"),
@@ -664,7 +672,7 @@ USES = {
 def test_whoever_takes_real_samples_refuses_what_is_not_finite(name, called):
     x = with_value(math.nan)
     gan = model(discriminator=Ratio(), real=(lambda n: x[:n]) if called else x)
-    with pytest.raises(ValueError, match=r"real samples must be finite: 2 of .* hold NaN"):
+    with pytest.raises(ValueError, match=r"real samples must be finite, got NaN .* in 2 of"):
         USES[name](gan)
 
 

@@ -45,7 +45,7 @@ CHANGES = {
 @pytest.mark.parametrize(("change", "message"), CHANGES.values(), ids=CHANGES)
 def test_blocks_that_differ_are_refused(change, message, method):
     gan = made(Changing(change, same=2), lambda x: x.flatten(1)[:, 0].float())
-    with pytest.raises(ValueError, match=rf"in the block from row 512 on they are {message}"):
+    with pytest.raises(ValueError, match=rf"in the block from row 512 on{message}"):
         getattr(gan, method)(latents())
 
 
@@ -57,7 +57,7 @@ def test_a_first_block_of_integers_truncates_no_other():
         calls.append(len(z))
         return z.int() if len(calls) == 1 else z
 
-    with pytest.raises(ValueError, match=r"float32, before they were .* int32"):
+    with pytest.raises(ValueError, match=r"float32 .*, and before that .* int32"):
         made(generator).samples(latents())
 
 
@@ -65,7 +65,7 @@ def test_calls_that_differ_are_refused_until_the_gan_is_told():
     gan = made(Changing(lambda z: z.double()))
     gan.samples(latents(5))
     for copy in (gan, gan.judged(link="kl"), gan.labelled(None)):
-        with pytest.raises(ValueError, match=r"if the generator itself was changed, take gan.on"):
+        with pytest.raises(ValueError, match=r"if you changed the generator itself, use gan.on"):
             copy.logits(latents(5))
     assert gan.on().samples(latents(5)).dtype == torch.float64
 
@@ -195,7 +195,7 @@ EXOTIC = {
 
 @pytest.mark.parametrize(("change", "seen"), EXOTIC.values(), ids=EXOTIC)
 def test_exotic_tensors_are_refused(change, seen):
-    message = f"must return a dense tensor of numbers, got .*{seen}.*; to_dense"
+    message = f"must return a dense tensor of numbers, got .*{seen}.*; convert it, .* to_dense"
     x = latents(5)
     with warnings.catch_warnings(), torch.inference_mode():
         warnings.simplefilter("ignore")
@@ -219,10 +219,10 @@ def test_exotic_tensors_are_refused(change, seen):
         (lambda x: x[:, 0] > 0, "bool; return real numbers"),
         (lambda x: x[:, :1].int(), r"\(128, 1\) int32; return real numbers"),
         (lambda x: x[:, 0].to(torch.complex64), "complex64; return real numbers"),
-        (lambda x: x, r"\(128, 2\) float32; reduce patches"),
-        (lambda x: x.sum(), r"\(\) float32; reduce patches"),
-        (lambda x: x[1:, 0], r"\(127,\) float32 .*; reduce patches"),
-        (lambda x: None, "NoneType; reduce"),
+        (lambda x: x, r"\(128, 2\) float32; average over patches"),
+        (lambda x: x.sum(), r"\(\) float32; average over patches"),
+        (lambda x: x[1:, 0], r"\(127,\) float32 .*; average over patches"),
+        (lambda x: None, "NoneType; average"),
     ],
 )
 def test_what_is_no_logit(critic, seen):
@@ -347,7 +347,7 @@ def test_real_samples_that_become_fewer_or_others():
         return made(lambda z: z[:, :1].repeat(1, 2), critic, real=lambda n: next(first, then))
 
     sampler = drs.samplers.MH(chain_length=4, burn_in=64)
-    with pytest.raises(ValueError, match="real gave 3 samples, fewer than before"):
+    with pytest.raises(ValueError, match="on every call, got 3, fewer than before"):
         drs.generate(gan(torch.zeros(3, 2)), sampler, 50, batch_size=256)
     with pytest.raises(ValueError, match="real samples must be like generated ones"):
         drs.generate(gan(torch.zeros(50, 1)), sampler, 50, batch_size=256)

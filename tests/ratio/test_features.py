@@ -343,7 +343,7 @@ def test_errors_say_what_to_do(settings, message):
 
 
 def test_too_little_learnt_is_said():
-    with pytest.warns(UserWarning, match=r"too little was learnt: .* take another rate than 1,"):
+    with pytest.warns(UserWarning, match=r"too little was learned: .* use another rate than 1,"):
         features.density_ratio(toy(), waves, **SMALL | {"rate": 1.0})
 
 

@@ -286,7 +286,12 @@ def test_logits_that_are_not_finite_weigh_nothing():
 @pytest.mark.parametrize(
     ("gan", "target", "error", "words"),
     [
-        (lambda: exact(link="wasserstein"), "ratio", ValueError, "no density ratio.*calibrate"),
+        (
+            lambda: exact(link="wasserstein"),
+            "ratio",
+            ValueError,
+            "needs a density ratio.*calibrate",
+        ),
         (lambda: exact(), "wasserstein", ValueError, "real samples are needed"),
         (
             lambda: exact(lambda x: x[:, 0], real=torch.zeros(9, 1)),
@@ -311,7 +316,7 @@ def test_gans_that_cannot_be_used(gan, target, error, words):
 
 
 def test_training_that_goes_wrong():
-    with pytest.raises(RuntimeError, match=r"weights are .* on average, and should be 1"):
+    with pytest.raises(RuntimeError, match=r"mean weight is .* and should be 1"):
         drs.latent_weights(exact(), "ratio", steps=30, rate=30.0, **SMALL)
 
 

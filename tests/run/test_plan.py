@@ -185,7 +185,7 @@ def test_one_batch_size_and_one_precision():
 
 def test_samples_that_are_wanted_are_those_of_a_sampler():
     assert drs.plan(toy(), MH(start="first", chain_length=64), n=100).drawn.sampler == "MH"
-    with pytest.raises(ValueError, match="n=100 samples of which sampler"):
+    with pytest.raises(ValueError, match="got n=100 but no sampler"):
         drs.plan(toy(), n=100)
 
 

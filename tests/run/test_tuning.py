@@ -341,7 +341,7 @@ FAILS = "tune=.'broken',. cannot be applied here: "
         (lambda gan: gan.changed(lambda f: lambda *given: 1 / 0), f"{FAILS}division by zero"),
         (
             lambda gan: gan.changed(lambda f: lambda *given: f(*given) * 1.5),
-            "may change logits by up to 0.05 of their standard deviation, and changes them by ",
+            "must not change logits by more than 0.05 of their standard deviation, but changes them by ",
         ),
         (
             lambda gan: gan.changed(lambda f: lambda *given: f(*given) * torch.nan),
@@ -377,7 +377,7 @@ def test_a_variant_is_judged_by_the_finite_logits(monkeypatch):
     """Logits of -inf are allowed, and must not hide what happens to the others."""
     gan = drs.GAN(lambda z: z, lambda x: x[:, 0].where(x[:, 1] < 2.0, -torch.inf), 2, block=256)
     monkeypatch.setitem(tuning.VARIANTS, "shifted", shifted)
-    with pytest.raises(ValueError, match=r"and changes them by 0\.987"):
+    with pytest.raises(ValueError, match=r"but changes them by 0\.987"):
         tuning.applied(gan, ("shifted",))
     assert tuning.change(gan, gan.changed(lambda f: f)) == 0.0
 

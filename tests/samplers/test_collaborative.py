@@ -314,7 +314,7 @@ def test_which_critics_it_takes(chain_length, takes):
     if takes:
         assert len(drs.generate(model, sampler, 5).x) == 5
     else:
-        with pytest.raises(ValueError, match="no density ratio"):
+        with pytest.raises(ValueError, match="needs a density ratio"):
             drs.generate(model, sampler, 5)
 
 

@@ -361,6 +361,6 @@ def test_mala_that_accepts_nothing_warns(kind):
 
 def test_mala_whose_step_is_not_found_in_so_few_steps_warns():
     steep = drs.GAN(torch.clone, lambda x: -1e8 * x.square().sum(dim=1), 2)
-    with pytest.warns(UserWarning, match="give a smaller step_size, or none and more steps"):
+    with pytest.warns(UserWarning, match="use a smaller step_size, or more steps and no step_size"):
         DDLS(kind="mala", steps=3, burn_in=200).init(steep, drs.Rng(0))
     DDLS(kind="ula", steps=3, burn_in=200).init(steep, drs.Rng(0))

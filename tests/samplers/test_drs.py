@@ -102,13 +102,15 @@ def test_percentiles_at_the_ends(percentile):
 
 @pytest.mark.parametrize("fields", [{"gamma": 0.0}, {"target_acceptance": 0.5}])
 def test_adapting_takes_a_percentile_only(fields):
-    with pytest.raises(ValueError, match="percentile only"):
+    with pytest.raises(ValueError, match="only a percentile"):
         DRS(adapt="batch", **fields)
 
 
 @pytest.mark.parametrize("fields", [{"gamma": 0.0}, {"target_acceptance": 0.5}])
 def test_interpolating_takes_a_percentile_only(fields):
-    with pytest.raises(ValueError, match="interpolation is of a percentile; give percentile only"):
+    with pytest.raises(
+        ValueError, match="interpolation needs a percentile, got .*; give only a percentile"
+    ):
         DRS(interpolation="linear", **fields)
 
 

@@ -326,7 +326,7 @@ def test_another_state_for_the_same_shards_is_refused(tmp_path):
 
 def test_finish_refuses_a_run_with_missing_rows(tmp_path):
     start(tmp_path / "out", (0, 2))
-    message = "1 chunks are missing, the first is chunk 1; 250 samples should be there"
+    message = "1 chunks are missing, the first is chunk 1; the shards must hold 250 samples"
     with (
         store.Writer.open(tmp_path / "out", SPEC, 250) as writer,
         pytest.raises(store.Corrupt, match=message),
@@ -347,7 +347,7 @@ def test_append_refuses(tmp_path, chunk, tensors):
     start(tmp_path / "out", (0,))
     with (
         store.Writer.open(tmp_path / "out", SPEC, 250) as writer,
-        pytest.raises(ValueError, match="was expected"),
+        pytest.raises(ValueError, match="expected a new chunk"),
     ):
         writer.append(chunk, tensors, cut=False, counters=tried(CHUNK_ROWS))
 
@@ -454,7 +454,9 @@ def test_killed_at_every_step_it_ends_in_the_same_bytes(tmp_path, first):
         if (path / "manifest.json").exists():
             samples = store.open_run(path)
             assert torch.equal(samples.x[:], expected(len(samples), "x")), step
-            assert all("left of an interruption" in p or "line" in p for p in store.verify(path))
+            assert all(
+                "left behind by an interruption" in p or "line" in p for p in store.verify(path)
+            )
         write(path, 250)
         assert contents(path) == want, step
         assert store.verify(path) == []
@@ -720,14 +722,14 @@ def test_lost_records_are_found(damaged):
     for kept in (lines[:-1], lines[1:], lines[:2] + lines[3:], [*lines, lines[0]], []):
         (damaged / "shards.jsonl").write_bytes(b"".join(kept))
         assert store.verify(damaged)
-    with pytest.raises(store.Corrupt, match="should hold 250 samples, 0 are there"):
+    with pytest.raises(store.Corrupt, match="must hold 250 samples, got 0"):
         store.open_run(damaged)
 
 
 def test_what_is_left_over_is_found(damaged):
     for name in ("chunk-00000099.safetensors", "manifest.json.tmp"):
         (damaged / name).write_bytes(b"")
-        assert store.verify(damaged) == [f"{damaged / name} is left of an interruption"]
+        assert store.verify(damaged) == [f"{damaged / name} was left behind by an interruption"]
         (damaged / name).unlink()
 
 
@@ -743,12 +745,12 @@ def test_wrong_contents_with_right_checksums_are_found(tmp_path):
         return store.verify(path)
 
     assert problems([0, 1], [64]) == []
-    assert "increase from 2" in problems([0, 1], [1, 65])[0]
-    assert "increase from 0" in problems([1, 0], [65])[0]
+    assert "increase, starting at 2" in problems([0, 1], [1, 65])[0]
+    assert "increase, starting at 0" in problems([1, 0], [65])[0]
     assert "int64" in problems([0, 1, 2], dtype=torch.int32)[0]
     assert problems([3, ~0], [64], group=4) == problems([0, 3], [67, 66], group=4) == []
-    assert "increase from 4" in problems([1, 5], [3, 65], group=4)[0]
-    assert "increase from 0" in problems([5, 0, 1], group=4)[0]
+    assert "increase, starting at 4" in problems([1, 5], [3, 65], group=4)[0]
+    assert "increase, starting at 0" in problems([5, 0, 1], group=4)[0]
 
 
 @pytest.mark.parametrize(("key", "value"), [("count", 3), ("count", -1), ("cut", "no")])
