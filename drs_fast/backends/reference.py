@@ -141,7 +141,7 @@ def accept_append(
     s: float,
     ring: Ring,
 ) -> Ring:
-    """Like accept_compact for the ring's next rows; appends the accepted ones and updates the ring."""
+    """Like accept_compact for the ring's next rows; appends the accepted ones to the ring."""
     rng = Rng(ring.seed, int(ring.row))
     kept = accept_compact(logit, rows, rng, ids, log_m, gamma, s, Compacted.empty(logit, rows))
     return append(kept, len(logit), ring)

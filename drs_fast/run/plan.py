@@ -75,7 +75,7 @@ class Drawn:
             return f"{self.sampler}: none of {self.proposals:,} rows was accepted"
         each, rate = self.samples / self.proposals, self.samples / self.seconds
         burn_in = f"after a burn-in of {self.burn_in:.1f} s"
-        return f"{self.sampler}: {each:.3g} samples a row, {rate:,.0f} samples/s {burn_in}"
+        return f"{self.sampler}: {each:.3g} samples per row, {rate:,.0f} samples/s {burn_in}"
 
 
 @dataclass(frozen=True)

@@ -56,7 +56,7 @@ class Tap(nn.Module):
 
         def keep(part: nn.Module, given: tuple[Any, ...], returned: Any) -> None:
             value = given[0] if self.before else returned
-            # A copy, lest the next layer changes it in place.
+            # A copy, because the next layer may change it in place.
             seen.append(value.clone() if isinstance(value, Tensor) else value)
 
         # Only for this call: a hook that stayed would change the GAN's sha256 by its serial number.

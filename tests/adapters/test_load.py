@@ -282,7 +282,7 @@ def test_a_missing_file_or_a_directory(tmp_path):
 
 
 def saved(file, network):
-    """A whole file of the kind that its name says."""
+    """A complete file of the kind its name says."""
     if file.suffix == ".npy":
         np.save(file, np.arange(600.0).reshape(200, 3))
     elif file.suffix == ".safetensors":
@@ -294,7 +294,7 @@ def saved(file, network):
 
 
 def said(file):
-    """What is said of a file by both functions that read one."""
+    """The messages of both functions that read a file."""
     messages = []
     for read in (drs.weights, real_samples):
         with pytest.raises(ValueError) as caught:

@@ -1,4 +1,4 @@
-"""Rng, GAN and its logits, and what is said about input that cannot be meant."""
+"""Rng, GAN and its logits, and error messages for input that must be a mistake."""
 
 import re
 

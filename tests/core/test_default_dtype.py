@@ -91,7 +91,7 @@ def trained(make, **settings):
 
 
 def on_disk(gan, folder):
-    """What a run leaves, and what is said of it."""
+    """What a run leaves behind, and what is printed about it."""
     settings = {"batch_size": 256, "chunk_rows": 256, "save": ("x", "z", "logit")}
     drs.generate(gan, drs.samplers.DRS(), 100, out=folder, **settings)
     run = drs.generate(gan, drs.samplers.DRS(), 200, out=folder, **settings)

@@ -14,7 +14,7 @@ BLOCKS = re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.DOTALL)
 
 
 def block(start):
-    """The one that holds this text."""
+    """The block that holds this text."""
     (found,) = (text for text in BLOCKS if start in text)
     return compile(found, "README.md", "exec", dont_inherit=True)
 

@@ -49,7 +49,7 @@ class Ratio(nn.Module):
 
 
 class Then(nn.Module):
-    """A module, and a function or a module on its output."""
+    """A module, then a function or a module on its output."""
 
     def __init__(self, first, then):
         super().__init__()
@@ -69,7 +69,7 @@ def model(generator=None, discriminator=None, **settings):
 
 
 def d(then, **settings):
-    """The sound model, but for what is done to its logit."""
+    """The sound model with its logit changed."""
     return model(discriminator=Then(Ratio(), then), **settings)
 
 
@@ -330,7 +330,7 @@ def test_a_planted_fault_is_found_and_nothing_else(name):
 
 @pytest.mark.parametrize("seed", range(10))
 def test_statistics_that_two_blocks_happen_to_share_are_found(seed):
-    """Two random blocks of normals alone had too like means with seed 3."""
+    """With seed 3, two random blocks of normals had means that were too alike."""
     gan = FAULTS["minibatch statistic of all rows"][0]()
     assert doctor.doctor(gan, n=512, seed=seed).codes == ("coupled-discriminator",)
 
@@ -342,7 +342,7 @@ def test_a_weak_class_is_told_what_becomes_of_its_share():
 
 
 def test_every_code_is_planted():
-    """But for the one that needs two devices."""
+    """All except the one that needs two devices."""
     text = "".join(Path(m.__file__).read_text() for m in (probes, symptoms, compared, doctor))
     codes = {"underconfident"}  # the other half of a conditional
     for code in re.findall(r'Finding\(\s*f?"([^"]+)"', text):
@@ -367,7 +367,7 @@ def test_networks_on_two_devices():
 
 @pytest.mark.parametrize("name", healthy.HEALTHY)
 def test_nothing_is_found_in_a_healthy_model(name):
-    """Of other seeds, 5 or 30 for each, there was no false alarm in 1,840."""
+    """No false alarm in 1,840 runs with other seeds, 5 or 30 per case."""
     diagnosis = doctor.doctor(healthy.HEALTHY[name](0), n=512 if name == "digits" else 4096)
     assert diagnosis.findings == (), str(diagnosis)
 
@@ -406,7 +406,7 @@ def test_the_standard_errors_are_right():
 
 
 def test_figures_are_those_of_the_law():
-    """Of N(0, I) against N((1, 0), I): AUC Phi(1/sqrt 2), effective share 1/e; sd of 4096 rows."""
+    """N(0, I) against N((1, 0), I): AUC Phi(1/sqrt 2), effective share 1/e; sd for 4096 rows."""
     figures = doctor.doctor(model()).figures
     assert figures["rows"] == figures["real_rows"] == 4096
     assert figures["invalid_share"] == figures["minus_infinity_share"] == 0.0
@@ -495,7 +495,7 @@ def test_values_in_the_unit_interval_are_a_question_to_few_real_samples(rows):
 
 
 def test_real_samples_tell_logits_from_probabilities():
-    """Surely and rightly so by 1,000 of them, whatever the seed."""
+    """1,000 samples suffice for a sure and right answer, whatever the seed."""
     for seed in range(10):
         logits = healthy.HEALTHY["uniform, logits in [0, 1]"](seed)
         odds = healthy.shifted(seed, then=lambda x: 1.0 / (1.0 + torch.exp(-x)))
@@ -650,7 +650,7 @@ def test_real_samples_from_a_file_end_the_doctor_with_a_code(tmp_path, capsys, k
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
 def test_real_samples_are_judged_in_the_dtype_of_generated_ones(dtype):
-    """A network of float32 weights takes no other; NumPy's arrays are float64."""
+    """A network with float32 weights takes only float32, but NumPy's arrays are float64."""
     diagnosis = doctor.doctor(model(discriminator=Ratio()), real=real().to(dtype))
     assert diagnosis.codes == ()
     assert diagnosis.figures["real_rows"] > 2000

@@ -232,7 +232,7 @@ def test_every_link_takes_scores_and_keeps_their_order():
 
 
 def test_rows_of_training_calibration_burn_in_and_runs_lie_apart():
-    """2^58 rows each, more than any of them takes."""
+    """2^58 rows each, more than anything uses."""
     from drs_fast import core
     from drs_fast.training import frozen
 

@@ -22,7 +22,7 @@ def made(generator, discriminator=lambda x: x[:, 0].float(), **settings):
 
 
 class Changing:
-    """z, but for the blocks after the first `same`, which `change` changes."""
+    """z, in which `change` changes the blocks after the first `same`."""
 
     def __init__(self, change, same=1):
         self.change, self.same, self.calls = change, same, 0
@@ -50,7 +50,7 @@ def test_blocks_that_differ_are_refused(change, message, method):
 
 
 def test_a_first_block_of_integers_truncates_no_other():
-    """They all were integers, in silence."""
+    """Without the check, all would silently become integers."""
     calls = []
 
     def generator(z):
@@ -87,7 +87,7 @@ def test_runs_with_blocks_that_differ_end(sampler, n, tmp_path):
 
 
 class Narrow(drs.samplers.MH):
-    """A sampler of somebody else's that loses a column after its first step."""
+    """A custom sampler that loses a column after its first step."""
 
     def step(self, gan, state, z, y, rng):
         state, batch = super().step(gan, state, z, y, rng)
@@ -101,7 +101,7 @@ def test_steps_that_differ_are_refused():
 
 
 class Tagged(torch.Tensor):
-    """A subclass as torchvision has them."""
+    """A subclass like torchvision's."""
 
 
 def static(first, second):

@@ -1,4 +1,4 @@
-"""What a bound loses of each class or mode, as reports say it."""
+"""What a bound loses of each class or mode, as reports show it."""
 
 import math
 
@@ -70,7 +70,7 @@ def test_the_report_of_modes(tmp_path, hurried, capsys):
 
 
 def test_classes_are_those_of_the_rows_that_were_looked_at(tmp_path, hurried):
-    """Of a bound that knows class 2 too low, class 2 is what is lost."""
+    """A bound that is too low for class 2 loses class 2."""
     gan = hill(3)
     samples = squeezed(gan, tmp_path / "run")
     state = dict(samples.state)

@@ -59,7 +59,7 @@ def read(path: Path):
 
 
 def frame_is_white(pixels) -> bool:
-    """Nothing was cut off at the picture's edge."""
+    """Checks that nothing was cut off at the picture's edge."""
     return all(edge.min() == 1.0 for edge in (pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]))
 
 

@@ -22,7 +22,7 @@ SETTINGS = [
 
 
 def ula_variance(size, n=None):
-    """After n steps from variance 1, or in the end."""
+    """Variance after n steps from variance 1, or in the limit."""
     if n is None:
         return VARIANCE / (1 - size / (4 * VARIANCE))
     variance = 1.0

@@ -305,7 +305,7 @@ def test_starvation_speaks_of_log_weights_and_the_cap():
 
 
 def test_a_state_that_is_not_taken_for_one_of_logits():
-    """The report reads what is called logits, log_m and gamma as a discriminator's."""
+    """The report takes what is named logits, log_m and gamma for a discriminator's."""
     state = Latent(critic, burn_in=300).init(plain(), Rng(0))
     assert state._fields == ("cap", "acceptance", "log_weights", "proposed")
     assert float(state.cap) == float(state.log_weights.max())

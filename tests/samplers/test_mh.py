@@ -282,7 +282,7 @@ def test_starts_come_in_a_random_order(monkeypatch):
 
 
 def test_unmoved_chains_give_different_real_samples():
-    """The audit's construction, with shorter chains; 0.482 of them stay."""
+    """The same construction with shorter chains; 0.482 of them stay."""
     gan, n = lognormal(3.0, starts=4096), 4096
     batch = drs.generate(gan, MH(chain_length=100), n)
     own = batch.x[batch.ids < 0]

@@ -689,7 +689,7 @@ LEAST_CHANCE = 0.004
 
 
 def simulated(shortfall, runs, rows, first):
-    """Of runs of so many rows, (runs, rows): accepted, passed, seen, and which rows are seen."""
+    """Simulated runs (runs, rows): accepted, passed, seen, and which rows are seen."""
     rng, n = Rng(5, first * 2**40), runs * rows
     u, errors, chance = (ops.uniform(rng, n, stream=stream) for stream in range(3))
     accepted = (1.0 - u) ** 4  # 0.2 on average

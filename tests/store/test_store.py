@@ -42,7 +42,7 @@ def chunk_of(chunk, columns=("ids", "logit", "x")):
 
 
 def write(path, n, *, columns=("ids", "logit", "x"), spec=SPEC, chunks=None):
-    """What the engine does. chunks collects the chunks that were computed."""
+    """Does what the engine does; chunks collects the chunks that were computed."""
     with store.Writer.open(path, spec, n, bytes_per_sample=20) as writer:
         if writer.complete:
             return
@@ -76,7 +76,7 @@ def expected(n, name="ids"):
 
 @pytest.fixture(autouse=True)
 def fast_disk(monkeypatch):
-    """The order of fsyncs is tested, their effect cannot be."""
+    """Only the order of fsyncs can be tested, not their effect."""
     monkeypatch.setattr(os, "fsync", lambda file: None)
 
 
@@ -950,7 +950,7 @@ def test_an_open_reader_outlives_an_extension(tmp_path):
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="counts threads as Linux does")
 def test_a_shard_is_made_without_more_openmp_threads():
-    """Two teams of them on the same cores put each other to sleep, at every operation of a step."""
+    """Two teams of threads on the same cores put each other to sleep at every operation."""
     large = {"ids": torch.arange(2**20), "z": torch.zeros(2**20, 2)}
 
     def threads_after(work):
