@@ -172,7 +172,7 @@ class Run:
         if self.accepted == self.n:
             return
         raise Starvation(
-            f"{self.accepted:,} samples after max_proposals={self.max_proposals:,} rows; raise it"
+            f"{self.accepted:,} samples after max_proposals={self.max_proposals:,}; raise it"
             + (", or lower gamma" if hasattr(self.sampler, "gamma") else "")
         )
 

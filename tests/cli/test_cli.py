@@ -278,7 +278,7 @@ def test_damage_is_exit_code_6_until_repaired(run, tmp_path):
     run(*GENERATE, "--chunk-rows", "64")
     code, out, err = run("verify", "DIR")
     assert (code, err) == (0, "")
-    assert re.fullmatch(r"50 samples in \d+ shards: every sha256 is right\n", out)
+    assert re.fullmatch(r"50 samples in \d+ shards: every sha256 matches\n", out)
     sound = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()}
     shard = tmp_path / "run" / "chunk-00000001.safetensors"
     data = bytearray(shard.read_bytes())

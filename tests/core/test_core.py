@@ -426,12 +426,12 @@ BAD = {
     ),
     "D returns a dict": (
         lambda: logits_of(lambda x: {"out": x}),
-        r"dict with keys \['out'\]; wrap",
+        r"dict of \['out'\]; wrap",
     ),
     "D returns (n, C)": (lambda: logits_of(lambda x: x), r"one floating-point .*got \(128, 2\)"),
     "D returns patches": (
         lambda: logits_of(lambda x: x[:, :1, None].expand(-1, 4, 4)),
-        r"got \(128, 4, 4\) float32 with strides .*; reduce patches",
+        r"got \(128, 4, 4\) float32 with strides .*; average over patches",
     ),
     "D returns a mean": (lambda: logits_of(lambda x: x.mean()), r"got \(\) float32"),
     "D returns too few": (lambda: logits_of(lambda x: x[:5, 0]), r"got \(5,\) float32"),

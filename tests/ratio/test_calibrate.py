@@ -518,9 +518,9 @@ def test_nothing_of_the_users_changes():
         (
             made(link="hinge"),
             {"method": "temperature"},
-            "hinge critic's score is none; use 'platt'",
+            "got the score of a hinge critic; use 'platt'",
         ),
-        (made(link="wasserstein"), {"method": "beta"}, "wasserstein critic's score is none"),
+        (made(link="wasserstein"), {"method": "beta"}, "got the score of a wasserstein critic"),
         (made(), {"n": 0}, "n must be an integer >= 1, got 0"),
         (made(), {"seed": -1}, "seed must be an integer"),
         (made(real=None), {}, r"real samples are needed, got none; build GAN\(\.\.\., real="),

@@ -267,7 +267,7 @@ def test_it_is_saved_and_taken_from_a_file(tmp_path, monkeypatch):
 
 
 def test_a_file_that_is_not_there(tmp_path):
-    with pytest.raises(ValueError, match=r"no critic '.*absent\.py:f'.*No such file"):
+    with pytest.raises(ValueError, match=r"critic '.*absent\.py:f' cannot be loaded.*No such file"):
         drs.generate(exact(), Latent(f"{tmp_path}/absent.py:f"), 3)
 
 

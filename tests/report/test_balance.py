@@ -33,7 +33,7 @@ def test_shares_and_losses():
     assert found.kept().tolist() == pytest.approx([1 / 3, 2 / 3, 0.0, 0.0])
     assert balance.words(found) == {
         "most lost of a mode": "100.00% of mode 3, which has 22.22% of the samples",
-        "share of a mode": "moves by 22.222% of the samples at most",
+        "share of a mode": "shifts by at most 22.222% of the samples",
     }
 
 

@@ -164,7 +164,9 @@ def test_what_changes_logits_is_refused_with_all_that_holds_it(monkeypatch):
     plan = drs.plan(toy())
     assert [way.tune for way in plan.tunes] == [(), ("same",)]
     (reason,) = plan.refused
-    assert reason.startswith("tune=('wrong',) may change logits by up to 0.05 of their standard")
+    assert reason.startswith(
+        "tune=('wrong',) must not change logits by more than 0.05 of their standard"
+    )
     assert f"refused: {reason}" in str(plan)
 
 

@@ -236,7 +236,7 @@ class Mean(nn.Module):
         ("twice", "'twice' is called more than once"),
         ("pair", "'pair' must return a floating-point tensor .* got tuple"),
         ("whole", "'whole' must return a floating-point tensor .* int64"),
-        ("mean", r"'mean' must return a floating-point tensor with a row for .* got \(\)"),
+        ("mean", r"'mean' must return a floating-point tensor with one row for .* got \(\)"),
         ("no.such", "no part 'no.such'; it has 'twice', 'pair', 'whole', 'mean'"),
     ],
 )

@@ -354,7 +354,7 @@ def test_mala_that_accepts_nothing_warns(kind):
         sampler.init(gan(2), drs.Rng(0))
         return
     name = kind.upper()
-    with pytest.warns(UserWarning, match=rf"{name} accepts 0\.00% of its moves with step_size=400"):
+    with pytest.warns(UserWarning, match=rf"{name} accepts 0\.00% of its moves at step_size=400"):
         sampler.init(gan(2), drs.Rng(0))
     DDLS(kind=kind, steps=3, step_size=0.3, burn_in=200).init(gan(2), drs.Rng(0))
 

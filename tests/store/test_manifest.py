@@ -218,7 +218,7 @@ def test_two_lines_for_a_chunk(run):
 
 def test_totals_that_the_records_do_not_add_up_to(run):
     change(run, proposals=3)
-    message = r"manifest.json and shards.jsonl differ: proposals should be \d+, got 3; bring back"
+    message = r"manifest.json and shards.jsonl differ: proposals must be \d+, got 3; restore"
     for use in (store.repair, go_on):
         with pytest.raises(store.Corrupt, match=message):
             use(run)
