@@ -397,8 +397,8 @@ def test_a_state_that_is_none_of_the_sampler(run, changed, message):
 @pytest.mark.parametrize(
     ("changed", "facts", "message"),
     [
-        (lambda t: {**t, "log_m": t["log_m"].view(torch.int64)}, {}, "log_m should be"),
-        (lambda t: {**t, "gamma": t["gamma"] + 1.0}, {}, "gamma should be"),
+        (lambda t: {**t, "log_m": t["log_m"].view(torch.int64)}, {}, "log_m must be"),
+        (lambda t: {**t, "gamma": t["gamma"] + 1.0}, {}, "gamma must be"),
         (lambda t: t, {"group": 0}, r"group must be an integer in \[1, 2\^63\), got 0"),
     ],
 )
