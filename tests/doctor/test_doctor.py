@@ -593,9 +593,12 @@ GIVEN = {  # real samples: the finding, or the words of the error, where they we
         lambda: with_value(math.nan),
         r"finite, got NaN .* in 2 of 512, .*the first at 7; drop",
     ),
-    "infinite": (lambda: with_value(-math.inf), "finite: 2 of 512 hold NaN or infinite values"),
-    "half, overflown": (lambda: with_value(1e6).half(), "finite: 2 of 512 hold NaN or infinite"),
-    "all NaN": (lambda: real(512) * math.nan, "finite: 512 of 512 hold NaN"),
+    "infinite": (lambda: with_value(-math.inf), "finite, got NaN or infinite values in 2 of 512"),
+    "half, overflown": (
+        lambda: with_value(1e6).half(),
+        "finite, got NaN or infinite values in 2 of 512",
+    ),
+    "all NaN": (lambda: real(512) * math.nan, "finite, got NaN or infinite values in 512 of 512"),
     "a scalar": (lambda: torch.tensor(1.0), r"must give a tensor of samples .*got \(\) float32"),
     "none": (lambda: real()[:0], r"must give a tensor of samples .*got \(0, 2\) float32"),
     "few": (lambda: real()[:9], "at least 10 real samples, got 9"),
@@ -605,7 +608,7 @@ GIVEN = {  # real samples: the finding, or the words of the error, where they we
         lambda: real().to(torch.float8_e4m3fn),
         "numbers of a standard dtype, got .*float8",
     ),
-    "an array": (lambda: real().numpy(), "got ndarray; torch.as_tensor makes one"),
+    "an array": (lambda: real().numpy(), "got ndarray; torch.as_tensor converts"),
     "a row": (lambda: real()[:, 0], "real-shape"),
     "wide": (lambda: torch.zeros(100, 3), "real-shape"),
     "of no width": (lambda: torch.zeros(100, 0), "real-shape"),
@@ -680,5 +683,5 @@ def test_only_the_rows_that_are_asked_for_are_looked_at():
     gan = model(real=with_value(math.nan))
     assert len(gan.real_samples(7)[0]) == 7
     assert len(gan.real_samples(600, torch.tensor([6, 8]))[0]) == 2
-    with pytest.raises(ValueError, match="1 of 2 hold NaN"):
+    with pytest.raises(ValueError, match="NaN or infinite values in 1 of 2"):
         gan.real_samples(600, torch.tensor([6, 9]))
