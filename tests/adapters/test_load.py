@@ -259,7 +259,7 @@ def test_a_whole_module_is_refused(tmp_path, network):
 
 def test_a_tensor_is_no_state_dict(tmp_path):
     torch.save(torch.zeros(3), tmp_path / "tensor.pt")
-    with pytest.raises(ValueError, match="holds a Tensor; a state dict was expected"):
+    with pytest.raises(ValueError, match="must hold a state dict, got a Tensor"):
         drs.weights(tmp_path / "tensor.pt")
 
 
@@ -361,7 +361,7 @@ def test_what_is_downloaded_by_accident_is_named(tmp_path, name):
         "<?xml version='1.0'?>",
     ):
         file.write_text(page)
-        assert " but a web page, which came in place of the file; download" in said(file)
+        assert " but a web page instead of the file; download" in said(file)
     file.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n")
     assert " but a Git LFS pointer, which only names a file; git lfs pull gets it" in said(file)
     file.write_bytes(b"")
@@ -387,7 +387,7 @@ def test_a_file_of_another_kind_than_its_suffix_says_is_named(tmp_path, network)
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
 def test_archives_and_programs_are_named(tmp_path, network):
     np.savez(tmp_path / "x.npz", real=np.zeros(3))
-    assert "but an archive of real.npy; unpack it, and name one file" in said(tmp_path / "x.npz")
+    assert "but an archive of real.npy; unpack it and name one file" in said(tmp_path / "x.npz")
     (tmp_path / "w.pt.gz").write_bytes(gzip.compress(b"weights"))
     assert "but a gzip archive; unpack it" in said(tmp_path / "w.pt.gz")
     torch.jit.save(torch.jit.script(network), tmp_path / "program.pt")
@@ -405,7 +405,7 @@ def test_numbers_in_any_order_of_bytes(tmp_path, kind):
 @pytest.mark.parametrize(
     ("array", "message"),
     [
-        (np.array([{}, 1], dtype=object), r"x.npy holds Python objects, and numbers are needed"),
+        (np.array([{}, 1], dtype=object), r"x.npy holds Python objects, but numbers are needed"),
         (np.array(["a", "b"]), "numbers of a type that PyTorch lacks, <U1; save it as float32"),
         (np.zeros(3, dtype=[("x", "f4")]), "numbers of a type that PyTorch lacks"),
         (np.zeros(3, dtype="M8[s]"), "numbers of a type that PyTorch lacks, datetime64"),

@@ -378,7 +378,10 @@ BAD = {
     ),
     "q None": (lambda: ops.quantile_gamma(L, None, log_m=0.0), "percent, .*got NoneType"),
     "quantile of nothing": (lambda: ops.quantile_gamma(L[:0], 50, log_m=0.0), "got an empty"),
-    "quantile log_m (n,)": (lambda: ops.quantile_gamma(L, 50, log_m=L), r"one number .*got \(8,\)"),
+    "quantile log_m (n,)": (
+        lambda: ops.quantile_gamma(L, 50, log_m=L),
+        r"single number, got \(8,\)",
+    ),
     "backend unknown": (lambda: with_backend("numpy"), "backend must be one of .*got 'numpy'"),
     "backend a number": (lambda: with_backend(3), "backend must be one of .*got 3"),
     # GAN
@@ -474,7 +477,7 @@ BAD = {
     "DRS adapt": (lambda: DRS(adapt="always"), "adapt must be None or 'batch', got 'always'"),
     "DRS adapt with gamma": (lambda: DRS(adapt="batch", gamma=1.0), "finds gamma from"),
     # generate
-    "gan a name": (lambda: generate(gan="25gaussians"), "drs.GAN, got str; drs.load"),
+    "gan a name": (lambda: generate(gan="25gaussians"), "drs.GAN, got str; use drs.load"),
     "sampler a class": (
         lambda: generate(sampler=DRS),
         r"instance, such as drs.samplers.DRS\(\), got",

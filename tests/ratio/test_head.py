@@ -294,7 +294,7 @@ class Convolutional(nn.Module):
         (Convolutional(), {}, "no Linear layer .* parts end with 'pool'"),
         (Saturated(), {"features": "lost"}, "no part 'lost'; it has 'last'"),
         (Saturated(), {"features": 3}, "dotted name of a part of the discriminator, got 3"),
-        (Saturated(), {"features": "last", "whole": True}, "not both"),
+        (Saturated(), {"features": "last", "whole": True}, "got features and whole=True; give one"),
         (Saturated(), {"features": lambda x: x.mean()}, "a row for each of"),
         (Saturated(), {"features": lambda x: x / 0}, "NaN or infinite"),
         (Saturated(), {"samples": 20}, "samples must be an integer >= 50"),

@@ -238,7 +238,7 @@ def test_shapes_that_are_drawn(tmp_path, shape):
 def test_shapes_that_are_not_drawn(tmp_path, shape):
     text, paths = report.write(make(tmp_path / "run", *shape, n=40))
     assert [path.name for path in paths] == ["scores.png", "logits.png"]
-    assert f"samples: x must be {(40, *shape)}" in text
+    assert f"to draw, got {(40, *shape)}" in text
 
 
 @pytest.mark.parametrize(
@@ -308,7 +308,7 @@ def test_quantiles_of_long_runs_are_of_the_first_samples(tmp_path, monkeypatch):
     run = make(tmp_path / "run", 2, n=300)
     monkeypatch.setattr(report, "READ", 100)
     text, _ = report.write(run)
-    assert "of the first 100 samples" in text
+    assert "use the first 100 samples" in text
     assert f"{float(drs.open(run).logit[:100].max()):.3f}" in text
 
 

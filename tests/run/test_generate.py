@@ -204,7 +204,7 @@ def test_chunks_without_an_accepted_row(tmp_path):
 
 def test_a_smaller_n_is_refused(tmp_path, direct):
     run = shutil.copytree(direct, tmp_path / "run")
-    with pytest.raises(store.Conflict, match="250 samples, 100 were asked for"):
+    with pytest.raises(store.Conflict, match="250 samples, got a request for 100"):
         drs.generate(toy(), DRS(), 100, seed=8, out=run, chunk_rows=256)
     assert files(run) == files(direct)
 

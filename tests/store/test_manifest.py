@@ -163,7 +163,7 @@ def put(run, *new):
         ({"rows": 255}, "255 rows in a chunk of 256"),
         ({"last_row": 256}, "names 256 as the last row"),
         ({"last_row": -1}, "names -1 as the last row"),
-        ({"count": 257}, "257 samples of 256 rows"),
+        ({"count": 257}, "257 samples from 256 rows"),
     ],
 )
 def test_records_are_possible(run, changes, message):
@@ -172,7 +172,7 @@ def test_records_are_possible(run, changes, message):
     put(run, sealed({**unsealed(first), **changes}), *others)
     assert "line 1 " in store.verify(run)[0]
     assert message in store.verify(run)[0]
-    with pytest.raises(store.Corrupt, match="0 are there"):
+    with pytest.raises(store.Corrupt, match="must hold 250 samples, got 0;"):
         drs.open(run)
     go_on(run)
     assert files(run) == want
@@ -314,7 +314,7 @@ def test_what_is_no_file_is_corrupt_and_never_waited_for(run, name, instead):
         return samples.x[:], samples.state
 
     for use in (read, lambda: go_on(run), lambda: store.repair(run)):
-        with pytest.raises(store.Corrupt, match=f"{name} is (missing, or is )?not a file"):
+        with pytest.raises(store.Corrupt, match=f"{name} is (missing or )?not a file"):
             use()
     assert store.verify(run) == [f"{run / name} is not a file; move it away"]
     assert not store.mendable(run)
@@ -451,7 +451,9 @@ def test_repair_is_advised_where_it_helps(run, capsys):
     want = files(run)
     (run / "chunk-00000001.safetensors").unlink()
     assert cli.main(["verify", str(run)]) == 6
-    assert "problems; `verify --repair`, then the same generate command" in capsys.readouterr().err
+    assert (
+        "problems; run `verify --repair`, then the same generate command" in capsys.readouterr().err
+    )
     assert cli.main(["verify", str(run), "--repair"]) == 0
     go_on(run)
     assert files(run) == want
