@@ -311,7 +311,7 @@ def test_a_damaged_manifest_is_exit_code_6(run, tmp_path):
     [
         (("--seed", "1"), "seed: there 0, here 1"),
         (("--gamma", "0.5"), "sampler"),
-        (("-n", "20"), "50 samples, 20 were asked for"),
+        (("-n", "20"), "50 samples, got a request for 20"),
         (("--save", "x"), "save"),
     ],
 )

@@ -133,7 +133,7 @@ def plain_job(job):
     return JOBS[job](smooth(3))
 
 
-@pytest.mark.filterwarnings("ignore:too little was learnt", "ignore:calibrated by")
+@pytest.mark.filterwarnings("ignore:too little was learned", "ignore:calibrated by")
 @pytest.mark.parametrize("setting", ["float64", "meta", "inference"])
 @pytest.mark.parametrize("job", JOBS)
 def test_what_is_learnt_and_said_is_the_same(job, setting, monkeypatch):

@@ -550,7 +550,7 @@ def test_another_spec_names_each_difference(tmp_path):
 
 def test_a_smaller_n(tmp_path):
     write(tmp_path / "out", 100)
-    with pytest.raises(store.Conflict, match="100 samples, 99 were asked for"):
+    with pytest.raises(store.Conflict, match="100 samples, got a request for 99"):
         write(tmp_path / "out", 99)
 
 
