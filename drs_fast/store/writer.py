@@ -288,7 +288,7 @@ def _check_space(directory: Path, missing: int, bytes_per_sample: int) -> None:
     if needed > 0 and needed + SPARE_BYTES > free:
         raise OSError(
             errno.ENOSPC,
-            f"{missing:,} samples need {needed + SPARE_BYTES:,} bytes, got {free:,} free",
+            f"{missing:,} samples need {needed + SPARE_BYTES:,} bytes, but {free:,} are free",
             str(directory),
         )
 

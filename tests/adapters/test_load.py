@@ -363,7 +363,7 @@ def test_what_is_downloaded_by_accident_is_named(tmp_path, name):
         file.write_text(page)
         assert " but a web page instead of the file; download" in said(file)
     file.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n")
-    assert " but a Git LFS pointer, which only names a file; git lfs pull gets it" in said(file)
+    assert " but a Git LFS pointer, without the data; run git lfs pull" in said(file)
     file.write_bytes(b"")
     assert said(file).endswith("is empty; copy or download it again")
     file.unlink()
@@ -391,7 +391,7 @@ def test_archives_and_programs_are_named(tmp_path, network):
     (tmp_path / "w.pt.gz").write_bytes(gzip.compress(b"weights"))
     assert "but a gzip archive; unpack it" in said(tmp_path / "w.pt.gz")
     torch.jit.save(torch.jit.script(network), tmp_path / "program.pt")
-    assert "but a TorchScript program; load it by torch.jit.load" in said(tmp_path / "program.pt")
+    assert "but a TorchScript program; load it with torch.jit.load" in said(tmp_path / "program.pt")
 
 
 @pytest.mark.parametrize("kind", [">f8", ">i2", "<f4", ">u4", "?"])

@@ -604,7 +604,9 @@ def test_space_is_checked_first(tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)._replace(free=2**20 + 1999)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
     write(tmp_path / "out", 99)
-    with pytest.raises(OSError, match=r"100 samples need 1,050,576 bytes, 1,050,575 are free") as e:
+    with pytest.raises(
+        OSError, match=r"100 samples need 1,050,576 bytes, but 1,050,575 are free"
+    ) as e:
         store.Writer.open(tmp_path / "new", SPEC, 100, bytes_per_sample=20)
     assert e.value.errno == errno.ENOSPC
     assert str(tmp_path / "new") in str(e.value)
