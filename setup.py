@@ -33,21 +33,25 @@ SANITIZED = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 NVCC = shutil.which("nvcc") or shutil.which("nvcc", path="/usr/local/cuda/bin")
 NVCC_FLAGS = ["-std=c++17", "-O3", "-fmad=false", "--threads=0", "-Icsrc/cuda"]
 NVCC_FLAGS += ["-gencode=arch=compute_80,code=sm_80"]
-NVCC_FLAGS += ["-gencode=arch=compute_90,code=[sm_90,compute_90]"]  # PTX serves what comes after
+NVCC_FLAGS += ["-gencode=arch=compute_90,code=[sm_90,compute_90]"]  # PTX serves later GPUs
 
 
 def bindings():
-    """Where pybind11's headers are: its own, or those that PyTorch brings along."""
+    """The folder of pybind11's headers: its own, or those that come with PyTorch."""
     found = importlib.util.find_spec("pybind11") or importlib.util.find_spec("torch")
     return [str(Path(found.origin).parent / "include")] if found else []
 
 
 class Build(build_ext):
-    """Compiles .cu files with nvcc, all else as ever; --sanitize is for tests."""
+    """Compiles .cu files with nvcc, all others as usual; --sanitize is for tests."""
 
     user_options: ClassVar = [
         *build_ext.user_options,
-        ("sanitize", None, "build C++ alone, to stop at any wrong access and undefined behaviour"),
+        (
+            "sanitize",
+            None,
+            "build only C++, to stop at wrong memory accesses and undefined behaviour",
+        ),
     ]
     boolean_options: ClassVar = [*build_ext.boolean_options, "sanitize"]
 
@@ -80,7 +84,7 @@ class Build(build_ext):
 
 
 def cuda_library_folders():
-    """Where nvcc links from; none without nvcc."""
+    """The folders nvcc links from; none without nvcc."""
     if NVCC is None:
         return []
     plan = subprocess.run(

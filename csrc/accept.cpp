@@ -19,8 +19,8 @@ RowTensor streamable(RowTensor t, int64_t n) {
     return t;
 }
 
-// Room for indices, uninitialised. It is kept for the thread's next call unless it is large: fresh
-// pages cost as much as the decisions.
+// Uninitialised space for indices. It is kept for the thread's next call unless it is large,
+// because fresh pages cost as much as the decisions.
 struct Scratch {
     static constexpr int64_t KEPT = 4 << 20;
     int64_t* data;
@@ -44,11 +44,11 @@ private:
     std::unique_ptr<int64_t[]> own;
 };
 
-// Writes the accepted ones of rows [begin, end) to `kept`, which has room for a pack more.
+// Writes the accepted rows of [begin, end) to `kept`, which has space for one more pack.
 template <class Real>
 Counts decide(const Real* logit, const Rows& rows, const Threshold& threshold, int64_t begin,
               int64_t end, int64_t* kept) {
-    if (begin == end) return {0, 0, 0};  // then a threshold a row has no address
+    if (begin == end) return {0, 0, 0};  // a threshold per row then has no address
     const int64_t whole = whole_packs(end - begin), last = begin + whole;
     const auto decide = decide_of(logit);
     Counts counts =
@@ -91,7 +91,7 @@ void accept(Logits logits, Rows rows, Threshold threshold, int64_t n, int thread
     });
 }
 
-// Decides all rows, then copies; in between each part of them learns where its accepted rows go.
+// Decides all rows, then copies; in between, each part learns where its accepted rows go.
 Counts accept_compact(Logits logits, Rows rows, Threshold threshold, int64_t n, int threads,
                       const std::vector<RowTensor>& tensors, Place place) {
     struct Part {
@@ -121,7 +121,7 @@ Counts accept_compact(Logits logits, Rows rows, Threshold threshold, int64_t n, 
         const Part& part = parts[index];
         const int64_t* kept = kept_of(index, begin);
         int64_t done = 0;
-        while (done < part.counts.count) {  // twice where the slots begin again
+        while (done < part.counts.count) {  // twice if the slots wrap around
             const int64_t slot = (place.start + part.first + done) % place.capacity;
             const int64_t count = std::min(part.counts.count - done, place.capacity - slot);
             for (int64_t j = 0; j < count; ++j)

@@ -7,7 +7,7 @@
 
 namespace drs {
 
-struct Rows {  // the rows' numbers: ids[i] if given, else first + i
+struct Rows {  // row numbers: ids[i] if given, else first + i
     uint64_t seed, first;
     const int64_t* ids;
 };
@@ -17,7 +17,7 @@ struct Logits {  // float32 or float64
     bool wide;
 };
 
-struct Threshold {  // log_m and c1 = exp(gamma): one number, or one a row
+struct Threshold {  // log_m and c1 = exp(gamma): one number, or one per row
     const double *log_m, *c1;
     bool log_m_per_row, c1_per_row;
     double s;
@@ -68,7 +68,7 @@ void langevin(const float* z, const float* grad, Rows rows, uint32_t draw, int64
               float drift, float scale, int threads, float* out);
 // The max(1, ceil(q n / 100))-th smallest of the n valid logits; NaN if there is none.
 double order_statistic(Logits logits, double q, int64_t n);
-// Copies the rows at these indices; the part of accept_compact that memory bounds.
+// Copies the rows at these indices: the part of accept_compact that is limited by memory.
 void gather(RowTensor tensor, const int64_t* indices, int64_t n, int threads);
 
 }  // namespace drs

@@ -1,5 +1,5 @@
 // The decision, as backends/reference.py defines it, on vectors of rows; the copying of rows.
-// kernels.cpp includes this file once per instruction set, in a namespace each; the bits are equal.
+// kernels.cpp includes this file once per instruction set, each in its own namespace; the bits agree.
 
 #if DRS_ISA == 512
 inline int64_t append(int64_t* kept, int64_t count, Lanes index, __mmask8 mask) {
@@ -20,7 +20,7 @@ inline int64_t append(int64_t* kept, int64_t count, Lanes index, Mask keep) {
 #endif
 }
 
-// p / (1 - p), as numerator and denominator, of the logits from the i-th: E and c1 (s + (1-s)(-q))
+// p / (1 - p) for the logits from the i-th, as numerator and denominator: E and c1 (s + (1-s)(-q))
 // with E = exp(d), q = expm1(d), d = logit - log_m.
 struct Odds {
     Doubles logit[VECTORS], log_m[VECTORS], accept[VECTORS], reject[VECTORS];
@@ -60,8 +60,8 @@ void exponentials(double* x, int64_t n) {
     for (int64_t i = 0; i < n; ++i) x[i] = exponential(x[i]);
 }
 
-// A chain below `low` moves to the candidate, one above `high` stays: u < exp(logit - current)
-// where current < logit - ln u, and w0 gives ln u to 2e-4 unless it is small.
+// A chain below `low` moves to the candidate, a chain above `high` stays: u < exp(logit - current)
+// if current < logit - ln u, and w0 gives ln u to 2e-4 unless it is small.
 void bounds(const double* logit, const uint32_t* w0, int n, double* low, double* high) {
     const double infinity = std::numeric_limits<double>::infinity();
     for (int i = 0; i < n; ++i) {
@@ -90,8 +90,8 @@ typedef uint32_t Words32 __attribute__((vector_size(8 * LANES)));
 typedef int32_t Mask32 __attribute__((vector_size(8 * LANES)));
 constexpr int WIDE = 2 * LANES;
 
-// The decision in float32 where rounding cannot change it: `sure` says where. With |d| <= 60 and
-// u, 1 - u >= 2^-12 either side of the inequality is off by less than 2e-5 of itself.
+// The decision in float32; `sure` says where rounding cannot change it. With |d| <= 60 and
+// u, 1 - u >= 2^-12, each side of the inequality has a relative error below 2e-5.
 inline Mask32 decide_quickly(Floats logit, Words32 w0, const Quick& t, Mask32& sure) {
     const Floats d = (logit - t.log_m_high) - t.log_m_low;
     const Floats x = d < -60.0f ? Floats{} - 60.0f : d;
@@ -139,7 +139,7 @@ inline Words32 join(Lanes first, Lanes second) {
 #endif
 }
 
-// Whether all rows of a pack are sure; appends the accepted ones if so.
+// Whether all rows of a pack are sure; if so, appends the accepted ones.
 inline bool append_quickly(const float* logit, const Lanes (&w0)[VECTORS], const Quick& t,
                            int64_t index, int64_t* kept, int64_t& count) {
     Mask32 keep[PACK / WIDE], all = Mask32{} - 1;
@@ -174,7 +174,7 @@ inline bool append_quickly(const double*, const Lanes (&)[VECTORS], const Quick&
     return false;
 }
 
-// Writes the accepted ones of n rows, numbered from `index`, to `kept`, which a pack more fits.
+// Writes the accepted ones of n rows, numbered from `index`, to `kept`, with space for a pack more.
 template <class Real>
 Counts decide(const Real* logit, const Rows& rows, const Threshold& threshold, int64_t index,
               int64_t n, int64_t* kept) {
@@ -241,7 +241,7 @@ void gather_fixed(const RowTensor& t, const int64_t* indices, int64_t n, int64_t
 // target[first + j] = source[indices[j]]
 void gather(const RowTensor& t, const int64_t* indices, int64_t n, int64_t first) {
     switch (t.row_bytes) {
-        case 0: return;  // nothing to copy, and perhaps no address
+        case 0: return;  // nothing to copy, and maybe no address
         case 1: return gather_fixed<1>(t, indices, n, first);
         case 2: return gather_fixed<2>(t, indices, n, first);
         case 4: return gather_fixed<4>(t, indices, n, first);

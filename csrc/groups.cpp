@@ -36,7 +36,7 @@ void fill(Key key, uint32_t stream, int64_t first, int count, Row row, Draw draw
     kernels().words(key, rows, stream, draws, padded, words);
 }
 
-// A state that is NaN, for there is none yet, is left by any that is valid.
+// A NaN state means there is none yet; any valid candidate replaces it.
 inline bool moves(double current, double next, double u) {
     if (std::isnan(current)) return valid(next);
     const double d = next - current;
@@ -54,7 +54,7 @@ void weigh(const Real* logit, int64_t candidates, double* weight) {
     for (int64_t k = 0; k < candidates; ++k) weight[k] = finite(logit[k]) ? weight[k] : 0.0;
 }
 
-// Draws one by the running sum of the weights and takes its weight away; -1 where none is left.
+// Draws one by the running sum of the weights and removes its weight; -1 if none is left.
 int64_t take(double* weight, int64_t candidates, double u) {
     double total = 0.0, sum = 0.0;
     for (int64_t k = 0; k < candidates; ++k) total += weight[k];
@@ -92,7 +92,7 @@ void walk(Logits logits, Rows rows, const double* start, int64_t groups, int64_t
                         index = -1, moved = 0;
                     }
                     if ((current < low[j]) | (current > high[j])) {
-                        index = current < low[j] ? k : index;  // no branch: none can be foreseen
+                        index = current < low[j] ? k : index;  // no branch, because it could not be predicted
                         moved += current < low[j];
                         current = current < low[j] ? offered[j] : current;
                     } else if (moves(current, offered[j], uniform_of(words, j))) {

@@ -54,7 +54,7 @@ namespace avx512 {
             isa::exponentials, isa::bounds, isa::gather                                     \
     }
 
-// What this processor can run, best first.
+// The instruction sets this processor can run, best first.
 std::vector<Kernels> supported() {
     std::vector<Kernels> list;
 #if DRS_DISPATCH

@@ -1,4 +1,4 @@
-// What the kernels share, and the table of them for the instruction set in use.
+// Shared by the kernels, and the table of kernels for the instruction set in use.
 #pragma once
 
 #include <algorithm>
@@ -14,8 +14,8 @@ constexpr int TILE = 1024;
 constexpr int LINE = 64;  // bytes
 constexpr int PACK = 64;  // rows that advance together: several vectors, to hide latencies
 constexpr int64_t AHEAD = 64;                // rows between their prefetch (to L2) and their use
-constexpr int64_t PREFETCHED_BYTES = 2048;   // beyond these the hardware has seen the pattern
-constexpr int64_t STREAMED_BYTES = 8 << 20;  // outputs that leave the caches anyway
+constexpr int64_t PREFETCHED_BYTES = 2048;   // after these the hardware knows the pattern
+constexpr int64_t STREAMED_BYTES = 8 << 20;  // outputs too large for the caches anyway
 
 constexpr double FACTORIALS[14] = {DRS_FACTORIALS};  // 1/15!, ..., 1/2!
 
@@ -29,7 +29,7 @@ struct alignas(64) Words {
     uint32_t w[4][TILE];
 };
 
-// The threshold in float32, where one serves all rows and its range allows.
+// The threshold in float32, if one serves all rows and its range allows.
 struct Quick {
     float log_m_high, log_m_low, c1, s;
     bool possible;
@@ -59,7 +59,7 @@ inline To bits(From from) {
     return to;
 }
 
-// Calls work(logits) with their own type.
+// Calls work(logits) with the logits' own type.
 template <class Work>
 auto typed(const Logits& logits, const Work& work) {
     return logits.wide ? work((const double*)logits.data) : work((const float*)logits.data);
@@ -82,7 +82,7 @@ inline Threshold from(Threshold threshold, int64_t i) {
 
 inline int64_t whole_packs(int64_t n) { return n / PACK * PACK; }
 
-// The last rows, fewer than a pack, padded with rows that are valid and never accepted.
+// The last rows, fewer than a pack, padded with valid rows that are never accepted.
 template <class Real>
 struct Tail {
     Real logit[PACK];
@@ -137,7 +137,7 @@ struct Kernels {
 
 Kernels& kernels();
 
-// After rows were written past the caches, before another thread reads them.
+// Call after rows were written past the caches, before another thread reads them.
 void finish_streams();
 
 }  // namespace drs

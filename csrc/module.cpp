@@ -1,4 +1,4 @@
-// Python bindings: addresses and sizes in, nothing that knows a tensor library.
+// Python bindings. They take addresses and sizes, and need no tensor library.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -43,10 +43,10 @@ std::vector<drs::RowTensor> tensors_of(const std::vector<TensorArgs>& tensors) {
     return list;
 }
 
-// Freed memory stays with the process, or goes back to the system again. False where it cannot be.
+// Makes freed memory stay with the process, or go back to the system. False if it cannot.
 bool keep_pages(bool keep) {
 #ifdef __GLIBC__
-    constexpr int LARGE = 1 << 25;  // what glibc itself settles on where large blocks come and go
+    constexpr int LARGE = 1 << 25;  // glibc's own choice when large blocks come and go
     mallopt(M_MMAP_MAX, keep ? 0 : 65536);
     mallopt(M_TRIM_THRESHOLD, keep ? std::numeric_limits<int>::max() : 2 * LARGE);
     mallopt(M_MMAP_THRESHOLD, LARGE);

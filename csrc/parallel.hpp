@@ -1,4 +1,4 @@
-// Splitting rows among threads.
+// Splits rows among threads.
 #pragma once
 
 #include <algorithm>
@@ -8,14 +8,14 @@
 #include <thread>
 #include <vector>
 
-// The thread pool of whoever loaded GNU OpenMP first, which is PyTorch: a second pool would compete
-// with its waiting threads. Null elsewhere, and then plain threads serve.
+// The thread pool of GNU OpenMP, which PyTorch loaded first: a second pool would compete with its
+// waiting threads. Null on other platforms, where plain threads are used.
 extern "C" __attribute__((weak)) void GOMP_parallel(void (*)(void*), void*, unsigned, unsigned);
 
 namespace drs {
 
 constexpr int64_t ROWS_PER_THREAD = 16384;
-constexpr int64_t PARTS_PER_THREAD = 4;  // so that a thread that was held up costs little
+constexpr int64_t PARTS_PER_THREAD = 4;  // so that a delayed thread costs little
 
 // How many parts `parallel` makes of [0, n).
 inline int64_t parts_of(int64_t n, int threads) {
@@ -48,7 +48,7 @@ void parallel(int64_t n, int threads, const Work& work) {
     others.reserve((size_t)used);
     try {
         for (int64_t other = 1; other < used; ++other) others.emplace_back([&] { job.run(); });
-    } catch (const std::system_error&) {  // no more threads: the others do their share
+    } catch (const std::system_error&) {  // no more threads: the others do the work
     }
     job.run();
     for (std::thread& other : others) other.join();

@@ -1,5 +1,5 @@
 // Random words, uniforms and normals, as backends/reference.py defines them, on vectors of rows.
-// kernels.cpp includes this file once per instruction set, in a namespace each; the bits are equal.
+// kernels.cpp includes this file once per instruction set, each in its own namespace; the bits agree.
 
 constexpr int LANES = DRS_ISA / 64;
 constexpr int VECTORS = PACK / LANES;
@@ -28,7 +28,7 @@ inline Lanes multiply(Lanes x, uint32_t factor) {
 #endif
 }
 
-// Several vectors advance together, here and below: one would wait for its own latencies.
+// Here and below several vectors are processed together; one alone would wait for its latencies.
 // Philox4x32-10 of the counters (row low, row high, stream, draw); the words lie in the low halves.
 template <int V>
 inline void philox(Key key, const Lanes (&row)[V], uint32_t stream, const Lanes (&draw)[V],

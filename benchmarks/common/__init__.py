@@ -1,1 +1,1 @@
-"""What speed and quality benchmarks share."""
+"""Shared by speed and quality benchmarks."""

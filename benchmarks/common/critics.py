@@ -1,7 +1,7 @@
-"""Critics of a frozen toy generator, trained by losses other than the logistic one.
+"""Critics of a frozen toy generator, trained with losses other than the logistic one.
 
-Each is a network of the kind of the GAN's own discriminator with new weights, and a pure function
-of the GAN, the seed and the settings.
+Each has the architecture of the GAN's own discriminator with new weights, and is a pure function of
+the GAN, the seed and the settings.
 """
 
 from collections.abc import Callable
@@ -15,8 +15,8 @@ from drs_fast.core.rows import CRITIC_ROW
 from drs_fast.core.threads import one_thread
 from drs_fast.training.fitting import Draws
 
-SPARED = 100_000  # the first real samples are left to calibration and to the starts of chains
-POOL = 200_000  # the next ones train the critics
+SPARED = 100_000  # first real samples, kept for calibration and for starts of chains
+POOL = 200_000  # next ones, to train the critics
 PENALTY = 10.0
 
 Loss = Callable[[nn.Module, Tensor, Tensor, Draws], Tensor]  # critic, real, generated
@@ -35,7 +35,7 @@ def rsgan(gan: drs.GAN, seed: int = 0, *, steps: int = 3_000) -> drs.GAN:
 
 
 def wgan(gan: drs.GAN, seed: int = 0, *, steps: int = 2_000) -> drs.GAN:
-    """Wasserstein with gradient penalty: a potential of transport, no ratio (link "wasserstein").
+    """Wasserstein with gradient penalty: a transport potential, not a ratio (link "wasserstein").
 
     Source: Gulrajani et al., Improved training of Wasserstein GANs (2017).
     """
@@ -51,7 +51,7 @@ def wgan(gan: drs.GAN, seed: int = 0, *, steps: int = 2_000) -> drs.GAN:
 
 
 def hinge(gan: drs.GAN, seed: int = 0, *, steps: int = 3_000) -> drs.GAN:
-    """Hinge loss: at its optimum the sign of the log ratio, no ratio (link "hinge").
+    """Hinge loss: at its optimum the sign of the log ratio, not a ratio (link "hinge").
 
     Source: Lim and Ye, Geometric GAN (2017).
     """
@@ -66,7 +66,7 @@ def hinge(gan: drs.GAN, seed: int = 0, *, steps: int = 3_000) -> drs.GAN:
 def _trained(
     gan: drs.GAN, loss: Loss, seed: int, steps: int, *, rows: int = 512, rate: float = 2e-3
 ) -> nn.Module:
-    """Adam, its rate falling in a straight line to 0."""
+    """Trains with Adam, whose rate falls linearly to 0."""
     if gan.prior != "normal" or not isinstance(gan.discriminator, nn.Module):
         raise ValueError("gan must be a toy: normal latents, and a module as discriminator")
     draws = Draws(seed, row=CRITIC_ROW)

@@ -1,14 +1,14 @@
 """How well generated digits follow real ones, in the feature space of a small classifier.
 
-The classifier sees the training digits only. Frechet: squared Frechet distance between Gaussians
-fitted to the features. Precision: share of generated samples inside the manifold of the real ones,
-recall the other way round, where the manifold is the union of balls that reach to each sample's
-third nearest neighbour. Balance: total variation distance of the predicted classes.
+The classifier is trained on the training digits only. Frechet: squared Frechet distance between
+Gaussians fitted to the features. Precision: share of generated samples inside the manifold of the
+real ones; recall: the reverse. The manifold is the union of balls that reach to each sample's third
+nearest neighbour. Balance: total variation distance of the predicted classes.
 
 All of them are biased in small samples: between n and m samples of one law with d independent
-features of variance v, the Frechet distance is about v d (d + 5) (1/n + 1/m) / 4 and not 0, and
-precision and recall depend on both counts. So compare only figures with equal counts, and show as
-many real training digits in the same table as the floor.
+features of variance v, the Frechet distance is about v d (d + 5) (1/n + 1/m) / 4, not 0, and
+precision and recall depend on both counts. So compare only figures with equal counts, and put as
+many real training digits in the same table, as a floor.
 """
 
 from functools import cache
@@ -50,7 +50,7 @@ class Classifier(nn.Module):
 
 
 def labels() -> tuple[Tensor, Tensor]:
-    """Of digits.split(): (training labels, held-out labels)."""
+    """Labels of digits.split(): (training labels, held-out labels)."""
     from sklearn.datasets import load_digits
 
     order = Draws(digits.SPLIT_SEED).permutation(len(digits.images()))
@@ -79,7 +79,7 @@ def classifier(seed: int = SEED, *, steps: int = 600) -> Classifier:
 
 
 class Space:
-    """Features of real digits (default: the held-out ones), to judge generated ones by."""
+    """Features of real digits (default: the held-out ones), to compare generated ones with."""
 
     def __init__(self, real: Tensor | None = None) -> None:
         self.network = classifier()
@@ -104,12 +104,10 @@ class Space:
 
 
 def frechet(x: Tensor, y: Tensor) -> float:
-    """Between Gaussians fitted to features x (n, d) and y (m, d); covariances over n - 1."""
+    """Frechet distance of Gaussians fitted to x (n, d) and y (m, d); covariances over n - 1."""
     for features in (x, y):
         if len(features) < 2 or features.ndim != 2:
-            raise ValueError(
-                f"features must be (n, d) with n at least 2, got {tuple(features.shape)}"
-            )
+            raise ValueError(f"features must be (n, d) with n >= 2, got {tuple(features.shape)}")
     return frechet_of_gaussians(
         x.double().mean(0), covariance(x), y.double().mean(0), covariance(y)
     )
@@ -123,7 +121,7 @@ def covariance(x: Tensor) -> Tensor:
 def frechet_of_gaussians(mean: Tensor, spread: Tensor, mean2: Tensor, spread2: Tensor) -> float:
     """|mean - mean2|^2 + tr(A + B - 2 (A B)^(1/2)), of covariances A and B in float64.
 
-    The last trace is the sum of the singular values of A^(1/2) B^(1/2): no root is taken of a
+    The last trace is the sum of the singular values of A^(1/2) B^(1/2). This avoids the root of a
     product, whose small eigenvalues are rounding errors.
     """
     between = torch.linalg.svdvals(root(spread) @ root(spread2)).sum()
@@ -131,7 +129,7 @@ def frechet_of_gaussians(mean: Tensor, spread: Tensor, mean2: Tensor, spread2: T
 
 
 def root(spread: Tensor) -> Tensor:
-    """The symmetric square root of a positive semidefinite matrix, perhaps of low rank."""
+    """The symmetric square root of a positive semidefinite matrix, which may have low rank."""
     values, vectors = torch.linalg.eigh(spread)
     return (vectors * values.clamp(min=0).sqrt()) @ vectors.T
 
@@ -139,7 +137,7 @@ def root(spread: Tensor) -> Tensor:
 def precision_recall(
     generated: Tensor, real: Tensor, neighbours: int = NEIGHBOURS
 ) -> tuple[float, float]:
-    """Of features (n, d) and (m, d).
+    """Precision and recall of features (n, d) and (m, d).
 
     Source: Kynkaanniemi et al., Improved precision and recall metric (2019), equations 1 and 2.
     """
@@ -150,8 +148,10 @@ def precision_recall(
 
 
 def inside(x: Tensor, of: Tensor, neighbours: int) -> float:
-    """Share of x within the ball of any sample of `of`, which reaches to its k-th neighbour."""
-    radius = distances(of, of).kthvalue(neighbours + 1, dim=1).values  # the first is itself, at 0
+    """Share of x inside some ball around a sample of `of` that reaches to its k-th neighbour."""
+    radius = (
+        distances(of, of).kthvalue(neighbours + 1, dim=1).values
+    )  # the first is the sample itself, at 0
     return float((distances(x, of) <= radius).any(dim=1).double().mean())
 
 
@@ -160,7 +160,7 @@ def distances(x: Tensor, y: Tensor) -> Tensor:
 
 
 def balance(scores: Tensor) -> Tensor:
-    """Shares (classes,) of the predicted classes, of scores (n, classes)."""
+    """Shares (classes,) of the classes predicted by scores (n, classes)."""
     counts = torch.bincount(scores.argmax(dim=1), minlength=scores.shape[1])
     return counts.double() / len(scores)
 

@@ -1,4 +1,4 @@
-"""GANs of the sizes that people use, with random weights: for speed only."""
+"""GANs of common sizes with random weights, for speed only."""
 
 from collections.abc import Callable
 from itertools import pairwise
@@ -56,7 +56,7 @@ def dcgan(width: int = 64) -> drs.GAN:
 
 
 class Residual(nn.Module):
-    """Two convolutions beside a short cut; scale 2 doubles the sides, 0.5 halves them."""
+    """Two convolutions and a shortcut; scale 2 doubles the sides, 0.5 halves them."""
 
     def __init__(self, inputs: int, outputs: int, scale: float, norm: bool) -> None:
         super().__init__()
@@ -79,7 +79,7 @@ class Residual(nn.Module):
 
 
 class Attention(nn.Module):
-    """Self-attention over the places of an image, keys and values at half the sides."""
+    """Self-attention over the positions of an image, with keys and values at half resolution."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -119,7 +119,7 @@ def sagan(width: int = 64) -> drs.GAN:
 
 
 def _gan(name: str, scale: float, *networks: Callable[[], nn.Sequential]) -> drs.GAN:
-    """scale: what gives the untrained logits a spread of about 1."""
+    """scale: a factor that gives the untrained logits a spread of about 1."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         generator, discriminator = (network() for network in networks)

@@ -1,12 +1,12 @@
 """How well samples follow a grid of equal Gaussians, or a swiss roll.
 
-HQ: share of samples nearer than 4 sd to a centre. Modes: centres with at least one such sample.
-sd: per axis, of those samples about their centre. JSD: Jensen-Shannon divergence in nats between
-the mode counts and equal shares, with a bin for the junk (reference 0) or without it. W1: exact
-optimal transport with Euclidean cost to real samples that are equally many in every mode.
+HQ: share of samples within 4 sd of a centre. Modes: centres with at least one such sample.
+sd: of these samples about their centre, per axis. JSD: Jensen-Shannon divergence in nats between
+the mode counts and equal shares, with or without a bin for the other samples (reference 0). W1:
+exact optimal transport with Euclidean cost to real samples, equally many in every mode.
 
-On the roll the noiseless curve takes the place of the centres, its 25 stretches with equal shares
-of the data that of the modes (the JSD is that of a histogram along the curve), and sd is across it.
+On the roll, the noiseless curve replaces the centres, and its 25 stretches with equal shares of the
+data replace the modes (the JSD is that of a histogram along the curve); sd is across the curve.
 """
 
 import math
@@ -29,20 +29,20 @@ TRANSPORT_SAMPLES = 2000
 class Metrics:
     hq: float  # percent
     modes: float
-    sd: float  # NaN without a sample of high quality
+    sd: float  # NaN if there is no high-quality sample
     jsd: float
     jsd_nojunk: float
 
 
 def metrics(x: Tensor, centres: Tensor = CENTRES, std: float = STD) -> Metrics:
-    """All but W1 of samples x (n, 2)."""
+    """All metrics except W1 of samples x (n, 2)."""
     offset, mode = nearest(x, centres)
     square = offset.square().sum(dim=1)
     return _metrics(square.sqrt() < QUALITY_SD * std, square / 2, mode, len(centres))
 
 
 def swiss_roll(x: Tensor) -> Metrics:
-    """All but W1 of samples x (n, 2) that should follow the swiss roll."""
+    """All metrics except W1 of samples x (n, 2) that should follow the swiss roll."""
     distance, t = swissroll.nearest(x)
     good = distance < QUALITY_SD * swissroll.STD
     return _metrics(good, distance.square(), swissroll.stretch(t), swissroll.STRETCHES)
@@ -76,7 +76,7 @@ def nearest(x: Tensor, centres: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def jensen_shannon(p: Tensor, q: Tensor) -> float:
-    """In nats; shares that do not sum to one are taken as they are."""
+    """Divergence in nats; shares need not sum to one."""
     middle = (p + q) / 2
     return float(torch.special.xlogy(p, p / middle).nan_to_num().sum() / 2) + float(
         torch.special.xlogy(q, q / middle).nan_to_num().sum() / 2
@@ -99,14 +99,14 @@ def stratified_roll(n: int, seed: int = 0) -> Tensor:
 
 
 def w1(x: Tensor, n: int = TRANSPORT_SAMPLES, real: Callable[[int], Tensor] = stratified) -> float:
-    """Of the first n samples; real is `stratified` (n a multiple of 25) or `stratified_roll`."""
+    """W1 of the first n samples; real is `stratified` (n a multiple of 25) or `stratified_roll`."""
     if len(x) < n:
         raise ValueError(f"w1 needs {n} samples, got {len(x)}")
     return transport(x[:n], real(n))
 
 
 def w1_swiss_roll(x: Tensor, n: int = TRANSPORT_SAMPLES) -> float:
-    """The same on the roll."""
+    """W1 on the roll."""
     return w1(x, n, stratified_roll)
 
 

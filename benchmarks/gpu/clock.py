@@ -1,4 +1,4 @@
-"""Every CUDA call of the GPU benchmark; and its stand-in without a GPU, so that its code runs."""
+"""All CUDA calls of the GPU benchmark, and a stand-in that runs its code without a GPU."""
 
 import subprocess
 import time
@@ -17,7 +17,7 @@ class Clock:
     """Device time of calls and of graph replays, in milliseconds."""
 
     repeats = 21
-    calls = 10  # of one warm figure
+    calls = 10  # per warm figure
     host_calls = 200
 
     def __init__(self) -> None:
@@ -35,13 +35,13 @@ class Clock:
         return self._median(lambda: self._between(replay, idle=False))
 
     def warm(self, call: Call, *, graph: bool) -> Timing:
-        """A call's share of several in a row: in one graph, or else from Python."""
+        """Time per call of several in a row, in one graph or from Python."""
         many = self.capture(call, self.calls) if graph else lambda: self._repeat(call)
         many()
         return self._median(lambda: self._elapsed(many) / self.calls)
 
     def host(self, call: Call) -> Timing:
-        """What a call takes on the host, which does not wait for the device."""
+        """Host time of a call, without waiting for the device."""
         call()
         self.synchronize()
         times = []
@@ -53,7 +53,7 @@ class Clock:
         return quantiles(times)
 
     def capture(self, call: Call, calls: int = 1) -> Call:
-        """Replays a graph of so many calls; returns what the last of them returned."""
+        """A function that replays a graph of the calls and returns the last one's result."""
         self._side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self._side):
             for _ in range(3):
@@ -93,7 +93,7 @@ class Clock:
         }
 
     def _between(self, call: Call, *, idle: bool) -> float:
-        # The flush only reads: dirty lines would be written back during the timed call.
+        # The flush only reads, because dirty lines would be written back during the timed call.
         self._buffer.sum()
         if idle:
             torch.cuda.synchronize()
@@ -119,7 +119,7 @@ class Clock:
 
 
 class HostClock(Clock):
-    """The same figures by the host's clock; a replay is a call."""
+    """The same figures from the host's clock; a replay is a call."""
 
     repeats = 1
     calls = 1

@@ -1,4 +1,4 @@
-"""CUB's DeviceSelect as a peer: compiled by nvcc, called through ctypes."""
+"""CUB's DeviceSelect for comparison: compiled by nvcc, called through ctypes."""
 
 import ctypes
 import functools
@@ -24,7 +24,7 @@ extern "C" int flagged(void* scratch, size_t* bytes, const bool* keep, long long
 
 
 def command() -> list[str]:
-    """Compiles the library, its source written beside it; Missing without a compiler."""
+    """The command that compiles the library, after writing its source; Missing without nvcc."""
     nvcc = shutil.which("nvcc") or shutil.which("nvcc", path="/usr/local/cuda/bin")
     if nvcc is None:
         raise Missing("nvcc is not on PATH")
@@ -56,7 +56,7 @@ class Select:
         self._count = torch.zeros(1, dtype=torch.int64, device=keep.device)
         self._bytes = ctypes.c_size_t(0)
         self._scratch: Tensor | None = None
-        self(keep)  # without scratch it only says how much it wants
+        self(keep)  # without scratch it only says how much it needs
         self._scratch = torch.empty(self._bytes.value, dtype=torch.uint8, device=keep.device)
 
     def __call__(self, keep: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""The other ops on a device, and what a call costs the host."""
+"""Other ops on a device, and the host time of a call."""
 
 import functools
 from collections.abc import Callable
@@ -30,7 +30,7 @@ def measured(
     rng = drs.Rng(7, 2**32 - 500)
     threshold: dict[str, Any] = {"log_m": float(logit.max()), "gamma": 1.0, "eps": EPS}
     d = D if n > 1000 else 8
-    ops: dict[str, tuple[Call, int]] = {  # with the bytes that each must move
+    ops: dict[str, tuple[Call, int]] = {  # with the bytes each must move
         "uniform": (lambda: drs.ops.uniform(rng, n, stream=1, device=device), 8 * n),
         f"normal x {d}": (lambda: drs.ops.normal(rng, n, d, device=device), 4 * n * d),
         "accept": (lambda: drs.ops.accept(logit, rng, **threshold), 5 * n),

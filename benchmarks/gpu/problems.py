@@ -23,12 +23,12 @@ POISON = 0xAA
 
 
 class Differs(Exception):
-    """A result that is not the reference's: it gets no figure."""
+    """A result that differs from the reference's; it gets no figure."""
 
 
 @dataclass(frozen=True)
 class Problem:
-    """N proposals with their logits, and which of them the reference accepts."""
+    """N proposals with their logits, and those that the reference accepts."""
 
     rows: Tensor  # (N, d)
     logit: Tensor  # (N,) float32
@@ -37,7 +37,7 @@ class Problem:
     gamma: float
     keep: Tensor  # (N,) bool
     kept: Tensor  # (count,) int64
-    out: Compacted  # room for the accepted rows of any draw
+    out: Compacted  # space for the accepted rows of any draw
     mean: float  # expected number of accepted rows
     sd: float
 
@@ -55,7 +55,7 @@ def dtype_name(dtype: torch.dtype) -> str:
 
 
 def problem_bytes(n: int, d: int, acceptance: float, dtype: torch.dtype) -> int:
-    """Of the rows, of the accepted ones three times, and of what is kept for each row."""
+    """Bytes of the rows, of three times the accepted rows, and of what is kept per row."""
     return int(n * d * dtype.itemsize * (1 + 3 * acceptance) + 100 * n)
 
 
@@ -79,7 +79,7 @@ def problem(device: torch.device, n: int, d: int, acceptance: float, dtype: torc
 
 
 def accepted(logit: Tensor, **arguments: Any) -> Tensor:
-    """By the reference."""
+    """Which rows the reference accepts."""
     with drs.backend("reference"):
         return drs.ops.accept(logit, **arguments)
 
@@ -102,7 +102,7 @@ def latents(p: Problem) -> Call:
 
 @contextmanager
 def settings(**values: Any) -> Iterator[None]:
-    """Other constants of the backend within the block."""
+    """Changes constants of the backend within the block."""
     before = {name: getattr(backend, name) for name in values}
     try:
         for name, value in values.items():
@@ -127,7 +127,7 @@ def with_settings(prepare: Callable[[Problem], Call], **values: Any) -> Callable
 
 
 def in_cuda(prepare: Callable[[Problem], Call]) -> Callable[[Problem], Call]:
-    """The same call by the CUDA C++ backend."""
+    """The same call with the CUDA C++ backend."""
 
     def prepared(p: Problem) -> Call:
         reason = cuda.refuses(p.logit.device)
@@ -252,7 +252,7 @@ CASES = (
     Case("torch eager, preallocated", eager_preallocated, random=True, graph=False),
     GATHER,
     Case("limit: copy_", copy),
-    # Last, because a capture that fails can leave the random numbers of torch unusable.
+    # Last, because a failed capture can leave torch's random numbers unusable.
     Case("torch nonzero_static", nonzero_static, random=True),
     Case("CUB DeviceSelect", cub, random=True),
     Case("torch.compile", compiled, random=True),
@@ -265,7 +265,7 @@ def poison(p: Problem) -> None:
 
 
 def check(case: Case, p: Problem, result: Any) -> None:
-    """Equal to the reference or, with random numbers of its own, a fair number of whole rows."""
+    """Differs unless the result is the reference's or, with own random numbers, a fair sample."""
     if isinstance(result, Compacted):
         _check_compacted(case, p, result)
         return

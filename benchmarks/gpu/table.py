@@ -8,7 +8,7 @@ from typing import Any
 from benchmarks.gpu.problems import CUDA, EAGER, GATHER, LATENTS, OURS, TWO
 
 KINDS = ("launch", "graph", "warm", "host")
-WARM = 65_536  # up to so many rows the launches are what counts
+WARM = 65_536  # up to this many rows, launches dominate
 TARGETS = {
     "accept_compact / index_select": ("<=", 1.10),
     "accept_latents / index_select": ("<", 0.75),
@@ -48,7 +48,7 @@ def ratios(row: dict[str, Any]) -> dict[str, float]:
 
 
 def judged(row: dict[str, Any]) -> dict[str, bool | None]:
-    """The targets that this size has, and whether they are reached; None without a figure."""
+    """The targets for this size, and whether they are reached; None without a figure."""
     if row["dtype"] != "float32" or row["share"] != 0.2 or row["d"] < 128:
         return {}
     large, small = row["n"] >= 10**6, row["n"] <= WARM and row["d"] == 128
@@ -62,7 +62,7 @@ def judged(row: dict[str, Any]) -> dict[str, bool | None]:
 
 
 def show(row: dict[str, Any], title: str, moved: int = 0) -> None:
-    """moved: bytes of every case that does not name its own."""
+    """moved: bytes that a case moves if it does not say so itself."""
     print(f"\n{title}")
     print(f"{'':34}" + "".join(f"{name + ' us':>10}" for name in KINDS) + f"{'GB/s':>7}")
     for name, kinds in row["ms"].items():

@@ -1,1 +1,1 @@
-"""How good: laws, and samplers side by side."""
+"""Quality: the samplers' laws, and samplers side by side."""

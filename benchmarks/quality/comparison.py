@@ -1,4 +1,4 @@
-"""What the comparisons of samplers share: runs over seeds, tables, verdicts, and one picture."""
+"""Shared by the comparisons of samplers: runs over seeds, tables, verdicts, and one picture."""
 
 import argparse
 import json
@@ -28,7 +28,7 @@ def parser(description: str | None, samples: int) -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(description=description)
     made.add_argument("-n", type=int, default=samples, help="samples (default: %(default)s)")
     made.add_argument("--seeds", type=int, default=5)
-    made.add_argument("--fits", type=int, help="networks fitted (default: one a seed)")
+    made.add_argument("--fits", type=int, help="networks to fit (default: one per seed)")
     made.add_argument(
         "--only", nargs="+", choices=WAYS, metavar="WAY", help=", ".join(WAYS).replace("%", "%%")
     )
@@ -48,7 +48,7 @@ def runs(
     real: Callable[[int, int], Samples],
     show: Callable[[str, Row], None],
 ) -> tuple[dict[str, Row], dict[str, Samples], dict[str, list[dict[str, float]]]]:
-    """Rows of real samples, of the generator's, and of every way; samples of seed 0; all runs."""
+    """Rows for real samples, the generator and every method; samples of seed 0; all runs."""
     prepared = Prepared(gan, fits or seeds)
     rows: dict[str, Row] = {}
     first: dict[str, Samples] = {}
@@ -90,7 +90,7 @@ def header(columns: dict[str, tuple[str, str]], last: Sequence[str] = ()) -> str
 
 
 def line(name: str, row: Row, columns: dict[str, tuple[str, str]], last: Sequence[str] = ()) -> str:
-    """One row of a Markdown table: means, with the standard deviation where seeds differ."""
+    """One row of a Markdown table: means, with the standard deviation if seeds differ."""
     cells = []
     for key, (_, form) in columns.items():
         mean, sd = row[key]
@@ -100,7 +100,7 @@ def line(name: str, row: Row, columns: dict[str, tuple[str, str]], last: Sequenc
 
 
 def write(path: Path, toys: dict[str, Any], verdicts: dict[str, bool], facts: Any) -> None:
-    """JSON has no NaN: what was not measured becomes null."""
+    """Writes results as JSON, which has no NaN: what was not measured becomes null."""
     text = json.dumps(environment() | facts | {"measured": toys, "reached": verdicts}, indent=1)
     path.write_text(text.replace("NaN", "null") + "\n")
 
@@ -117,7 +117,7 @@ def judge(verdicts: dict[str, bool]) -> None:
 
 
 def tiles(path: Path, samples: dict[str, Samples]) -> None:
-    """64 images of seed 0 of every way."""
+    """Draws 64 images of seed 0 for every method."""
     from drs_fast.report import pictures
 
     panels = [pictures.Panel(name, taken.x[:64]) for name, taken in samples.items()]
@@ -125,7 +125,7 @@ def tiles(path: Path, samples: dict[str, Samples]) -> None:
 
 
 def scatter(path: Path, toys: dict[str, dict[str, Samples]]) -> None:
-    """Samples of seed 0 of every way, one row of small pictures after another for each toy."""
+    """Draws samples of seed 0 for every method, with rows of small pictures for each toy."""
     import matplotlib
 
     matplotlib.use("Agg")

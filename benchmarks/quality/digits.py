@@ -1,9 +1,9 @@
-"""All samplers on real handwritten digits, in the feature space of a small classifier.
+"""All samplers on real handwritten digits, compared in the feature space of a small classifier.
 
 python -m benchmarks.quality.digits [--only WAY ...] [--json FILE] [--picture FILE]
 
-Frechet distance, precision and recall are against real images that neither the GAN nor the
-classifier was trained on; class balance is of the classifier's predictions.
+Frechet distance, precision and recall compare with real images on which neither the GAN nor the
+classifier was trained. Class balance is that of the classifier's predictions.
 """
 
 from dataclasses import replace
@@ -27,7 +27,7 @@ LEFT_OUT = ("RSGAN + DRS", "WGAN + head + DRS")
 
 
 def in_classifier_space(gan: GAN, seed: int) -> GAN:
-    """In the features of a classifier, as in the paper; it has other weights than the judge."""
+    """Uses the features of a classifier, as in the paper; the judge has other weights."""
     return drs.density_ratio(gan, features.classifier(1).body, seed=seed)
 
 

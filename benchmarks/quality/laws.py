@@ -1,4 +1,4 @@
-"""The samplers' laws where they are known exactly, with many samples.
+"""Checks the samplers' laws with many samples, where they are known exactly.
 
 python -m benchmarks.quality.laws [--part PART] [--json FILE]
 
@@ -6,8 +6,8 @@ ratio: p_data and p_model are mixtures (benchmarks/common/oracle.py). scores: lo
 N(-s^2/2, s^2) under the generator, so N(s^2/2, s^2) under the data. gaussian: G(z) = a z and normal
 data. Beside this file are classes and capped (limits.py), starts and cut (starts.py), region
 (rare.py) and local_global (local_global.py). Every
-figure is shown with what it should be, and by how many standard errors it is off; 4.5 of them
-happen once in 10^5 by chance.
+figure is shown with its expected value, and by how many standard errors it is off; 4.5 happen by
+chance once in 10^5.
 """
 
 import argparse
@@ -34,7 +34,7 @@ LIMIT = 4.5
 Figure = tuple[str, str, float, float, float]  # case, figure, expected, found, standard error
 
 
-# Sampler, samples, and what it should give: acceptance, HQ and sd; independent quadrature.
+# Sampler, samples, and expected acceptance, HQ and sd, from an independent quadrature.
 LOG_M = oracle.LOG_M
 RATIO: dict[str, tuple[Sampler, int, float | None, float, float]] = {
     "DRS gamma 0": (DRS(gamma=0.0, eps=0.0, log_m=LOG_M), 10**6, 0.49082, 0.99966, 0.04993),
@@ -55,7 +55,7 @@ DIGITS = 5e-5  # the tables above are rounded
 
 
 def ratio() -> Iterator[Figure]:
-    """Notes of the model: benchmarks/common/oracle.py."""
+    """Samplers on the model of benchmarks/common/oracle.py."""
     gan = oracle.gan()
     for case, (sampler, n, acceptance, hq, sd) in RATIO.items():
         batch = drs.generate(gan, sampler, n)
@@ -140,7 +140,7 @@ def gaussian(n: int = 10**6) -> Iterator[Figure]:
         yield variance(f"MALA, step {size:g}", sampler, 0.25)
         batch = drs.generate(gan, sampler, n, batch_size=2**16)
         found = float(batch.stats["accepted_steps"]) / (100 * float(batch.stats["calls"]))
-        # The first steps, which begin at the prior, are not stationary.
+        # The first steps, which start at the prior, are not stationary.
         yield f"MALA, step {size:g}", "acceptance", expected, found, 0.001
     for size, expected in UNDERDAMPED.items():
         sampler = DDLS("underdamped", 400, 2 * size, friction=0.1, burn_in=256)
@@ -177,10 +177,10 @@ TOLERANCES = {0.01: 5e-3, 0.002: 0.02}  # by the region's share of the samples
 
 
 def region(searches: int = 5, n: int = 20_000) -> Iterator[Figure]:
-    """Squeeze where one proposal in 10,000 holds the share, or in 50,000: rare.py.
+    """Squeeze when one proposal in 10,000 (or 50,000) holds the share; see rare.py.
 
-    No bound knows of the region. One that loses no more than the tolerance is used, and the
-    interval must hold its loss: an error is the interval's half towards that, over 1.96.
+    No bound knows the region. A bound that loses at most the tolerance is used, and the interval
+    must hold its loss. The standard error is the half of the interval on that side, over 1.96.
     """
     whatever_it_costs = {"WORTH": math.inf, "LEAST_WORK": -math.inf, "ROWS": search.ROWS[:2]}
     for share, tolerance in TOLERANCES.items():

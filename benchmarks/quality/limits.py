@@ -1,4 +1,4 @@
-"""Laws that end somewhere: at the border of a class, and at log_m. Parts of laws.py."""
+"""Laws with limits: at the border of a class, and at log_m. Parts of laws.py."""
 
 import math
 import warnings
@@ -45,7 +45,7 @@ def classes(n: int = 10**6) -> Iterator[Figure]:
         batch = drs.generate(conditional(), sampler, n, **options)
         found = torch.bincount(batch.y, minlength=4).double() / n
         for k, share in enumerate(shares.tolist()):
-            # A quota is met to a sample.
+            # A quota is met to within one sample.
             error = math.sqrt(share * (1 - share) / n) if case == "DRS, joint" else 1 / n
             yield case, f"share of class {k}", share, float(found[k]), error
             if share:
@@ -64,7 +64,7 @@ def normal_logits(sd: float) -> drs.GAN:
 
 
 def capped(n: int = 10**6) -> Iterator[Figure]:
-    """The mass E(r - M)+ that log_m clips, by the formula of options, and as a run estimates it."""
+    """The mass E(r - M)+ that log_m clips, by the option formula, and as a run estimates it."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for sd in (1.0, 2.0, 3.0):

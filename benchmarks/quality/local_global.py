@@ -1,4 +1,4 @@
-"""Chains that jump and chains that move: a part of benchmarks.quality.laws."""
+"""Chains that jump and chains that move; part of benchmarks.quality.laws."""
 
 import math
 from collections.abc import Iterator
@@ -16,14 +16,14 @@ DIGITS = 5e-5  # the figures of the oracle are rounded
 
 
 def barker(s: float) -> float:
-    """How often a chain of two candidates moves in the target: E sigmoid(y - x) of two logits."""
+    """How often a stationary chain of two candidates moves: E sigmoid(y - x) of two logits."""
     grid = torch.linspace(-12.0, 12.0, 100_001, dtype=torch.float64)
     weight = (-grid.square() / 2).exp()
     return float((weight * torch.sigmoid(math.sqrt(2) * s * grid - s * s)).sum() / weight.sum())
 
 
 def two_modes(x: torch.Tensor) -> torch.Tensor:
-    """The logit where p_model is N(0, I), and the first coordinate of the data N(+-2.5, .3^2)."""
+    """The logit if p_model is N(0, I) and the first coordinate of the data is N(+-2.5, .3^2)."""
     first = x[:, 0]
     modes = [
         math.log(share / 0.3) - ((first - mean) / 0.3).square() / 2
@@ -33,7 +33,7 @@ def two_modes(x: torch.Tensor) -> torch.Tensor:
 
 
 def local_global(n: int = 50_000) -> Iterator[Figure]:
-    """i-SIR, Ex2MCMC and FlEx2MCMC: in the target, and from the generator."""
+    """i-SIR, Ex2MCMC and FlEx2MCMC: started in the target, and from the generator."""
     for s in (1.0, 2.0):
         for candidates in (2, 10):
             steps = 10
@@ -53,7 +53,7 @@ def local_global(n: int = 50_000) -> Iterator[Figure]:
             )
             if candidates == 2:
                 expected, found = barker(s), int(moves) / (n * steps)
-                # Steps of a chain depend on each other, so at most as if there were one.
+                # Steps of a chain are dependent: at worst they count as a single step.
                 error = math.sqrt(expected * (1 - expected) / n)
                 yield case, "moves", expected, found, error
     batch = drs.generate(oracle.gan(), ISIR(), n)

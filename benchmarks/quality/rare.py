@@ -1,7 +1,7 @@
-"""A GAN with a region that holds much of the samples and hardly any of the proposals.
+"""A GAN with a region that holds many of the samples but hardly any proposals.
 
-p_model is N(0, 1), G the identity. p_data is N(2.5, 0.3^2) and, for 1 % of it or what is asked for,
-N(-1, (0.016 share)^2): one proposal in 10,000 lies there, as narrow as it is.
+p_model is N(0, 1), G the identity. p_data is N(2.5, 0.3^2) and, for a share of 1 % or
+as asked for, N(-1, (0.016 share)^2), so narrow that one proposal in 10,000 lies there.
 """
 
 import math
@@ -16,11 +16,11 @@ from drs_fast.squeeze.stages import SqueezeState, Stages
 CENTRE, STD = 2.5, 0.3
 RARE, NARROW = -1.0, 0.016  # its centre, and its sd over its share
 REACH = 12.0  # sd of the region
-LOG_M = 0.5 - math.log(NARROW) + 1e-6  # the largest log ratio is there, whatever the share
+LOG_M = 0.5 - math.log(NARROW) + 1e-6  # the largest log ratio is there, for any share
 
 
 def gan(share: float = 0.01) -> drs.GAN:
-    """The exact logit; share: of the data, in the region."""
+    """The GAN with the exact logit. share: share of the data in the region."""
 
     def log_ratio(x: Tensor) -> Tensor:
         wide = x[:, 0].double()

@@ -1,4 +1,4 @@
-"""Where MH starts, and what SIR gives where a run is cut. Parts of benchmarks.quality.laws."""
+"""How MH starts, and what SIR returns if a run is cut. Parts of benchmarks.quality.laws."""
 
 import math
 from collections.abc import Iterator
@@ -13,18 +13,18 @@ Figure = tuple[str, str, float, float, float]
 
 # Deviation of the logits, steps, and shares: of chains that never move, of proposals moved to.
 CHAINS = ((3.0, 640, 0.239, 0.0339), (3.0, 100, 0.482, 0.0339), (1.0, 10, 0.0499, 0.4795))
-DIGITS = 1.25e-5  # these are rounded, the former ten times as far
+DIGITS = 1.25e-5  # rounding of these figures; the first is rounded ten times as coarsely
 
 
 def normal_scores(s: float, real: int) -> drs.GAN:
-    """x ~ N(0, 1) and data N(s, 1), of which there are so many quantiles as real samples."""
+    """x ~ N(0, 1) and data N(s, 1), with quantiles of the data as real samples."""
     q = (torch.arange(real, dtype=torch.float64) + 0.5) / real
     data = (torch.special.ndtri(q) + s).float()[:, None]
     return drs.GAN(lambda z: z, lambda x: s * x[:, 0] - s * s / 2, 1, real=data)
 
 
 def starts(n: int = 40_000) -> Iterator[Figure]:
-    """n chains from n real samples: those that never moved give n different ones, seldom wanted."""
+    """n chains from n real samples: those that stay return different ones, few of them wanted."""
     for s, k, unmoved, accepted in CHAINS:
         case, batch = f"MH, s = {s:g}, {k} steps", drs.generate(normal_scores(s, n), MH(k), n)
         own = batch.x[batch.ids < 0]
@@ -32,14 +32,14 @@ def starts(n: int = 40_000) -> Iterator[Figure]:
         error = math.sqrt(unmoved * (1 - unmoved) / n) + 10 * DIGITS
         yield case, "never moved", unmoved, len(own) / n, error
         yield case, "repeated real samples", 0.0, repeated, 1e-9
-        # Moves of a chain depend on each other: at worst as if it always moved or never.
+        # Moves of a chain are dependent: at worst it always moves, or never.
         error = math.sqrt(accepted * (1 - accepted) / n) + DIGITS
         yield case, "acceptance", accepted, float(batch.stats["acceptance_rate"]), error
         yield case, "mean logit", s * s / 2, float(batch.logit.double().mean()), s / math.sqrt(n)
 
 
 def cut(pools: int = 10_000, pool: int = 640, s: float = 2.0) -> Iterator[Figure]:
-    """The first draw of a pool, which is all that a run cut there gives, and the others."""
+    """Compares the first draw of a pool, all that a run cut there returns, with the others."""
     gan, size = normal_scores(s, 1), 16
     for case, replace in ((f"SIR, {size} of {pool}", True), ("without replacement", False)):
         batch = drs.generate(gan, SIR(pool, size, replace), pools * size)

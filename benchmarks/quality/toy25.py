@@ -63,7 +63,7 @@ LEAST_HQ = {"DRS p95": 90.0, "MH calibrated": 90.0, "DDLS": 97.0, "DRE-F-SP + RS
 
 
 def verdicts(rows: dict[str, Row]) -> dict[str, bool]:
-    """What issue and notes ask of 25 Gaussians, of those ways that were run."""
+    """Targets on 25 Gaussians for the methods that were run."""
     found = {}
     for name, least in LEAST_HQ.items():
         if name in rows:

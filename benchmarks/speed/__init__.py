@@ -1,1 +1,1 @@
-"""How fast: ops, whole runs, Squeeze, calibration."""
+"""Speed: ops, whole runs, Squeeze, calibration."""

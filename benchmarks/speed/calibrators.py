@@ -1,8 +1,8 @@
 """Calibration fits against scikit-learn's: `python -m benchmarks.speed.calibrators [--json FILE]`.
 
-mhgan calibrates by IsotonicRegression and LogisticRegression, the latter on a logit or on the logs
-of both probabilities; scikit-learn itself by _sigmoid_calibration, with Platt's targets. All of
-them get finished features here. Threads are those of OMP_NUM_THREADS.
+mhgan calibrates with IsotonicRegression and with LogisticRegression on a logit or on the logs of
+both probabilities; scikit-learn itself uses _sigmoid_calibration, with Platt's targets. All get
+ready-made features here. Threads are those of OMP_NUM_THREADS.
 """
 
 import argparse
@@ -29,14 +29,14 @@ from drs_fast.ratio.held_out import Logits
 
 SAMPLES = 100_000  # real ones, and as many generated
 REPEATS = 7
-SHIFT = 1.2  # of the real samples' normal; the log ratio is then too steep by 3
+SHIFT = 1.2  # of the real samples' normal; the logits are three times the log ratio
 WEAK = 1e9  # of scikit-learn's penalty
 Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True)
 class Peer:
-    """A fit of scores (n,) and labels, and how far from ours its log ratios may be."""
+    """A fit to scores (n,) and labels, and how far its log ratios may differ from ours."""
 
     name: str
     method: str
@@ -60,7 +60,7 @@ def logs(score: Tensor) -> Tensor:
 
 
 def isotonic(x: Array, real: Array) -> Any:
-    """With one sample of either kind more at the ends, as ours has."""
+    """With one more sample of each kind at the ends, like ours."""
     ends = [x.min(), x.max()]
     return IsotonicRegression(out_of_bounds="clip").fit(np.append(x, ends), np.append(real, [1, 0]))
 
@@ -74,7 +74,7 @@ def odds(fitted: Any, x: Array) -> Array:
 
 
 def peers() -> list[Peer]:
-    near = 5e-3  # without Platt's targets, and no nearer than scikit-learn's stopping rule
+    near = 5e-3  # without Platt's targets, and within scikit-learn's stopping rule
     cholesky = logistic(solver="newton-cholesky")
     return [
         Peer(
@@ -107,7 +107,7 @@ def distance(peer: Peer, valid: Logits) -> float:
 
 
 def compared(peer: Peer, valid: Logits, repeats: int) -> dict[str, Any]:
-    """Milliseconds of both, and how many times faster ours is; an error if the fits differ."""
+    """Milliseconds of both, and by what factor ours is faster; an error if the fits differ."""
     apart = distance(peer, valid)
     if not apart <= peer.tolerance:
         raise SystemExit(f"{peer.method}: {peer.name} differs by {apart:.3g} nats")

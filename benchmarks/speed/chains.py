@@ -12,7 +12,7 @@ RNG = Rng(1, 2**40)
 
 
 def python_chain(logit, u):
-    """Every chain in turn, every candidate in turn, on lists of floats."""
+    """One chain after another, candidate by candidate, on lists of floats."""
     ends = []
     for candidates, uniforms in zip(logit, u, strict=True):
         state, end = candidates[0], 0
@@ -37,7 +37,7 @@ def python_select(logit, u):
 
 
 def torch_chain(logit, u):
-    """All chains at once, every candidate in turn."""
+    """All chains at once, candidate by candidate."""
     state = logit[:, 0].clone()
     end = torch.zeros(len(logit), dtype=torch.int64)
     for k in range(1, logit.shape[1]):

@@ -62,9 +62,9 @@ GPU = (
     ("SAGAN 128x128", 256),
 )
 QUICK = (("MLP, width 16", 256),)
-MODEL_S = 240.0  # no new round of a model after about so long
+MODEL_S = 240.0  # no new round of a model after about this long
 EXTRA = {OURS: 1, TO_DISK: 2}  # blocks beyond the steps: burn-in; before a store, the shapes
-# What must be reached: model, batch, ratio, sign, value.
+# Targets: model, batch, ratio, sign, value.
 TARGETS: dict[str, tuple[tuple[str, int, str, str, float], ...]] = {
     "cpu": (
         ("digits", 4096, "to disk / limit", ">=", 0.95),
@@ -83,7 +83,7 @@ TARGETS: dict[str, tuple[tuple[str, int, str, str, float], ...]] = {
 
 
 def parts(p: Problem, repeats: int) -> dict[str, float]:
-    """Milliseconds of a step's parts, each measured after G and D have swept the caches."""
+    """Milliseconds of a step's parts, each measured after G and D have filled the caches."""
     x, logit = p.gan.logits(p.z)
     ring = drs.ops.ring(logit, x, rng=drs.Rng(0), capacity=_power(p.batch), log_m=p.log_m)
     append = drs.ops.appending(ring, log_m=p.log_m, gamma=p.gamma, eps=EPS)
@@ -112,7 +112,7 @@ def _power(n: int) -> int:
 
 
 def synchronisations(p: Problem, steps: int = 32) -> float | None:
-    """A step's, after the first ones; as PyTorch counts them."""
+    """Synchronisations per step after the first steps, as PyTorch counts them."""
     if p.device.type != "cuda":
         return None
     gan = p.gan.on(block=p.batch)
@@ -135,8 +135,8 @@ def synchronisations(p: Problem, steps: int = 32) -> float | None:
 def measure(p: Problem, rounds: int) -> dict[str, list[float]]:
     """Seconds of every loop, round by round.
 
-    On a CPU each runs once in a new process, as people run it: how fast one is depends on what
-    was done with the memory before, and ours change how it is given back.
+    On a CPU each runs once in a new process, as people run it, because speed depends on earlier
+    use of memory, and our loops change how memory is returned.
     """
     on_gpu = p.device.type == "cuda"
     names = [name for name in WAYS if name != (KEPT if on_gpu else CALLED)]
@@ -148,13 +148,13 @@ def measure(p: Problem, rounds: int) -> dict[str, list[float]]:
         first = i % len(names)
         for name in names[first:] + names[:first]:
             seconds = seconds_of(p, name) if on_gpu else elsewhere(p, name)
-            if i or not on_gpu:  # there the first round warms up
+            if i or not on_gpu:  # on a GPU the first round warms up
                 times[name].append(seconds)
     return times
 
 
 def seconds_of(p: Problem, name: str) -> float:
-    """Of a run, after G and D have been called once."""
+    """Seconds of a run, after G and D have been called once."""
     alone(dataclasses.replace(p, steps=1))
     return timed(functools.partial(WAYS[name], p), p.device)
 
@@ -172,7 +172,7 @@ def _seconds_of(name: str, threads: int, given: tuple[Any, ...]) -> float:
 
 
 def row_of(name: str, batch: int, device: str, seconds: float, rounds: int) -> dict[str, Any]:
-    """All figures of one model; without them, and with the reason, where a check fails."""
+    """All figures of one model, or the reason if a check fails."""
     row: dict[str, Any] = {"model": name, "batch": batch}
     try:
         p = problem(name, batch, device, seconds)
@@ -182,17 +182,17 @@ def row_of(name: str, batch: int, device: str, seconds: float, rounds: int) -> d
         waits = synchronisations(p)
     except Differs as error:
         return row | {"wrong": str(error)}
-    except (RuntimeError, ValueError) as error:  # of a device that is too small
+    except (RuntimeError, ValueError) as error:  # the device is too small
         return row | {"skipped": str(error).split("\n")[0]}
     found = {name: statistics.median(values) for name, values in times.items()}
 
     def ratio(above: str, below: str) -> float:
-        """The median round's: whatever else runs on the machine comes and goes."""
+        """The median over rounds, because other load on the machine comes and goes."""
         pairs = zip(times[above], times[below], strict=True)
         return statistics.median(one / other for one, other in pairs)
 
     flying = loop.IN_FLIGHT + 1 if p.device.type == "cuda" else 0
-    # A long run does not notice the extra ones.
+    # In a long run the extra ones do not matter.
     steps = {way: p.steps / (p.steps + extra + flying) for way, extra in EXTRA.items()}
 
     def fair(above: str, below: str) -> float:
@@ -234,7 +234,7 @@ def show(row: dict[str, Any]) -> None:
 
 
 def judged(rows: list[dict[str, Any]], device: str) -> list[dict[str, Any]]:
-    """The targets of the models that have figures."""
+    """The targets of the models with figures."""
     ratios = {(row["model"], row["batch"]): row.get("ratios", {}) for row in rows}
     verdicts = []
     for model, batch, name, sign, target in TARGETS[device]:

@@ -1,4 +1,4 @@
-"""The loops that are compared, ours and what people write, on the same G and D."""
+"""The loops to compare, ours and what people write, on the same G and D."""
 
 import dataclasses
 import tempfile
@@ -32,7 +32,7 @@ LIMIT, KEPT = "limit: G and D alone", "limit, freed pages kept"
 
 
 class Differs(Exception):
-    """A loop that gives other samples than the reference: it gets no figure."""
+    """A loop whose samples differ from the reference's; it gets no figure."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Problem:
     gamma: float
     z: Tensor  # of one batch
     steps: int
-    n: int  # what so many steps accept
+    n: int  # samples accepted in these steps
 
     @staticmethod
     def of(
@@ -62,7 +62,7 @@ class Problem:
 
 
 def problem(name: str, batch: int, device: str, seconds: float) -> Problem:
-    """Steps for about so many seconds, and thresholds that accept a fifth."""
+    """Steps for about this many seconds, and thresholds that accept a fifth."""
     gan = MODELS[name]().on(device, batch)
     found = drs.samplers.DRS(target_acceptance=ACCEPTANCE).init(gan, drs.Rng(0))
     log_m, gamma = float(found.log_m), float(found.gamma)
@@ -95,7 +95,7 @@ def ours_to_disk(p: Problem) -> Any:
 
 
 def plain(p: Problem) -> tuple[Tensor, Tensor]:
-    """What people write: a mask, and the accepted rows in a list."""
+    """What people write: a mask, and a list of accepted rows."""
     x, logit = [], []
     with torch.inference_mode():
         for _ in range(p.steps):
@@ -120,7 +120,7 @@ def _shifted(p: Problem, logit: Tensor) -> Tensor:
 
 
 def numpy_list(p: Problem) -> list[Any]:
-    """The way of the published rejection samplers: decisions in NumPy, images one by one."""
+    """As in published rejection samplers: decisions in NumPy, images one by one."""
     images: list[Any] = []
     generator = np.random.default_rng(0)
     with torch.inference_mode():
@@ -137,7 +137,7 @@ def numpy_list(p: Problem) -> list[Any]:
 
 
 def check(p: Problem) -> None:
-    """The samples of every way of ours against the reference's decisions on the same logits."""
+    """Compares the samples of all our loops with the reference's decisions on equal logits."""
     kept: dict[str, list[Tensor]] = {"ids": [], "x": []}
     for row in range(0, p.steps * p.batch, p.batch):
         rng = drs.Rng(0, row)
@@ -174,7 +174,7 @@ def _kept(p: Problem) -> None:
         alone(p)
 
 
-# Those that are compared stand side by side.
+# Loops that are compared stand side by side.
 WAYS: dict[str, Callable[[Problem], Any]] = {
     LIMIT: alone,
     OURS: ours,

@@ -1,4 +1,4 @@
-"""accept + compact against what people write without it, and against the limits of memory.
+"""accept + compact against what people write instead, and against the limits of memory.
 
 python -m benchmarks.speed.ops [--json FILE] [--all]
 """
@@ -22,7 +22,7 @@ from drs_fast.backends import cpu
 from drs_fast.core.compacted import Compacted
 
 EPS = 1e-6
-BATCH = 256  # of the public loop
+BATCH = 256  # of the loop in public code
 NUMBA_BLOCK = 4096
 Call = Callable[[], Any]
 
@@ -38,7 +38,7 @@ class Problem:
     gamma: float
     expected: Compacted  # from the reference backend
     accepted: Tensor  # (count, d) the accepted rows, contiguous
-    out: Compacted  # capacity N: the one destination of every call that can take it
+    out: Compacted  # capacity N: the destination of all calls that accept one
     mean: float  # expected number of accepted rows
     sd: float
 
@@ -77,7 +77,7 @@ def problem(n: int, d: int, acceptance: float) -> Problem:
 
 
 def _destination(like: Compacted) -> Compacted:
-    def zeros(tensor: Tensor) -> Tensor:  # not empty: a buffer in use has its pages
+    def zeros(tensor: Tensor) -> Tensor:  # not empty, because a buffer in use has its pages
         return torch.zeros_like(tensor)
 
     return Compacted(
@@ -180,7 +180,7 @@ def numba_parallel(p: Problem) -> Call:
 
 @functools.cache
 def _numba_kernel() -> Any:
-    """Two passes over blocks: decide and list, then copy to where the counts say."""
+    """Two passes over blocks: decide and list, then copy to the places given by the counts."""
     import numba
 
     @numba.njit(parallel=True, fastmath=True)
@@ -222,7 +222,7 @@ def copy(p: Problem) -> Call:
 
 
 def streamed_copy(p: Problem) -> Call:
-    """The same copy with stores that bypass the caches, as the gather's do."""
+    """The same copy with stores that bypass the caches, like the gather's."""
     refuse_without_extension()
     indices = torch.arange(len(p.accepted))
 
@@ -270,9 +270,9 @@ TARGETS = {"x eager": 6.0, "x best other": 1.8, "% of copy": 55.0, "x gather": 1
 
 
 def prepared(case: Case, p: Problem) -> Call:
-    """The call to time, after its result was checked; RuntimeError where it is wrong.
+    """The call to time, after its result was checked; RuntimeError if it is wrong.
 
-    Raises Missing or ImportError where the case cannot run.
+    Raises Missing or ImportError if the case cannot run.
     """
     call = case.prepare(p)
     check(case, p, call())
@@ -280,7 +280,7 @@ def prepared(case: Case, p: Problem) -> Call:
 
 
 def check(case: Case, p: Problem, result: Any) -> None:
-    """Equal to the reference or, with random numbers of its own, intact rows of a fair count."""
+    """RuntimeError unless it is the reference's result or, if random, a fair number of rows."""
     count = int(p.expected.count)
     if isinstance(result, Compacted):
         same = (
@@ -392,7 +392,7 @@ def main() -> None:
     rows = [main_row]
     if options.all:
         for d in (2, 32, 128, 512):
-            n = min(options.n, 128 * options.n // d)  # no more bytes than the main case
+            n = min(options.n, 128 * options.n // d)  # at most the bytes of the main case
             for share in (0.01, 0.2, 0.8):
                 rows.append(measure(problem(n, d, share), options.repeats, slow=False))  # noqa: PERF401
         show_grid(rows[1:])

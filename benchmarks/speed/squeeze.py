@@ -1,8 +1,8 @@
-"""Rejection with a bound of the latent against the same rejection without one.
+"""Compares rejection with a bound of the latent to the same rejection without one.
 
 python -m benchmarks.speed.squeeze [--only MODEL ...] [--seconds S] [--json FILE] [--weights FOLDER]
 
-Burn-in and search count in every total. The rates are of runs of 1,000,000 samples, or of
+Every total includes burn-in and search. The rates are of runs of 1,000,000 samples, or of
 their first --seconds.
 """
 
@@ -52,7 +52,7 @@ CHECKED = 32_768  # rows for what is lost by class or mode
 
 @dataclass(frozen=True)
 class Timed:
-    """A run: seconds before its first row and of its rows, which gave so many samples."""
+    """A run: seconds before its first row, seconds for its rows, and samples."""
 
     before: float
     rows: float
@@ -98,14 +98,14 @@ def compared(
     quality: Callable[[Tensor], float] | None,
     group: Callable[[Tensor], Tensor] | None,
 ) -> dict[str, Any]:
-    """Both ways; SystemExit if the squeezed samples are no subset of the others."""
+    """Both ways; SystemExit unless squeezed samples are a subset of the others."""
     squeeze = Squeeze(sampler, tolerance)
     timed(gan, sampler, SIZES[-1], WARM_UP_S)
     squeezed = timed(gan, squeeze, SIZES[-1], seconds)
     state = squeezed.run.state
     thresholds = state[:5]
     used = bool(torch.isfinite(state.margins[1]))
-    plain = dataclasses.replace(squeezed, before=0.0)  # the same code, where no bound is used
+    plain = dataclasses.replace(squeezed, before=0.0)  # the same code, if no bound is used
     if used:
         plain = timed(gan, sampler, SIZES[-1], seconds, sampler.State(*thresholds))
     start = time.perf_counter()
@@ -119,7 +119,7 @@ def compared(
         "used": used,
         "remark": squeeze.remark(state),
         "calls": plain.run.calls / len(plain.samples["ids"]),
-        "calls_by_own_burn_in": 1.0 / float(own.acceptance),  # which seldom sees the largest logit
+        "calls_by_own_burn_in": 1.0 / float(own.acceptance),  # it seldom sees the largest logit
         "squeezed_calls": squeezed.run.calls / len(squeezed.samples["ids"]),
         "search_calls": int(state.spent),
         "search_s": squeezed.before,
@@ -141,9 +141,9 @@ def compared(
 def lost_by_group(
     gan: GAN, squeeze: Squeeze, state: SqueezeState, group: Callable[[Tensor], Tensor]
 ) -> dict[str, list[float]]:
-    """Shares of the accepted mass by class or mode, and of what the bound loses of each.
+    """Shares of the accepted mass by class or mode, and the share of each that the bound loses.
 
-    From new rows, chosen with known probabilities as the search chooses its own.
+    Estimated from new rows, chosen with known probabilities, as in the search.
     """
     thresholds = squeeze.sampler.State(*state[:5])
     decides = squeeze.sampler.rejection(gan, thresholds)._replace(free=False)

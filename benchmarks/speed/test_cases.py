@@ -1,4 +1,4 @@
-"""The cases under pytest-benchmark: full size with --benchmark-only, else small."""
+"""The cases for pytest-benchmark: full size with --benchmark-only, otherwise small."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-// Random words, normals and the decision, operation by operation as backends/reference.py has them.
+// Random words, normals and the decision, operation by operation as in backends/reference.py.
 // Compiled with -fmad=false: a fused a * b + c has other bits.
 #pragma once
 

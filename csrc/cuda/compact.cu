@@ -2,7 +2,7 @@
 // Source: Merrill and Garland, Single-pass parallel prefix scan with decoupled look-back (2016).
 #include <cub/block/block_scan.cuh>
 #include <cuda/atomic>
-#include <launch.cuh>  // of this folder, or of the emulator
+#include <launch.cuh>  // from this folder, or the emulator's
 
 #include "arithmetic.cuh"
 #include "gpu.hpp"
@@ -21,7 +21,7 @@ __device__ int64_t status(int64_t epoch, int64_t flag, int64_t count) {
     return epoch << EPOCH_SHIFT | flag << FLAG_SHIFT | count;
 }
 
-// How many rows the tiles before this one accepted; one warp, 32 tiles at a time.
+// How many rows earlier tiles accepted; one warp looks at 32 tiles at a time.
 __device__ int64_t look_back(int64_t* words, int64_t tile, int64_t epoch) {
     const int lane = threadIdx.x & 31;
     int64_t before = 0;
@@ -49,7 +49,7 @@ __device__ int64_t look_back(int64_t* words, int64_t tile, int64_t epoch) {
     return before;
 }
 
-// By one thread of the last block: totals to their places, and a workspace ready for another launch.
+// In one thread of the last block: writes totals to their places, readies the workspace for reuse.
 __device__ void finish(const Output& out, int64_t* words, int64_t status_words, int64_t epoch,
                        int64_t n, int64_t limit) {
     const int64_t total = words[TOTAL], invalid = words[INVALID], above = words[ABOVE];

@@ -1,5 +1,5 @@
-// Uniforms, words, normals, probabilities and decisions: one row, or four elements of one, a thread.
-#include <launch.cuh>  // of this folder, or of the emulator
+// Uniforms, words, normals, probabilities and decisions: one thread per row or per four elements.
+#include <launch.cuh>  // from this folder, or the emulator's
 
 #include "gpu.hpp"
 #include "rows.cuh"
@@ -18,7 +18,7 @@ __global__ void __launch_bounds__(THREADS)
         out[i] = uniform_bits(philox(rows.seed, row_number(rows, i), stream, draw)) * UNIFORM_UNIT;
 }
 
-// Threads of one row lie side by side; blockIdx.y goes along a row.
+// Threads of one row are neighbours; blockIdx.y runs along a row.
 struct Place {
     int64_t row, draw;
 };

@@ -1,4 +1,4 @@
-// What the CUDA kernels take: addresses and sizes, no tensor library. Launchers return CUDA errors.
+// Arguments of the CUDA kernels: addresses and sizes, no tensor library. Launchers return errors.
 #pragma once
 
 #include <cstdint>
@@ -24,7 +24,7 @@ struct Logits {
     int64_t n;
 };
 
-struct Parameter {  // a number; where it has an address, what is there: one value, or one a row
+struct Parameter {  // a number; or, if it has an address, the value there, or one value per row
     const double* data;
     bool per_row;
     double number;
@@ -35,7 +35,7 @@ struct Threshold {
     double s;
 };
 
-struct RowTensor {  // rows of `width` words of `word` bytes, `stride` words apart where they are read
+struct RowTensor {  // rows of `width` words of `word` bytes, `stride` words apart in the source
     const char* source;
     char* target;
     int64_t width, stride;
@@ -44,13 +44,13 @@ struct RowTensor {  // rows of `width` words of `word` bytes, `stride` words apa
 
 constexpr int MAX_TENSORS = 16;
 
-// Where accepted rows go. With a state (a ring's), cursor, limit, next row and counts are in it.
+// Where accepted rows go. A ring's state holds the cursor, limit, next row and counts.
 struct Output {
     RowTensor tensors[MAX_TENSORS];
     int count_of_tensors;
     int64_t* ids;
     void* logit;
-    float* z;  // latents to make again, d a row; null: none
+    float* z;  // latents to make anew, d per row; null: none
     int64_t d;
     int64_t capacity, slots;  // slots: mask of a slot's number
     int64_t *count, *invalid, *above, *state;

@@ -1,4 +1,4 @@
-// Starting kernels from the host.
+// Starts kernels from the host.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -8,14 +8,14 @@
 
 namespace drs {
 
-constexpr int THREADS = 256;  // of a block
+constexpr int THREADS = 256;  // per block
 
 template <class... Parameters, class... Arguments>
 void run(Stream where, dim3 grid, void (*kernel)(Parameters...), const Arguments&... arguments) {
     kernel<<<grid, THREADS, 0, (cudaStream_t)where.stream>>>(arguments...);
 }
 
-// Runs `call` on the device, with a value of the logits' type; the text of an error, or null.
+// Runs `call` on the device with a value of the logits' type; returns an error's text, or null.
 template <class Call>
 const char* launch(Stream where, Kind kind, Call call) {
     cudaError_t error = cudaSetDevice(where.device);

@@ -1,4 +1,4 @@
-// Python bindings of the CUDA kernels: addresses, sizes and a stream in; the text of an error raises.
+// Python bindings of the CUDA kernels. They take addresses, sizes and a stream, and raise errors.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -17,7 +17,7 @@ using Address = uintptr_t;
 using StreamArgs = std::tuple<int, Address>;                                // device, stream
 using RowsArgs = std::tuple<uint64_t, int64_t, Address>;                    // seed, first, ids
 using LogitArgs = std::tuple<Address, int, int64_t>;                        // data, kind, n
-using ThresholdArgs =  // address, per row, number: of log_m and of gamma; s
+using ThresholdArgs =  // address, per row, number, for log_m and gamma; then s
     std::tuple<Address, bool, double, Address, bool, double, double>;
 using TensorArgs = std::tuple<Address, Address, int64_t, int64_t>;  // source, target, bytes, stride
 
@@ -38,7 +38,7 @@ drs::Threshold threshold_of(const ThresholdArgs& a) {
             s};
 }
 
-// The widest words in which all of it can be addressed.
+// The widest words in which all rows can be addressed.
 drs::RowTensor tensor_of(const TensorArgs& a) {
     const auto& [source, target, bytes, stride] = a;
     int word = 16;

@@ -1,4 +1,4 @@
-// Reading logits and row numbers, moving and making accepted rows.
+// Reads logits and row numbers, copies and makes accepted rows.
 #pragma once
 
 #include "arithmetic.cuh"
@@ -42,7 +42,7 @@ struct Team {  // as many threads as a row has words, at most a warp
     }
 };
 
-// Streaming: what is read or written once should not displace what is read again.
+// Streaming, because data used once should not displace data that is used again.
 template <class Word>
 __device__ inline void copy_words(const RowTensor& tensor, const Kept& kept) {
     constexpr int ROWS = 4;  // loads in flight

@@ -1,1 +1,1 @@
-"""Other people's GANs, and other sources, as a `GAN`."""
+"""Turns other people's GANs, and other sources, into a `GAN`."""

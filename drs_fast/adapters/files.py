@@ -1,4 +1,4 @@
-"""What files of weights and of samples hold; and where one cannot be read, what it is instead."""
+"""Reads files of weights and samples; if a file cannot be read, says what it is instead."""
 
 import pickle
 import pickletools
@@ -18,31 +18,31 @@ SIGNS = {  # first bytes: what such a file is
     b"\x93NUMPY": NUMPY,
     b"PK\x03\x04": TORCH,
     b"\x80": TORCH,
-    b"version https://git-lfs": "a Git LFS pointer, which only names a file; git lfs pull gets it",
+    b"version https://git-lfs": "a Git LFS pointer without the data; run git lfs pull",
     b"\x89HDF": "an HDF5 file",
     b"\x1f\x8b": "a gzip archive; unpack it",
     b"\x89PNG": "a picture",
     b"\xff\xd8\xff": "a picture",
 }
 PAGES = (b"<!doctype", b"<html", b"<head", b"<?xml")
-PAGE = "a web page, which came in place of the file; download the file itself, logged in if need be"
-HEAD = 1024  # bytes that tell what a file is
-LONGEST_HEADER = 10**8  # bytes, of safetensors
-LEGACY = 0x1950A86A20F9469CFC6C, 5  # of torch's files before zip: first number, and pickles in all
+PAGE = "a web page instead of the file; download the file itself, logged in if need be"
+HEAD = 1024  # bytes that identify a file
+LONGEST_HEADER = 10**8  # bytes, for safetensors
+LEGACY = 0x1950A86A20F9469CFC6C, 5  # torch's files before zip: first number, and number of pickles
 AGAIN = "copy or download it again"
 TRUST = (
-    "to load it would run code, which could be anyone's. Where you trust it, convert it once: load "
+    "loading it would run code, which could be anyone's. If you trust it, convert it once: load "
     "it with its own project, then safetensors.torch.save_file(model.state_dict(), 'w.safetensors')"
 )
 
 
 def read(file: Path, what: str) -> Any:
-    """What a .npy, .safetensors or torch file holds, in tensors; nothing in it is run.
+    """The content of a .npy, .safetensors or torch file, as tensors; nothing in it is run.
 
-    what: "weights" or "samples". ValueError says why it cannot be read.
+    what: "weights" or "samples". ValueError says why a file cannot be read.
     """
     if not file.is_file():
-        state = "that is a directory; name a file" if file.is_dir() else "there is no such file"
+        state = "it is a directory; name a file" if file.is_dir() else "there is no such file"
         raise ValueError(f"no {what} at {file}: {state}")
     with file.open("rb") as stream:
         head = stream.read(HEAD)
@@ -76,7 +76,7 @@ def read(file: Path, what: str) -> Any:
 
 
 class _Refused(Exception):
-    """A file that is whole, and holds what is not read."""
+    """The file is whole, but holds something that is not read."""
 
 
 def _kind(file: Path, head: bytes) -> str | None:
@@ -89,11 +89,9 @@ def _kind(file: Path, head: bytes) -> str | None:
         with zipfile.ZipFile(file) as archive:
             names = archive.namelist()
         if any(name.endswith("/constants.pkl") for name in names):
-            return "a TorchScript program; load it by torch.jit.load, in the function of a model"
+            return "a TorchScript program; load it with torch.jit.load, in a model's function"
         if not any(name.endswith("/data.pkl") for name in names):
-            return (
-                f"an archive of {', '.join(names[:3]) or 'nothing'}; unpack it, and name one file"
-            )
+            return f"an archive of {', '.join(names[:3]) or 'nothing'}; unpack it and name one file"
     return found
 
 
@@ -102,20 +100,20 @@ def _numpy(file: Path) -> Tensor:
         array = np.load(file, allow_pickle=False)
     except ValueError as error:
         if "Object arrays" in str(error):
-            raise _Refused("holds Python objects, and numbers are needed") from error
+            raise _Refused("holds Python objects, but numbers are needed") from error
         raise
     try:
         return torch.from_numpy(array.astype(array.dtype.newbyteorder("="), copy=False))
     except TypeError as error:
         raise _Refused(
-            f"holds numbers that PyTorch has not, {array.dtype}; save float32"
+            f"holds numbers of a type that PyTorch lacks, {array.dtype}; save it as float32"
         ) from error
 
 
 def _torch(file: Path) -> Any:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of how it was pickled
+            warnings.simplefilter("ignore")  # about how it was pickled
             return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         _check_whole(file)
@@ -123,11 +121,11 @@ def _torch(file: Path) -> Any:
 
 
 def _check_whole(file: Path) -> None:
-    """An error unless all of its pickles are there, and are what was saved."""
+    """Raises an error unless all of its pickles are there and unchanged."""
     if zipfile.is_zipfile(file):
         with zipfile.ZipFile(file) as archive:
             name = next(name for name in archive.namelist() if name.endswith("/data.pkl"))
-            archive.read(name)  # BadZipFile where its checksum is another
+            archive.read(name)  # BadZipFile if its checksum differs
         return
     with file.open("rb") as stream:
         first = [argument for _, argument, _ in pickletools.genops(stream)]

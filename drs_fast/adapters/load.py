@@ -1,4 +1,4 @@
-"""A GAN by name, its weights, and real samples: from the zoo, from files and from modules."""
+"""Loads a GAN by name, its weights, and real samples: from the zoo, files and modules."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +15,7 @@ from drs_fast.gan import GAN, Real
 
 
 def load(name: str) -> GAN:
-    """The GAN that a name stands for.
+    """Loads the GAN with this name.
 
     name: a zoo name such as "25gaussians", or "file.py:function" or "package.module:function"
     whose function takes no arguments and returns a drs.GAN.
@@ -25,8 +25,8 @@ def load(name: str) -> GAN:
     if ":" not in name:
         if name not in zoo.NAMES:
             raise ValueError(
-                f"no model {name!r}: write one of {', '.join(zoo.NAMES)}, or 'file.py:function', "
-                "or 'package.module:function', where the function returns a drs.GAN"
+                f"model must be one of {', '.join(zoo.NAMES)}, or 'file.py:function', "
+                f"or 'package.module:function' with a function that returns a drs.GAN, got {name!r}"
             )
         return zoo.load(name)
     source, _, attribute = name.rpartition(":")
@@ -42,19 +42,19 @@ def load(name: str) -> GAN:
 
 
 def weights(path: str | Path) -> dict[str, Any]:
-    """A state dict from a safetensors file, or from one that torch can read without running code.
+    """Reads a state dict from a safetensors or torch file, without running code.
 
-    A pickle that needs more is refused, for loading it would run whatever code it carries.
+    A pickle that needs more is refused, because loading it would run whatever code it carries.
     """
     file = Path(path)
     state = files.read(file, "weights")
     if not isinstance(state, dict):
-        raise ValueError(f"{file} holds a {type(state).__name__}; a state dict was expected")
+        raise ValueError(f"{file} must hold a state dict, got a {type(state).__name__}")
     return state
 
 
 def real_samples(file: Path) -> Real:
-    """Real samples, or (samples, labels), from a file; nothing in it is run."""
+    """Reads real samples, or (samples, labels), from a file; nothing in it is run."""
     found = files.read(file, "samples")
     if isinstance(found, dict):
         x = next(iter(found.values())) if len(found) == 1 else found.get("x")
@@ -62,7 +62,7 @@ def real_samples(file: Path) -> Real:
     if isinstance(found, (tuple, list)) and len(found) == 2:
         return found[0], found[1]
     if not isinstance(found, torch.Tensor):
-        raise ValueError(f"{file} must hold a tensor of samples, or x and y, the labels")
+        raise ValueError(f"{file} must hold a tensor of samples, or x and its labels y")
     return found
 
 
@@ -75,7 +75,7 @@ def _module(source: str) -> ModuleType:
 
 @contextmanager
 def _blamed(source: str) -> Iterator[None]:
-    """What goes wrong in the user's file is an error that names it."""
+    """Turns whatever goes wrong in the user's file into an error that names the file."""
     try:
         yield
     except Exception as error:

@@ -1,3 +1,3 @@
-"""One module per backend; its functions bear the ops' names, plus `refuses(device)`."""
+"""One module per backend. Its functions have the ops' names, plus `refuses(device)`."""
 
 NAMES = ("cuda", "cpu", "triton", "reference")  # in order of preference

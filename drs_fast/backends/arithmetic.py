@@ -40,7 +40,7 @@ def philox(
 
 
 def _multiply(x: Tensor, factor: int) -> tuple[Tensor, Tensor]:
-    # In halves of 16 bits: a full 64-bit product would overflow int64.
+    # In halves of 16 bits, because a full 64-bit product would overflow int64.
     upper, lower = (x >> 16) * factor, (x & 0xFFFF) * factor
     high = (upper + (lower >> 16)) >> 16
     low = (((upper & 0xFFFF) << 16) + lower) & MASK
@@ -55,7 +55,7 @@ def rows_of(rng: Rng, ids: Tensor | None, n: int, device: torch.device) -> Tenso
 def uniform(
     rng: Rng, ids: Tensor | None, n: int, *, stream: int, draw: int, device: torch.device
 ) -> Tensor:
-    """u = k 2^-53 in [0, 1) with k the first 53 bits of the row's words; (n,) float64."""
+    """u = k 2^-53 in [0, 1), with k the first 53 bits of the row's words; (n,) float64."""
     w0, w1, _, _ = philox(rows_of(rng, ids, n, device), rng.seed, stream, draw)
     return ((w0 << 21) | (w1 >> 11)).double() * UNIFORM_UNIT
 
@@ -118,7 +118,7 @@ def _radius(word: Tensor) -> Tensor:
 
 
 def _square_root(x: Tensor) -> Tensor:
-    """Correctly rounded float32; torch.sqrt can be one unit off where it calls a vector library."""
+    """Correctly rounded float32; torch.sqrt can be one unit off if it calls a vector library."""
     root = torch.sqrt(x)
     for direction in (0.0, torch.inf):
         neighbour = torch.nextafter(root, torch.full_like(root, direction))

@@ -1,4 +1,4 @@
-"""The ops in C++ (csrc/): hands addresses of checked tensors to the compiled extension."""
+"""The ops in C++ (csrc/): passes addresses of checked tensors to the compiled extension."""
 
 import importlib
 from array import array
@@ -30,7 +30,7 @@ def refuses(device: torch.device) -> str | None:
 
 
 def instruction_set() -> str:
-    """Which vector instructions the processor was found to have."""
+    """The vector instructions that were detected on this processor."""
     return str(_extension().instruction_set())
 
 
@@ -175,13 +175,13 @@ def order_statistic(logit: Tensor, q: float) -> Tensor:
 
 
 def keep_pages(keep: bool) -> None:
-    """Whether memory that is freed stays with the process; no effect without the extension."""
+    """Whether freed memory stays with the process; no effect without the extension."""
     if _C is not None:
         _C.keep_pages(keep)
 
 
 def gather(rows: Tensor, indices: Tensor, out: Tensor) -> Tensor:
-    """out[j] = rows[indices[j]]: the limit that memory sets to accept_compact, for benchmarks."""
+    """out[j] = rows[indices[j]]: the memory limit of accept_compact, for benchmarks."""
     _extension().gather(_tensor(rows, out), _address(indices), len(indices), _threads())
     return out
 
@@ -214,7 +214,7 @@ def _rows(rng: Rng, ids: Tensor | None) -> tuple[int, int, int]:
 
 
 def _memory(value: Number) -> "Tensor | array[float]":
-    """What holds the value; it must live as long as its address is in use."""
+    """Memory that holds the value; it must live as long as its address is in use."""
     return array("d", [value]) if isinstance(value, float) else value
 
 

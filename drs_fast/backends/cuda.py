@@ -1,4 +1,4 @@
-"""The ops in CUDA C++ (csrc/cuda/): hands addresses of checked tensors and a stream to kernels."""
+"""The ops in CUDA C++ (csrc/cuda/): passes addresses of checked tensors and a stream to kernels."""
 
 import importlib
 from dataclasses import replace
@@ -193,7 +193,7 @@ def _threshold(log_m: Number, gamma: Number, s: float) -> tuple[Any, ...]:
 
 
 def _parameter(value: Number) -> tuple[int, bool, float]:
-    """Address, whether there is one a row, and the number that serves without an address."""
+    """The address, whether it has one value per row, and the number to use without an address."""
     if isinstance(value, float):
         return 0, False, value
     return value.data_ptr(), value.ndim > 0, 0.0

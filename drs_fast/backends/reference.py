@@ -43,7 +43,7 @@ def refuses(device: torch.device) -> str | None:
     return None
 
 
-Number = float | Tensor  # known on the host, or a tensor: () or one a row
+Number = float | Tensor  # known on the host, or a tensor: (), or one per row
 
 
 def power(gamma: Number) -> Number:
@@ -69,7 +69,7 @@ def _terms(logit: Tensor, log_m: Number, c1: Number, s: float) -> tuple[Tensor, 
 
 
 def probability(logit: Tensor, log_m: Number, gamma: Number, s: float) -> Tensor:
-    """sigmoid(F), written without logarithm; 0 for logits that are never accepted. (n,) float64.
+    """sigmoid(F), written without a logarithm; 0 for logits never accepted. (n,) float64.
 
     Source: Azadi et al., Discriminator rejection sampling (2019), equation 8.
     """
@@ -79,7 +79,7 @@ def probability(logit: Tensor, log_m: Number, gamma: Number, s: float) -> Tensor
 
 
 def decide(logit: Tensor, u: Tensor, log_m: Number, c1: Number, s: float) -> Tensor:
-    """u < sigmoid(F) multiplied out; (n,) bool."""
+    """u < sigmoid(F), multiplied out; (n,) bool."""
     numerator, rest = _terms(logit, log_m, c1, s)
     return torch.isfinite(logit) & (numerator * (1.0 - u) > u * rest)
 
@@ -102,7 +102,7 @@ def accept_compact(
     s: float,
     out: Compacted,
 ) -> Compacted:
-    """Accepted rows, their ids and logits in row order, written to the front of `out`."""
+    """Accepted rows, their ids and logits, in row order, written to the front of `out`."""
     kept = accept(logit, rng, ids, log_m, gamma, s).nonzero()[:, 0][: len(out.ids)]
     n = len(kept)
     out.ids[:n] = rows_of(rng, ids, len(logit), logit.device)[kept]
@@ -124,7 +124,7 @@ def accept_latents(
     s: float,
     out: Compacted,
 ) -> Compacted:
-    """accept_compact, with the one row tensor regenerated from the accepted rows' numbers."""
+    """Like accept_compact, with the one row tensor made anew from the accepted row numbers."""
     (z,) = out.rows
     accept_compact(logit, (), rng, ids, log_m, gamma, s, replace(out, rows=()))
     n, d = int(out.count), z.shape[1]
@@ -141,14 +141,14 @@ def accept_append(
     s: float,
     ring: Ring,
 ) -> Ring:
-    """accept_compact of the ring's next rows, written after those it has; then it moves on."""
+    """Like accept_compact for the ring's next rows; appends the accepted ones to the ring."""
     rng = Rng(ring.seed, int(ring.row))
     kept = accept_compact(logit, rows, rng, ids, log_m, gamma, s, Compacted.empty(logit, rows))
     return append(kept, len(logit), ring)
 
 
 def append(kept: Compacted, n: int, ring: Ring) -> Ring:
-    """The accepted ones of n rows to the ring."""
+    """Appends the accepted ones of n rows to the ring."""
     start = int(ring.cursor)
     count = max(min(int(kept.count), int(ring.limit) - start), 0)
     slots = torch.arange(start, start + count, device=ring.ids.device) & (len(ring.ids) - 1)
@@ -227,7 +227,7 @@ def select(logit: Tensor, rng: Rng, ids: Tensor | None, size: int, replace: bool
 
 
 def _added_up(weight: Tensor) -> Tensor:
-    """The sum of each row up to every column, added in their order."""
+    """Running sums of each row, added in order."""
     total = weight.clone()
     for k in range(1, weight.shape[1]):
         total[:, k] += total[:, k - 1]
@@ -237,7 +237,7 @@ def _added_up(weight: Tensor) -> Tensor:
 def langevin(
     z: Tensor, grad: Tensor, rng: Rng, ids: Tensor | None, step: int, drift: float, scale: float
 ) -> Tensor:
-    """(z + drift * grad) + scale * normal, drift and scale being float32 numbers; (n, d) float32.
+    """(z + drift * grad) + scale * normal, with float32 drift and scale; (n, d) float32.
 
     Source: Roberts and Tweedie, Exponential convergence of Langevin distributions (1996).
     """

@@ -1,4 +1,4 @@
-"""What compacting on a GPU keeps from launch to launch: counters, and a status word a tile."""
+"""Memory that compacting on a GPU keeps between launches: counters, and a status word per tile."""
 
 import torch
 from torch import Tensor
@@ -9,7 +9,7 @@ _kept: dict[tuple[torch.device, int], tuple[Tensor, int]] = {}
 
 
 def of(device: torch.device, n: int) -> tuple[Tensor, int]:
-    """Words for n rows or more, zero or as the stream's last launch left them; and for how many."""
+    """Words for at least n rows, zero or as the stream's last launch left them; and their rows."""
     stream = 0
     if device.type == "cuda":
         if torch.cuda.is_current_stream_capturing():

@@ -115,18 +115,18 @@ def run_verify(options: argparse.Namespace) -> int:
     for problem in problems:
         print(problem)
     if problems:
-        helps = "`verify --repair`, then the same generate command"
+        helps = "run `verify --repair`, then the same generate command"
         if not store.mendable(options.dir):
-            helps = "`verify --repair` cannot mend that"
+            helps = "`verify --repair` cannot fix this"
         return fail(6, f"{len(problems)} problems; {helps}")
     if live or store.being_written(options.dir):
         shards = store.recorded(options.dir)
-        rest = " so far, because the run is being written"
+        rest = " so far (the run is still being written)"
     else:
         samples = store.open_run(options.dir)
         rest = "" if samples.manifest["complete"] else f", unfinished, of {samples.manifest['n']:,}"
         shards = samples.counts
-    print(f"{sum(shards):,} samples in {len(shards):,} shards{rest}: every sha256 is right")
+    print(f"{sum(shards):,} samples in {len(shards):,} shards{rest}: every sha256 matches")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Ctrl-C while the command starts and ends: it leaves at once, because nothing is at stake then."""
+"""Ctrl-C while the command starts or ends: exit at once, because no work can be lost then."""
 
 import os
 import signal
@@ -11,7 +11,7 @@ from types import FrameType
 
 @dataclass(frozen=True)
 class Leave:
-    """What Ctrl-C does: the line is printed, and the process ends with the code."""
+    """A signal handler that prints the line and ends the process with the code."""
 
     code: int
     line: bytes = b""
@@ -22,7 +22,7 @@ class Leave:
 
 
 def leave_at_once(code: int, line: bytes = b"") -> None:
-    """From here on Ctrl-C ends the process with that code, unless someone else handles it."""
+    """From here on Ctrl-C ends the process with this code, unless another handler is set."""
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler and _may_handle():
         signal.signal(signal.SIGINT, Leave(code, line))
 
@@ -39,7 +39,7 @@ def _may_handle() -> bool:
 
 def _is_command() -> bool:
     """Whether this process is `drs-fast` or `python -m drs_fast`, and no other program."""
-    if sys.argv[:1] == ["-m"]:  # Python looks for the module, whose name stands before the rest
+    if sys.argv[:1] == ["-m"]:  # Python is still finding the module; its name precedes the rest
         module = sys.orig_argv[-len(sys.argv)].removeprefix("-m")
         return module in ("drs_fast", "drs_fast.cli.main")
     return bool(sys.argv) and Path(sys.argv[0]).stem == "drs-fast"

@@ -30,9 +30,9 @@ def command() -> NoReturn:
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
     try:
         code = main()
-    except SystemExit as end:  # of the parser, after it has printed
+    except SystemExit as end:  # raised by the parser after it has printed
         code = int(end.code or 0)
-    except KeyboardInterrupt:  # a second one
+    except KeyboardInterrupt:  # a second Ctrl-C
         code = 130
     except _Terminated:
         code = 143
@@ -41,13 +41,13 @@ def command() -> NoReturn:
         sys.stdout.flush()
     except BrokenPipeError:
         code = code or BROKEN_PIPE
-    if code == BROKEN_PIPE:  # or Python would complain when it flushes what is left
+    if code == BROKEN_PIPE:  # else Python complains when it flushes the rest
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(code)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs a command and returns its exit code. SystemExit of the parser."""
+    """Runs a command and returns its exit code. The parser may raise SystemExit."""
     try:
         interrupts.are_exceptions()
         given = list(sys.argv[1:] if arguments is None else arguments)
@@ -76,9 +76,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         return fail(5 if full or error.filename else 1, error)
     except KeyboardInterrupt:
-        return fail(130, "interrupted; the same command goes on from the last finished shard")
+        return fail(130, "interrupted; the same command resumes after the last finished shard")
     except _Terminated:
-        return fail(143, "terminated; the same command goes on from the last finished shard")
+        return fail(143, "terminated; the same command resumes after the last finished shard")
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -89,7 +89,7 @@ def _run(options: argparse.Namespace) -> int:
         place = [frame for frame in frames if not frame.filename.startswith("<frozen")][-1]
         raise ValueError(
             f"sys.exit({end.code!r}) was called in {place.filename}, line {place.lineno}, before "
-            "the command had ended; a model must return, or raise an error"
+            "the command had finished; a model must return or raise an error"
         ) from end
 
 
@@ -99,8 +99,8 @@ class _Terminated(BaseException):
 
 @contextlib.contextmanager
 def _terminable() -> Iterator[None]:
-    """SIGTERM raises _Terminated, where this may be set and set back."""
-    before = signal.getsignal(signal.SIGTERM)  # None: not set by Python
+    """Makes SIGTERM raise _Terminated, if the handler can be set here and restored later."""
+    before = signal.getsignal(signal.SIGTERM)  # None: not installed from Python
     if before is None or threading.current_thread() is not threading.main_thread():
         yield
         return

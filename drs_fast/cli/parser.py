@@ -1,4 +1,4 @@
-"""The arguments of each command; the fields of a sampler are flags."""
+"""The arguments of each command. Every field of the chosen sampler becomes a flag."""
 
 import argparse
 import dataclasses
@@ -20,7 +20,7 @@ def parser(given: list[str]) -> argparse.ArgumentParser:
     codes = "\n".join(f"  {code:>3}  {meaning}" for code, meaning in EXIT_CODES.items())
     made = argparse.ArgumentParser(
         prog="drs-fast",
-        description="Samples of a trained GAN that its discriminator believes in.",
+        description="Draw samples from a trained GAN and keep those its discriminator believes in.",
         epilog=f"exit codes:\n{codes}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -28,27 +28,27 @@ def parser(given: list[str]) -> argparse.ArgumentParser:
     added = made.add_subparsers(required=True, metavar="COMMAND")
 
     demo = added.add_parser(
-        "demo", allow_abbrev=False, help="the main job on the built-in GANs, with pictures"
+        "demo", allow_abbrev=False, help="sample the built-in GANs and draw pictures of the result"
     )
-    demo.add_argument("--out", default="drs-fast-demo", help="directory (default: %(default)s)")
-    demo.add_argument("--quiet", action="store_true", help="no progress")
+    demo.add_argument("--out", default="drs-fast-demo", help="output folder (default: %(default)s)")
+    demo.add_argument("--quiet", action="store_true", help="show no progress")
     demo.set_defaults(run=commands.run_demo)
 
     planned = added.add_parser(
         "plan",
         allow_abbrev=False,
-        help="measure how fast a model runs, and say what to give to generate",
-        description="Time G and D in several batch sizes and with each --tune, draw for a few "
-        "seconds, and say what to give to generate.",
+        help="measure how fast a model runs and recommend flags for generate",
+        description="Time G and D at several batch sizes and with each --tune, draw samples for a "
+        "few seconds, and recommend flags for generate.",
     )
     planned.add_argument("model", help="zoo name, file.py:function, or package.module:function")
-    planned.add_argument("-n", type=int, help="samples that are wanted")
+    planned.add_argument("-n", type=int, help="number of samples you want")
     planned.add_argument(
         "--sampler",
         type=str.lower,
         default="drs",
         choices=samplers.NAMES,
-        help="method (default: %(default)s)",
+        help="sampling method (default: %(default)s)",
     )
     _add_option(planned, "seed", "of what is drawn")
     planned.add_argument("--batch-size", type=int, help="the only one to try")
@@ -61,18 +61,18 @@ def parser(given: list[str]) -> argparse.ArgumentParser:
     generate = added.add_parser(
         "generate",
         allow_abbrev=False,
-        help="write samples to a directory, or go on where it stopped",
-        description="Write samples to a directory, or go on from its last finished shard.",
+        help="write samples to a directory, or resume an unfinished run",
+        description="Write samples to a directory, or resume after its last finished shard.",
     )
     generate.add_argument("model", help="zoo name, file.py:function, or package.module:function")
-    generate.add_argument("-n", type=int, required=True, help="samples")
-    generate.add_argument("--out", required=True, help="directory")
+    generate.add_argument("-n", type=int, required=True, help="number of samples")
+    generate.add_argument("--out", required=True, help="output folder")
     generate.add_argument(
         "--sampler",
         type=str.lower,
         default="drs",
         choices=samplers.NAMES,
-        help="method (default: %(default)s)",
+        help="sampling method (default: %(default)s)",
     )
     _add_option(generate, "seed", "of all random numbers")
     _add_option(generate, "save", "of x,z,logit", type=_names)
@@ -92,24 +92,24 @@ def parser(given: list[str]) -> argparse.ArgumentParser:
         help="call G and D at every step on a GPU too",
     )
     generate.add_argument(
-        "--squeeze", action="store_true", help="reject by a bound of the latent before G and D run"
+        "--squeeze", action="store_true", help="reject most latents by a cheap bound first"
     )
     generate.add_argument(
         "--tolerance",
         type=float,
         default=Squeeze.tolerance,
-        help="share of the samples that the bound may lose (default: %(default)s)",
+        help="largest share of samples the bound may lose (default: %(default)s)",
     )
     generate.add_argument(
         "--unseen",
         type=float,
         default=Squeeze.unseen,
-        help="what it may lose beyond that, where no row was seen (default: %(default)s)",
+        help="further loss allowed where no row was seen (default: %(default)s)",
     )
     generate.add_argument(
         "--use-bound",
         choices=commands.USE_BOUND,
-        help="whether a bound is used, whatever the work (default: where that is less)",
+        help="always or never use the bound (default: only if it saves work)",
     )
     _add_option(generate, "only", "draw this class alone", metavar="CLASS")
     weights = "how often each class is proposed, such as 3,1,2 (default: as the GAN says)"
@@ -121,9 +121,9 @@ def parser(given: list[str]) -> argparse.ArgumentParser:
     check = added.add_parser(
         "doctor",
         allow_abbrev=False,
-        help="what is wrong with a model; without one: versions, backends, why one cannot run",
-        description="What is wrong with a model and what to do about it; or, without a model, "
-        "versions, and which backends can run and why not.",
+        help="check a model; without one, list versions and backends",
+        description="Say what is wrong with a model and how to fix it. Without a model, print "
+        "versions, which backends can run, and why the others cannot.",
     )
     check.add_argument(
         "model", nargs="?", help="zoo name, file.py:function, or package.module:function"
@@ -131,10 +131,10 @@ def parser(given: list[str]) -> argparse.ArgumentParser:
     check.add_argument(
         "--real",
         metavar="FILE",
-        help="real samples to compare with: .npy, .pt or .safetensors (x, and y with labels)",
+        help="real samples to compare with: .npy, .pt or .safetensors (x, and y if labelled)",
     )
     check.add_argument(
-        "-n", type=int, default=4096, help="samples to look at (default: %(default)s)"
+        "-n", type=int, default=4096, help="samples to examine (default: %(default)s)"
     )
     check.add_argument("--seed", type=int, default=0, help="of the samples (default: %(default)s)")
     _add_option(check, "device", DEVICE, type=str)
@@ -143,13 +143,17 @@ def parser(given: list[str]) -> argparse.ArgumentParser:
     verify = added.add_parser("verify", allow_abbrev=False, help="check the sha256 of every shard")
     verify.add_argument("dir", metavar="DIR")
     verify.add_argument(
-        "--repair", action="store_true", help="drop damaged shards; generate makes them again"
+        "--repair",
+        action="store_true",
+        help="delete damaged shards; rerun generate to make them again",
     )
     verify.set_defaults(run=commands.run_verify)
 
-    report = added.add_parser("report", allow_abbrev=False, help="numbers and pictures of a run")
+    report = added.add_parser(
+        "report", allow_abbrev=False, help="describe a run in numbers and pictures"
+    )
     report.add_argument("dir", metavar="DIR")
-    report.add_argument("--out", help="where the pictures go (default: DIR-report)")
+    report.add_argument("--out", help="directory for the pictures (default: DIR-report)")
     report.set_defaults(run=commands.run_report)
     return made
 
@@ -173,7 +177,7 @@ def _numbers(given: str) -> list[float]:
 
 
 def _sampler_of(given: list[str]) -> Any:
-    """The sampler whose fields become flags, known only from the arguments."""
+    """The sampler named in the arguments. It must be known early: its fields become flags."""
     peek = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     peek.add_argument("--sampler", type=str.lower, default="drs")
     name = peek.parse_known_args(given)[0].sampler
@@ -181,7 +185,7 @@ def _sampler_of(given: list[str]) -> Any:
 
 
 def _add_fields(parser: argparse.ArgumentParser, sampler: Any) -> None:
-    """One flag for each field of the sampler, of the field's type."""
+    """Adds one flag per field of the sampler, with the field's type."""
     group = parser.add_argument_group(f"fields of {sampler.__name__}")
     hints = typing.get_type_hints(sampler)
     for field in dataclasses.fields(sampler):

@@ -1,4 +1,4 @@
-"""What every room uses: named random numbers, a batch, what a sampler is, errors and checks."""
+"""Used everywhere: named random numbers, batches, the sampler contract, errors and checks."""
 
 from drs_fast.core.batch import Batch, last_row
 from drs_fast.core.errors import MAX_INVALID_SHARE, BadLogits, Stale, Starvation, check_invalid

@@ -1,4 +1,4 @@
-"""Checks of single arguments, and how a wrong one is described."""
+"""Checks single arguments and describes wrong ones."""
 
 import math
 import numbers
@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 from torch.nn.parameter import is_lazy
 
-HUGE = 10**100  # beyond any limit here
+HUGE = 10**100  # larger than any limit here
 
 
 def integer(name: str, value: Any, least: int, below: int | None = None) -> int:
     """The value as an int; ValueError unless an integer (NumPy's too) in [least, below = 2^k)."""
     try:
-        # An int stays as it is, so that torch.compile may keep it symbolic.
+        # An int is returned unchanged, so that torch.compile may keep it symbolic.
         number = value if isinstance(value, int) else operator.index(value)
     except TypeError:
         number = least - 1
@@ -41,12 +41,12 @@ def _finite(value: Any) -> bool:
         return False
     try:
         return math.isfinite(value)
-    except OverflowError:  # an integer or a fraction beyond all floats
+    except OverflowError:  # an integer or fraction too large for a float
         return False
 
 
 def positive(name: str, value: Any, high: float = math.inf) -> float:
-    """The value as a float; ValueError unless it is one in (0, high], and finite."""
+    """The value as a float; ValueError unless it is finite and in (0, high]."""
     try:
         real = number(name, value, 0.0, high)
     except ValueError:
@@ -58,14 +58,14 @@ def positive(name: str, value: Any, high: float = math.inf) -> float:
 
 
 def flag(name: str, value: Any) -> bool:
-    """The value as a bool; ValueError unless it is one, NumPy's too."""
+    """The value as a bool; ValueError unless it is one, NumPy's included."""
     if not isinstance(value, (bool, np.bool_)):
         raise ValueError(f"{name} must be True or False, got {describe(value)}")
     return bool(value)
 
 
 def one_of(name: str, value: Any, choices: tuple[str, ...]) -> None:
-    """ValueError unless the value is one of them."""
+    """ValueError unless the value is one of the choices."""
     if not isinstance(value, str) or value not in choices:
         raise ValueError(f"{name} must be one of {choices}, got {describe(value)}")
 
@@ -75,7 +75,7 @@ def usable(device: Any) -> torch.device:
     try:
         where = torch.device(device)
     except (OverflowError, RuntimeError, TypeError, ValueError):
-        raise ValueError(f"device must be such as 'cpu' or 'cuda', got {device!r}") from None
+        raise ValueError(f"device must be one like 'cpu' or 'cuda', got {device!r}") from None
     if where.type == "meta":
         raise ValueError("device must hold numbers, got 'meta'; load the weights first")
     if where.type == "cuda" and not torch.cuda.is_available():

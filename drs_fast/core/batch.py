@@ -10,19 +10,19 @@ from torch import Tensor
 class Batch:
     """Samples: rows [0, count) of every tensor.
 
-    They come in the order of their groups of rows, and within a group in that in which it gives
-    them: by row for rejection, as they were drawn for SIR.
+    Samples come in the order of their groups of rows. Within a group they come in the sampler's
+    order: by row for rejection, as drawn for SIR.
     """
 
     x: Tensor  # (N, ...)
     z: Tensor  # (N, d)
     y: Tensor | None  # (N,) int64 with labels
     logit: Tensor  # (N,) float32
-    ids: Tensor  # (N,) int64; ~row where a chain that begins at that row kept its real start
+    ids: Tensor  # (N,) int64; ~row if the chain that begins at that row kept its real start
     count: Tensor  # () int64
     stats: dict[str, Tensor]  # 0-d tensors
 
 
 def last_row(ids: Tensor) -> int:
-    """The largest row that ids name, -1 without any."""
+    """The largest row that ids name; -1 if there are none."""
     return int(torch.maximum(ids, ~ids).max()) if len(ids) else -1

@@ -1,4 +1,4 @@
-"""What the accepted rows of one batch, or of batch after batch, are written to."""
+"""Where accepted rows are written: of one batch, or of batch after batch."""
 
 from dataclasses import dataclass
 
@@ -24,7 +24,7 @@ COUNT_MASK, EPOCH_MASK = 2**31 - 1, 2**30 - 1
 
 @dataclass(frozen=True)
 class Compacted:
-    """Accepted rows, in row order. Only [0, count) of rows, ids and logit is defined."""
+    """Accepted rows, in row order. Only [0, count) of rows, ids and logit are defined."""
 
     rows: tuple[Tensor, ...]  # each (capacity, ...)
     ids: Tensor  # (capacity,) int64
@@ -34,7 +34,7 @@ class Compacted:
     above: Tensor  # () int64, valid logits greater than log_m
 
     def tensors(self) -> list[Tensor]:
-        """All of them, rows first: the `out` of an operator of torch.library."""
+        """All tensors, rows first: the `out` of an operator of torch.library."""
         return [*self.rows, self.ids, self.logit, self.count, self.invalid, self.above]
 
     @staticmethod
@@ -44,7 +44,7 @@ class Compacted:
 
     @staticmethod
     def empty(logit: Tensor, rows: tuple[Tensor, ...]) -> "Compacted":
-        """Room for every one of these rows."""
+        """A Compacted with space for all of these rows."""
         device = logit.device
         return Compacted(
             tuple(torch.empty(row.shape, dtype=row.dtype, device=device) for row in rows),
@@ -58,9 +58,9 @@ class Compacted:
 
 @dataclass(frozen=True)
 class Ring:
-    """Accepted rows of batch after batch: the k-th of them all is at k modulo the capacity.
+    """Accepted rows of batch after batch: the k-th of all is at k modulo the capacity.
 
-    What changes from batch to batch is in `state`, where the rows are: no host takes part.
+    What changes from batch to batch is in `state`, on the rows' device, so the host is not needed.
     """
 
     seed: int
@@ -69,7 +69,7 @@ class Ring:
     logit: Tensor  # (capacity,)
     state: Tensor  # (RING_WORDS,) int64: what the properties show
     workspace: Tensor  # (words,) int64 that a backend keeps between batches
-    batch: int  # rows of the largest batch that it takes
+    batch: int  # rows of the largest batch it accepts
 
     def tensors(self) -> list[Tensor]:
         """All of them, rows first: the `ring` of an operator of torch.library."""
@@ -113,6 +113,6 @@ class Ring:
 
 
 def workspace_words(rows: int) -> int:
-    """int64 words that compacting so many rows takes, at most: counters, tiles, an index a row."""
+    """int64 words needed to compact this many rows: counters, tiles, and one index per row."""
     tiles = -(-rows // TILE)
     return HEADER + 2 * (tiles + 1) + tiles * TILE // 2

@@ -1,4 +1,4 @@
-"""The errors of a run that a caller may want to catch."""
+"""Errors of a run that a caller may want to catch."""
 
 import math
 
@@ -10,13 +10,13 @@ class BadLogits(RuntimeError):
 
 
 class Stale(RuntimeError):
-    """The bound of a squeezed run loses too much; `partial` holds the samples of one in memory."""
+    """A squeezed run's bound loses too much; `partial` holds the samples of a run in memory."""
 
     partial: Batch | None = None
 
 
 class Starvation(RuntimeError):
-    """Too few accepted rows; `partial` holds the samples of a run in memory."""
+    """Too few rows were accepted; `partial` holds the samples of a run in memory."""
 
     partial: Batch | None = None
 
@@ -25,11 +25,11 @@ MAX_INVALID_SHARE = 1e-4
 
 
 def check_invalid(invalid: int, rows: int) -> None:
-    """Raises BadLogits when more than 0.01 % of the logits are NaN or +inf, chance allowed for."""
+    """Raises BadLogits if more than 0.01 % of logits are NaN or +inf, with allowance for chance."""
     expected = MAX_INVALID_SHARE * max(rows, 10_000)
     if invalid > expected + 2.0 * math.sqrt(expected):
         raise BadLogits(
             f"{invalid:,} of {rows:,} logits are NaN or +inf, more than {MAX_INVALID_SHARE:.2%}; "
             "run G and D in float32, and look for overflow, for a sigmoid that reaches 1, or for "
-            "link='probability' where D returns logits"
+            "link='probability' with a D that returns logits"
         )

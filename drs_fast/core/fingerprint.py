@@ -53,9 +53,9 @@ ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 
 
 def sha256(*values: Any) -> str:
-    """Of weights, architecture, and functions' code with all that they use; not of names.
+    """Hash of weights, architecture, and functions' code with all that they use; not of names.
 
-    What a function finds in an imported module counts by the module's name alone.
+    What a function uses from an imported module counts only by the module's name.
     """
     return _digest(_reached(values, {}))
 
@@ -87,7 +87,7 @@ def _named(key: str) -> str:
 
 
 def modules(*values: Any) -> Iterator[nn.Module]:
-    """The modules that these callables use, in wrappers and closures too."""
+    """The modules that these callables use, including those in wrappers and closures."""
     return (value for value in _reached(values, {}) if isinstance(value, nn.Module))
 
 
@@ -101,7 +101,7 @@ def _digest(values: Iterator[Any]) -> str:
 
 
 def _reached(value: Any, seen: dict[int, Any]) -> Iterator[Any]:
-    """All that the value is made of, and then what the classes met hold and has not come up."""
+    """All parts of the value, then parts of the classes met that have not come up yet."""
     yield from _walk(value, seen)
     done = set[type]()
     while True:
@@ -212,7 +212,7 @@ def _parts(value: Any, seen: dict[int, Any]) -> Iterator[Any]:
 
 
 def _in_order(values: Any, seen: dict[int, Any]) -> list[Any]:
-    """Sorted by what they are: reprs have addresses, and nested sets in any order."""
+    """Sorted by content, because reprs contain addresses, and nested sets come in any order."""
 
     def key(value: Any) -> str:
         return repr(value) if isinstance(value, PLAIN) else _digest(_walk(value, dict(seen)))
@@ -221,7 +221,7 @@ def _in_order(values: Any, seen: dict[int, Any]) -> list[Any]:
 
 
 def _of_tensor(tensor: Tensor) -> Iterator[bytes | memoryview]:
-    """Type, shape and numbers, wherever they lie; of a tensor without numbers what there is."""
+    """Type, shape and numbers, on any device; of a tensor without numbers, what there is."""
     if is_lazy(tensor):
         yield b"lazy"
         return
@@ -234,7 +234,7 @@ def _of_tensor(tensor: Tensor) -> Iterator[bytes | memoryview]:
 
 
 def _inner(tensor: Tensor) -> list[Any] | None:
-    """What a tensor is made from if it isn't one block of numbers: others, and their meaning."""
+    """The parts of a tensor that is not one block of numbers: other tensors and their meaning."""
     if is_lazy(tensor) or tensor.is_meta:
         return None
     tensor = tensor.detach()
@@ -259,7 +259,7 @@ def _inner(tensor: Tensor) -> list[Any] | None:
 
 
 def _of_array(array: np.ndarray[Any, Any]) -> Iterator[bytes]:
-    """Type, shape and numbers; of an array of objects no addresses."""
+    """Type, shape and numbers; for an array of objects, no addresses."""
     yield f"{array.dtype} {array.shape}".encode()
     if not array.dtype.hasobject:
         yield array.tobytes()
@@ -268,7 +268,7 @@ def _of_array(array: np.ndarray[Any, Any]) -> Iterator[bytes]:
 def _of_script(script: Any) -> Iterator[bytes]:
     """Code, constants, attributes and weights of a saved archive, equal for equal models.
 
-    Zip headers, versions, the lines of source code and the inputs of a trace are left out.
+    Zip headers, versions, lines of source code and the inputs of a trace are left out.
     """
     with zipfile.ZipFile(io.BytesIO(script.save_to_buffer())) as archive:
         members = {name.partition("/")[2]: name for name in sorted(archive.namelist())}
@@ -277,7 +277,7 @@ def _of_script(script: Any) -> Iterator[bytes]:
             for short, name in members.items()
             if short.startswith("code/") and short.endswith(".py")
         )
-        # Their order depends on what was compiled before, and that of constants on a set.
+        # Their order depends on what was compiled before, and the order of constants on a set.
         yield from sorted(_sorted_head(block) for block in re.split(r"\n(?=class )", code))
         for short, name in members.items():
             if short in ("data.pkl", "constants.pkl"):
@@ -289,15 +289,15 @@ def _of_script(script: Any) -> Iterator[bytes]:
 
 
 def _sorted_head(block: str) -> bytes:
-    """A class's code, its attributes in order."""
+    """A class's code with its attributes sorted."""
     head, define, methods = block.strip().partition("\n  def ")
     return "\n".join([*sorted(head.splitlines()), define, methods]).encode()
 
 
 class _Recorder(pickle.Unpickler):
-    """Reads a pickle as a record of names and plain values: none of the pickle's code is run.
+    """Reads a pickle as a record of names and plain values; none of the pickle's code is run.
 
-    Its bytes are no use, for what is written once or twice depends on who refers to a tensor.
+    Its bytes cannot be compared: how often something is written depends on who refers to a tensor.
     """
 
     def find_class(self, module: str, name: str) -> type:

@@ -1,4 +1,4 @@
-"""What a sampler's state is made of: the dtype and the shape of each of its tensors."""
+"""What a sampler's state consists of: the dtype and shape of each of its tensors."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,9 +10,9 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Layout:
-    """A dtype, and shapes of which a tensor must have one.
+    """A dtype, and the shapes a tensor may have.
 
-    A letter is a size, which is the same wherever a state has the letter; K: the GAN's labels.
+    A letter stands for a size, the same wherever it appears in a state. K: the GAN's labels.
     """
 
     dtype: torch.dtype
@@ -24,15 +24,15 @@ class Layout:
 
 
 Scalar = Annotated[Tensor, Layout(torch.float64)]
-OfClasses = Annotated[Tensor, Layout(torch.float64, ((), ("K",)))]  # one for all, or each its own
+OfClasses = Annotated[Tensor, Layout(torch.float64, ((), ("K",)))]  # one for all, or one per class
 Proposed = Annotated[Tensor, Layout(torch.float64, ((0,), ("K",)))]
 Logits = Annotated[Tensor, Layout(torch.float32, (("n",),))]
 
 
 def unlike(state: Any, tensors: Mapping[str, Tensor], labels: int | None) -> list[str]:
-    """Where tensors by name are not those of a state, a named tuple's class, in words.
+    """How tensors, by name, differ from a state (a named tuple's class), in words.
 
-    A field without a layout, as samplers of one's own may have, may be any tensor.
+    A field without a layout, as custom samplers may have, accepts any tensor.
     """
     missing = sorted({*state._fields} - {*state._field_defaults} - tensors.keys())
     others = sorted(tensors.keys() - {*state._fields})
@@ -50,7 +50,7 @@ def unlike(state: Any, tensors: Mapping[str, Tensor], labels: int | None) -> lis
 
 
 def _fits(layout: Layout, tensor: Tensor, sizes: dict[int | str, int]) -> bool:
-    """Whether it has the dtype and one of the shapes; sizes that were open are then known."""
+    """Whether the tensor has the dtype and one of the shapes; this fixes sizes that were open."""
     if tensor.dtype != layout.dtype:
         return False
     for shape in layout.shapes:

@@ -1,4 +1,4 @@
-"""What functions, objects, modules and classes are made of, for `drs_fast.core.fingerprint`."""
+"""The parts of functions, objects, modules and classes, for `drs_fast.core.fingerprint`."""
 
 import contextlib
 import dataclasses
@@ -26,7 +26,7 @@ from torch.nn.parameter import is_lazy
 
 HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 STATE = ("_parameters", "_buffers", "_modules", *HOOKS)
-MODES = ("training", "train", "eval")  # an exported module has methods of its own for them
+MODES = ("training", "train", "eval")  # an exported module has its own methods for these
 DESCRIPTORS = (
     MemberDescriptorType,
     GetSetDescriptorType,
@@ -71,7 +71,7 @@ def of_module(module: nn.Module) -> Iterator[Any]:
     for name, part in sorted(attributes(module).items()):
         if name in HOOKS:
             own = (hook for hook in part.values() if not (graph and _of_torch(hook)))
-            part = OrderedDict(enumerate(own))  # in place of serial numbers
+            part = OrderedDict(enumerate(own))  # instead of serial numbers
         elif name not in STATE and (graph or name.startswith("_") or name in MODES):
             held = isinstance(part, (Tensor, np.ndarray, nn.Module))
             part = part if held else _modules_in(part)
@@ -82,12 +82,12 @@ def of_module(module: nn.Module) -> Iterator[Any]:
 
 
 def _of_torch(function: Any) -> bool:
-    """Whether PyTorch brings it, as the checks of what is given to an exported module."""
+    """Whether it comes from PyTorch, like the input checks of an exported module."""
     return isinstance(function, FunctionType) and function.__module__.split(".")[0] == "torch"
 
 
 def _modules_in(container: Any) -> list[nn.Module] | None:
-    """The modules in a private list, tuple or dict; tensors in it may be those of a call."""
+    """The modules in a private list, tuple or dict; its tensors may be left from a call."""
     values = container.values() if isinstance(container, dict) else container
     if not isinstance(container, (list, tuple, dict)):
         return None
@@ -95,18 +95,18 @@ def _modules_in(container: Any) -> list[nn.Module] | None:
 
 
 def saved_apart(module: nn.Module) -> dict[str, Any]:
-    """What the state_dict holds of this module beside its own parameters and buffers."""
+    """What the state_dict holds of this module besides its own parameters and buffers."""
     saved: dict[str, Any] = {}
     module._save_to_state_dict(saved, "", True)
     return {k: v for k, v in saved.items() if k not in module._parameters | module._buffers}
 
 
 def attributes(owner: Any) -> dict[str, Any]:
-    """The attributes of a module or another object that no call of it left there."""
+    """The attributes of a module or another object, except those that a call left there."""
     found = {**(vars(owner) if hasattr(owner, "__dict__") else {}), **_slots(owner)}
     fleeting, built = _assigned(owner.__class__), False
     if isinstance(owner, nn.Module):
-        # Where the model was built in inference mode, that mode tells nothing.
+        # If the model was built in inference mode, that mode says nothing about a tensor.
         built = any(_of_inference(parameter) for parameter in owner.parameters())
         found["_buffers"] = {
             name: buffer
@@ -114,7 +114,7 @@ def attributes(owner: Any) -> dict[str, Any]:
             if name not in fleeting & owner._non_persistent_buffers_set
             and (built or not _left_by_call(buffer))
         }
-        # What pruning and the norms of weights compute anew in every call.
+        # Weights that pruning and weight normalisation compute anew in every call.
         fleeting = fleeting.union(
             name for name in found if {f"{name}_orig", f"{name}_g"} & owner._parameters.keys()
         )
@@ -147,7 +147,7 @@ def _slots(value: Any) -> dict[str, Any]:
 
 
 def _own(kind: type) -> list[type]:
-    """A class and its bases, but for what comes with PyTorch and Python."""
+    """A class and its bases, except those from PyTorch and Python."""
     return [
         base for base in kind.__mro__ if base.__module__.split(".")[0] not in ("torch", "builtins")
     ]
@@ -164,7 +164,7 @@ def class_code(kind: type) -> dict[str, Any]:
 
 
 def of_class(kind: type) -> Iterator[tuple[str, Any]]:
-    """Methods of every kind and all data of a class, but not the defaults of fields."""
+    """Methods of every kind and all data of a class, except default values of fields."""
     for base in _own(kind):
         if base.__module__.split(".")[0] in sys.stdlib_module_names | {"numpy"}:
             continue
@@ -180,7 +180,7 @@ def of_class(kind: type) -> Iterator[tuple[str, Any]]:
 
 @functools.cache
 def _assigned(kind: type) -> frozenset[str]:
-    """Attributes that calls assign or register, and those that are computed when first read."""
+    """Attributes that calls assign or register, and those computed when first read."""
     members = dict[str, list[Any]]()
     for base in _own(kind):
         for name, member in vars(base).items():

@@ -7,10 +7,10 @@ from drs_fast.core.arguments import integer
 
 @dataclass(frozen=True)
 class Rng:
-    """Names random numbers: the row's words are a pure function of (seed, row, stream, draw).
+    """Names random numbers: a row's words are a pure function of (seed, row, stream, draw).
 
     Nothing is consumed: using the same Rng twice gives the same numbers.
-    0 <= seed < 2^64; 0 <= row < 2^63 is the number of the first proposal.
+    0 <= seed < 2^64. 0 <= row < 2^63 is the number of the first proposal.
     """
 
     seed: int
@@ -26,5 +26,5 @@ class Rng:
         return self.seed - 2**64 if self.seed >= 2**63 else self.seed
 
     def at(self, row: int) -> "Rng":
-        """The same seed, another first row."""
+        """The same seed with another first row."""
         return Rng(self.seed, row)

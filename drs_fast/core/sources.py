@@ -1,4 +1,4 @@
-"""Modules by name or by file."""
+"""Imports modules by name or file."""
 
 import importlib
 import importlib.util
@@ -8,9 +8,9 @@ from types import ModuleType
 
 
 def imported(source: str) -> ModuleType:
-    """The module of a name such as "package.module", or of a file "model.py"; runs its code.
+    """Imports "package.module" or a file such as "model.py"; this runs its code.
 
-    A file is run at every call, and may import what lies beside it.
+    A file is run on every call, and may import modules beside it.
     """
     if not source.endswith(".py"):
         return importlib.import_module(source)

@@ -1,4 +1,4 @@
-"""Which tensors the library takes: those whose numbers lie in memory, at fixed strides."""
+"""Checks tensors: the library takes those whose numbers lie in memory at fixed strides."""
 
 import numbers
 from typing import Any
@@ -11,16 +11,16 @@ from torch.nn.parameter import Parameter, is_lazy
 from drs_fast.core.arguments import describe
 
 OWN = (Tensor, Parameter)
-WORDS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by their bytes
+WORDS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by size in bytes
 
 
 def plain(name: str, value: Any, kind: str = "a tensor") -> Tensor:
-    """The value as a Tensor of no other class; ValueError unless its numbers lie in memory.
+    """The value as a plain Tensor; ValueError unless its numbers lie in memory.
 
-    Neither sparse, nested, quantized nor without memory, as on "meta" or while a graph is traced.
-    kind: what is wanted, in words.
+    Refuses sparse, nested and quantized tensors, and those without memory, as on "meta" or in a
+    traced graph. kind: what is wanted, in words.
     """
-    # Other layouts have no address, so that the common case need not ask for the layout.
+    # Other layouts have no address, so the common case need not ask for the layout.
     if type(value) in OWN and not (value.is_nested or value.is_quantized) and _held(value):
         return value  # type: ignore[no-any-return]
     if not isinstance(value, Tensor):
@@ -40,17 +40,17 @@ def plain(name: str, value: Any, kind: str = "a tensor") -> Tensor:
 
 
 def dense(tensor: Tensor) -> Tensor:
-    """Contiguous, and without the flags by which views put off a conjugation or a sign."""
+    """Contiguous, and without the flags with which views postpone a conjugation or a sign."""
     return _settled(tensor.detach()).contiguous()
 
 
 def dense_words(rows: Tensor) -> Tensor:
-    """`dense`, of any dtype: as `words_of`."""
+    """`dense` for any dtype, by way of `words_of`."""
     return words_of(_settled(rows.detach())).contiguous()
 
 
 def words_of(rows: Tensor) -> Tensor:
-    """The same memory as integers, because PyTorch neither indexes nor copies some dtypes."""
+    """The same memory as integers, because PyTorch cannot index or copy some dtypes."""
     word = WORDS.get(rows.element_size())
     if word is None:
         return rows
@@ -65,12 +65,12 @@ def _settled(tensor: Tensor) -> Tensor:
 def _held(tensor: Tensor) -> bool:
     try:
         return tensor.data_ptr() != 0 or (tensor.layout is strided and tensor.numel() == 0)
-    except RuntimeError:  # a tensor that stands for others, as within vmap
+    except RuntimeError:  # a tensor that stands for others, as in vmap
         return False
 
 
 def _own_memory(tensor: Tensor) -> bool:
-    """Whether the class is but a name, and no wrapper that computes in its own way."""
+    """Whether the class only renames Tensor, instead of wrapping it to compute in its own way."""
     dispatch = type(tensor).__torch_dispatch__
     return dispatch is Tensor.__torch_dispatch__ and not is_lazy(tensor)
 

@@ -1,4 +1,4 @@
-"""One order of additions, however many threads PyTorch has."""
+"""A fixed order of additions, whatever the number of PyTorch's threads."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,7 +8,7 @@ import torch
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Within the block PyTorch adds in one order, however many threads it may use elsewhere."""
+    """Makes PyTorch add in one order within the block, whatever its number of threads elsewhere."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -1,1 +1,1 @@
-"""What is wrong with a GAN, and what to do about it."""
+"""Finds what is wrong with a GAN, and says how to fix it."""

@@ -1,7 +1,7 @@
-"""What is wrong with generated samples beside real ones, by the doctor's numbers.
+"""Compares generated samples with real ones, by the doctor's numbers.
 
-A check of the discriminator D has three answers: surely wrong, by SURE standard errors; surely not;
-or that these samples cannot tell.
+A check of the discriminator D has three outcomes: surely wrong, by SURE standard errors; surely
+not; or undecided by these samples.
 """
 
 import copy
@@ -24,24 +24,24 @@ from drs_fast.samplers.common.burn_in import valid
 from drs_fast.samplers.common.sigmoid import ends_in_sigmoid
 from drs_fast.training.fitting import SURE, area_error, area_under_curve
 
-LARGEST = 60.0  # nats, of a probability next to 0 or 1
-SLOPES = (0.5, 2.0)  # of the log ratio over the logit, 1 in truth: what is no finding
-LIKELY = 2.0  # standard errors: what is surely not wrong need not be as sure as what is
-CHANCE = 0.55  # an AUC below it leaves little to gain
-UNLIKELY = math.log(32_000)  # one-sided, SURE standard errors are one chance in so many
+LARGEST = 60.0  # nats, for a probability next to 0 or 1
+SLOPES = (0.5, 2.0)  # acceptable slopes of the log ratio over the logit; the true one is 1
+LIKELY = 2.0  # standard errors: to clear a model takes less certainty than to accuse it
+CHANCE = 0.55  # below this AUC there is little to gain
+UNLIKELY = math.log(32_000)  # SURE standard errors, one-sided, are a chance of one in this many
 PARTS = "D's AUC, slope and top tenth"
 PROBABILITIES = "use link='probability', or remove D's sigmoid"
 
 
 def check_given(gan: GAN, n: int) -> None:
-    """ValueError where real samples that were given to compare with cannot be used."""
+    """ValueError if real samples given for comparison cannot be used."""
     found = len(gan.real_samples(n)[0])
     if found < LEAST:
-        raise ValueError(f"at least {LEAST} real samples are needed to compare with, got {found}")
+        raise ValueError(f"comparing needs at least {LEAST} real samples, got {found}; give more")
 
 
 def real_of(gan: GAN, n: int, chart: Chart) -> RealSamples | None:
-    """None, with the reason in the chart, if there are no real samples to be used."""
+    """The real samples; None, with the reason in the chart, if there are none to use."""
     if gan.real is None:
         reason = "there are no real samples; give real=x, or --real FILE"
     else:
@@ -51,8 +51,8 @@ def real_of(gan: GAN, n: int, chart: Chart) -> RealSamples | None:
             reason, _, remedy = str(error).partition("; ")
             chart.findings.append(Finding("real-samples", reason, remedy))
             reason = "the real samples cannot be used"
-        except Exception as error:  # whatever the user's function raises
-            reason = f"the real samples cannot be had: {error}"
+        except Exception as error:  # the user's function may raise anything
+            reason = f"real samples cannot be obtained: {error}"
     chart.unknown.append(f"the range of real samples, {PARTS}: {reason}")
     return None
 
@@ -60,17 +60,17 @@ def real_of(gan: GAN, n: int, chart: Chart) -> RealSamples | None:
 def of_real(
     gan: GAN, sampled: Sampled, real: RealSamples | None, n: int, seed: int, chart: Chart
 ) -> Iterator[Finding]:
-    """What D says of both kinds of samples, if the real ones are such as it takes."""
+    """What D says of both kinds of samples, if it accepts the real ones."""
     logit = valid(sampled.logit)
     bounded = gan.link == "logit" and bool(((logit >= 0.0) & (logit <= 1.0)).all())
     unfit = None if real is None else _unfit(real.x, sampled.x, chart, doubted=False)
     if unfit:
         yield unfit
-        chart.unknown.append(f"{PARTS}: D does not take these real samples")
+        chart.unknown.append(f"{PARTS}: D does not accept these real samples")
     if bounded and ends_in_sigmoid(gan):
         yield Finding(
             "probability-as-logit",
-            f"link='logit', but D ends in a sigmoid: all values are in [0, 1], from "
+            f"link='logit', but D ends in a sigmoid: all its values are in [0, 1], from "
             f"{float(logit.min()):.4g} to {float(logit.max()):.4g}",
             PROBABILITIES,
         )
@@ -87,7 +87,7 @@ def of_real(
 
 
 def _unfit(real: Tensor, made: Tensor, chart: Chart, *, doubted: bool) -> Finding | None:
-    """Real samples that are all the same, or of another shape or kind or in other units."""
+    """Real samples that are all equal, or differ in shape, kind or units."""
     if real.shape[1:] != made.shape[1:]:
         turned = real.ndim == 4 and real.movedim(-1, 1).shape[1:] == made.shape[1:]
         return Finding(
@@ -95,15 +95,15 @@ def _unfit(real: Tensor, made: Tensor, chart: Chart, *, doubted: bool) -> Findin
             f"real samples are {describe(real)}, generated ones {describe(made)}",
             "put the channels first: x.movedim(-1, 1)"
             if turned
-            else "give real samples in the shape and the resolution of the generated ones",
+            else "give real samples with the shape and resolution of the generated ones",
         )
     if real.is_complex() != made.is_complex():
         return _of_another_dtype(real, made)
     if len(real) > 1 and bool((real == real[:1]).all()):
         return Finding(
             "real-constant",
-            f"all {len(real):,} real samples are the same",
-            "look at how they were loaded, and give different ones",
+            f"all {len(real):,} real samples are equal",
+            "check how they were loaded, and give different ones",
         )
     own, theirs = units.values(real), units.values(made)
     chart.figures.update(
@@ -119,7 +119,7 @@ def _unfit(real: Tensor, made: Tensor, chart: Chart, *, doubted: bool) -> Findin
         return None if same else _of_another_dtype(real, made)
     return Finding(
         "real-range",
-        f"99 % of the real values are in [{own.low:.4g}, {own.high:.4g}], of the generated ones in "
+        f"99 % of the real values are in [{own.low:.4g}, {own.high:.4g}], of the generated in "
         f"[{theirs.low:.4g}, {theirs.high:.4g}]",
         f"scale real samples as in training: {remedy}",
     )
@@ -129,7 +129,7 @@ def _of_another_dtype(real: Tensor, made: Tensor) -> Finding:
     return Finding(
         "real-dtype",
         f"real samples are {describe(real)}, generated ones {describe(made)}",
-        f"give real samples as the discriminator sees generated ones, {made.dtype}",
+        f"give real samples with the dtype the discriminator sees, {made.dtype}",
     )
 
 
@@ -137,18 +137,18 @@ def _logits(
     gan: GAN, sampled: Sampled, real: RealSamples, n: int, seed: int, chart: Chart
 ) -> Logits | None:
     patient = copy.copy(gan)
-    x = real.x.to(sampled.x.dtype)  # such as NumPy's float64
+    x = real.x.to(sampled.x.dtype)  # for example from NumPy's float64
     patient.real = x if real.y is None else (x, real.y)
-    if gan.link == "logit":  # values in [0, 1] are asked about here, and no reason to warn
+    if gan.link == "logit":  # values in [0, 1] are checked here, so need no warning
         patient.link = links.identity
     try:
         within = held_out(patient, n, seed).valid()
-    except Exception as error:  # whatever the user's code raises, and logits that are no logits
-        chart.unknown.append(f"{PARTS}: the real samples' logits cannot be compared: {error}")
+    except Exception as error:  # the user's code may raise anything, and logits may be bad
+        chart.unknown.append(f"{PARTS}: the logits of the real samples cannot be compared: {error}")
         return None
     if sampled.y is None:
         return within
-    # D may be of p(x|y), whatever the frequencies of y, or of p(x, y): it is sound if one fits.
+    # D may be about p(x|y), whatever the frequencies of y, or p(x, y): it is sound if one fits.
     joint = Logits(within.real, valid(sampled.logit).cpu().double())
     return next((way for way in (within, joint) if _fits(measure(way))), within)
 
@@ -159,13 +159,15 @@ def _fits(report: Report) -> bool:
 
 
 def _probabilities(logits: Logits | None, chart: Chart) -> Iterator[Finding]:
-    """Values in [0, 1] that no sigmoid returned: logits up to a constant, or probabilities?
+    """Are values in [0, 1] that no sigmoid returned logits up to a constant, or probabilities?
 
     Source: Vuong, Likelihood ratio tests for model selection and non-nested hypotheses (1989).
     """
     question = "whether D's values, which are all in [0, 1], are logits"
     if logits is None:
-        chart.unknown.append(f"{question}: it takes real samples to see; {PROBABILITIES} if not")
+        chart.unknown.append(
+            f"{question}: real samples are needed; if they are not, {PROBABILITIES}"
+        )
         return
     if not bool(((logits.real >= 0.0) & (logits.real <= 1.0)).all()):
         return  # they are
@@ -175,19 +177,19 @@ def _probabilities(logits: Logits | None, chart: Chart) -> Iterator[Finding]:
     if z > SURE:
         yield Finding(
             "probability-as-logit",
-            f"link='logit', but all values are in [0, 1], and as probabilities they tell real "
-            f"samples better, by {z:.3g} standard errors",
+            f"link='logit', but all values are in [0, 1], and read as probabilities they separate "
+            f"real samples better, by {z:.3g} standard errors",
             PROBABILITIES,
         )
     elif not z < -SURE:
         chart.unknown.append(
-            f"{question}: these real samples speak for it by {-z:.2g} standard errors, "
-            f"{SURE:g} would do; give more of them, or {PROBABILITIES} if not"
+            f"{question}: the real samples favour it by {-z:.2g} standard errors, but {SURE:g} are "
+            f"needed; give more of them, or, if they are not logits, {PROBABILITIES}"
         )
 
 
 def _evidence(logits: Logits) -> Tensor:
-    """Log likelihood of which kind each sample is of, with the offset that fits best."""
+    """Log likelihood of each sample's kind, with the offset that fits best."""
     low, high = -2.0 * LARGEST, 2.0 * LARGEST
     for _ in range(60):
         offset = (low + high) / 2.0
@@ -213,16 +215,16 @@ def _of_logits(logits: Logits, chart: Chart) -> Iterator[Finding]:
         yield Finding(
             "reversed",
             f"AUC {auc:.4f}: D finds generated samples more real than real ones",
-            "if D's sign is reversed, wrap it: lambda x: -D(x), or lambda x, y: -D(x, y); else "
-            "check its input's range, how it numbers the classes, and that D and G are of the "
+            "if D's sign is reversed, wrap it: lambda x: -D(x), or lambda x, y: -D(x, y); if not, "
+            "check its input range, its numbering of the classes, and that D and G come from the "
             "same training run",
         )
     elif high < CHANCE and report.slope + SURE * report.slope_error < 1.0:
         yield Finding(
             "useless",
-            f"AUC {auc:.4f} +- {error:.4f}, of logits that claim more: D cannot tell real from "
+            f"AUC {auc:.4f} +- {error:.4f}, though the logits claim more: D cannot tell real from "
             "generated",
-            "check D's weights and its input's range; then drs.keep_train",
+            "check D's weights and its input range; then use drs.keep_train",
         )
     elif report.separated:
         yield from _separated(logits, chart)
@@ -230,69 +232,69 @@ def _of_logits(logits: Logits, chart: Chart) -> Iterator[Finding]:
         if auc - LIKELY * error < 0.5:
             chart.unknown.append(
                 f"whether D tells real from generated at all: AUC {auc:.3f} +- {error:.2g}; if D "
-                "is sound, G is nearly as good as these samples can show"
+                "is sound, G is nearly perfect as far as these samples show"
             )
         chart.notes.extend(f"calibration: {warning}" for warning in report.warnings)
         yield from _slopes(report, chart)
 
 
 def _separated(logits: Logits, chart: Chart) -> Iterator[Finding]:
-    """No generated sample has a logit like a real one's: by chance, or would it have to?"""
+    """No generated sample has a logit like a real one's: is this chance, or must it not happen?"""
     m, n = map(len, logits)
     seen = f"all {m:,} real logits are above all {n:,} generated ones"
-    # D's odds, with the constant at which exp(logit) of generated samples has mean 1.
+    # D's odds, with the constant that makes the mean of exp(logit) over generated samples 1.
     scale = math.log(m) - float(torch.logsumexp(logits.generated, dim=0))
     surprise = -float(
         logsigmoid(logits.real + scale).sum() + logsigmoid(-logits.generated - scale).sum()
     )
-    # Either 1 % of the generated samples would be above a real one, or as many as D expects.
+    # Expected above a real one: 1 % of the generated samples, or as many as D itself expects.
     if max(0.01 * n, surprise) > UNLIKELY:
         yield Finding(
             "separated",
             seen,
-            "G and the data do not meet, or D knows these real samples: give held-out ones, or "
-            "train G on",
+            "G and the data do not overlap, or D was trained on these real samples: give held-out "
+            "ones, or train G further",
         )
     else:
         chart.unknown.append(f"D's slope and top tenth: {seen}, as D expects; give more of both")
 
 
 def _slopes(report: Report, chart: Chart) -> Iterator[Finding]:
-    """How steep the log ratio is over the logit, for all samples and for the top ones alone."""
+    """How steeply the log ratio rises with the logit, for all samples and for the top ones."""
     surely = _beyond(report.slope, report.slope_error)
     if surely:
         yield Finding(
             "overconfident" if report.slope < 1.0 else "underconfident",
-            f"the log ratio is {report.slope:.3g} +- {report.slope_error:.2g} times the logit, and "
-            "should be 1 times",
+            f"the log ratio is {report.slope:.3g} +- {report.slope_error:.2g} times the logit; it "
+            "should be 1 times the logit",
             "drs.calibrate(gan), or drs.keep_train(gan)",
         )
         return
     if surely is None:
         chart.unknown.append(
-            f"D's slope: {report.slope:.3g} +- {report.slope_error:.2g} is neither within "
-            f"{list(SLOPES)} nor outside; give more real samples"
+            f"D's slope: {report.slope:.3g} +- {report.slope_error:.2g} is neither clearly inside "
+            f"{list(SLOPES)} nor clearly outside; give more real samples"
         )
     surely = _beyond(report.top_slope, report.top_error)
     if surely:
         yield Finding(
             "wrong-top",
-            f"for the top tenth of the generated samples and the real ones among them, the log "
-            f"ratio is {report.top_slope:.3g} +- {report.top_error:.2g} times the logit, and "
-            f"should be 1 times, as it is {report.slope:.3g} times for all",
-            "these are what is accepted: drs.calibrate(gan, 'isotonic'), or drs.keep_train(gan)",
+            f"among the top tenth of the generated samples and real ones like them, the log ratio "
+            f"is {report.top_slope:.3g} +- {report.top_error:.2g} times the logit, and should be "
+            f"1 times; over all samples it is {report.slope:.3g} times",
+            "these are the ones accepted: drs.calibrate(gan, 'isotonic'), or drs.keep_train(gan)",
         )
     elif math.isnan(report.top_slope):
-        chart.unknown.append("D's top tenth: it has one logit, or one kind of samples")
+        chart.unknown.append("D's top tenth: it has a single logit, or one kind of samples")
     elif surely is None:
         chart.unknown.append(
             f"D's top tenth: a slope of {report.top_slope:.3g} +- {report.top_error:.2g} is "
-            f"neither within {list(SLOPES)} nor outside; give more real samples"
+            f"neither clearly inside {list(SLOPES)} nor clearly outside; give more real samples"
         )
 
 
 def _beyond(slope: float, error: float) -> bool | None:
-    """Whether a slope is surely outside SLOPES; None if that cannot be told."""
+    """Whether a slope is surely outside SLOPES; None if undecided."""
     if slope - SURE * error > SLOPES[1] or slope + SURE * error < SLOPES[0]:
         return True
     within = SLOPES[0] <= slope - LIKELY * error and slope + LIKELY * error <= SLOPES[1]

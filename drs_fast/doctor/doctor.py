@@ -1,4 +1,4 @@
-"""What is wrong with a GAN, seen from its samples and logits, and what to do about it."""
+"""Examines a GAN's samples and logits, finds what is wrong, and says how to fix it."""
 
 import copy
 from dataclasses import dataclass
@@ -20,17 +20,17 @@ __all__ = ["Diagnosis", "Finding", "doctor"]
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What `doctor` found; without findings it saw nothing wrong in what it could check."""
+    """What `doctor` found. Without findings, it saw nothing wrong in what it could check."""
 
     name: str
     findings: tuple[Finding, ...]
     figures: dict[str, float]
     notes: tuple[str, ...]
-    unknown: tuple[str, ...] = ()  # checks that could not be made, and why
+    unknown: tuple[str, ...] = ()  # checks that were not possible, and why
 
     @property
     def codes(self) -> tuple[str, ...]:
-        """The findings' short names."""
+        """The short names of the findings."""
         return tuple(finding.code for finding in self.findings)
 
     def __str__(self) -> str:
@@ -48,11 +48,11 @@ class Diagnosis:
 def doctor(gan: GAN, real: Real | None = None, n: int = 4096, seed: int = 0) -> Diagnosis:
     """Examines G and D on n generated samples, and on real ones if given here or with the GAN.
 
-    real: samples (m, ...), with labels (x, y); else `gan.real` gives n. For the calibration they
-        should be samples that D was not trained on.
-        ValueError where those given here cannot be used; a finding where the GAN's own cannot.
-    The rows are those of a run's burn-in with this seed, at least 512. Modules are left as they
-    were found.
+    real: samples (m, ...), with labels (x, y); by default `gan.real` gives n of them. For the
+        calibration, D should not have been trained on them. ValueError if samples given here
+        cannot be used; if the GAN's own cannot, that is a finding.
+    The rows are those of a run's burn-in with this seed, at least 512. Modules are left in the
+    state they were found in.
     """
     size, patient = max(integer("n", n, 1), 2 * BLOCK), copy.copy(gan)
     patient.real = gan.real if real is None else real
@@ -86,13 +86,13 @@ def _examine(
     before = record.switched()
     try:
         sampled = _sampled(gan, n, seed)
-    except Exception as error:  # whatever the user's code raises
+    except Exception as error:  # the user's code may raise anything
         chart.findings.append(
             Finding(
                 "fails",
                 f"{type(error).__name__}: {error}",
-                "G maps (n, latent_dim) float32 [and (n,) int64 labels] to n samples, "
-                "D those to n numbers",
+                "G must map (n, latent_dim) float32 [and (n,) int64 labels] to n samples, and "
+                "D must map those to n numbers",
             )
         )
         chart.findings.extend(probes.calls(record, before))
@@ -107,7 +107,7 @@ def _examine(
     chart.findings.extend(symptoms.of_samples(sampled.x))
     chart.findings.extend(symptoms.of_logits(gan, sampled, chart.figures))
     if {finding.code for finding in chart.findings} & set(symptoms.UNUSABLE):
-        chart.unknown.append("anything that takes usable logits: acceptance, calibration")
+        chart.unknown.append("acceptance and calibration, which need usable logits")
         return
     real = compared.real_of(gan, n, chart)
     chart.findings.extend(symptoms.of_weights(gan, sampled, real, chart))

@@ -1,4 +1,4 @@
-"""What the doctor asks of the functions and modules: do rows touch, does chance or a mode enter?"""
+"""Probes functions and modules: are rows independent, and does chance or a mode matter?"""
 
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -15,12 +15,12 @@ from drs_fast.gan import GAN
 from drs_fast.training.fitting import Draws
 
 BLOCK = 256
-ROUNDING = 2.0**-10  # relative; what TensorFloat32, the coarsest float32 arithmetic, rounds to
-LAG = 1.25  # sigma over the estimate in use; a training run's estimate lags by a few percent
+ROUNDING = 2.0**-10  # relative rounding of TensorFloat32, the coarsest float32 arithmetic
+LAG = 1.25  # sigma over the estimate in use; in training the estimate lags by a few percent
 
 
 class Finding(NamedTuple):
-    """Something wrong: its short name, what was seen, and what to do about it."""
+    """Something wrong: its short name, what was seen, and how to fix it."""
 
     code: str
     seen: str
@@ -33,7 +33,7 @@ def modules(gan: GAN) -> list[nn.Module]:
 
 
 class Record:
-    """The modes and tensors that modules had, to compare with and to put back."""
+    """The modes and tensors of modules, to compare with later and to restore."""
 
     def __init__(self, found: list[nn.Module]) -> None:
         self.modes = [(module, module.training) for module in found]
@@ -50,7 +50,7 @@ class Record:
         return sorted({type(module).__name__ for module, _ in self.modes if module.training})
 
     def changed(self) -> list[str]:
-        """Names of the tensors that have other values than they had."""
+        """Names of the tensors whose values have changed."""
         return sorted(
             {
                 f"{type(module).__name__}.{name}"
@@ -70,7 +70,7 @@ class Record:
 
 
 def placement(found: list[nn.Module]) -> Iterator[Finding]:
-    """Weights that are not there, or not all in one place."""
+    """Reports weights that have no numbers, or are not all on one device."""
     devices = {str(p.device) for module in found for p in module.parameters(recurse=False)}
     if "meta" in devices:
         yield Finding(
@@ -87,34 +87,34 @@ def placement(found: list[nn.Module]) -> Iterator[Finding]:
 
 
 def calls(record: Record, before: list[str]) -> Iterator[Finding]:
-    """What the modules' modes and tensors say, after G and D were called."""
+    """Reports what calls of G and D did to the modules' modes and tensors."""
     if before:
         yield Finding(
             "train-mode",
             f"in train mode: {', '.join(before)}",
-            "call .eval() on G and D and leave them so; GAN(...) does it once, when it is built",
+            "call .eval() on G and D and keep them so; GAN(...) does it once, when it is built",
         )
     elif record.switched():
         yield Finding(
             "train-mode",
-            f"a call puts into train mode: {', '.join(record.switched())}",
-            "take .train() out of forward",
+            f"a call switches to train mode: {', '.join(record.switched())}",
+            "remove .train() from forward",
         )
     if record.changed():
         yield Finding(
             "changes-state",
             f"a call changes {', '.join(record.changed())}",
-            "what a row gives then depends on the calls before it: freeze these tensors",
+            "so a row's result depends on earlier calls: freeze these tensors",
         )
 
 
 class Shifts(NamedTuple):
     """The largest change of a row's value when nothing about that row changed."""
 
-    again: float  # the same call
-    companions: float  # other rows around it
-    place: float  # another place among the same rows
-    alone: float  # zeros around it
+    again: float  # in a second call
+    companions: float  # with other rows around it
+    place: float  # in another place among the same rows
+    alone: float  # with zeros around it
 
 
 def shifts(
@@ -123,14 +123,14 @@ def shifts(
     others: tuple[Tensor, Tensor | None],
     draws: Draws,
 ) -> Shifts:
-    """function (rows, labels) -> a value per row; rows and others are blocks of the same size."""
+    """Tests a function (rows, labels) -> one value per row; rows and others are blocks alike."""
     x, y = rows
     order = draws.permutation(len(x)).to(x.device)
     kept = order % 2 == 0
     first = function(x, y)
 
     def beside(*around: Tensor | None) -> float:
-        """Half of the rows keep their places, these take the others."""
+        """Half of the rows stay in place; the other places are taken by these."""
         mixed = [
             None if own is None or other is None else torch.where(_like(kept, own), own, other)
             for own, other in zip(rows, around, strict=True)
@@ -138,7 +138,7 @@ def shifts(
         assert mixed[0] is not None
         return _moved(first[kept], function(mixed[0], mixed[1])[kept])
 
-    # Statistics of two random blocks may be nearly alike, those of one row's copies are not.
+    # Statistics of two random blocks may be nearly alike; those of one row's copies are not.
     copies = (None if other is None else other[:1].expand_as(other) for other in others)
     return Shifts(
         again=_moved(first, function(x, y)),
@@ -161,16 +161,16 @@ def functions(gan: GAN, z: Tensor, y: Tensor | None, seed: int) -> Iterator[Find
         if found.again > ROUNDING:
             yield Finding(
                 f"random-{role}",
-                f"the same rows a second time: the {role} moves by {found.again:.3g}",
-                "turn its noise and dropout off; StyleGAN: noise_mode='const'",
+                f"in a second call on the same rows, the {role} changes by {found.again:.3g}",
+                "switch off its noise and dropout; for StyleGAN: noise_mode='const'",
             )
         elif max(found) > ROUNDING:
             yield Finding(
                 f"coupled-{role}",
-                f"a row moves by {found.companions:.3g} with other rows around it, "
+                f"a row changes by {found.companions:.3g} with other rows around it, "
                 f"by {found.place:.3g} in another place, by {found.alone:.3g} among zeros",
-                "it must be a function of one row: batch norm in eval mode, minibatch statistics "
-                "frozen or left out, no pac; or drs.keep_train a discriminator without them",
+                "it must be a function of one row: put batch norm in eval mode, freeze or remove "
+                "minibatch statistics, no pac; or drs.keep_train a discriminator without them",
             )
     if y is not None and gan.labels is not None and gan.labels > 1:
         yield from _labels(gan, z[:size], x[:size], y[:size])
@@ -186,13 +186,13 @@ def _labels(gan: GAN, z: Tensor, x: Tensor, y: Tensor) -> Iterator[Finding]:
         if torch.equal(now, then):
             yield Finding(
                 f"{role}-ignores-labels",
-                f"the {role} gives the same for {len(y)} rows with other labels",
+                f"the {role} returns the same for {len(y)} rows with other labels",
                 "pass y on to the network, or build the GAN without labels",
             )
 
 
 def in_place(gan: GAN, z: Tensor, x: Tensor, y: Tensor | None) -> Iterator[str]:
-    """Notes on functions that write to what they are given."""
+    """Notes on functions that write to their input."""
     labels = () if y is None else (y,)
     for role, function, rows in (
         ("generator", gan.generator, z),
@@ -209,10 +209,10 @@ def in_place(gan: GAN, z: Tensor, x: Tensor, y: Tensor | None) -> Iterator[str]:
 
 
 def spectral_norms(found: list[nn.Module]) -> Iterator[Finding]:
-    """Layers divided by something else than their largest singular value.
+    """Reports layers that are not divided by their largest singular value.
 
-    In eval mode a layer is divided by u^T W v of two stored vectors. They are only right after
-    power iterations on these very weights; the true value is the root of the largest eigenvalue.
+    In eval mode, a layer is divided by u^T W v with two stored vectors. These are right only after
+    power iterations on the same weights. The true value is the root of the largest eigenvalue.
     """
     stale = [
         true / max(abs(used), 1e-30)

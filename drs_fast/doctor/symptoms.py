@@ -1,4 +1,4 @@
-"""What is wrong with generated samples and their logits, by the doctor's numbers."""
+"""Finds what is wrong with generated samples and their logits, by the doctor's numbers."""
 
 import math
 from collections.abc import Iterator
@@ -13,18 +13,18 @@ from drs_fast.doctor.probes import Finding
 from drs_fast.gan import GAN
 from drs_fast.samplers.common.burn_in import valid
 
-ELEMENTS = 2**22  # of samples that are kept and compared, at least a block's
+ELEMENTS = 2**22  # numbers in the samples that are kept and compared, at least one block's
 CONSTANT = 2.0**-20  # relative to values above 1
 UNUSABLE = ("no-finite-logits", "constant-logits")
 
 
 class Chart(NamedTuple):
-    """What an examination fills in."""
+    """What an examination collects."""
 
     findings: list[Finding]
     figures: dict[str, float]
     notes: list[str]
-    unknown: list[str]  # checks that could not be made, and why
+    unknown: list[str]  # checks that were not possible, and why
 
 
 class Sampled(NamedTuple):
@@ -47,12 +47,12 @@ def of_samples(x: Tensor) -> Iterator[Finding]:
         yield Finding(
             "nan-samples",
             f"{int(bad.sum()):,} of {len(x):,} samples hold NaN or infinite values",
-            "look for overflow in G, for half precision, and for weights that hold NaN",
+            "look for overflow in G, half precision, or NaN in its weights",
         )
     elif float((x - x[:1]).abs().max()) <= CONSTANT * max(1.0, float(x.abs().max())):
         yield Finding(
             "ignores-latents",
-            f"all {len(x):,} samples are the same",
+            f"all {len(x):,} samples are equal",
             "check that G uses z and that its weights are loaded",
         )
 
@@ -83,7 +83,7 @@ def of_logits(gan: GAN, sampled: Sampled, figures: dict[str, float]) -> Iterator
         yield Finding(
             "no-finite-logits",
             f"none of {n:,} logits is finite",
-            "check D's weights and the range of its input",
+            "check D's weights and its input range",
         )
         return
     low, high = float(finite.min()), float(finite.max())
@@ -93,17 +93,17 @@ def of_logits(gan: GAN, sampled: Sampled, figures: dict[str, float]) -> Iterator
         yield Finding(
             "constant-logits",
             f"all logits are {high:.6g}",
-            "D does not look at its input, or is saturated: check its weights and its activation",
+            "D ignores its input, or is saturated: check its weights and its activation",
         )
         return
     if gan.energy:
         yield Finding(
             "no-ratio",
-            f"a {gan.link} critic's score is no density ratio, so rejection has no law",
-            "make one with drs.calibrate or drs.keep_train, or use a sampler of energies (ddls)",
+            f"a {gan.link} critic's score is not a density ratio, so rejection has no law",
+            "make it one with drs.calibrate or drs.keep_train, or use an energy sampler (ddls)",
         )
     yield from _saturation(gan, sampled)
-    if len(set(finite.tolist())) >= 10:  # by chance, one in 2^160
+    if len(set(finite.tolist())) >= 10:  # by chance once in 2^160
         for dtype in (torch.bfloat16, torch.float16):
             if torch.equal(finite.to(dtype).float(), finite):
                 yield Finding(
@@ -115,10 +115,10 @@ def of_logits(gan: GAN, sampled: Sampled, figures: dict[str, float]) -> Iterator
 
 
 def _saturation(gan: GAN, sampled: Sampled) -> Iterator[Finding]:
-    """More than 1 % at the largest value: a percentile up to 99 falls among equals.
+    """More than 1 % of logits at the largest value, so that a percentile up to 99 is among ties.
 
-    Equal samples may have equal logits, so different samples are asked for; and a ratio may be a
-    stair, so the other logits are asked to differ.
+    Equal samples may have equal logits, so only different samples count. And a ratio may be a step
+    function, so the other logits must differ.
     """
     logit, raw, n = sampled.logit, sampled.raw, len(sampled.logit)
     if gan.link == "probability":
@@ -127,7 +127,7 @@ def _saturation(gan: GAN, sampled: Sampled) -> Iterator[Finding]:
             yield Finding(
                 "saturated",
                 f"{ends / n:.2%} of D's probabilities are exactly 0 or 1",
-                "take the value before the sigmoid, with link='logit'",
+                "return the value before the sigmoid, with link='logit'",
             )
             return
     top = logit == ops.largest(logit).to(logit.dtype)
@@ -138,14 +138,14 @@ def _saturation(gan: GAN, sampled: Sampled) -> Iterator[Finding]:
         yield Finding(
             "saturated",
             f"{int(top.sum()) / n:.2%} of the logits equal the largest, {float(logit[top][0]):.5g}",
-            "D cannot rank its best samples: take its score before any clamp, sigmoid or tanh",
+            "D cannot rank its best samples: return its score before any clamp, sigmoid or tanh",
         )
 
 
 def of_weights(
     gan: GAN, sampled: Sampled, real: RealSamples | None, chart: Chart
 ) -> Iterator[Finding]:
-    """Expected acceptance, with one log_m for all, and classes that fall behind."""
+    """Expected acceptance with one log_m for all, and classes that are left behind."""
     logit, y, n = sampled.logit, sampled.y, len(sampled.logit)
     log_m = ops.largest(logit)
     for name, percent in (("gamma_0", None), ("p80", 80.0), ("p95", 95.0)):
@@ -161,14 +161,14 @@ def of_weights(
             chart.figures[f"acceptance_{name}_lowest_class"] = min(shares)
     weight = torch.softmax(valid(logit).double(), dim=0)
     chart.figures["effective_share"] = 1.0 / (float(weight.square().sum()) * n)
-    # True logits of sd 3 are so by chance in one of 1,000 draws of 4,096 rows.
+    # True logits of sd 3 look like this by chance in one of 1,000 draws of 4,096 rows.
     if float(weight.max()) > 10.0 / 11.0:
         yield Finding(
             "starved",
-            f"one of {n:,} samples outweighs all the others together tenfold: gamma = 0 accepts "
-            f"{chart.figures['acceptance_gamma_0']:.2g} of the proposals or fewer",
+            f"one of {n:,} samples weighs ten times as much as all others together: gamma = 0 "
+            f"accepts {chart.figures['acceptance_gamma_0']:.2g} of the proposals or fewer",
             "use a percentile or target_acceptance; drs.calibrate an overconfident D; "
-            "if G is far from the data, train it on",
+            "if G is far from the data, train it further",
         )
     if y is not None:
         yield from _classes(gan, logit, y, None if real is None else real.y, chart)
@@ -179,10 +179,10 @@ def _classes(
 ) -> Iterator[Finding]:
     """Classes whose largest logit is below the median of the others.
 
-    A class that is rare among the real samples may be, for D may be of p(x, y).
+    A class that is rare among the real samples is excused, because D may be about p(x, y).
     """
     classes = gan.labels or 0
-    # Were the classes alike, all rows of one would be below the others' median in 1 of 2^rows.
+    # If classes were alike, all rows of one would be below the others' median once in 2^rows.
     enough = 14 + math.ceil(math.log2(classes))
     few = [k for k in range(classes) if int((y == k).sum()) < enough]
     if few:
@@ -206,6 +206,6 @@ def _classes(
             "weak-class",
             f"in class{'es' if len(weak) > 1 else ''} {', '.join(map(str, weak[:10]))} the largest "
             "logit is below the median of the other classes",
-            "compare the order of G's and D's labels (both from 0?), and look at samples of it. A "
-            "class's share follows D; DRS(classes='within') keeps the shares asked for",
+            "compare how G and D number the labels (both from 0?), and look at samples of it. A "
+            "class's share follows D; DRS(classes='within') keeps the shares you ask for",
         )

@@ -1,35 +1,35 @@
-"""Whether real samples are in other units than generated ones, such as [0, 255] beside [-1, 1]."""
+"""Checks whether real samples have other units than generated ones, as [0, 255] for [-1, 1]."""
 
 import math
 from typing import NamedTuple
 
 from torch import Tensor
 
-ELEMENTS = 2**22  # of samples that are looked at, but for a few rows of large ones
+ELEMENTS = 2**22  # numbers in the samples that are examined; large samples give a few rows more
 ROWS = 256
 UNITS = {"[0, 1]": (0.0, 1.0), "[-1, 1]": (-1.0, 1.0), "[0, 255]": (0.0, 255.0)}  # narrowest first
 STANDARD = "ImageNet's standard scores"
-COLOURS = {  # (x - mean) / sd of the three channels in [0, 1] together
+COLOURS = {  # (x - mean) / sd of the three channels in [0, 1], taken together
     "[0, 1]": UNITS["[0, 1]"],
     "[-1, 1]": UNITS["[-1, 1]"],
     STANDARD: (-0.485 / 0.229, (1.0 - 0.406) / 0.225),
     "[0, 255]": UNITS["[0, 255]"],
 }
-SCALE = 10.0  # of the sds, where neither is in units of the table: metres beside kilometres
+SCALE = 10.0  # ratio of the sds if no unit is in the table, as for metres and kilometres
 
 
 class Values(NamedTuple):
-    """The numbers in samples, all together."""
+    """Statistics of all numbers in some samples."""
 
     least: float
-    low: float  # 99 % lie from here
-    high: float  # to here
+    low: float  # 99 % lie above this
+    high: float  # and below this
     greatest: float
     mean: float
     sd: float
 
     def distance(self, other: "Values") -> float:
-        """Wasserstein's, of normals with these means and sds."""
+        """Wasserstein distance between normals with these means and sds."""
         return math.hypot(self.mean - other.mean, self.sd - other.sd)
 
 
@@ -41,13 +41,13 @@ def values(x: Tensor) -> Values:
 
 
 def remedy(real: Values, made: Values, *, colours: bool, doubted: bool) -> str | None:
-    """How to take real samples to the units of generated ones, if those are others; else None.
+    """How to convert real samples to the units of generated ones, or None if these are the same.
 
-    A distance between the two is no proof, because a GAN may be that far from its data. The units
-    differ if a change of units brings mean and sd of the real values nearer to those of the
-    generated ones, and either all generated values keep to the other unit, as behind a tanh, or
-    what the discriminator says of the real samples is doubted: one that judges them rightly was
-    trained on them as they are.
+    A distance alone proves nothing, because a GAN may be that far from its data. The units differ
+    if a change of units brings mean and sd of the real values nearer to the generated ones, and
+    either all generated values stay within the other unit, as after a tanh, or the discriminator's
+    verdict on the real samples is doubted. A discriminator that judges them rightly was trained on
+    them as they are.
     """
     table = COLOURS if colours else UNITS
     unit = _unit(table, real.low, real.high)
@@ -64,12 +64,12 @@ def remedy(real: Values, made: Values, *, colours: bool, doubted: bool) -> str |
     if found:
         return found[min(found)]
     if doubted and not 1.0 / SCALE <= real.sd / max(made.sd, 1e-300) <= SCALE:
-        return f"their sd is {real.sd:.4g}, that of the generated ones {made.sd:.4g}"
+        return f"their sd is {real.sd:.4g}, that of the generated ones is {made.sd:.4g}"
     return None
 
 
 def _unit(table: dict[str, tuple[float, float]], least: float, greatest: float) -> str | None:
-    """The narrowest that holds these, which fill more than half of it."""
+    """The narrowest unit that holds these values, if they fill more than half of it."""
     for name, (low, high) in table.items():
         if low <= least and greatest <= high:
             return name if greatest - least > (high - low) / 2 else None

@@ -1,4 +1,4 @@
-"""Rows in calls of one shape, and which tensors the functions that are called may return."""
+"""Calls G and D in blocks of one shape, and checks what the functions that are called return."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -16,9 +16,9 @@ def called(
     room: Callable[[int], int],
     differentiate: bool,
 ) -> list[Tensor]:
-    """What the function yields for all rows; it gets copies of at most a block at a time.
+    """What the function yields for all rows; it gets copies of at most one block at a time.
 
-    function: the number of its first row, and rows with zeros up to room(size) of them.
+    function: takes the number of its first row, and the rows, zero-padded to room(size) rows.
     """
     n, whole = len(rows[0]), list[Tensor]()
     with torch.inference_mode(not differentiate), torch.set_grad_enabled(differentiate):
@@ -40,7 +40,7 @@ def called(
 
 
 def _padded(rows: Tensor, start: int, size: int, full: int) -> Tensor:
-    """A copy of so many rows, with zeros up to `full` rows."""
+    """A copy of `size` rows, zero-padded to `full` rows."""
     own = rows.narrow(0, start, size)
     if size == full:
         return own.clone()
@@ -48,7 +48,7 @@ def _padded(rows: Tensor, start: int, size: int, full: int) -> Tensor:
 
 
 def alike(rows: Tensor, others: Tensor) -> bool:
-    """Whether rows of both (n, ...) can stand in one tensor as they are."""
+    """Whether rows of both (n, ...) can be put in one tensor unchanged."""
     return (
         rows.shape[1:] == others.shape[1:]
         and rows.dtype == others.dtype
@@ -57,7 +57,7 @@ def alike(rows: Tensor, others: Tensor) -> bool:
 
 
 def dense(tensor: Tensor) -> bool:
-    """Whether it is a block of numbers in memory, and computes as such, whatever it is called."""
+    """Whether the tensor is a block of numbers in memory, and computes as one, in any subclass."""
     return (
         tensor.layout is torch.strided
         and not (tensor.is_nested or tensor.is_quantized or tensor.is_meta)
@@ -66,25 +66,25 @@ def dense(tensor: Tensor) -> bool:
 
 
 def plain(role: str, value: Any) -> Any:
-    """What a user's function returned; ValueError where it is a tensor but no dense one."""
+    """The value a user's function returned; ValueError if it is a tensor that is not dense."""
     if not isinstance(value, Tensor):
         return value
     if not dense(value):
         raise ValueError(
-            f"{role} must return a dense tensor of numbers, got {describe(value)}; to_dense(), "
-            "dequantize(), to_padded_tensor(...) or full_tensor() makes one of most others"
+            f"{role} must return a dense tensor of numbers, got {describe(value)}; convert it, for "
+            "example with to_dense(), dequantize(), to_padded_tensor(...) or full_tensor()"
         )
     return value if type(value) is Tensor else value.as_subclass(Tensor)
 
 
 def one_per_sample(role: str, score: Any, n: int, device: torch.device) -> Tensor:
-    """The scores (n,) that a critic or link returned; ValueError unless one number a sample."""
+    """The scores (n,) a critic or link returned; ValueError unless one number per sample."""
     if isinstance(score, (tuple, list)) and score:
         score = score[0]
     score = plain(role, score)
     if isinstance(score, dict):
         raise ValueError(
-            f"{role} returned a dict with keys {sorted(map(str, score))}; wrap it: "
+            f"{role} must return a tensor, got a dict of {sorted(map(str, score))}; wrap it: "
             'GAN(G, lambda x: D(x)["the key of its logit"], ...)'
         )
     fits = isinstance(score, Tensor) and score.shape[:1] == (n,) and score.numel() == n
@@ -95,7 +95,7 @@ def one_per_sample(role: str, score: Any, n: int, device: torch.device) -> Tenso
     remedy = (
         "return real numbers before any rounding or comparison"
         if fits
-        else "reduce patches or classes in a wrapper, for example "
+        else "average over patches or classes in a wrapper, for example "
         "GAN(G, lambda x: D(x).mean(dim=(1, 2, 3)), ...)"
     )
     raise ValueError(

@@ -1,4 +1,4 @@
-"""Classes of a conditional GAN: which labels proposals have, and which ones n samples should."""
+"""Classes of a conditional GAN: how often each is proposed, and how many of n samples it gets."""
 
 import functools
 import heapq
@@ -17,43 +17,43 @@ CHOICES = (JOINT, WITHIN)
 
 
 def weights(labels: int | None, given: Sequence[float] | Tensor | None) -> tuple[float, ...] | None:
-    """The share of each class; None where all are alike. ValueError unless one for each class."""
+    """The share of each class, or None if all are equal. ValueError unless one for each class."""
     if given is None:
         return None
     if labels is None:
-        raise ValueError("labels are weighted, but this GAN has none; build GAN(..., labels=K)")
+        raise ValueError("got label weights, but this GAN has no labels; build GAN(..., labels=K)")
     try:
         listed = torch.as_tensor(given, dtype=torch.float64, device="cpu")
     except (TypeError, ValueError, RuntimeError):
         listed = torch.zeros(())
     if listed.shape != (labels,):
         got = describe(listed) if listed.ndim else describe(given)
-        raise ValueError(f"label_weights must be {labels} numbers, one a class, got {got}")
+        raise ValueError(f"label_weights must be {labels} numbers, one per class, got {got}")
     found = [number("label_weights", value, 0.0, math.inf) for value in listed.tolist()]
     most = max(found)
     if most == 0.0:
-        raise ValueError("label_weights are all 0; give a class to draw a positive one")
-    found = [value / most for value in found]  # their sum may be no number
+        raise ValueError("label_weights are all 0; give the classes you want a positive weight")
+    found = [value / most for value in found]  # their sum may overflow
     total = math.fsum(found)
     return tuple(value / total for value in found)
 
 
 def only(labels: int | None, chosen: int) -> tuple[float, ...]:
-    """The weights that leave one class."""
+    """The weights that propose a single class."""
     if labels is None:
-        raise ValueError(f"only={chosen} names a class, but this GAN has none")
+        raise ValueError(f"got only={chosen}, but this GAN has no labels; build GAN(..., labels=K)")
     if isinstance(chosen, bool) or not isinstance(chosen, int) or not 0 <= chosen < labels:
         raise ValueError(f"only must be a class in [0, {labels}), got {chosen!r}")
     return tuple(float(k == chosen) for k in range(labels))
 
 
 def shares(labels: int, weighted: Sequence[float] | None) -> tuple[float, ...]:
-    """The share of each class, said for all of them."""
+    """The share of each class, written out even if all are equal."""
     return (1.0 / labels,) * labels if weighted is None else tuple(weighted)
 
 
 def occurring(labels: int, weighted: Sequence[float] | None) -> list[int]:
-    """The classes that labels are drawn from."""
+    """The classes that proposals can have."""
     return [k for k, share in enumerate(shares(labels, weighted)) if share > 0.0]
 
 
@@ -64,30 +64,30 @@ def turns(labels: int, weighted: Sequence[float] | None, start: int, n: int) -> 
 
 
 def drawn(u: Tensor, labels: int, weighted: tuple[float, ...] | None) -> Tensor:
-    """The labels (n,) int64 of uniforms (n,) float64: the inverse of the cumulative shares."""
+    """The labels (n,) int64 of uniforms (n,) float64, by inverting the cumulative shares."""
     if weighted is None:
         return (u * labels).long()
     return torch.searchsorted(_ends(weighted, u.device), u, right=True)
 
 
-@functools.lru_cache(maxsize=64)  # lest a CUDA graph copies it from the host
+@functools.lru_cache(maxsize=64)  # or a CUDA graph would copy it from the host
 def _ends(weighted: tuple[float, ...], device: torch.device) -> Tensor:
     sums = list(itertools.accumulate(weighted))
     ends = torch.tensor(sums, dtype=torch.float64, device="cpu")
-    ends[max(occurring(len(weighted), weighted)) :] = 1.0  # the sum is rounded, u may be next to 1
+    ends[max(occurring(len(weighted), weighted)) :] = 1.0  # the sum is rounded, and u may be near 1
     return ends.to(device)
 
 
 class Seats:
-    """Hands n samples to classes one by one, so that each has its share of any n, rounded.
+    """Hands out n samples to classes one by one, so that each always has its share, rounded.
 
-    The class whose count lags most takes the next one, by (count + 1/2) / share.
+    The next sample goes to the class that lags most: the one with the least (count + 1/2) / share.
     Source: Webster's method of apportionment, as in Balinski and Young, Fair representation (1982).
     """
 
     def __init__(self, weighted: Sequence[float], n: int = 0) -> None:
         self._shares = weighted
-        # Webster's counts are no smaller.
+        # Webster's counts are never below these.
         self.counts = [max(0, math.floor((n - len(weighted)) * share)) for share in weighted]
         self._queue = [self._turn(k) for k, share in enumerate(weighted) if share > 0.0]
         heapq.heapify(self._queue)
@@ -100,7 +100,7 @@ class Seats:
         return self._queue[0][1]
 
     def take(self) -> None:
-        """Counts it."""
+        """Counts the next sample."""
         k = self.next
         self.counts[k] += 1
         heapq.heapreplace(self._queue, self._turn(k))
@@ -110,9 +110,9 @@ class Seats:
 
 
 class Quota:
-    """Takes, of accepted rows in their order, those of classes that still lack samples.
+    """Takes accepted rows, in order, as long as their classes still lack samples.
 
-    n: samples in all; None for ever, where a row waits until its class has its turn.
+    n: samples in all. None: without end; a row then waits until it is its class's turn.
     """
 
     def __init__(self, weighted: Sequence[float], n: int | None) -> None:
@@ -121,7 +121,7 @@ class Quota:
         self._endless, self._waiting = n is None, list[Rows]()
 
     def had(self, y: Tensor) -> None:
-        """Counts the labels (n,) of samples that an earlier run made."""
+        """Counts the labels (n,) of samples that an earlier run already made."""
         classes = len(self._room)
         if ((y < 0) | (y >= classes)).any():
             raise ValueError(
@@ -136,7 +136,7 @@ class Quota:
         return "".join(f"; {line}" for line in named[:5]) + ("; ..." if len(named) > 5 else "")
 
     def taken(self, pieces: list[Rows]) -> list[Rows]:
-        """Those of a step's rows, in pieces with a column "y"."""
+        """The rows of a step that are taken, from pieces with a column "y"."""
         if not self._endless:
             return [rows for piece in pieces if len((rows := self._split(piece)[0])["y"])]
         self._waiting += pieces
@@ -155,7 +155,7 @@ class Quota:
         return [rows]
 
     def _split(self, piece: Rows) -> tuple[Rows, Rows]:
-        """The rows that there is room for, and the others."""
+        """The rows there is room for, and the others."""
         y = piece["y"]
         keep = up_to(y, self._room.to(y.device))
         self.had(y[keep])

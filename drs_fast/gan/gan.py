@@ -16,9 +16,9 @@ from drs_fast.gan import blocks, classes, links, real_data
 PRIORS = ("normal", "uniform", "truncated normal")
 PRECISIONS = ("fp32", "bf16")
 BLOCK_MULTIPLE = 256
-SMALLEST = 128  # rows in a call that on CPUs give the bits of 256; with many threads 64 do not
+SMALLEST = 128  # rows per call that give the same bits as 256 on CPUs; with many threads 64 do not
 Real = Tensor | tuple[Tensor, Tensor]
-ADVICE = {  # where a function fails that is none of the two networks
+ADVICE = {  # if a function other than the two networks fails
     "link": "a link maps scores (n,) to log ratios (n,)",
     "prior": "a prior maps normals (n, latent_dim) to latents (n, latent_dim)",
     "real": "real maps n to samples (n, ...), or with labels to (samples, y)",
@@ -29,20 +29,20 @@ class GAN:
     """A generator, its discriminator, and how to read them.
 
     generator: z (n, latent_dim) float32 [, y (n,) int64] -> x (n, ...).
-    discriminator: x [, y] -> a number per sample: (n,), (n, 1), or a tuple that starts with it.
+    discriminator: x [, y] -> one number per sample: (n,), (n, 1), or a tuple that starts with it.
     prior: "normal", "uniform" on [-1, 1), "truncated normal" on [-2, 2], or a callable that maps
-        (n, latent_dim) normals row by row; it always gets 256, with zeros for those that nobody
-        asked for, and one thread.
-    link: what the discriminator returns: "logit", "probability", another name of
-        drs_fast.gan.links.LINKS, or a callable to a log ratio.
+        (n, latent_dim) normals row by row. A callable always runs on one thread and gets 256 rows;
+        rows nobody asked for are zeros.
+    link: what the discriminator returns: "logit", "probability", another name from
+        drs_fast.gan.links.LINKS, or a callable that turns it into a log ratio.
     labels: number of classes of a conditional GAN.
-    label_weights: how often each class is proposed, (labels,) numbers, all alike unless given.
-    real: real samples, (x, y) with labels, or a callable n -> those.
-    block: rows in one call of G and D, rounded up to a power of two or, from 256 on, a multiple of
-        256. A block that is not full is padded with zeros: on a CPU to 128 rows or a multiple of
-        256, which gave equal bits there, elsewhere to a whole block. Blocks of fewer than 128 rows
-        may round differently.
-    Modules are put in eval mode, those inside wrappers too.
+    label_weights: how often each class is proposed, (labels,) numbers; by default equally often.
+    real: real samples, (x, y) with labels, or a callable n -> real samples.
+    block: rows per call of G and D, rounded up to a power of two or, from 256 on, to a multiple of
+        256. Smaller batches are zero-padded: on a CPU to 128 rows or a multiple of 256, which gave
+        equal bits there; elsewhere to a whole block. Blocks of fewer than 128 rows may round
+        differently.
+    Modules are put in eval mode, including those inside wrappers.
     """
 
     def __init__(
@@ -85,18 +85,18 @@ class GAN:
                 f"link must be one of {tuple(links.LINKS)} or a callable, got {link!r}"
             )
         for module in fingerprint.modules(self.generator, discriminator, link, self.prior):
-            with contextlib.suppress(NotImplementedError):  # what was exported has one mode
+            with contextlib.suppress(NotImplementedError):  # an exported module has only one mode
                 module.eval()
         self.discriminator, self.link = discriminator, link
 
     @property
     def energy(self) -> bool:
-        """Whether the logits are scores of a critic that estimates no density ratio."""
+        """Whether the critic's score is an energy (hinge, Wasserstein), not a density ratio."""
         return self.link in links.ENERGIES
 
     @property
     def device(self) -> torch.device:
-        """Where the generator's weights are, or where `on` put a generator without any."""
+        """Where the generator's weights are; if it has none, the device given to `on`."""
         if isinstance(self.generator, torch.nn.Module):
             for parameter in self.generator.parameters():
                 return parameter.device
@@ -108,7 +108,7 @@ class GAN:
         block: int | None = None,
         precision: str | None = None,
     ) -> "GAN":
-        """This GAN on a device, in blocks of that many rows; modules are moved, not copied.
+        """This GAN on a device, with blocks of `block` rows; modules are moved, not copied.
 
         precision: "fp32", or "bf16" for G and D under autocast; logits are float32 in any case.
         """
@@ -128,13 +128,13 @@ class GAN:
         return gan
 
     def labelled(self, weights: Sequence[float] | Tensor | None) -> "GAN":
-        """This GAN, with classes proposed in these proportions; None: all alike."""
+        """This GAN, with classes proposed in these proportions; None: equally often."""
         gan = copy.copy(self)
         gan.label_weights = classes.weights(self.labels, weights)
         return gan
 
     def changed(self, change: Callable[[Any], Any]) -> "GAN":
-        """This GAN, with G and D run as change(G) and change(D) from here on."""
+        """This GAN, which from now on runs change(G) and change(D)."""
         gan = copy.copy(self)
         gan._row = None
         gan._runs = {
@@ -156,7 +156,7 @@ class GAN:
         return gan
 
     def made_by(self, generator: Callable[..., Any], latent_dim: int) -> "GAN":
-        """This GAN with another generator, of latents of that width, and the same discriminator."""
+        """This GAN with another generator, for latents of this width, and its own discriminator."""
         gan = copy.copy(self)
         gan._row = None
         gan._runs = {role: run for role, run in self._runs.items() if role == "discriminator"}
@@ -164,7 +164,7 @@ class GAN:
         return gan
 
     def sha256(self) -> str:
-        """Of the weights and of all else that turns latents into logits, but not of the name."""
+        """Hash of the weights and of all else that turns latents into logits; not of the name."""
         return fingerprint.sha256(
             self.latent_dim, self.labels, self.prior, self.link, self.generator, self.discriminator
         )
@@ -180,7 +180,7 @@ class GAN:
         return x, logit
 
     def row(self) -> Tensor:
-        """One row like those of x, for its shape and dtype; G runs if it has not yet."""
+        """One row shaped like x, for its shape and dtype; runs G if it has not run yet."""
         if self._row is None:
             z = torch.zeros(1, self.latent_dim, dtype=torch.float32, device=self.device)
             self.logits(z, None if self.labels is None else z[:, 0].long())
@@ -188,7 +188,7 @@ class GAN:
         return self._row
 
     def samples(self, z: Tensor, y: Tensor | None = None) -> Tensor:
-        """x = G(z) alone, (n, ...): the same bits as those of `logits`."""
+        """x = G(z) alone, (n, ...), with the same bits as from `logits`."""
         self._check(z, y)
         return self._blocks(self._samples, z, y)[0]
 
@@ -210,14 +210,14 @@ class GAN:
         return logit, gradient
 
     def call_rows(self, rows: int) -> int:
-        """Rows in the call of G and D that serves so many of a block; those missing are zeros."""
-        # Elsewhere another shape rounds differently, and what was tuned is tuned for one shape.
+        """Rows in the call of G and D that serves `rows` rows; the missing ones are zeros."""
+        # Elsewhere another shape rounds differently, and tuned modules are tuned for one shape.
         if self._runs or self.device.type != "cpu":
             return self.block
         return min(self.block, block_rows(max(rows, SMALLEST)))
 
     def from_normals(self, normals: Tensor) -> Tensor:
-        """Latents (n, latent_dim) float32 of normals of that shape, where the prior is callable."""
+        """Latents (n, latent_dim) float32 from normals of that shape, for a callable prior."""
         z = blocks.plain("prior", self._call("prior", normals))
         fits = isinstance(z, Tensor) and z.shape == normals.shape and z.device == normals.device
         if not fits or z.is_complex():
@@ -228,12 +228,12 @@ class GAN:
         return z.float()  # type: ignore[no-any-return]
 
     def real_samples(self, n: int, rows: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-        """Up to n real samples, the first ones, where the generator is, and their labels.
+        """Up to n real samples, the first ones, and their labels, on the generator's device.
 
-        rows: which of them, (k,) int64, if not all.
+        rows: which of them to return, (k,) int64; all by default.
         """
         if self.real is None:
-            raise ValueError("real samples are needed here: build GAN(..., real=x or n -> x)")
+            raise ValueError("real samples are needed, got none; build GAN(..., real=x or n -> x)")
         given = self._call("real", n) if callable(self.real) else self.real
         x, y = given if isinstance(given, tuple) and len(given) == 2 else (given, None)
         x = real_data.samples(x)
@@ -242,8 +242,8 @@ class GAN:
         if rows is not None:
             if len(rows) and int(rows.max()) >= len(x):
                 raise ValueError(
-                    f"real gave {len(x):,} samples, fewer than before; it must give the same ones "
-                    "on every call"
+                    f"real must give the same samples on every call, got {len(x):,}, fewer than "
+                    "before"
                 )
             x, y = x[rows.to(x.device)], None if y is None else y[rows.to(y.device)]
         real_data.check_finite(x)
@@ -261,7 +261,7 @@ class GAN:
 
     def _logits(self, start: int, z: Tensor, *label: Tensor) -> Iterator[Tensor]:
         made = self._generate(start, z, *label)
-        yield made  # to be copied before the discriminator, which may write to what it is given
+        yield made  # copied before the discriminator runs, which may write to its input
         yield self._judge(made, *label)
 
     def _samples(self, start: int, z: Tensor, *label: Tensor) -> Iterator[Tensor]:
@@ -272,7 +272,7 @@ class GAN:
 
     def _gradients(self, start: int, z: Tensor, *label: Tensor) -> Iterator[Tensor]:
         leaf = z.requires_grad_()
-        # G and D get copies: they may write to what they are given.
+        # G and D get copies, because they may write to their input.
         made = self._generate(start, leaf.clone(), *label)
         yield made
         logit = self._judge(made.clone(), *label)
@@ -298,9 +298,9 @@ class GAN:
                 self._row = made.new_empty((1, *made.shape[1:]), requires_grad=False)
         elif not blocks.alike(made, self._row):
             raise ValueError(
-                "generator must return samples of one shape and dtype on one device: in the block "
-                f"from row {start} on they are {describe(made[0])}, before they were "
-                f"{describe(self._row[0])}; if the generator itself was changed, take gan.on()"
+                "generator must return samples of one shape and dtype on one device, got "
+                f"{describe(made[0])} in the block from row {start} on, and before that "
+                f"{describe(self._row[0])}; if you changed the generator itself, use gan.on()"
             )
         return made
 
@@ -321,12 +321,12 @@ class GAN:
                 return function(*arguments)
         except (torch.OutOfMemoryError, MemoryError):
             raise
-        except Exception as error:  # whatever the user's code raises
+        except Exception as error:  # the user's code may raise anything
             given = ", ".join(describe(argument) for argument in arguments)
             advice = ADVICE.get(
                 role,
-                f"is latent_dim={self.latent_dim} right, and labels={self.labels} (the number of "
-                "classes, for a class-conditional GAN)?",
+                f"check latent_dim={self.latent_dim} and labels={self.labels} (the number of "
+                "classes, for a class-conditional GAN)",
             )
             raise ValueError(
                 f"{role} failed on {given}: {type(error).__name__}: {error}; {advice}"
@@ -342,7 +342,7 @@ class GAN:
             raise ValueError(f"x must be a tensor of samples (n, ...), got {describe(rows)}")
         if (y is None) != (self.labels is None):
             raise ValueError(
-                "y was given, but this GAN has no labels; drop it or build GAN(..., labels=K)"
+                "got y, but this GAN has no labels; drop y or build GAN(..., labels=K)"
                 if y is not None
                 else f"this GAN has {self.labels} classes; pass y (n,) int64, and real samples as "
                 "real=(x, y)"
@@ -351,7 +351,7 @@ class GAN:
             isinstance(y, Tensor) and y.shape == rows.shape[:1] and y.dtype == torch.int64
         ):
             raise ValueError(f"y must be ({len(rows)},) int64, got {describe(y)}")
-        # On a GPU to look at them would be to wait for them.
+        # On a GPU, looking at the labels would mean waiting for them.
         if y is not None and y.device.type == "cpu" and len(y):
             low, high = int(y.min()), int(y.max())
             if low < 0 or high >= (self.labels or 0):
@@ -360,7 +360,7 @@ class GAN:
 
 
 def block_rows(rows: int) -> int:
-    """The block that serves a batch: the next power of two, or multiple of 256 from 256 on."""
+    """The block size for a batch: the next power of two or, from 256 on, multiple of 256."""
     if integer("batch_size", rows, 1) < BLOCK_MULTIPLE:
         return 1 << (rows - 1).bit_length()
     return -(-rows // BLOCK_MULTIPLE) * BLOCK_MULTIPLE

@@ -1,11 +1,11 @@
-"""From what a critic returns to a log density ratio, for each loss that it may be trained with.
+"""Maps from a critic's output to a log density ratio, one for each loss the critic may have.
 
-A map holds at the loss's optimum; a trained critic is only near it, so calibrate it as well. Hinge
-and Wasserstein critics are no function of the density ratio: they can serve as energies, and become
-a ratio by drs.calibrate or drs.keep_train. Relativistic critics need means over both kinds of
-samples: drs.relativistic. The data critic of an alpha-GAN has judged real against generated and
-reconstructed samples together, so its logit is log p_data/(p_model + p_reconstructed): no map makes
-p_data/p_model of it, and it needs drs.keep_train first.
+A map is exact at the loss's optimum. A trained critic is only near it, so calibrate it as well.
+Hinge and Wasserstein critics are not functions of the density ratio: use them as energies, or turn
+them into a ratio with drs.calibrate or drs.keep_train. Relativistic critics need means over both
+kinds of samples: see drs.relativistic. The data critic of an alpha-GAN judged real samples against
+generated and reconstructed ones together, so its logit is log p_data/(p_model + p_reconstructed).
+No map turns that into p_data/p_model; use drs.keep_train first.
 """
 
 import functools
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 Link = Callable[[Tensor], Tensor]
 ENERGIES = ("hinge", "wasserstein")
-MARGIN = 2.0**-20  # of the way between two targets: a critic beyond them is at 13.9 nats
+MARGIN = 2.0**-20  # of the distance between the targets: a critic outside them is at 13.9 nats
 
 
 def identity(score: Tensor) -> Tensor:
@@ -71,7 +71,7 @@ LINKS: dict[str, Link] = {
 
 
 class Chain(nn.Module):
-    """Two links, one after the other; a module, so that what they hold goes where the GAN goes."""
+    """Two links in sequence. A module, so that their tensors move along with the GAN."""
 
     def __init__(self, first: Link, then: Link) -> None:
         super().__init__()
@@ -82,6 +82,6 @@ class Chain(nn.Module):
 
 
 def after(first: str | Link, then: Link) -> Link:
-    """`then`, of what the link `first` returns."""
+    """The link that applies `first`, then `then`."""
     own = LINKS[first] if isinstance(first, str) else first
     return then if own is identity else Chain(own, then)

@@ -1,4 +1,4 @@
-"""What real samples must be, wherever they come in."""
+"""Checks real samples, wherever they come from."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ WHOLE = (
 
 
 class Unusable(ValueError):
-    """Real samples that nothing can be learnt from."""
+    """Real samples that nothing can be learned from."""
 
 
 def samples(x: Any) -> Tensor:
@@ -27,14 +27,14 @@ def samples(x: Any) -> Tensor:
         what = f"a tuple of {len(x)}" if isinstance(x, tuple) else describe(x)
         raise Unusable(
             "real must give a tensor of samples (n, ...), or with labels (samples, y), "
-            f"got {what}; torch.as_tensor makes one of an array or a list"
+            f"got {what}; torch.as_tensor converts an array or a list"
         )
     try:
         dense = plain("real", x)
     except ValueError as error:
         raise Unusable(str(error)) from None
     if dense.dtype not in (*KINDS, *WHOLE):
-        raise Unusable(f"real must give numbers to compute with, got {describe(x)}; x.float()")
+        raise Unusable(f"real must give numbers of a standard dtype, got {describe(x)}; x.float()")
     return dense.detach()
 
 
@@ -51,9 +51,9 @@ def check_finite(x: Tensor) -> None:
 
 
 def alike(real: Tensor, made: Tensor) -> None:
-    """ValueError unless real samples (n, ...) are such as those that G makes."""
+    """ValueError unless real samples (n, ...) have the shape and dtype of G's samples."""
     if real.shape[1:] != made.shape[1:] or real.is_floating_point() != made.is_floating_point():
         raise ValueError(
             f"real samples must be like generated ones, {describe(made[:1])} each, got "
-            f"{describe(real)}; give GAN(..., real=) what the discriminator sees"
+            f"{describe(real)}; give GAN(..., real=) samples as the discriminator sees them"
         )

@@ -22,7 +22,7 @@ ROW, GROUPS = (
     f"a floating-point tensor {shape}: float16, bfloat16, float32 or float64"
     for shape in ("(N,)", "(B, K)")
 )
-MOST_BYTES = 2**47  # that a processor can address
+MOST_BYTES = 2**47  # most that a processor can address
 
 
 def logit(logit: Tensor) -> Tensor:
@@ -38,19 +38,19 @@ def logit(logit: Tensor) -> Tensor:
 
 
 def logits(given: Tensor, kind: str) -> Tensor:
-    """A tensor of them, as it is."""
+    """A tensor of logits, unchanged."""
     found = plain("logit", given, kind)
     if found.dtype not in DTYPES:
-        fix = "" if found.is_complex() else "; .float() makes one"
+        fix = "" if found.is_complex() else "; .float() converts it"
         raise ValueError(f"logit must be {kind}, got {describe(found)}{fix}")
     return found
 
 
 def room(name: str, *sizes: int) -> None:
-    """ValueError where a result of so many numbers is more than any memory."""
+    """ValueError if a result of this many numbers would not fit in any memory."""
     if math.prod(sizes) * 8 > MOST_BYTES:
         raise ValueError(
-            f"{name} of {' x '.join(map(str, sizes))} numbers cannot be held; ask for fewer at once"
+            f"{name} of {' x '.join(map(str, sizes))} numbers does not fit; ask for fewer at once"
         )
 
 
@@ -76,7 +76,7 @@ def rows(
 
 
 def same_device(device: torch.device, wanted: torch.device) -> bool:
-    """Whether it is the wanted one, of which "cuda" names no number."""
+    """Whether it is the wanted device; a wanted "cuda" has no number and matches any."""
     return device.type == wanted.type and wanted.index in (None, device.index)
 
 
@@ -97,7 +97,7 @@ def threshold(
 
 
 def _parameter(name: str, value: float | Tensor, logit: Tensor, limit: float) -> float | Tensor:
-    """A number where the value is known on the host, else float64 where the logits are."""
+    """A number if the value is known on the host, otherwise float64 on the logits' device."""
     if not isinstance(value, Tensor):
         return number(name, value, -limit, limit)
     value = plain(name, value)
@@ -128,7 +128,7 @@ def row_tensors(rows: tuple[Tensor, ...], n: int, where: torch.device) -> tuple[
 
 
 def row_major(rows: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    # Any stride between rows is fine; only what lies within a row must be contiguous.
+    # Any stride between rows will do; only the inside of a row must be contiguous.
     return tuple(row.detach() if _row_major(row) else dense_words(row) for row in rows)
 
 
@@ -137,7 +137,7 @@ def _row_major(row: Tensor) -> bool:
 
 
 def apart(out: Compacted | Ring, *inputs: float | Tensor | None) -> None:
-    """ValueError where what is written shares memory with what is read, or with itself."""
+    """ValueError if what is written shares memory with what is read, or with itself."""
     if isinstance(out, Ring):
         scalars: tuple[Tensor, ...] = (out.state, out.workspace)
     else:
@@ -150,7 +150,7 @@ def apart(out: Compacted | Ring, *inputs: float | Tensor | None) -> None:
 
 
 def _span(tensor: Tensor) -> tuple[int, int]:
-    """First and last address, the end excluded."""
+    """The first and last address, end excluded."""
     if tensor.numel() == 0:
         return 0, 0
     steps = zip(tensor.shape, tensor.stride(), strict=True)
@@ -192,13 +192,13 @@ def check_ring(ring: Ring, logit: Tensor, rows: list[tuple[torch.Size, torch.dty
     capacity = _capacity("ring.ids", ring.ids)
     if capacity < ring.batch or capacity & (capacity - 1):
         raise ValueError(
-            f"the capacity of a ring must be a power of two, at least its batch of {ring.batch}, "
+            f"a ring's capacity must be a power of two, at least its batch of {ring.batch}, "
             f"got {capacity}; make it with drs.ops.ring"
         )
     if logit.shape[0] > ring.batch:
         raise ValueError(
-            f"this ring was made for batches of at most {ring.batch} rows, got {len(logit)}; "
-            "make it from the largest batch"
+            f"a batch for this ring must have at most {ring.batch} rows, got {len(logit)}; "
+            "make the ring from the largest batch"
         )
     _as_wanted(
         logit,
@@ -212,7 +212,7 @@ def check_ring(ring: Ring, logit: Tensor, rows: list[tuple[torch.Size, torch.dty
 
 
 def fit(ring: Ring, logit: Tensor, rows: tuple[Tensor, ...]) -> bool:
-    """Whether a backend can take them as they are; the ring itself is in order."""
+    """Whether a backend can take the rows unchanged; the ring itself has been checked."""
     if type(logit) not in OWN or logit.is_nested or len(rows) != len(ring.rows):
         return False
     n = logit.numel()
@@ -237,7 +237,7 @@ def _fits(row: Tensor, like: Tensor, n: int) -> bool:
 
 
 def _as_wanted(logit: Tensor, *wanted: tuple[str, Any, tuple[int, ...], torch.dtype]) -> None:
-    """ValueError unless all of them can be written to, and are as is said."""
+    """ValueError unless all of them can be written to and are as described."""
     for name, tensor, shape, dtype in wanted:
         found = plain(name, tensor)
         if (
@@ -253,5 +253,5 @@ def _as_wanted(logit: Tensor, *wanted: tuple[str, Any, tuple[int, ...], torch.dt
                 f"got {describe(tensor)}"
             )
         if found.requires_grad or (found.is_inference() and not torch.is_inference_mode_enabled()):
-            kind = "requires a gradient" if found.requires_grad else "is of inference mode"
-            raise ValueError(f"{name} is written to, but {kind}; make it by torch.empty")
+            kind = "requires a gradient" if found.requires_grad else "was made in inference mode"
+            raise ValueError(f"{name} is written to, but {kind}; make it with torch.empty")

@@ -1,4 +1,4 @@
-"""The decision, and the accepted rows."""
+"""The accept decision, and the accepted rows."""
 
 from collections.abc import Callable
 
@@ -27,7 +27,7 @@ def probability(
     gamma: float | Tensor = 0.0,
     eps: float = 1e-6,
 ) -> Tensor:
-    """Acceptance probabilities, (n,) float64; 0 where the logit is not finite.
+    """Acceptance probabilities, (n,) float64; 0 if the logit is not finite.
 
     Source: Azadi et al., Discriminator rejection sampling (2019), equation 8.
     """
@@ -73,11 +73,11 @@ def accept_compact(
     ids: Tensor | None = None,
     out: Compacted | None = None,
 ) -> Compacted:
-    """Accepted rows of every tensor, their ids and logits, in row order, with the count.
+    """Copies the accepted rows of every tensor, their ids and logits, in row order; counts them.
 
-    logit (n,); rows: tensors (n, ...) of any dtype, of which only accepted rows are read.
-    ids: (n,) int64 row numbers if they are not rng.row, rng.row + 1, ...
-    out: a Compacted to write into, whose capacity then bounds the count; else capacity is n.
+    logit (n,); rows: tensors (n, ...) of any dtype; only accepted rows are read.
+    ids: (n,) int64 row numbers, if they are not rng.row, rng.row + 1, ...
+    out: a Compacted to write into, whose capacity then limits the count; else the capacity is n.
     """
     logit = checks.logit(logit)
     n = logit.shape[0]
@@ -108,9 +108,9 @@ def accept_latents(
     ids: Tensor | None = None,
     out: Compacted | None = None,
 ) -> Compacted:
-    """accept_compact of the normal latents of these rows, which are regenerated, not read.
+    """Like accept_compact for the normal latents of these rows, which are made anew, not read.
 
-    rows[0] is (capacity, d) float32, equal bit for bit to the accepted rows of `normal`.
+    rows[0] is (capacity, d) float32, bit for bit the accepted rows of `normal`.
     """
     logit = checks.logit(logit)
     checks.counter(0, max(integer("d", d, 0) - 1, 0) // 4)
@@ -138,11 +138,11 @@ def ring(
     log_m: float | Tensor,
     limit: int = 2**62,
 ) -> Ring:
-    """A ring for batches like this one, none of them larger; the first starts at rng.row.
+    """Makes a ring for batches like this one or smaller; the first starts at rng.row.
 
-    logit (n,), rows (n, ...): only their shapes, dtypes and device are read.
-    capacity: rows it holds, a power of two, at least those of a batch.
-    limit: rows wanted in all; the rows accepted after them are dropped.
+    logit (n,), rows (n, ...): only their shapes, dtypes and device are used.
+    capacity: rows it holds, a power of two, at least a batch.
+    limit: rows wanted in all; rows accepted after them are dropped.
     """
     logit = checks.logit(logit)
     n = logit.shape[0]
@@ -181,10 +181,10 @@ def accept_append(
     eps: float = 1e-6,
     ids: Tensor | None = None,
 ) -> Ring:
-    """accept_compact of a ring's next rows, whose results follow those that it has.
+    """Like accept_compact for the ring's next rows; appends the accepted ones to the ring.
 
-    The cursor, the first row of the next batch and the counts move on where the rows are, so that
-    a CUDA graph of this call takes another batch at every replay. log_m: None is the ring's.
+    The cursor, the next batch's first row and the counts are updated on the rows' device, so a CUDA
+    graph of this call takes another batch at every replay. log_m: None uses the ring's.
     Returns the ring.
     """
     logit = checks.logit(logit)
@@ -205,9 +205,9 @@ def appending(
     gamma: float | Tensor = 0.0,
     eps: float = 1e-6,
 ) -> Callable[..., Ring]:
-    """accept_append(logit, *rows) with this ring and threshold, which are checked only once.
+    """Returns accept_append(logit, *rows) for this ring and threshold, checking them only once.
 
-    For loops: from call to call nothing may change but the values of logit and rows.
+    For loops: between calls, only the values of logit and rows may change.
     """
     like = ring.logit[: ring.batch]
     checks.check_ring(ring, like, [(row.shape[1:], row.dtype) for row in ring.rows])

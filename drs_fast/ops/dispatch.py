@@ -1,4 +1,4 @@
-"""Which backend runs an op."""
+"""Chooses the backend that runs an op."""
 
 import functools
 import importlib
@@ -17,7 +17,7 @@ _forced: ContextVar[str | None] = ContextVar("drs_fast_backend", default=None)
 
 @contextmanager
 def backend(name: str | None) -> Iterator[None]:
-    """Force one backend within the block (None: the best); RuntimeError if it cannot run."""
+    """Forces one backend within the block (None: the best); RuntimeError if it cannot run."""
     if name is not None and name not in backends.NAMES:
         raise ValueError(f"backend must be one of {backends.NAMES}, got {name!r}")
     token = _forced.set(name)
@@ -28,7 +28,7 @@ def backend(name: str | None) -> Iterator[None]:
 
 
 def available(device: torch.device | str) -> dict[str, str | None]:
-    """Every backend and why it cannot run on the device (None if it can)."""
+    """Every backend, with the reason why it cannot run on the device (None if it can)."""
     where = usable(device)
     return {name: _module(name).refuses(where) for name in backends.NAMES}
 

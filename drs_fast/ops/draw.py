@@ -1,4 +1,4 @@
-"""Random numbers of rows."""
+"""Random numbers for rows."""
 
 import torch
 from torch import Tensor
@@ -96,7 +96,7 @@ def latents(
 ) -> Tensor:
     """Latents of n rows under the GAN's prior, (n, latent_dim) float32; draws as in `normal`.
 
-    consecutive: ids are consecutive numbers, so that the host need not look at them.
+    consecutive: whether ids are consecutive numbers, so that the host need not look at them.
     """
     where = gan.device if device is None else device
     if gan.prior in ("uniform", "truncated normal"):
@@ -117,7 +117,7 @@ def labels(
     device: torch.device | str | None = None,
     ids: Tensor | None = None,
 ) -> Tensor | None:
-    """Labels of n rows in the GAN's proportions, (n,) int64; None without classes."""
+    """Labels of n rows in the GAN's proportions, (n,) int64; None if the GAN has no labels."""
     if gan.labels is None:
         return None
     u = uniform(rng, n, stream=LABEL, device=gan.device if device is None else device, ids=ids)

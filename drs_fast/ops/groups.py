@@ -1,4 +1,4 @@
-"""Groups of candidates, of which a chain or a draw takes some; and steps of a Langevin chain."""
+"""Chains and draws within groups of candidates, and steps of Langevin chains."""
 
 import math
 
@@ -13,7 +13,7 @@ from drs_fast.ops import checks
 from drs_fast.ops.dispatch import call
 from drs_fast.ops.library import ROWS, operator
 
-LARGEST = 1e18  # so that step sizes, and noise times a step size, are float32 numbers
+LARGEST = 1e18  # so that step sizes, and noise times a step size, fit in float32
 
 
 @operator(
@@ -23,14 +23,14 @@ LARGEST = 1e18  # so that step sizes, and noise times a step size, are float32 n
 def chain(
     logit: Tensor, rng: Rng, *, start: Tensor | None = None, ids: Tensor | None = None
 ) -> Tensor:
-    """Where each group's independence Metropolis-Hastings chain ends, (B,) int64; -1: it stayed.
+    """Where each group's independence Metropolis-Hastings chain ends, (B,) int64; -1: at its start.
 
-    logit (B, K): the chain of group b is offered its K candidates in turn, and moves to one that is
-    d higher where d >= 0 or its uniform (stream 3, row b K + k) is below exp(d). Never to -inf, NaN
-    or +inf.
-    start (B,): the logits of the states that the chains begin in. Without one, or where it is
-    neither finite nor -inf, a chain begins in its first candidate that is.
-    ids: (B K,) int64 row numbers if they are not rng.row, rng.row + 1, ...
+    logit (B, K): group b's chain is offered its K candidates in turn. It moves to a candidate whose
+    logit is d higher if d >= 0 or its uniform (stream 3, row b K + k) is below exp(d), but never to
+    -inf, NaN or +inf.
+    start (B,): logits of the states that the chains start in. Without it, or if it is neither
+    finite nor -inf, a chain starts at its first candidate that is.
+    ids: (B K,) int64 row numbers, if they are not rng.row, rng.row + 1, ...
     """
     return _walk(logit, rng, start, ids)[0]
 
@@ -42,9 +42,9 @@ def chain(
 def walk(
     logit: Tensor, rng: Rng, *, start: Tensor | None = None, ids: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Where each group's chain ends, as `chain` says, and how often it moved, (B,) int64 both.
+    """Where each group's chain ends, as in `chain`, and how often it moved, both (B,) int64.
 
-    To begin in a candidate counts as a move.
+    Starting at a candidate counts as a move.
     """
     return _walk(logit, rng, start, ids)
 
@@ -66,11 +66,11 @@ def _walk(
 def select(
     logit: Tensor, rng: Rng, *, size: int = 1, replace: bool = True, ids: Tensor | None = None
 ) -> Tensor:
-    """Candidates of each group drawn in proportion to exp(logit), (B, size) int64; -1: none left.
+    """Draws candidates of each group in proportion to exp(logit), (B, size) int64; -1: none left.
 
-    logit (B, K), of which -inf, NaN and +inf are never drawn. Draw j uses the uniform of the
-    group's first row (stream 2, draw j). Without replacement no candidate is drawn twice.
-    ids: (B K,) int64 row numbers if they are not rng.row, rng.row + 1, ...
+    logit (B, K); -inf, NaN and +inf are never drawn. Draw j uses the uniform of the group's first
+    row (stream 2, draw j). Without replacement, no candidate is drawn twice.
+    ids: (B K,) int64 row numbers, if they are not rng.row, rng.row + 1, ...
     """
     logit = _groups(logit)
     ids, where = checks.rows(rng, logit.numel(), ids, logit.device)
@@ -98,7 +98,7 @@ def langevin(
     """z + step_size / 2 * grad + noise * sqrt(step_size) * normal, (n, d) float32.
 
     z, grad (n, d) float32. The normals are those of stream 4 from draw step * ceil(d / 4) on, so
-    that every step, counted from 0, has its own.
+    every step, counted from 0, has its own.
     """
     z, grad = _vectors("z", z), _vectors("grad", grad)
     n, d = z.shape
@@ -128,7 +128,7 @@ def _groups(logit: Tensor) -> Tensor:
 
 
 def _start(start: Tensor, logit: Tensor) -> Tensor:
-    """In float64."""
+    """The logits of the starts in float64."""
     found = plain("start", start, "(B,) floating-point logits")
     if (
         found.dtype not in checks.DTYPES

@@ -1,8 +1,8 @@
-"""Latents under a callable prior, so that a row's bits are a function of the row alone.
+"""Latents under a callable prior, made so that a row's bits depend on the row alone.
 
-PyTorch computes the numbers of a tensor by vectors and what is left over one by one, with other
-code and other bits, and shares large tensors among threads. So the prior is always called on blocks
-of one shape, by one thread, and row r is always at place r mod BLOCK of one.
+PyTorch computes most numbers of a tensor as vectors and the remainder one by one, with other code
+and other bits, and it splits large tensors among threads. So the prior is always called on blocks
+of one shape, on one thread, and row r is always at place r mod BLOCK of a block.
 """
 
 import torch
@@ -17,9 +17,9 @@ BLOCK = 256  # rows
 @one_thread()
 @torch.no_grad()
 def mapped(gan: GAN, normals: Tensor, row: int, ids: Tensor | None, consecutive: bool) -> Tensor:
-    """Latents (n, d) float32 of the normals (n, d) of rows row, row + 1, ... or ids.
+    """Latents (n, d) float32 from the normals (n, d) of rows row, row + 1, ... or ids.
 
-    consecutive: whether ids are such, too; then the host need not look at them.
+    consecutive: whether ids are consecutive too; then the host need not look at them.
     """
     n, d = normals.shape
     places: slice | Tensor
@@ -35,12 +35,12 @@ def mapped(gan: GAN, normals: Tensor, row: int, ids: Tensor | None, consecutive:
     room[places] = normals
     made = torch.empty_like(room)
     for given, own in zip(torch.split(room, BLOCK), torch.split(made, BLOCK), strict=True):
-        own.copy_(gan.from_normals(given.clone()))  # a clone begins where memory is aligned
+        own.copy_(gan.from_normals(given.clone()))  # a clone starts at an aligned address
     return made[places]
 
 
 def _places(ids: Tensor) -> tuple[Tensor, int]:
-    """Where rows go that need not be neighbours, and in how many blocks: as few as will do."""
+    """Places for rows that need not be neighbours, and the least number of blocks for them."""
     place = ids % BLOCK
     ordered, order = place.sort(stable=True)
     number = torch.empty_like(order)

@@ -1,4 +1,4 @@
-"""Log ratios made to agree with what is real among held-out samples, and how well they do."""
+"""Calibrates log ratios on held-out samples, and reports how well that worked."""
 
 import math
 import warnings
@@ -18,36 +18,37 @@ from drs_fast.training.fitting import SURE, area_error, area_under_curve, of_gan
 BINS = 15
 RISING = ("beta", "isotonic")
 LARGEST_Z = 2.0
-SOUND = (0.8, 1.25)  # what a slope and a mean ratio may be, which are 1 in truth
+SOUND = (0.8, 1.25)  # accepted range of a slope and of a mean ratio, which should be 1
 FAR = 60.0  # nats
-TOP = 0.1  # share of the generated samples, those with the largest logits
+TOP = 0.1  # share of the generated samples with the largest logits
 
 
 @of_gan
 def calibrate(gan: GAN, method: str = "platt", n: int = 10_000, seed: int = 0) -> GAN:
-    """This GAN, with its logit (or a hinge or Wasserstein score) as a calibrated log ratio.
+    """This GAN with a calibrated log ratio as its logit, made from its logit or critic's score.
 
     method: "platt", a line; "temperature", a line through 0; "beta", two slopes, for logits that
         are too steep on one side; "isotonic", any rising function, but without gradients.
-    n: real samples, which neither the critic nor drs.keep_train has learned from, and as many
-        generated ones. On half of both the map is fitted, on the other half it is tested: what
-        `report` finds wrong there is given as a warning.
+        A hinge or Wasserstein score needs "platt" or "isotonic".
+    n: real samples, on which neither the critic nor drs.keep_train was trained, and as many
+        generated ones. The map is fitted on half of both and tested on the other half; a warning
+        tells what `report` finds wrong there.
     A GAN with labels is calibrated on all classes together.
     """
     if method not in METHODS:
         raise ValueError(f"method must be one of {METHODS}, got {method!r}")
     if gan.energy and method in ("temperature", "beta"):
         raise ValueError(
-            f"{method!r} takes logits, and a {gan.link} critic's score is none; use 'platt', or "
-            "'isotonic' where no gradients are needed"
+            f"{method!r} needs logits, got the score of a {gan.link} critic; use 'platt', or "
+            "'isotonic' if no gradients are needed"
         )
     fitted, tested = _halves(gan, n, seed)
     area = area_under_curve(*fitted)
     if method in RISING and area < 0.5 - SURE * area_error(*map(len, fitted)):
         raise BadLogits(
             f"the critic finds generated samples more real than real ones (AUC {area:.4f}), and "
-            f"{method!r} keeps their order: turn its sign round with link=lambda logit: -logit, or "
-            "take 'platt', which can do so; or check its weights and its input's range"
+            f"{method!r} keeps their order: reverse its sign with link=lambda logit: -logit, or "
+            "use 'platt', which can do so; or check the critic's weights and its input range"
         )
     calibrator = fit(method, fitted)
     found = measure(Logits(*map(calibrator, tested)), separated=_separated(fitted))
@@ -64,13 +65,13 @@ def report(gan: GAN, n: int = 10_000, seed: int = 0) -> "Report":
 
 @of_gan
 def curve(gan: GAN, n: int = 10_000, seed: int = 0) -> "Curve":
-    """What drs_fast.report.pictures.reliability draws, of the samples that `report` looks at."""
+    """Data for drs_fast.report.pictures.reliability, from the samples that `report` examines."""
     return reliability(_halves(gan, n, seed)[1])
 
 
 @dataclass(frozen=True)
 class Report:
-    """What held-out samples say about logits; with D the chance of real that they claim."""
+    """What held-out samples say about logits. D is the probability of real that they claim."""
 
     real: int
     generated: int
@@ -79,24 +80,24 @@ class Report:
     offset: float
     brier: float  # mean (real - D)^2
     ece: float  # expected calibration error
-    mean_ratio: float  # of exp(logit) over generated samples, 1 for a log ratio
+    mean_ratio: float  # mean exp(logit) over generated samples; 1 for a log ratio
     separated: bool  # no generated sample has a logit like a real one's
     slope_error: float  # standard error
-    top_slope: float  # fitted where the largest tenth of the generated logits lie; or nan
+    top_slope: float  # slope among the top tenth of the generated logits, or nan
     top_error: float
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What is wrong, and what to do; () if nothing is."""
+        """What is wrong, and how to fix it; () if nothing is."""
         low, high = SOUND
         found = {
-            "no score of a generated sample is as high as a real one's: the slope is set by the "
-            "number of samples; give more, or use drs.keep_train(gan) with noise": self.separated,
+            "no score of a generated sample is as high as a real one's, so the number of samples "
+            "sets the slope; give more, or use drs.keep_train(gan) with noise": self.separated,
             f"Dawid's Z is {self.z:.2f}, beyond +-{LARGEST_Z:g}: "
             "the logits are too high or too low": not abs(self.z) <= LARGEST_Z,
             f"the slope is {self.slope:.3g}, outside [{low}, {high}]: the logits are too "
             f"{'flat' if self.slope > 1 else 'steep'}": not low <= self.slope <= high,
-            f"exp(logit) of generated samples has mean {self.mean_ratio:.3g}, and should have 1: "
+            f"exp(logit) of generated samples has mean {self.mean_ratio:.3g} and should have 1: "
             "the largest logits are wrong, or too rare to tell": not low <= self.mean_ratio <= high,
             f"in the top tenth the slope is {self.top_slope:.3g} +- {self.top_error:.2g}: no line "
             "fits all logits, so use 'beta' or 'isotonic'": (
@@ -108,7 +109,7 @@ class Report:
 
 
 class Curve(NamedTuple):
-    """Of samples in bins by the chance of real that their logits claim; empty bins left out."""
+    """Samples binned by the probability of real that their logits claim; empty bins left out."""
 
     claimed: Tensor  # mean
     observed: Tensor  # share of real samples
@@ -157,7 +158,7 @@ def _halves(gan: GAN, n: int, seed: int) -> tuple[Logits, Logits]:
 
 
 def _chances(valid: Logits) -> tuple[Tensor, Tensor]:
-    """The chance of real that each logit claims, given how many of both there are; 1 or 0."""
+    """The probability of real that each logit claims, given the numbers of both; and 1 or 0."""
     prior = math.log(len(valid.real) / len(valid.generated))
     real = torch.cat([torch.ones_like(valid.real), torch.zeros_like(valid.generated)])
     return torch.sigmoid(torch.cat(valid) + prior), real
@@ -173,7 +174,7 @@ def _line(valid: Logits) -> tuple[float, float]:
 
 
 def _error(valid: Logits, slope: float, offset: float) -> float:
-    """Standard error of the slope of a logistic regression; nan without one."""
+    """Standard error of the slope of a logistic regression; nan if there is none."""
     if math.isnan(slope):
         return math.nan
     finite = valid.finite()
@@ -185,9 +186,9 @@ def _error(valid: Logits, slope: float, offset: float) -> float:
 
 
 def _near(valid: Logits) -> Logits:
-    """Generated logits far below all real ones drawn near: their size would hide the others' fit.
+    """Moves generated logits far below all real ones closer, or they would hide the others' misfit.
 
-    At FAR nats of the log ratio they say no more than at FAR.
+    At FAR nats of the log ratio they carry no more information than at FAR.
     """
     least = valid.real[valid.real.isfinite()].amin() - FAR if len(valid.finite().real) else 0.0
     far = valid.generated.isfinite() & (valid.generated < least)
@@ -195,7 +196,7 @@ def _near(valid: Logits) -> Logits:
 
 
 def _top(valid: Logits) -> Logits:
-    """Those at least as high as the lowest of the generated samples' top tenth."""
+    """Logits at least as high as the lowest in the top tenth of the generated samples."""
     order = valid.generated.sort().values
     least = order[math.floor((1.0 - TOP) * len(order))]
     return Logits(*(logit[logit >= least] for logit in valid))

@@ -1,6 +1,6 @@
 """Maps from logits, or any critic's scores, to calibrated log ratios, and how they are fitted.
 
-With n_r real and n_g generated samples the odds of real are r n_r/n_g: log(n_r/n_g) is taken out.
+With n_r real and n_g generated samples, the odds of real are r n_r/n_g; log(n_r/n_g) is subtracted.
 Infinite scores stay as they are.
 """
 
@@ -18,7 +18,7 @@ from drs_fast.ratio.held_out import Logits, varied
 
 METHODS = ("platt", "temperature", "beta", "isotonic")
 NEWTON_STEPS = 100
-PART = 2**14  # samples that are looked at together: what is computed of them stays in the cache
+PART = 2**14  # samples processed together, so that intermediate results stay in the cache
 
 
 class Calibrator(nn.Module):
@@ -65,15 +65,15 @@ class Beta(Calibrator):
 
 
 class Isotonic(Calibrator):
-    """The rising function that fits best, linear between the scores where it is known."""
+    """The best-fitting rising function, linear between the scores where it is known."""
 
     score: Tensor
     share: Tensor
 
     def __init__(self, score: Tensor, share: Tensor, prior: float) -> None:
         super().__init__()
-        self.register_buffer("score", score)  # where it is known, rising
-        self.register_buffer("share", share)  # chance of being real there, never 0 or 1
+        self.register_buffer("score", score)  # rising scores at which it is known
+        self.register_buffer("share", share)  # probability of real there, never 0 or 1
         self.prior = prior
 
     def of_finite(self, score: Tensor) -> Tensor:
@@ -91,7 +91,7 @@ class Isotonic(Calibrator):
 
 @one_thread()
 def fit(method: str, valid: Logits) -> Calibrator:
-    """The calibrator that fits these scores, which are finite or -inf; on one thread."""
+    """Fits a calibrator to scores, finite or -inf, on one thread."""
     finite = valid.finite()
     if not len(finite.real) or not len(finite.generated):
         raise BadLogits("every real or every generated sample has the logit -inf")
@@ -111,7 +111,7 @@ def fit(method: str, valid: Logits) -> Calibrator:
 
 
 def _beta(score: Tensor, reals: int, prior: float) -> Tensor:
-    """a, b and c; a or b is 0 where it would be negative, so that the map rises."""
+    """a, b and c. A negative a or b is set to 0, so that the map rises."""
     features = torch.stack([logsigmoid(score), -logsigmoid(-score), torch.ones_like(score)])
     used = [0, 1, 2]
     while True:
@@ -134,11 +134,11 @@ class Loss(NamedTuple):
 
 
 def _logistic(features: Tensor, reals: int, prior: float) -> Tensor:
-    """Weights (k,) of the logistic regression on features (k, n), whose odds include the prior's.
+    """Weights (k,) of a logistic regression on features (k, n) whose odds include the prior's.
 
-    The first `reals` samples are real. The targets are Platt's, (n_r + 1)/(n_r + 2) and
-    1/(n_g + 2), which keep the weights finite where a score separates real from generated.
-    Newton's method, halving steps that go too far.
+    The first `reals` samples are real. Targets are Platt's, (n_r + 1)/(n_r + 2) and 1/(n_g + 2),
+    which keep the weights finite if a score separates real from generated.
+    Newton's method, in which steps that go too far are halved.
     Source: Platt, Probabilistic outputs for support vector machines (1999), section 2.2.
     """
     scale = features.square().mean(dim=1).sqrt().clamp(min=torch.finfo(torch.float64).tiny)
@@ -154,13 +154,13 @@ def _logistic(features: Tensor, reals: int, prior: float) -> Tensor:
             step = step / 2
             after = _loss(weights - step, features, reals, prior)
         weights, loss = weights - step, after
-        if left < 1e-16:  # twice what the loss could fall; the step leaves about its square
+        if left < 1e-16:  # twice the possible fall of the loss; a step leaves about its square
             break
     return weights
 
 
 def _loss(weights: Tensor, features: Tensor, reals: int, prior: float) -> Loss:
-    """Of log odds m that a sample is of its own kind, where its target is 1 - miss.
+    """Loss of the log odds m that a sample is of its own kind, with target 1 - miss.
 
     That is softplus(-m) + miss m.
     """
@@ -179,14 +179,14 @@ def _loss(weights: Tensor, features: Tensor, reals: int, prior: float) -> Loss:
 
 
 def _isotonic(finite: Logits) -> tuple[Tensor, Tensor]:
-    """Scores, rising, and the share of real samples there: of every plateau the first and the last.
+    """Rising scores, and the share of real samples there: the first and last of every plateau.
 
-    Over the number of samples up to a score, the number of real ones among them has a greatest
-    convex minorant, whose slopes are the shares. A point that lies on or above the line between two
-    others is none of its corners, so such points are struck out until none is left.
-    A real sample at the lowest score and a generated one at the highest are added, so that k
-    samples of one kind at an end have odds of k, not infinite ones, at which a Markov chain would
-    stay for ever.
+    Plot the number of real samples up to a score against the number of all samples up to it. The
+    slopes of its greatest convex minorant are the shares. A point on or above the line between two
+    others is not a corner of the minorant, so such points are removed until none is left.
+    A real sample is added at the lowest score and a generated one at the highest. So k samples of
+    one kind at an end have odds of k instead of infinite ones, where a Markov chain would stay for
+    ever.
     Source: Robertson, Wright and Dykstra, Order restricted statistical inference (1988), 1.2.
     """
     real, generated = (logit.numpy() for logit in finite)

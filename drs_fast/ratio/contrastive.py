@@ -1,4 +1,4 @@
-"""Discriminator contrastive divergence: moves up a critic, and training the critic on them.
+"""Discriminator contrastive divergence: moves samples up a critic and trains the critic on them.
 
 Source: Song, Ye, Xu and Liu, Discriminator contrastive divergence (2020), arXiv 2004.01704.
 """
@@ -18,9 +18,9 @@ from drs_fast.gan.real_data import alike
 from drs_fast.samplers.common.pushes import Moves
 from drs_fast.training.fitting import Draws, of_gan
 
-CONSTANT = {"softplus": 2 * math.log(2), "hinge": 2.0}  # each loss of a critic that is always 0
+CONSTANT = {"softplus": 2 * math.log(2), "hinge": 2.0}  # losses of a critic that is always 0
 LOSSES = tuple(CONSTANT)
-DIVERGED = 10.0  # times the loss that it began with, or a constant's
+DIVERGED = 10.0  # times the initial loss, or a constant critic's
 BETAS = (0.0, 0.9)
 
 
@@ -42,14 +42,14 @@ def contrastive(
     reals: int = 50_000,
     seed: int = 0,
 ) -> GAN:
-    """A GAN whose critic has been trained on: up on real samples, down on pushed ones.
+    """A GAN with a critic that was trained further: up on real samples, down on pushed ones.
 
     moves, space, step_size, noise, clip, box, anneal: how samples are pushed, as in samplers.DCD.
-    loss: "softplus" or "hinge", of the logit. steps: of Adam, at this rate, with so many real and
-        pushed samples each. reals: how many real samples to train on.
-    The new critic is an energy and no density ratio: take DCD, DDLS or DOT, or make it a ratio by
-    drs.calibrate or drs.keep_train. The generator stays, the discriminator is copied, and trained
-    as it is used, in eval mode.
+    loss: "softplus" or "hinge", of the logit. steps: training steps of Adam with learning rate
+        `rate`, each on `batch` real and `batch` pushed samples. reals: real samples to train on.
+    The new critic is an energy, not a density ratio: use DCD, DDLS or DOT, or turn it into a ratio
+    with drs.calibrate or drs.keep_train. The generator is not changed. The discriminator is copied
+    and trained in eval mode, as it is used.
     """
     push = Moves(space, moves, step_size, noise, clip, box, anneal)
     one_of("loss", loss, LOSSES)
@@ -58,7 +58,7 @@ def contrastive(
     if not isinstance(gan.discriminator, nn.Module):
         raise ValueError(
             "contrastive trains the discriminator, which must be a torch.nn.Module, got "
-            f"{describe(gan.discriminator)}; wrap it in one"
+            f"{describe(gan.discriminator)}; wrap it in a module"
         )
     x, label = gan.real_samples(reals)
     critic = Critic(copy.deepcopy(gan.discriminator), gan.link).requires_grad_()
@@ -69,7 +69,7 @@ def contrastive(
     for step in range(steps):
         own = draws.integers(batch, len(x)).to(x.device)
         rows = Rng(seed, TRAINING_ROW + step * batch)
-        # Generated samples take the labels of the real ones beside them.
+        # Generated samples take the labels of their real partners.
         y = None if label is None else label[own]
         z = ops.latents(gan, rows, batch)
         pushed = push.pushed(pusher, z, y, rows)[0]
@@ -88,7 +88,7 @@ def contrastive(
     if not last <= DIVERGED * max(first, CONSTANT[loss]):
         raise RuntimeError(
             f"training diverged: the loss went from {first:.4g} to {last:.4g} in {steps:,} steps; "
-            f"take a smaller rate than {rate:g}"
+            f"use a smaller rate than {rate:g}"
         )
     return trained
 

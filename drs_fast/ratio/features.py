@@ -21,38 +21,38 @@ from drs_fast.training import frozen
 from drs_fast.training.fitting import Draws, Dropout, descend, of_gan, use_draws
 from drs_fast.training.frozen import Given, Learned, Material, OnRows, Rows
 
-SMALL = 1e-14  # keeps the logarithms finite in the losses that have them
+SMALL = 1e-14  # keeps logarithms in the losses finite
 
 
 def softplus_loss(real: Tensor, generated: Tensor, penalty: float) -> Tensor:
-    """Of ratios R of real and of generated samples. Its minimiser is the ratio."""
+    """Loss of ratios R of real and of generated samples; the density ratio minimises it."""
     share = generated.sigmoid()
     inner = (share * generated - softplus(generated)).mean() - real.sigmoid().mean()
     return inner + penalty * (generated.mean() - 1).square()
 
 
 def ulsif_loss(real: Tensor, generated: Tensor, penalty: float) -> Tensor:
-    """Least squares. Its minimiser is the ratio.
+    """Least-squares loss; the density ratio minimises it.
 
-    Errors count by their size in R, so where R spans orders of magnitude small R, and with them
-    log R, are hardly learnt: between N(2, 1) and N(0, 1) no slope of log R was near its 2.
+    Errors count by their size in R. So if R spans orders of magnitude, small R, and thus log R, are
+    hardly learned: between N(2, 1) and N(0, 1) no slope of log R came near the true 2.
     """
     inner = generated.square().mean() / 2 - real.mean()
     return inner + penalty * (generated.mean() - 1).square()
 
 
 def dskl_loss(real: Tensor, generated: Tensor, penalty: float) -> Tensor:
-    """Linear in log R: without a minimiser, for comparison only."""
+    """Linear in log R. It has no minimiser and is here for comparison only."""
     inner = (generated + SMALL).log().mean() - (real + SMALL).log().mean()
     return inner + penalty * (generated.mean() - 1).square()
 
 
 def barr_loss(real: Tensor, generated: Tensor, penalty: float) -> Tensor:
-    """Its minimiser is the ratio where penalty >= 1, and the ratio / penalty below.
+    """Minimised by the density ratio if penalty >= 1, otherwise by the ratio / penalty.
 
-    The mean over n rows strays from 1 by about sd(R) / sqrt(n) even for the ratio, so on batches
-    the penalty also holds down the spread of R: between N(1, 1) and N(0, 1) it takes the slope of
-    log R from 1 to .98 for a penalty of 1 at n = 512, and to .56 for 10.
+    The mean over n rows differs from 1 by about sd(R) / sqrt(n) even for the true ratio. So on
+    batches the penalty also reduces the spread of R: between N(1, 1) and N(0, 1) at n = 512, it
+    lowers the slope of log R from 1 to .98 for a penalty of 1, and to .56 for 10.
     """
     return penalty * (generated.mean() - 1).abs() - (real + SMALL).log().mean()
 
@@ -64,24 +64,24 @@ LOSSES: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {
     "barr": barr_loss,
 }
 GRID = (0.0, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0)  # the paper's
-# The paper's for "barr" is 10; 1 is the least for which the ratio is the minimiser.
+# The paper's for "barr" is 10; 1 is the least at which the ratio is the minimiser.
 PENALTIES = {"softplus": GRID, "ulsif": GRID, "dskl": (0.0,), "barr": (1.0,)}
 
 
 @dataclass(frozen=True)
 class Report:
-    """How a density ratio R came out."""
+    """How well a density ratio R was learned."""
 
     loss: str
-    penalty: float  # the one chosen
-    held_out_mean: float  # of R over held-out real samples
-    generated_mean: float  # of R over fresh generated samples; 1 for a true ratio
-    ks_p: float  # Kolmogorov-Smirnov: do held-out real samples have the R of those trained on?
+    penalty: float  # the chosen one
+    held_out_mean: float  # mean R over held-out real samples
+    generated_mean: float  # mean R over fresh generated samples; 1 for a true ratio
+    ks_p: float  # Kolmogorov-Smirnov p value: is R alike on held-out and on trained real samples?
     tried: tuple[tuple[float, float], ...]  # every penalty with its held_out_mean
 
 
 def report(gan: GAN) -> Report:
-    """How the ratio of a GAN from density_ratio came out."""
+    """How well the ratio of a GAN from density_ratio was learned."""
     return frozen.report_of(gan, Report, "drs.density_ratio")
 
 
@@ -101,24 +101,24 @@ def density_ratio(
     rate: float | None = None,
     seed: int = 0,
 ) -> GAN:
-    """The GAN with a critic log R, R >= 0 a network on features that estimates p_data/p_model.
+    """The GAN with critic log R; R >= 0 is a network on features that estimates p_data/p_model.
 
-    The GAN's own critic is not used, unless features names a part of it. The modules given are not
+    The GAN's own critic is not used, unless features names a part of it. The given modules are not
     changed, but those that a function uses are put in eval mode.
 
     features: a function of samples, (n, ...) -> (n, d), such as a classifier's layer; or the dotted
         name of a part of the critic; None: the samples themselves, flattened. With labels, R is
         given the label too.
     loss: "softplus", "ulsif", "barr", or "dskl", which has no minimiser.
-    penalty: lambda, the weight of mean R = 1 over generated samples; of several the one with the
-        largest mean R on held-out real samples. None: the paper's seven, 1 for "barr", 0 for
-        "dskl".
+    penalty: lambda, the weight of mean R = 1 over generated samples. Of several, the one with the
+        largest mean R on held-out real samples is chosen. None: the paper's seven, 1 for "barr", 0
+        for "dskl".
     width, depth: of the network's hidden layers. epochs: 50, each with fresh generated samples.
-    paper: the paper's network and training instead: five hidden layers from 2048 to 128 with group
-        norm and dropout, 200 epochs on features and 400 on samples. Slow without a GPU.
-    samples: real samples to use, a fifth of which is held out.
-    batch: rows of a step, real and generated each.
-    rate: of Adam; it falls to 0 along a cosine, or as in the paper.
+    paper: use the paper's network and training instead: five hidden layers from 2048 to 128 with
+        group norm and dropout, 200 epochs on features and 400 on samples. Slow without a GPU.
+    samples: real samples to use; a fifth of them is held out.
+    batch: rows per step, both real and generated.
+    rate: learning rate of Adam; it falls to 0 along a cosine, or as in the paper.
     """
     one_of("loss", loss, tuple(LOSSES))
     if penalty is None:
@@ -126,13 +126,13 @@ def density_ratio(
     given = penalty if isinstance(penalty, Sequence) else (penalty,)
     penalties = [number("penalty", value, 0.0, math.inf) for value in given]
     if not penalties:
-        raise ValueError("penalty must be a number or several, got none")
+        raise ValueError("penalty must be a number or several, got none; give one, or None")
     batch = integer("batch", batch, 1)
     plan = Plan.of(features, loss, width, depth, epochs, flag("paper", paper), rate)
     if loss == "dskl":
         warnings.warn(
-            "the dskl loss has no minimiser: R runs away from the density ratio the longer it is "
-            "trained; use softplus or ulsif but for comparisons",
+            "the dskl loss has no minimiser: the longer R is trained, the further it runs away "
+            "from the density ratio; use softplus or ulsif except for comparisons",
             stacklevel=3,
         )
     material = Material(gan, samples, seed)
@@ -164,13 +164,13 @@ def density_ratio(
 
 @dataclass(frozen=True)
 class Plan:
-    """The network, and how it is trained."""
+    """The network and how to train it."""
 
     widths: tuple[int, ...]
     epochs: int
     rate: float
     weight_decay: float
-    factor: Callable[[float], float]  # of the rate, at a share of the way
+    factor: Callable[[float], float]  # factor of the rate, given the share of training done
     paper: bool
 
     @classmethod
@@ -202,7 +202,7 @@ class Plan:
         )
 
     def network(self, inputs: int, seed: int) -> nn.Module:
-        """Features (n, inputs) -> R (n,)."""
+        """A new network: features (n, inputs) -> R (n,)."""
 
         def kind() -> nn.Sequential:
             layers: list[nn.Module] = []
@@ -244,7 +244,7 @@ def train(
     batch: int,
     plan: Plan,
 ) -> None:
-    """Train all networks on the same batches, each with its penalty; leaves them in eval mode."""
+    """Trains all networks on the same batches, each with its penalty; leaves them in eval mode."""
     optimizers = [
         torch.optim.Adam(
             network.parameters(), plan.rate, (0.5, 0.999), weight_decay=plan.weight_decay
@@ -272,38 +272,38 @@ def check(
     generated: Tensor,
     rate: float,
 ) -> None:
-    """RuntimeError if these held-out R are not finite; a warning if R = 1 has no larger loss."""
+    """RuntimeError if these held-out R are not finite; warns if R = 1 would do as well."""
     reached, nothing = (
         float(loss(one, other, penalty))
         for one, other in ((real, generated), (torch.ones_like(real), torch.ones_like(generated)))
     )
     if not math.isfinite(reached):
         raise RuntimeError(
-            f"training diverged: the held-out loss is {reached}; take a smaller rate than {rate:g}"
+            f"training diverged: the held-out loss is {reached}; use a smaller rate than {rate:g}"
         )
     if reached >= nothing:
         warnings.warn(
-            f"too little was learnt: the held-out loss is {reached:.4f}, and {nothing:.4f} for "
-            f"R = 1; take another rate than {rate:g}, other features, or more epochs",
+            f"too little was learned: the held-out loss is {reached:.4f}, and {nothing:.4f} for "
+            f"R = 1; use another rate than {rate:g}, other features, or more epochs",
             stacklevel=4,
         )
 
 
 class Logarithm(nn.Module):
-    """log R, with R no smaller than the smallest normal number."""
+    """log R, where R is at least the smallest normal number."""
 
     def forward(self, ratio: Tensor) -> Tensor:
         return ratio.clamp(min=torch.finfo(ratio.dtype).tiny).log()
 
 
 def same_law(a: Tensor, b: Tensor) -> float:
-    """p value of the two-sample Kolmogorov-Smirnov test, by its limit for many samples."""
+    """p value of the two-sample Kolmogorov-Smirnov test, in the limit of many samples."""
     a, b = a.sort().values, b.sort().values
     points = torch.cat([a, b])
     below = [torch.searchsorted(x, points, right=True).double() / len(x) for x in (a, b)]
     distance = float((below[0] - below[1]).abs().max())
     scaled = distance * math.sqrt(len(a) * len(b) / (len(a) + len(b)))
-    if scaled < 0.2:  # where the series converges slowly, and 1 - p is below 1e-12
+    if scaled < 0.2:  # the series converges slowly here, and 1 - p is below 1e-12
         return 1.0
     series = sum((-1) ** (k - 1) * math.exp(-2 * (k * scaled) ** 2) for k in range(1, 51))
     return float(min(1.0, 2 * series))

@@ -23,16 +23,16 @@ from drs_fast.training.frozen import Learned, Material, OnRows, Rows, Tap
 
 @dataclass(frozen=True)
 class Report:
-    """What keep-training reached on samples that it was not trained on."""
+    """What keep-training reached on samples it was not trained on."""
 
-    held_out_loss: float  # logistic; 0.6931 if the critic says nothing
+    held_out_loss: float  # logistic loss; 0.6931 for a critic that says nothing
     area_under_curve: float
-    mean_weight: float  # of exp(logit) over generated samples; 1 for a true ratio
+    mean_weight: float  # mean exp(logit) over generated samples; 1 for a true ratio
     steps: int
 
 
 def report(gan: GAN) -> Report:
-    """How well the critic of a GAN from keep_train does."""
+    """How well the critic of a GAN from keep_train was trained."""
     return frozen.report_of(gan, Report, "drs.keep_train")
 
 
@@ -50,22 +50,22 @@ def keep_train(
     max_steps: int = 20_000,
     seed: int = 0,
 ) -> GAN:
-    """The GAN with a critic that estimates the log density ratio, whatever its critic was.
+    """The GAN with a critic that estimates the log density ratio, whatever its critic was before.
 
-    A sigmoid head is trained on features of the frozen critic by the logistic loss, with G frozen
-    too, until the loss on held-out samples stops falling; the best weights are kept. Serves hinge,
-    Wasserstein and relativistic critics, and GANs without a critic of their own. The modules given
-    are not changed, but those that a function uses are put in eval mode.
+    A sigmoid head is trained on features of the frozen critic with the logistic loss, and with G
+    frozen too, until the loss on held-out samples stops falling; the best weights are kept. Works
+    for hinge, Wasserstein and relativistic critics, and for GANs without a critic. The given
+    modules are not changed, but those that a function uses are put in eval mode.
 
     features: the dotted name of the part of the critic whose output is used; or a function of
-        samples, (n, ...) -> (n, d), such as `lambda x: x`; None: what the critic's last Linear
-        layer is given. With labels, the head is given the label too.
+        samples, (n, ...) -> (n, d), such as `lambda x: x`; None: the input of the critic's last
+        Linear layer. With labels, the head is given the label too.
     whole: train a copy of the whole critic instead, in eval mode: batch norm keeps its statistics
-        and dropout stays off, as when sampling.
+        and dropout stays off, as in sampling.
     widths: of the head's hidden layers.
-    samples: real samples to use, a fifth of which is held out.
-    batch: rows of a step, real and generated each.
-    rate: of Adam at first; 1e-3, whole 1e-4.
+    samples: real samples to use; a fifth of them is held out.
+    batch: rows per step, both real and generated.
+    rate: initial learning rate of Adam; by default 1e-3, with whole 1e-4.
     patience: hundreds of steps without a new best before the rate falls fourfold; it falls twice.
     """
     batch, max_steps = integer("batch", batch, 1), integer("max_steps", max_steps, 1)
@@ -76,7 +76,7 @@ def keep_train(
         raise ValueError(f"widths must be integers such as (512, 256), got {describe(widths)}")
     widths = [integer("widths", width, 1) for width in widths]
     if whole and features is not None:
-        raise ValueError("give features or whole=True, not both: whole trains the whole critic")
+        raise ValueError("got features and whole=True; give one: whole trains the whole critic")
     material = Material(gan, samples, seed)
     critic: nn.Module
     network: nn.Module
@@ -114,8 +114,8 @@ def keep_train(
     found = reached(judge, rows, loss, steps)
     if loss >= first or not tells(judge, rows):
         warnings.warn(
-            f"too little was learnt: the held-out loss is {loss:.4f}, was {first:.4f} before, and "
-            f"a critic that says nothing has 0.6931; take another rate than {rate:g}, other "
+            f"too little was learned: the held-out loss is {loss:.4f}, was {first:.4f} before, and "
+            f"a critic that says nothing has 0.6931; use another rate than {rate:g}, other "
             "features, or more steps or samples",
             stacklevel=3,
         )
@@ -123,7 +123,7 @@ def keep_train(
 
 
 def head(sizes: Sequence[int]) -> nn.Sequential:
-    """Features (n, d) -> logit (n,)."""
+    """A new network: features (n, d) -> logit (n,)."""
     layers: list[nn.Module] = []
     for inputs, outputs in pairwise(sizes):
         layers += [nn.Linear(inputs, outputs), nn.ReLU()]
@@ -131,7 +131,7 @@ def head(sizes: Sequence[int]) -> nn.Sequential:
 
 
 class Whole(nn.Module):
-    """A copy of the GAN's critic with its link; always in eval mode."""
+    """A copy of the GAN's critic and link, always in eval mode."""
 
     def __init__(self, gan: GAN) -> None:
         super().__init__()
@@ -150,7 +150,7 @@ class Whole(nn.Module):
 
 
 def last_linear(gan: GAN, material: Material) -> Tap:
-    """What the Linear layer that runs last in the critic is given."""
+    """A tap of the input of the Linear layer that runs last in the critic."""
     advice = "pass features=the name of a part, or a function x -> (n, d)"
     critic = frozen.copied(frozen.critic_module(gan, "pass features=a function x -> (n, d)"))
     names = {part: name for name, part in critic.named_modules() if isinstance(part, nn.Linear)}
@@ -165,7 +165,7 @@ def last_linear(gan: GAN, material: Material) -> Tap:
         hook.remove()
     if not ran:
         raise ValueError(
-            f"the discriminator has no Linear layer whose input could serve as features; {advice}. "
+            f"the discriminator has no Linear layer whose input could be the features; {advice}. "
             f"Its parts end with {frozen.parts(critic)}"
         )
     return Tap(critic, ran[-1], before=True)
@@ -173,14 +173,14 @@ def last_linear(gan: GAN, material: Material) -> Tap:
 
 @torch.no_grad()
 def tells(judge: nn.Module, rows: tuple[Rows, Rows]) -> bool:
-    """Whether the loss is surely below log 2, that of a critic that says nothing."""
+    """Whether the loss is surely below log 2, the loss of a critic that says nothing."""
     real, generated = (judge(part).double() for part in rows)
     gain = math.log(2) - torch.cat([softplus(-real), softplus(generated)])
     return float(gain.mean()) > fitting.SURE * float(gain.std()) / math.sqrt(len(gain))
 
 
 def reached(judge: nn.Module, rows: tuple[Rows, Rows], loss: float, steps: int) -> Report:
-    """What to report of the trained critic."""
+    """The report on the trained critic."""
     if not math.isfinite(loss):
         raise ValueError(
             f"the held-out loss is {loss}: some samples' logits are infinite or NaN; train a head "

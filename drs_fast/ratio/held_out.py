@@ -1,4 +1,4 @@
-"""Logits of held-out real samples and of as many generated ones."""
+"""Logits of held-out real samples and of as many generated samples."""
 
 from typing import NamedTuple
 
@@ -13,11 +13,11 @@ from drs_fast.gan.real_data import alike
 from drs_fast.samplers.common.burn_in import check
 from drs_fast.training.fitting import Draws
 
-LEAST = 10  # samples of either kind
+LEAST = 10  # samples of each kind
 
 
 class Logits(NamedTuple):
-    """Those of real and of generated samples, each (n,) float64 on the CPU."""
+    """Logits of real and of generated samples, each (n,) float64 on the CPU."""
 
     real: Tensor
     generated: Tensor
@@ -26,7 +26,7 @@ class Logits(NamedTuple):
         return Logits(self.real[keep], self.generated[keep])
 
     def valid(self) -> "Logits":
-        """Without NaN and +inf."""
+        """The logits without NaN and +inf."""
         return Logits(*(logit[~(logit.isnan() | logit.isposinf())] for logit in self))
 
     def finite(self) -> "Logits":
@@ -34,9 +34,9 @@ class Logits(NamedTuple):
 
 
 def held_out(gan: GAN, n: int, seed: int) -> Logits:
-    """Of the first n real samples, or of all if there are fewer, and of as many generated ones.
+    """Logits of the first n real samples, or all if there are fewer, and as many generated ones.
 
-    The generated ones have the labels of the real ones, so that classes are as frequent in both.
+    Generated samples take the labels of the real ones, so that classes are as frequent in both.
     """
     x, y = gan.real_samples(integer("n", n, 1))
     generated = []
@@ -53,26 +53,26 @@ def held_out(gan: GAN, n: int, seed: int) -> Logits:
 
 
 def enough(*parts: Logits) -> None:
-    """ValueError unless there are some of either kind in every part."""
+    """ValueError unless every part has enough samples of each kind."""
     fewest = min(len(logit) for part in parts for logit in part)
     if fewest < LEAST:
         raise ValueError(
-            f"{fewest} samples are left for a part, at least {LEAST} are needed of real and of "
-            "generated ones; raise n, or give the GAN more real samples"
+            f"at least {LEAST} real and as many generated samples are needed in each part, "
+            f"got {fewest}; raise n, or give the GAN more real samples"
         )
 
 
 def varied(finite: Logits) -> None:
-    """BadLogits if all of them are equal."""
+    """BadLogits if all logits are equal."""
     low, high = torch.cat(finite).aminmax()
     if low == high:
         raise BadLogits(
-            "the critic gives every sample the same score, which no map makes a ratio of; check "
+            "the critic gives every sample the same score, which no map turns into a ratio; check "
             "its weights, or use drs.keep_train(gan)"
         )
 
 
 def halves(logits: Logits, seed: int) -> tuple[Logits, Logits]:
-    """One to fit on and one to report on; which of them row i is in depends on seed and i alone."""
+    """Splits logits into halves to fit and report on; row i's half depends only on seed and i."""
     second = Draws(seed, HELD_OUT_ROW).uniform(len(logits.real)) >= 0.5
     return logits.where(~second).valid(), logits.where(second).valid()

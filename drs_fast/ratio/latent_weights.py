@@ -1,4 +1,4 @@
-"""Weights of latents: w(z) >= 0 that bring w(z) p0(z), through G, nearer to the data.
+"""Weights w(z) >= 0 of latents for which w(z) p0(z), sent through G, is nearer to the data.
 
 Source: Issenhuth, Tanielian, Picard and Mary, Latent reweighting, an almost free improvement for
 GANs, WACV 2022.
@@ -30,14 +30,14 @@ from drs_fast.training.frozen import Rows
 TARGETS = ("wasserstein", "ratio")
 WIDTHS = (400, 400, 400)
 BETAS = (0.5, 0.5)
-LOW = -15.0  # from there down log softplus(a) is a, but for 2e-7
+LOW = -15.0  # below it, log softplus(a) is a to within 2e-7
 REPORTED = 10_000  # latents
-NEAR_ONE = 2.0  # times that the mean weight may be more or less
+NEAR_ONE = 2.0  # largest accepted factor between the mean weight and 1
 
 
 @dataclass(frozen=True)
 class Report:
-    """How the weights of latents that were not trained on came out."""
+    """How good the weights are on latents they were not trained on."""
 
     mean_weight: float  # 1 for a density
     largest_weight: float
@@ -45,9 +45,9 @@ class Report:
 
 
 class LatentWeights(nn.Module):
-    """z (n, latent_dim) [, y (n,)] -> log weights (n,), as samplers.Latent takes them.
+    """A network z (n, latent_dim) [, y (n,)] -> log weights (n,), the form samplers.Latent takes.
 
-    widths: of the hidden layers. All that it has learnt is in its state dict.
+    widths: of the hidden layers. All it learned is in its state dict.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class LatentWeights(nn.Module):
             layers += [nn.Linear(inputs, outputs, dtype=torch.float32), nn.ReLU()]
         layers += [nn.Linear(sizes[-1], 1, dtype=torch.float32), nn.Flatten(0)]
         self.layers = nn.Sequential(*layers)
-        self._report: Report | None = None  # no part of the sha256, as its name begins with _
+        self._report: Report | None = None  # its name begins with _, so it is not in the sha256
 
     def forward(self, z: Tensor, *y: Tensor) -> Tensor:
         a = self._activation(z, *y)
@@ -79,9 +79,11 @@ class LatentWeights(nn.Module):
 
 
 def report(critic: LatentWeights) -> Report:
-    """How the weights from latent_weights came out."""
+    """How good the weights from latent_weights are."""
     if not isinstance(critic, LatentWeights) or critic._report is None:
-        raise ValueError("this critic was not made by drs.latent_weights, or has been loaded since")
+        raise ValueError(
+            "this critic was not made by drs.latent_weights, or was loaded from a file"
+        )
     return critic._report
 
 
@@ -105,26 +107,26 @@ def latent_weights(
 ) -> LatentWeights:
     """A network of log weights for samplers.Latent, which then rejects latents before G runs.
 
-    target: "wasserstein": the weights raise the mean score of G(z) while a copy of the critic is
-        trained on to tell the weighted samples from real ones, as in the paper. "ratio": the
-        weights are fitted to exp(logit of G(z)) over its mean, without real samples; the GAN's
-        logit must be a log density ratio.
+    target: "wasserstein": as in the paper, the weights raise the mean score of G(z) while a copy of
+        the critic is trained to tell the weighted samples from real ones. "ratio": the weights are
+        fitted to exp(logit of G(z)) over its mean, without real samples; the GAN's logit must be a
+        log density ratio.
     largest, excess: weights above `largest` cost `excess` times their squared distance from it.
     balance: weight of (mean w - 1)^2.
     penalty: weight of the squared excess over 1 of the critic's slope between real and generated
-        samples. A slope below 1 costs nothing: it must be able to turn.
+        samples. A slope below 1 costs nothing, or the critic could not turn.
     widths: of the network's hidden layers.
-    steps: of the weights, with so many critic_steps of the critic before each.
-    batch: latents, and real samples, of a step.
-    rate, critic_rate: of Adam at first; they fall to 0 along a cosine.
-    reals: how many real samples to train on.
-    With labels, latents take the label of the real sample beside them. All from `largest` to
-    `penalty`, and what is said of the critic and of real samples, is of "wasserstein" alone. There
-    largest, balance, excess, widths and critic_rate are what re-implementations of the paper take;
-    the weights' rate is three times theirs. The mean weight divides the weighted mean scores, so
-    that the critic's constant cancels.
-    samplers.Latent(critic, cap=math.log(largest)) is the paper's rejection; without a cap no weight
-    of the burn-in is cut.
+    steps: training steps of the weights, each after critic_steps training steps of the critic.
+    batch: latents, and real samples, per step.
+    rate, critic_rate: initial learning rates of Adam; they fall to 0 along a cosine.
+    reals: real samples to train on.
+    With labels, latents take the label of their real partner. `largest` to `penalty`, and all about
+    the critic and real samples, apply to "wasserstein" only. Its values of largest, balance,
+    excess, widths and critic_rate are those of re-implementations of the paper; the weights' rate
+    is three times theirs. Weighted mean scores are divided by the mean weight, so that the critic's
+    constant cancels.
+    samplers.Latent(critic, cap=math.log(largest)) is the paper's rejection; without a cap, no
+    weight of the burn-in is cut.
 
     Source: Issenhuth et al. (2022).
     """
@@ -155,13 +157,13 @@ def latent_weights(
 
 
 class Ratio:
-    """Weights that are exp(logit) over its mean: KL of the one density of latents to the other."""
+    """Fits weights to exp(logit) over its mean, by KL between the two densities of latents."""
 
     def __init__(self, gan: GAN, batch: int, seed: int) -> None:
         if gan.energy:
             raise ValueError(
-                f"a {gan.link} critic is no density ratio, which target='ratio' needs: make it one "
-                "with drs.calibrate or drs.keep_train, or take target='wasserstein'"
+                f"target='ratio' needs a density ratio, got a {gan.link} critic; make it one "
+                "with drs.calibrate or drs.keep_train, or use target='wasserstein'"
             )
         self.gan, self.batch = gan.on(block=batch), batch
         self.rng = Rng(seed, TRAINING_ROW)
@@ -186,7 +188,7 @@ class Ratio:
 
 @dataclass(frozen=True)
 class Prices:
-    """What latent_weights says of them."""
+    """The weights of the loss terms; latent_weights explains them."""
 
     largest: float
     balance: float
@@ -209,7 +211,7 @@ class Prices:
     def of_critic(
         self, critic: nn.Module, real: Tensor, made: Tensor, labels: Rows, weight: Tensor, u: Tensor
     ) -> Tensor:
-        """The critic's loss; its slope is taken at u (n,) of the ways from made to real samples."""
+        """The critic's loss; its slope is taken at shares u (n,) of the way from made to real."""
         between = torch.lerp(made, real, moving.beside(u, made).to(made)).requires_grad_()
         (slope,) = torch.autograd.grad(critic(between, *labels).sum(), between, create_graph=True)
         steep = relu(slope.flatten(1).norm(dim=1) - 1).square().mean()
@@ -218,7 +220,7 @@ class Prices:
 
 
 class Game:
-    """Weights that the critic cannot tell from real samples, and the critic that tries to."""
+    """Weights that a critic should not tell from real samples, and the critic that tries to."""
 
     def __init__(
         self,
@@ -242,7 +244,7 @@ class Game:
         self.batch, self.draws = batch, Draws(seed, TRAINING_ROW)
 
     def loss(self, network: LatentWeights, fade: float) -> Tensor:
-        """The weights' loss, after some steps of the critic."""
+        """The weights' loss, after some training steps of the critic."""
         self.optimizer.param_groups[0]["lr"] = self.rate * fade
         for _ in range(self.steps):
             (real, *labels), z, made = self._draw()
@@ -257,7 +259,7 @@ class Game:
         return self.prices.of_weights(network.weights(z, *labels), score)
 
     def _draw(self) -> tuple[Rows, Tensor, Tensor]:
-        """Real samples [and their labels], and fresh latents with G's samples of those labels."""
+        """Real samples [and their labels], and fresh latents with G's samples for those labels."""
         own = self.draws.integers(self.batch, len(self.real[0])).to(self.real[0].device)
         real, *labels = rows = tuple(row[own] for row in self.real)
         z = ops.latents(self.gan, self.rng, self.batch)
@@ -273,14 +275,14 @@ def weighted(values: Tensor, weight: Tensor) -> Tensor:
 
 @torch.no_grad()
 def reached(gan: GAN, network: LatentWeights, seed: int, rate: float) -> Report:
-    """What to report; RuntimeError where training went wrong."""
+    """The report; RuntimeError if training went wrong."""
     rng = Rng(seed, HELD_OUT_ROW)
     z, y = ops.latents(gan, rng, REPORTED), ops.labels(gan, rng, REPORTED)
     weight = network.weights(z, *(() if y is None else (y,))).double()
     mean = float(weight.mean())
     if not 1.0 / NEAR_ONE <= mean <= NEAR_ONE:
         raise RuntimeError(
-            f"training went wrong: the weights are {mean:.4g} on average, and should be 1; take "
+            f"training went wrong: the mean weight is {mean:.4g} and should be 1; use "
             f"another rate than {rate:g}, or more steps"
         )
     return Report(

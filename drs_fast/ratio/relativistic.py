@@ -1,17 +1,17 @@
 """Relativistic critics, which learn how much more real a sample is than those of the other kind.
 
-With C the critic, m_d and m_g its means over real and generated samples, and s the sigmoid, the
-optimum of each loss, if gradients flow through the batch means, has (set the derivative with
-respect to C(x) to 0)
+Let C be the critic, m_d and m_g its means over real and generated samples, and s the sigmoid. If
+gradients flow through the batch means, setting the derivative of the loss with respect to C(x) to 0
+gives the optimum
 
     RSGAN    r = exp(C), up to a constant factor
     RaSGAN   r = (s(C - m_d) + A) / (s(m_g - C) + B),  A = E_d s(m_g - C),  B = E_g s(C - m_d)
     RLSGAN   r = (C - m_d + 1) / (m_g + 1 - C)
     RaLSGAN  r = (k + c) / (k - c),  c = C - (m_d + m_g) / 2,  k = 2 - 3/2 (m_d - m_g)
 
-RSGAN and RLSGAN compare pairs, RaSGAN and RaLSGAN averages. A RaHinge critic gives most ratios one
-output. Code that compares real samples with the generated mean alone, as early code for RaSGAN and
-RaLSGAN did, trains no ratio.
+RSGAN and RLSGAN compare pairs, RaSGAN and RaLSGAN averages. A RaHinge critic gives many ratios the
+same output. Code that compares real samples with the generated mean only, as early code for RaSGAN
+and RaLSGAN did, does not train a ratio.
 Source: Jolicoeur-Martineau, The relativistic discriminator (2019); maps derived here.
 """
 
@@ -27,7 +27,7 @@ LOSSES = ("RSGAN", "RaSGAN", "RLSGAN", "RaLSGAN")
 
 
 class AverageLogistic(nn.Module):
-    """RaSGAN's map; buffers are the means and the two constants A and B."""
+    """RaSGAN's map; its buffers are the means and the two constants A and B."""
 
     real_mean: Tensor
     generated_mean: Tensor
@@ -66,15 +66,15 @@ class LeastSquares(nn.Module):
 
 @of_gan
 def relativistic(gan: GAN, loss: str = "RSGAN", n: int = 10_000, seed: int = 0) -> GAN:
-    """This GAN, with what its critic returns turned into a log ratio.
+    """This GAN with its critic's output turned into a log ratio.
 
-    loss: what the critic was trained with, "RSGAN", "RaSGAN", "RLSGAN" or "RaLSGAN".
-    n: real samples, taken as held out, and as many generated ones that the means are taken over.
-    With labels the means are over all classes, as in training.
+    loss: the loss the critic was trained with: "RSGAN", "RaSGAN", "RLSGAN" or "RaLSGAN".
+    n: real samples, assumed to be held out, and as many generated ones, to take the means over.
+    With labels, the means are over all classes, as in training.
     """
     if loss == "RaHinge":
         raise ValueError(
-            "a RaHinge critic has one output for many ratios, so no map makes a ratio of it; use "
+            "a RaHinge critic has one output for many ratios, so no map turns it into a ratio; use "
             "drs.keep_train(gan)"
         )
     if loss not in LOSSES:
@@ -82,7 +82,7 @@ def relativistic(gan: GAN, loss: str = "RSGAN", n: int = 10_000, seed: int = 0) 
     own = links.LINKS[gan.link] if isinstance(gan.link, str) else gan.link
     if isinstance(gan.link, str) and own is not links.identity:
         raise ValueError(
-            f"a relativistic critic's output is taken as it is, but this GAN has "
+            f"a relativistic critic's output must be used unchanged, but this GAN has "
             f"link={gan.link!r}; build it with link='logit'"
         )
     critic = gan.judged(link=own)
@@ -95,7 +95,7 @@ def relativistic(gan: GAN, loss: str = "RSGAN", n: int = 10_000, seed: int = 0) 
 
 
 def link_of(loss: str, critic: Logits) -> nn.Module:
-    """The map of this loss, with means over these outputs of the critic."""
+    """The map for this loss, with means over these outputs of the critic."""
     if loss == "RaSGAN":
         return AverageLogistic(critic)
     m_d, m_g = float(critic.real.mean()), float(critic.generated.mean())
@@ -105,6 +105,6 @@ def link_of(loss: str, critic: Logits) -> nn.Module:
         raise ValueError(
             f"the critic's means over real and generated samples, {m_d:.4g} and {m_g:.4g}, are "
             f"further apart than at the optimum of {loss}, where they differ by at most 1; is this "
-            "the loss? If so, use drs.calibrate(gan, 'isotonic') or drs.keep_train(gan) instead"
+            "the right loss? If so, use drs.calibrate(gan, 'isotonic') or drs.keep_train(gan)"
         )
     return LeastSquares(middle - half, middle + half)

@@ -1,4 +1,4 @@
-"""What the bound of a squeezed run does to the balance of classes or modes."""
+"""How the bound of a squeezed run shifts the balance of classes or modes."""
 
 from typing import NamedTuple
 
@@ -13,10 +13,10 @@ from drs_fast.store import Samples
 
 
 class Balance(NamedTuple):
-    """group: what they are. Of each one, (K,) float64."""
+    """Columns have one number per group, (K,) float64. group: what a group is called."""
 
     group: str
-    share: Tensor  # of the samples without a bound
+    share: Tensor  # shares of the samples without a bound
     lost: Tensor  # what the bound loses, as a share of the group
 
     def kept(self) -> Tensor:
@@ -26,7 +26,7 @@ class Balance(NamedTuple):
 
 
 def of_rows(group: str, of: Tensor, accepted: Tensor, passed: Tensor, seen: Tensor) -> Balance:
-    """From the rows of `audit.tallied`; of (n,) int64 says which group each is of."""
+    """The balance from rows of `audit.tallied`; `of` (n,) int64 is the group of each row."""
     mass = torch.bincount(of, accepted / seen)
     lost = torch.bincount(of, (accepted - passed).clamp(min=0.0) / seen)
     return Balance(group, mass / mass.sum(), (lost / mass).nan_to_num())
@@ -52,7 +52,7 @@ def of_run(samples: Samples, state: dict[str, Tensor], bounded: Bounded | None) 
 
 
 def words(found: Balance | str) -> dict[str, str]:
-    """Its extremes."""
+    """The groups that lose and shift most, in words."""
     if isinstance(found, str):
         return {}
     group, share, lost = found
@@ -62,12 +62,12 @@ def words(found: Balance | str) -> dict[str, str]:
             f"{float(lost[worst]):.2%} of {group} {worst}, which has {float(share[worst]):.2%} of "
             "the samples"
         ),
-        f"share of a {group}": f"moves by {float(moved.max()):.3%} of the samples at most",
+        f"share of a {group}": f"shifts by at most {float(moved.max()):.3%} of the samples",
     }
 
 
 def _groups(samples: Samples, state: dict[str, Tensor], ids: Tensor) -> tuple[str, Tensor]:
-    """What rows fall into, and which of those each does, (n,) int64."""
+    """What the groups are called, and the group of each row, (n,) int64."""
     manifest, rng = samples.manifest, Rng(samples.manifest["seed"])
     labels = manifest["labels"]
     if labels is not None and "y" in samples.columns:
@@ -76,9 +76,9 @@ def _groups(samples: Samples, state: dict[str, Tensor], ids: Tensor) -> tuple[st
         return "class", classes.drawn(u, labels, tuple(weighted) or None)
     known = zoo.groups(manifest["model"])
     if known is None:
-        raise RuntimeError("neither labels nor a GAN of the zoo tell the classes")
+        raise RuntimeError("there are no labels, and the model is not a GAN of the zoo")
     gan = zoo.load(manifest["model"])
     if gan.sha256() != manifest["model_sha256"]:
-        raise RuntimeError("the model only has the name of a GAN of the zoo")
+        raise RuntimeError("the model has the name of a zoo GAN, but is another")
     group, of = known
     return group, of(gan.samples(ops.latents(gan, rng, len(ids), ids=ids)))

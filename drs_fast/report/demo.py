@@ -1,4 +1,4 @@
-"""The main job on the two built-in GANs, with pictures."""
+"""Samples the two built-in GANs and draws pictures."""
 
 import math
 import time
@@ -30,9 +30,9 @@ def run(
     digits: int = 5_000,
     say: Callable[[str], object] = lambda line: None,
 ) -> list[Path]:
-    """Samples of both GANs in directories under `out`, and pictures of them; returns the pictures.
+    """Writes samples of both GANs to directories under `out`, and pictures; returns the pictures.
 
-    quiet: no progress. say: is given the table of what was done, line by line.
+    quiet: show no progress. say: called with each line of a table of what was done.
     RuntimeError without matplotlib.
     """
     pictures.check()
@@ -67,7 +67,7 @@ def _generate(
 
 
 def _raw(gan: GAN, n: int) -> tuple[Tensor, Tensor]:
-    """x and logit of n proposals from the burn-in rows on."""
+    """x and logit of n proposals, starting at the burn-in rows."""
     parts = [
         gan.logits(ops.latents(gan, Rng(SEED, BURN_IN_ROW + row), min(gan.block, n - row)))
         for row in range(0, n, gan.block)
@@ -87,7 +87,7 @@ def _modes(path: Path, samples: Samples, raw: Tensor, logit: Tensor) -> Path:
         )
         for name, x in (("raw generator", raw), ("accepted", samples.x[:]))
     ]
-    inside = -math.expm1(-8.0)  # of a normal in the plane, within 4 sd
+    inside = -math.expm1(-8.0)  # share of a normal in the plane within 4 sd
     title = f"real density, from its formula\n{inside:.2%} within 4 sd of a centre"
     panels.append(Panel(title, marginal[:, None] * marginal))
     return pictures.densities(path, panels, GRID)

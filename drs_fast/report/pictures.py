@@ -1,4 +1,4 @@
-"""Pictures of samples, scores and logits, each a PNG file. Needs matplotlib."""
+"""Draws samples, scores and logits as PNG files. Needs matplotlib."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -35,7 +35,7 @@ class Panel:
 
 @dataclass(frozen=True)
 class Square:
-    """Where 2-D samples are shown: lowest and highest value of each axis, and bins per axis."""
+    """The area in which 2-D samples are drawn: range of each axis, and bins per axis."""
 
     x: tuple[float, float]
     y: tuple[float, float]
@@ -43,7 +43,7 @@ class Square:
 
     @classmethod
     def around(cls, samples: Tensor) -> "Square":
-        """Around all but the outermost 0.2 % of (n, 2) samples; one scale if it fits both axes."""
+        """Holds all but the outermost 0.2 % of (n, 2) samples; axes have one scale if both fit."""
         wide = samples.double()
         low, high = torch.quantile(wide, wide.new_tensor([0.001, 0.999]), dim=0)
         middle, half = (low + high) / 2, 0.55 * (high - low)
@@ -54,7 +54,7 @@ class Square:
         return cls(x, y, bins=min(200, max(20, round(len(samples) ** 0.5 / 4))))
 
     def density(self, samples: Tensor) -> Tensor:
-        """(bins, bins) float64, first axis x; samples outside count in the total."""
+        """(bins, bins) float64, first axis x; samples outside still count in the total."""
         first, second = samples.double().cpu().numpy().T
         counts, _, _ = np.histogram2d(first, second, bins=self.bins, range=(self.x, self.y))
         area = (self.x[1] - self.x[0]) * (self.y[1] - self.y[0]) / self.bins**2
@@ -100,7 +100,7 @@ def densities(path: Path, panels: Sequence[Panel], square: Square, heading: str 
 
 
 def grids(path: Path, panels: Sequence[Panel], heading: str = "") -> Path:
-    """Up to 64 images a panel, (n, H, W), (n, 1, H, W) or (n, 3, H, W), in rows of eight."""
+    """Up to 64 images per panel, (n, H, W), (n, 1, H, W) or (n, 3, H, W), in rows of eight."""
     figure, axes = _figure(len(panels), panel=(3.7, 4.0), heading=heading)
     everything = torch.cat([panel.values.double().flatten() for panel in panels])
     everything = everything[torch.isfinite(everything)]
@@ -141,7 +141,7 @@ def scores(path: Path, score: Tensor, probability: Tensor, heading: str = "") ->
 
 
 def logits(path: Path, groups: dict[str, Tensor], heading: str = "") -> Path:
-    """Histograms of one or two sets of logits (n,) on one axis; of two, the first is drawn pale."""
+    """Histograms of one or two sets of logits (n,) on one axis; of two, the first is pale."""
     figure, (axis,) = _figure(1, panel=(6.4, 3.6), heading=heading)
     finite = {name: x[torch.isfinite(x)].double() for name, x in groups.items()}
     ends = torch.cat([torch.quantile(x, x.new_tensor([0.01, 0.9999])) for x in finite.values()])
@@ -179,7 +179,7 @@ def bounds(path: Path, logit: Tensor, bound: Tensor, chance: Tensor, heading: st
 
 
 def balance(path: Path, balance: Balance, heading: str = "") -> Path:
-    """Each group's share of the samples without a bound, with one, and what the bound loses."""
+    """Each group's share of the samples without and with a bound, and what the bound loses."""
     figure, axes = _figure(2, panel=(5.0, 3.4), heading=heading)
     place = np.arange(len(balance.share))
     for shares, name, colour, shift in (
@@ -198,9 +198,9 @@ def balance(path: Path, balance: Balance, heading: str = "") -> Path:
 
 
 def reliability(path: Path, curves: dict[str, Curve], heading: str = "") -> Path:
-    """Shares of real samples against those that one or two critics claim; of two, the first pale.
+    """Observed shares of real samples against those that critics claim; of two, the first is pale.
 
-    Bars are two standard deviations of the share to either side.
+    Bars show two standard deviations of the share on either side.
     """
     figure, (axis,) = _figure(1, panel=(4.4, 4.4), heading=heading)
     axis.plot([0, 1], [0, 1], color=MARK, linewidth=1.2)
@@ -220,7 +220,7 @@ def reliability(path: Path, curves: dict[str, Curve], heading: str = "") -> Path
         )
     axis.set_xlim(0, 1)
     axis.set_ylim(0, 1)
-    axis.set_xlabel("chance of real that the logit claims")
+    axis.set_xlabel("probability of real that the logit claims")
     axis.set_ylabel("share of real samples")
     axis.legend(frameon=False, fontsize=9, labelcolor=INK, loc="upper left")
     _style(axis, "")
@@ -255,7 +255,7 @@ def _style(axis: "Axes", title: str) -> None:
 
 
 def _bars(axis: "Axes", values: Tensor, edges: NDArray[Any], split: float) -> None:
-    """Shares in percent; bars from `split` on are blue."""
+    """Draws shares in percent; bars from `split` on are blue."""
     counts, _ = np.histogram(values.double().numpy(), edges)
     shares = 100 * counts / max(1, len(values))
     colours = [BLUE if edge >= split - 1e-9 else PALE for edge in edges[:-1]]
@@ -263,7 +263,7 @@ def _bars(axis: "Axes", values: Tensor, edges: NDArray[Any], split: float) -> No
 
 
 def _mosaic(images: Tensor) -> NDArray[Any]:
-    """Images side by side on white: (h, w), or (h, w, 3) of colours."""
+    """Images side by side on white: (h, w), or (h, w, 3) in colour."""
     tiles = images[: GRID * GRID].float().nan_to_num().clamp(0, 1)
     tiles = tiles.unsqueeze(1) if tiles.ndim == 3 else tiles
     step = -(-max(tiles.shape[2:]) // LARGEST_TILE)

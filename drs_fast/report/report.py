@@ -19,9 +19,9 @@ from drs_fast.store import Samples, open_run
 from drs_fast.store.format import read_records
 from drs_fast.store.manifest import SamplerSpec
 
-READ = 1_000_000  # samples that quantiles and pictures are made from, so that memory is bounded
+READ = 1_000_000  # most samples for quantiles and pictures, to limit memory
 BEST = 64
-LISTED = 10  # classes that are named one by one
+LISTED = 10  # most classes to list one by one
 QUANTILES = {"lowest": 0.0, "5 %": 0.05, "25 %": 0.25, "50 %": 0.5, "75 %": 0.75, "95 %": 0.95,
              "highest": 1.0}  # fmt: skip
 
@@ -29,16 +29,16 @@ QUANTILES = {"lowest": 0.0, "5 %": 0.05, "25 %": 0.25, "50 %": 0.5, "75 %": 0.75
 def write(
     path: str | PathLike[str], out: str | PathLike[str] | None = None
 ) -> tuple[str, list[Path]]:
-    """The report of a run and its pictures, which go to `out`, or beside the run in PATH-report.
+    """Writes a run's report and its pictures to `out`, by default beside the run in PATH-report.
 
-    Nothing is written to the run itself, finished or not. What cannot be drawn is left out, and
+    The run itself, finished or not, is not changed. What cannot be drawn is left out, and
     the text says so. RuntimeError without matplotlib, ValueError if `out` is within the run.
     """
     pictures.check()
     run = Path(os.path.abspath(path))
     folder = run.with_name(f"{run.name}-report") if out is None else Path(out)
     if run.resolve() in (folder.resolve(), *folder.resolve().parents):
-        raise ValueError(f"{folder} is inside the run, whose files are fixed; choose another --out")
+        raise ValueError(f"out must be outside the run, got {folder}; choose another --out")
     samples = open_run(path)
     state = state_of(samples)
     folder.mkdir(parents=True, exist_ok=True)
@@ -89,12 +89,12 @@ def words(
     lines += [f"  {name:<24}{value}" for name, value in facts.items() if value is not None]
     lines += _table({"raw (burn-in)": raw, "accepted": accepted})
     if n > READ:
-        lines.append(f"  quantiles and pictures are of the first {READ:,} samples")
+        lines.append(f"  quantiles and pictures use the first {READ:,} samples")
     return "\n".join(lines)
 
 
 def _classes(samples: Samples) -> dict[str, str]:
-    """Which classes were proposed, and how many samples each has."""
+    """How often each class was proposed, and how many samples each has."""
     labels, weights = samples.manifest.get("labels"), samples.manifest.get("label_weights")
     if not labels or "y" not in samples.columns:
         return {}
@@ -102,7 +102,7 @@ def _classes(samples: Samples) -> dict[str, str]:
     few, most = int(found.min()), int(found.max())
     listed = ", ".join(f"{k}: {count:,}" for k, count in enumerate(found.tolist()))
     spread = f"{few:,} to {most:,} in each of {labels:,}"
-    proposed = "all alike" if weights is None else ", ".join(f"{w:.3g}" for w in weights[:LISTED])
+    proposed = "all equal" if weights is None else ", ".join(f"{w:.3g}" for w in weights[:LISTED])
     more = ", ..." if weights is not None and labels > LISTED else ""
     return {
         "label weights": proposed + more,
@@ -121,7 +121,7 @@ def described(samples: Samples, state: dict[str, Tensor]) -> Described:
 
 
 def state_of(samples: Samples) -> dict[str, Tensor]:
-    """The sampler's state; empty in a run that was stopped before its burn-in ended."""
+    """The sampler's state; empty if the run stopped before its burn-in ended."""
     return samples.state if "state_sha256" in samples.manifest else {}
 
 
@@ -133,7 +133,7 @@ def scores(samples: Samples, state: dict[str, Tensor]) -> tuple[Tensor, Tensor] 
     if not {"logits", "log_m", "gamma"} <= state.keys():
         return None
     logit, log_m, gamma = state["logits"].double(), state["log_m"], state["gamma"]
-    if log_m.ndim:  # one of each per class; the state does not repeat the labels
+    if log_m.ndim:  # one per class, but the state does not keep the labels
         y = classes.turns(len(log_m), samples.manifest["label_weights"], 0, len(logit))
         log_m, gamma = log_m[y], gamma[y]
     eps = samples.manifest.get("eps") or 0.0
@@ -156,7 +156,7 @@ def _draw(
     balanced: Balance | str,
     folder: Path,
 ) -> tuple[list[Path], list[str]]:
-    """The pictures, and why others are missing."""
+    """Draws the pictures; returns their paths, and why others are missing."""
     title = heading(samples)
     drawn: list[Path] = []
     reasons: list[str] = []
@@ -203,7 +203,7 @@ def _draw_samples(
     if 0 not in shape and (len(shape) == 3 or (len(shape) == 4 and shape[1] in (1, 3))):
         return [pictures.grids(path, _best_and_worst(samples, logit), title)], []
     return [], [
-        f"samples: x is {shape}; (n, 2), (n, H, W), (n, 1, H, W) and (n, 3, H, W) are drawn"
+        f"samples: x must be (n, 2), (n, H, W), (n, 1, H, W) or (n, 3, H, W) to draw, got {shape}"
     ]
 
 
@@ -223,7 +223,7 @@ def _best_and_worst(samples: Samples, logit: Tensor | None) -> list[Panel]:
 
 
 def _logits(samples: Samples, state: dict[str, Tensor]) -> tuple[Tensor | None, Tensor | None]:
-    """Raw logits of the burn-in, and accepted ones."""
+    """Raw logits of the burn-in, and accepted logits."""
     saved = "logit" in samples.columns and len(samples) > 0
     return state.get("logits"), samples.logit[:READ] if saved else None
 
@@ -233,7 +233,7 @@ def _absence(samples: Samples, column: str) -> str:
 
 
 def _counters(samples: Samples) -> dict[str, int]:
-    """What the records of the readable shards add up to."""
+    """The sums of the records of all readable shards."""
     manifest = samples.manifest
     records = read_records(samples.path, manifest.get("chunk_rows"))[0]
     totals = {

@@ -1,1 +1,1 @@
-"""One seed's way through the rows, in memory and to disk."""
+"""Runs a sampler over the rows of one seed, in memory and to disk."""

@@ -1,4 +1,4 @@
-"""Samples, copied one step after another into tensors that seldom grow."""
+"""Collects samples, step by step, in tensors that seldom have to grow."""
 
 import functools
 
@@ -9,9 +9,9 @@ Rows = dict[str, Tensor]
 
 
 class Collected:
-    """Room for `capacity` rows like the example, of which `first` are allocated at first.
+    """Space for `capacity` rows shaped like the example; `first` of them are allocated at once.
 
-    Many small tensors, kept while large ones come and go, would scatter over the memory.
+    Keeping many small tensors while large ones come and go would fragment the memory.
     """
 
     def __init__(
@@ -22,12 +22,12 @@ class Collected:
         self._tensors = {
             name: row[:0].cpu() if on_host else row[:0] for name, row in example.items()
         }
-        # Of the last copy from a GPU to pinned memory.
+        # Marks the end of the last copy from a GPU to pinned memory.
         self._copied = torch.cuda.Event() if on_host and example["ids"].is_cuda else None
         self._grow(capacity if first is None else min(first, capacity))
 
     def add(self, pieces: list[Rows]) -> None:
-        """Appends rows that are there; what the device does after this may overwrite them."""
+        """Appends rows. They are copied, so later work on the device may overwrite them."""
         for piece in pieces:
             end = self.count + len(piece["ids"])
             if end > len(self._tensors["ids"]):
@@ -43,12 +43,12 @@ class Collected:
             self.count = end
 
     def tensors(self) -> Rows:
-        """The rows so far, in views of the tensors that `add` writes to."""
+        """All rows so far, as views of the tensors that `add` writes to."""
         self._settle()
         return {name: rows[: self.count] for name, rows in self._tensors.items()}
 
     def clear(self) -> None:
-        """Forgets the rows and keeps the room."""
+        """Drops the rows and keeps the space."""
         self.count = 0
 
     def _grow(self, room: int) -> None:
@@ -65,7 +65,7 @@ class Collected:
 
 
 def _copy_aside(targets: list[tuple[Tensor, Tensor]], copied: torch.cuda.Event) -> None:
-    """From a GPU to pinned memory, beside the steps in flight but before later ones."""
+    """Copies from a GPU to pinned memory, alongside steps in flight but before later steps."""
     device = targets[0][1].device
     side = _side_stream(device)
     with torch.cuda.stream(side):

@@ -1,4 +1,4 @@
-"""Runs a sampler over rows 0, 1, ... until n samples are there. Knows no sampler."""
+"""Runs any sampler over rows 0, 1, ... until there are n samples."""
 
 from collections.abc import Iterator
 from os import PathLike
@@ -58,7 +58,7 @@ def generate(
     only: int | None = None,
     progress: bool = False,
 ) -> Batch | Samples:
-    """n samples: the first n accepted rows of the seed, for equal logits whatever the batch size.
+    """Draws n samples: the first n accepted rows of this seed.
 
     batch_size: rows in a call of G and D, rounded up to a power of two or, from 256 on, a multiple
         of 256. A call for fewer rows is padded to 128 or a multiple of 256 on a CPU, and to a whole
@@ -123,11 +123,11 @@ def stream(
     label_weights: Weights = None,
     only: int | None = None,
 ) -> Iterator[Batch]:
-    """Batches of accepted rows, for ever: those that `generate` gives, in the same order.
+    """Yields batches of accepted rows without end: those of `generate`, in the same order.
 
-    Where every class has a quota (classes="within"), rows of a class that is ahead wait for their
-    turn: at the end of every batch those so far are the ones of `generate`, in another order.
-    What log_m clips is not estimated here.
+    If every class has a quota (classes="within"), rows of a class that is ahead wait their turn: at
+    the end of each batch, the samples so far are those of `generate`, in another order.
+    The share of the data that log_m clips is not estimated here.
     """
     options = Options(
         seed=seed, batch_size=batch_size, device=device, patience=patience, precision=precision,
@@ -145,7 +145,7 @@ def _streamed(run: Run) -> Iterator[Batch]:
 
 
 def _owned(landed: Landed, run: Run) -> Batch:
-    """A step's rows in tensors of their own, which do not keep all proposals alive."""
+    """A step's samples in tensors of their own, so that its proposals can be freed."""
     rows = landed.rows or [{name: row[:0] for name, row in run.example.items()}]
     tensors = {name: torch.cat([piece[name] for piece in rows]) for name in rows[0]}
     return _batch(tensors, invalid=landed.invalid, above=landed.above)

@@ -1,7 +1,7 @@
-"""Freed memory stays with the process while a run lasts.
+"""Keeps freed memory with the process while a run lasts.
 
-Each step frees tensors as large as those that the next one allocates. Where the C library returns
-their pages to the system in between, getting them back can take as long as G and D.
+Each step frees tensors as large as those the next one allocates. If the C library returns their
+pages to the system in between, getting them back can take as long as G and D do.
 """
 
 import threading
@@ -16,7 +16,7 @@ _runs = 0
 
 @contextmanager
 def kept() -> Iterator[None]:
-    """Within the block, in all threads, where the C library is glibc; no effect elsewhere."""
+    """Keeps memory within the block, in all threads, if the C library is glibc; else no effect."""
     _count(1)
     try:
         yield

@@ -1,6 +1,6 @@
-"""How fast G and D run here, as they are and tuned, and what that says for a run.
+"""Measures how fast G and D run here, tuned and not, and recommends arguments for a run.
 
-The clock chooses here and nowhere else: a plan names arguments, and a run does what they say.
+Time is measured here and nowhere else: a plan suggests arguments, and a run obeys its arguments.
 """
 
 import math
@@ -26,17 +26,18 @@ from drs_fast.training.fitting import of_gan
 
 USUAL = Options.batch_size  # of `generate`, unless another is given
 SIZES = (256, 1024, USUAL, 16384, 65536)
-LONGEST = 4.0  # seconds of a call: a larger batch is not tried
-SLICE, ROUNDS = 0.1, 8  # seconds that each way is timed for at least, in every round
-GAIN, AGAINST = 1.05, 2  # so much faster, in all rounds but two: that is worth recommending
-DRAWING, MANY = 3.0, 1_000_000  # seconds, and samples where no n is given
+LONGEST = 4.0  # seconds per call: larger batches are not tried
+SLICE, ROUNDS = 0.1, 8  # least seconds of timing for each way, in every round
+GAIN, AGAINST = 1.05, 2  # recommend what is this much faster in all but two rounds
+DRAWING, MANY = 3.0, 1_000_000  # seconds of drawing, and samples if no n is given
 
 
 @dataclass(frozen=True)
 class Way:
-    """G and D in batches of that many rows with these variants; rates: rows a second, by round.
+    """One way to run G and D: this batch size with these variants.
 
-    change: of a finite logit at most, in standard deviations of the logits.
+    rates: rows per second, one for each round.
+    change: largest change of a finite logit, in standard deviations of the logits.
     """
 
     batch_size: int
@@ -46,18 +47,18 @@ class Way:
 
     @property
     def rate(self) -> float:
-        """Rows a second."""
+        """Median rows per second."""
         return statistics.median(self.rates)
 
     def beats(self, other: "Way") -> bool:
-        """Whether it is clearly faster, round by round."""
+        """Whether this way is clearly faster, round by round."""
         gains = sorted(mine / theirs for mine, theirs in zip(self.rates, other.rates, strict=True))
         return gains[min(AGAINST, len(gains) - 1)] > GAIN
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """What a sampler drew in so many seconds after its burn-in, which took seconds too."""
+    """What a sampler drew, and the seconds taken by its burn-in and by the drawing."""
 
     sampler: str
     burn_in: float
@@ -66,7 +67,7 @@ class Drawn:
     samples: int
 
     def hours(self, n: int) -> float:
-        """For so many samples, burn-in included; inf where none was drawn."""
+        """Hours to draw n samples, burn-in included; inf if none was drawn."""
         drawing = n * self.seconds / self.samples if self.samples else math.inf
         return (self.burn_in + drawing) / 3600.0
 
@@ -75,18 +76,18 @@ class Drawn:
             return f"{self.sampler}: none of {self.proposals:,} rows was accepted"
         each, rate = self.samples / self.proposals, self.samples / self.seconds
         burn_in = f"after a burn-in of {self.burn_in:.1f} s"
-        return f"{self.sampler}: {each:.3g} samples a row, {rate:,.0f} samples/s {burn_in}"
+        return f"{self.sampler}: {each:.3g} samples per row, {rate:,.0f} samples/s {burn_in}"
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What `plan` measured; batch_size and tune are those to give to `generate`."""
+    """What `plan` measured. batch_size and tune are the recommended arguments of `generate`."""
 
-    model: str  # with its device
+    model: str  # name and device
     precision: str
-    sizes: tuple[Way, ...]  # as they are, the usual size first
-    tunes: tuple[Way, ...]  # in batches of batch_size, as they are first
-    refused: tuple[str, ...]  # why other variants cannot be given
+    sizes: tuple[Way, ...]  # untuned, the usual size first
+    tunes: tuple[Way, ...]  # in batches of batch_size, untuned first
+    refused: tuple[str, ...]  # why other variants cannot be used
     batch_size: int
     tune: tuple[str, ...]
     drawn: Drawn | None = None
@@ -95,7 +96,7 @@ class Plan:
     def __str__(self) -> str:
         lines = [f"{self.model}, {self.precision}", "", f"{'batch':>23}{'rows/s':>12}{'speed':>8}"]
         lines += [_line(f"{way.batch_size:,}", way, self.sizes[0]) for way in self.sizes]
-        lines += ["", f"{'tune':>23}{'rows/s':>12}{'speed':>8}   logits move by up to"]
+        lines += ["", f"{'tune':>23}{'rows/s':>12}{'speed':>8}   logits change by up to"]
         for way in self.tunes:
             moved = f"   {way.change:.1g} of their sd" if way.tune else ""
             lines.append(_line(",".join(way.tune) or "none", way, self.tunes[0]) + moved)
@@ -130,19 +131,19 @@ def plan(
     precision: str = "fp32",
     progress: bool = False,
 ) -> Plan:
-    """Times G and D in several batch sizes and with each `tune`; says what to give to `generate`.
+    """Times G and D at several batch sizes and with each `tune`; recommends what to use.
 
-    sampler: drawn from for a few seconds with what is recommended. n: how many samples of it are
-        wanted.
-    batch_size: the only one to try. Another size than the usual 4096, and a variant, are
-        recommended where they are faster by 5 % in six rounds of eight.
-    progress: lines on standard error.
-    Calls are timed one by one and without gradients, on a GPU without the CUDA graph that a run
-    replays. Raises what a run with the sampler raises.
+    sampler: if given, it draws for a few seconds with the recommended arguments.
+    n: number of samples you want from it; the plan then estimates the hours.
+    batch_size: try only this one. Another size than the usual 4096, or a variant, is recommended if
+        it is 5 % faster in six of eight rounds.
+    progress: print progress to standard error.
+    Calls are timed one at a time, without gradients, and on a GPU without the CUDA graph that a run
+    replays. Raises whatever a run with the sampler raises.
     """
     n = None if n is None else integer("n", n, 1)
     if n is not None and sampler is None:
-        raise ValueError(f"n={n:,} samples of which sampler? Give one, such as drs.samplers.DRS()")
+        raise ValueError(f"got n={n:,} but no sampler; give one, such as drs.samplers.DRS()")
     gan = gan.on(device, batch_size, precision)
 
     def say(line: str) -> None:
@@ -164,7 +165,7 @@ def plan(
 
 
 def _sizes(gan: GAN, sizes: Sequence[int], say: Callable[[str], None]) -> tuple[Way, ...]:
-    """As they are, in batches of sizes that fit memory and patience; the usual one first."""
+    """Times G and D untuned at each size that fits memory and patience; the usual size first."""
     ways: dict[int, GAN] = {}
     for size in sizes:
         say(f"batches of {size:,}")
@@ -184,7 +185,7 @@ def _sizes(gan: GAN, sizes: Sequence[int], say: Callable[[str], None]) -> tuple[
 
 
 def _tunes(gan: GAN, say: Callable[[str], None]) -> tuple[tuple[Way, ...], tuple[str, ...]]:
-    """As they are, then with each variant and combination; and why others are refused."""
+    """Times G and D untuned and with each combination of variants; and says why some fail."""
     ways: dict[tuple[str, ...], GAN] = {(): gan}
     refused: dict[tuple[str, ...], str] = {}
     every = (combinations(tuning.VARIANTS, k + 1) for k in range(len(tuning.VARIANTS)))
@@ -201,7 +202,7 @@ def _tunes(gan: GAN, say: Callable[[str], None]) -> tuple[tuple[Way, ...], tuple
 
 
 def _best(ways: Sequence[Way]) -> Way:
-    """The first one, or a later one that is clearly faster."""
+    """The first way, or a later one that is clearly faster."""
     best = ways[0]
     for way in ways[1:]:
         best = way if way.beats(best) else best
@@ -209,7 +210,7 @@ def _best(ways: Sequence[Way]) -> Way:
 
 
 def _rates(gans: Iterable[GAN]) -> Iterator[tuple[float, ...]]:
-    """Rows a second of each, in rounds that take turns."""
+    """Rows per second of each GAN, one number per round; the GANs take turns."""
     rows = {gan: gan.block * max(1, round(SLICE / _seconds(gan, gan.block))) for gan in gans}
     rounds = [[n / _seconds(gan, n) for gan, n in rows.items()] for _ in range(ROUNDS)]
     return zip(*rounds, strict=True)
@@ -225,7 +226,7 @@ def _seconds(gan: GAN, rows: int) -> float:
 
 
 def _draw(run: Run) -> Drawn:
-    """Of a run in memory, for a few seconds; where it has several steps, the first warms up."""
+    """Runs a sampler in memory for a few seconds; of several steps, the first is a warm-up."""
     start = time.perf_counter()
     run.begin()
     marks = [(time.perf_counter(), 0, 0)]

@@ -140,7 +140,7 @@ def _unchanged(gan: GAN) -> Iterator[set[int]]:
     """Buffers that a call changes are put back; at the end the set has the ids of these."""
     changed = set[int]()
     found = fingerprint.modules(gan.generator, gan.discriminator, gan.link)
-    # TorchScript's inner modules are found in their outer one alone.
+    # TorchScript's inner modules can only be found through their outer one.
     modules = {id(module): module for outer in found for module in outer.modules()}
     buffers = [
         (module, name, buffer, buffer.detach().clone())

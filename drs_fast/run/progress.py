@@ -1,4 +1,4 @@
-"""How far a run is: a bar on a terminal, a plain line now and then elsewhere."""
+"""Shows how far a run is: a bar on a terminal, elsewhere a plain line now and then."""
 
 import sys
 import time
@@ -9,7 +9,7 @@ SECONDS_BETWEEN_LINES = 10.0
 
 
 class Progress:
-    """Accepted samples a second, acceptance and time left, on standard error."""
+    """Prints samples per second, acceptance and time left to standard error."""
 
     def __init__(self, n: int | None, *, enabled: bool) -> None:
         self.n = n
@@ -34,12 +34,12 @@ class Progress:
             self._line()
 
     def skip(self, accepted: int) -> None:
-        """Counts samples that an earlier run made."""
+        """Counts samples that an earlier run already made."""
         self.before += accepted
         self.advance(accepted, 0)
 
     def advance(self, accepted: int, proposals: int) -> None:
-        """Counts samples, and the proposals that were needed for them."""
+        """Counts new samples, and the proposals they took."""
         self.accepted += accepted
         self.proposals += proposals
         if self.bar is not None:

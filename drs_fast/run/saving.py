@@ -1,4 +1,4 @@
-"""Runs that are written to a directory, chunk by chunk, and resumed there."""
+"""Runs that are written to a directory, chunk by chunk, and can be resumed there."""
 
 import dataclasses
 import functools
@@ -57,8 +57,8 @@ def save_run(run: Run, out: str | PathLike[str], model: str) -> None:
             return
         if sampler.sequential and writer.records:
             raise Conflict(
-                f"{out} holds part of a run whose rows depend on all before them (adapt='batch'), "
-                "which cannot be resumed; choose another directory"
+                f"{out} holds part of a run in which each row depends on all rows before it "
+                "(adapt='batch'), so it cannot be resumed; choose another directory"
             )
         if writer.state is None:
             found = run.begin()
@@ -83,10 +83,10 @@ def save_run(run: Run, out: str | PathLike[str], model: str) -> None:
             }
             writer.save_state(tensors, {"eps": None, **numbers, **facts})
         else:
-            if writer.facts["tuned"] != spec["tune"]:  # an earlier version kept what was faster
+            if writer.facts["tuned"] != spec["tune"]:  # earlier versions kept the faster one
                 raise Conflict(
                     f"{out} was begun with tune={writer.facts['tuned']}, the variants that were "
-                    f"faster then, and would go on with all of {spec['tune']}; choose another "
+                    f"faster then; it cannot be resumed with all of {spec['tune']}; choose another "
                     "directory"
                 )
             tensors = {name: t.to(run.gan.device) for name, t in writer.state.items()}
@@ -98,7 +98,7 @@ def save_run(run: Run, out: str | PathLike[str], model: str) -> None:
 
 
 def _check_rows(writer: Writer, run: Run, columns: tuple[str, ...]) -> None:
-    """Corrupt where the samples that are there are not like those that would be added."""
+    """Corrupt if the samples already written differ in kind from those this run would add."""
     rows = {name: run.example[name] for name in ("ids", *columns)}
     writer.check_rows(
         {
@@ -109,13 +109,13 @@ def _check_rows(writer: Writer, run: Run, columns: tuple[str, ...]) -> None:
 
 
 def _check_state(writer: Writer, run: Run) -> None:
-    """Corrupt where the state is not one of this sampler."""
+    """Corrupt if the stored state is not a state of this sampler."""
     if writer.state is None:
         return
     problems = layout.unlike(run.sampler.State, writer.state, run.gan.labels)
     if problems:
         raise Corrupt(
-            f"the state in {writer.path} is none of {type(run.sampler).__name__}: "
+            f"the state in {writer.path} is not a state of {type(run.sampler).__name__}: "
             f"{'; '.join(problems)}; {COPY}"
         )
 
@@ -142,7 +142,7 @@ def _spec(sampler: Sampler, gan: GAN) -> dict[str, Any]:
 
 
 def _fill(run: Run, writer: Writer, columns: tuple[str, ...], bar: Progress) -> None:
-    """Computes the chunks that are not there yet, in order, until n samples are."""
+    """Computes the missing chunks, in order, until there are n samples."""
     for record in writer.records.values():
         run.accepted += record.count
         run.proposals += record.counters["rows"]
@@ -157,7 +157,7 @@ def _fill(run: Run, writer: Writer, columns: tuple[str, ...], bar: Progress) -> 
     rows, present = writer.facts["chunk_rows"], frozenset(writer.records)
     missing = ((k, k * rows, (k + 1) * rows) for k in itertools.count() if k not in present)
     last = max(present, default=-1)
-    inner = last if last >= len(present) else 0  # chunks before the last one are needed whole
+    inner = last if last >= len(present) else 0  # chunks before the last are needed in full
     first = max(1, min(SHARD_ROWS, SHARD_BYTES // _row_bytes(run, columns)))
     example = {name: run.example[name] for name in ("ids", *columns)}
     with Shards(writer, example, min(run.n or 0, rows), first) as shards:
@@ -168,7 +168,7 @@ def _fill(run: Run, writer: Writer, columns: tuple[str, ...], bar: Progress) -> 
 
 
 class Shards:
-    """Writes one shard in the writer's thread while the rows of the next are collected."""
+    """Writes one shard in the writer's thread while the rows of the next are being collected."""
 
     def __init__(self, writer: Writer, example: Rows, capacity: int, first: int) -> None:
         self._writer = writer
@@ -176,7 +176,7 @@ class Shards:
         self._written: deque[tuple[Future[None], Collected]] = deque()
         self._last: Future[None] | None = None
         self._counters = Counter[str]()
-        self._whole = True  # whether no accepted row of the chunk was left out
+        self._whole = True  # whether every accepted row of the chunk is kept
 
     def __enter__(self) -> "Shards":
         return self
@@ -187,13 +187,13 @@ class Shards:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if error is None:  # else the writer, when it is closed, waits for what is being written
+        if error is None:  # otherwise closing the writer waits for what is being written
             for future, _ in self._written:
                 future.result()
 
     def add(self, landed: Landed, *, ends: bool, whole: bool) -> None:
-        """A step's rows; ends: they are the shard's last. whole: none of the step is left out."""
-        if not self._free:  # the disk is slower
+        """Adds a step's rows. ends: the shard ends with them. whole: no row of the step was cut."""
+        if not self._free:  # the disk is slower than the sampler
             future, collected = self._written.popleft()
             future.result()
             collected.clear()
@@ -226,7 +226,7 @@ class Shards:
         cut: bool,
     ) -> None:
         if before is not None:
-            before.result()  # where a shard could not be written, none is after it
+            before.result()  # if a shard could not be written, no later one may be
         self._writer.append(chunk, collected.tensors(), cut=cut, counters=counters)
 
 

@@ -1,4 +1,4 @@
-"""One seed's way through the rows: burn-in, steps, and the counts that say when to give up."""
+"""How one seed's rows are tried: burn-in, steps, and the counts that decide when to give up."""
 
 import functools
 import math
@@ -30,7 +30,7 @@ DEVIATIONS, AGAIN = 1.0, 3.0
 
 
 class Run:
-    """One seed's way through the rows, with the counts that say when to give up."""
+    """One pass over the rows of a seed, with the counts that decide when to give up."""
 
     def __init__(
         self,
@@ -51,14 +51,14 @@ class Run:
         self.options, self.rng = options, Rng(options.seed)
         self.step_rows = math.lcm(self.gan.block, sampler.group)
         if self.step_rows > max(LARGEST_STEP, self.gan.block):
-            # Then a block of G and D is not full.
+            # A block of G and D is then not full.
             self.step_rows = sampler.group * max(1, LARGEST_STEP // 2 // sampler.group)
         self.n = n
         self.state: Any = None
         self.flip_rate: float | None = None
         self._rate = 1.0  # expected share of accepted rows
-        self._draws = False  # whether the sampler draws latents itself, most of which cost little
-        self._flying = 0  # rows of steps that have not landed
+        self._draws = False  # whether the sampler draws latents itself, most of them cheaply
+        self._flying = 0  # rows of steps that have not landed yet
         self.accepted = self.proposals = self.calls = self.invalid = self.above = self.idle = 0
         self.tallies = Counter(dict.fromkeys(sampler.tallies, 0))
         self.quota: classes.Quota | None = None
@@ -84,7 +84,7 @@ class Run:
         return found
 
     def resume(self, state: Any) -> None:
-        """Goes on after a burn-in, which says what labels are proposed and what is added up."""
+        """Continues after burn-in; the state says which labels to propose and what to count."""
         self.state = state
         asked, self.gan = self.gan, self.sampler.proposing(self.gan, state)
         if self.gan is not asked:
@@ -95,7 +95,7 @@ class Run:
 
     @functools.cached_property
     def example(self) -> Rows:
-        """One row of everything that a step can give, for shapes and dtypes."""
+        """One example row of everything a step can return, for shapes and dtypes."""
         x = self.gan.row()
         rows = {
             "ids": x.new_zeros(1, dtype=torch.int64),
@@ -107,7 +107,7 @@ class Run:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Of all that a sample has."""
+        """The names of all that a sample has."""
         return ("ids", "logit", "x", "z", *(() if self.gan.labels is None else ("y",)))
 
     def landed(
@@ -117,11 +117,11 @@ class Run:
         bar: Progress,
         whole: int | None = None,
     ) -> Iterator[Landed]:
-        """The accepted rows of chunks (number, first row, end), until n of them are there.
+        """Yields the accepted rows of chunks (number, first row, end), until there are n.
 
-        Of the step that brings the n-th, `accepted` counts all, but the rows end there.
-        whole: chunks below this number are needed to their ends, for later ones are there; None in
-            memory, where steps may end anywhere.
+        In the step that brings the n-th sample, `accepted` counts all, but the rows end there.
+        whole: chunks below this number are needed in full, because later ones exist already. None
+            in memory, where steps may end anywhere.
         """
         again, whole = whole is not None, whole or 0
         if self.accepted == self.n and not whole:
@@ -168,7 +168,7 @@ class Run:
         return sampler, state
 
     def _taken(self, landed: Landed) -> list[Rows]:
-        """Those of a step's rows that become samples."""
+        """The rows of a step that become samples."""
         if self.quota is not None:
             return self.quota.taken(landed.rows)
         if self.n is None or landed.accepted <= self.n - self.accepted:
@@ -176,7 +176,7 @@ class Run:
         return _first(landed.rows, self.n - self.accepted)
 
     def _with_excess(self, landed: Landed, taken: int, read: bool) -> Landed:
-        """The excess of its samples is added up; if `read` that of all steps is in its tallies."""
+        """Adds up the excess of the step's samples; if `read`, puts all sums in its tallies."""
         if self._excess is None:
             return landed
         logits = [(rows["logit"], rows.get("y")) for rows in landed.rows]
@@ -186,7 +186,7 @@ class Run:
         return landed
 
     def totals(self) -> dict[str, int]:
-        """All counts so far but those of rows."""
+        """All counts so far, except rows."""
         if self._excess is not None:
             self.tallies.update(self._excess.taken())
         return {"calls": self.calls, "invalid": self.invalid, "above": self.above, **self.tallies}
@@ -202,7 +202,7 @@ class Run:
             warnings.warn(line, stacklevel=4)
 
     def rows_until(self, ids: Tensor) -> int:
-        """Rows up to the end of the last one's group."""
+        """The number of rows up to the end of the last id's group."""
         group = self.sampler.group
         return (last_row(ids) // group + 1) * group
 
@@ -221,8 +221,8 @@ class Run:
                 if short and again:
                     self._flying += few
                     yield Step(row, few, chunk, short=True)
-                    # It fell short. Its rows are taken again by a whole step, because the bytes of
-                    # a chunk on disk may not depend on where a smaller n would have ended.
+                    # It fell short. Its rows are taken again in a whole step, because a chunk's
+                    # bytes on disk must not depend on where a smaller n would have ended.
                 size = few if short and not again else min(self._batches(lane.most_rows), room)
                 size -= size % (self.step_rows if size > self.step_rows else self.sampler.group)
                 if size <= 0:
@@ -233,27 +233,27 @@ class Run:
                 row += size
 
     def _few(self, again: bool) -> int:
-        """Rows that are likely to bring all samples that are missing, in whole groups."""
+        """Whole groups of rows that should bring all the missing samples."""
         if self.n is None or self.sampler.sequential or self._draws:
             return self.step_rows
-        if self.quota is not None and again:  # a step in vain would have used up room
+        if self.quota is not None and again:  # a wasted step would have used up rows
             return self.step_rows
         group, wanted, rate = self.sampler.group, self.n - self.accepted, self._rate
         if self.proposals:
             rate = min(rate, (self.accepted + 1) / self.proposals)
-        luck = max(0.0, 1.0 - group * rate)  # none where every group is sure to bring a sample
+        luck = max(0.0, 1.0 - group * rate)  # none if every group is sure to bring a sample
         hoped = wanted + (AGAIN if again else DEVIATIONS) * math.sqrt(wanted * luck)
         rows = math.ceil(hoped / (group * rate)) * group
-        if self.quota is not None:  # the class that lacks samples may be a rare one
+        if self.quota is not None:  # the class that lacks samples may be rare
             rows = max(rows, self.idle)
         if group > 1:
             return rows
-        if not again:  # a call of 128 rows may follow one of a multiple of 256
+        if not again:  # a call of 128 rows may follow a call of a multiple of 256
             rows = (rows + SMALLEST - 1) // BLOCK_MULTIPLE * BLOCK_MULTIPLE
         return self.gan.call_rows(rows)
 
     def _batches(self, most: int) -> int:
-        """Rows of one batch, or of several if the n-th sample cannot come before the last one."""
+        """Rows of one batch, or of several if the n-th sample can only come in the last of them."""
         wanted: float = 0 if self.n is None else self.n - self.accepted
         if self._draws:  # most rows cost little: rather too many than another step
             most = min(most, self.options.patience)
@@ -289,7 +289,7 @@ class Run:
 
 
 def _first(pieces: list[Rows], count: int) -> list[Rows]:
-    """The first rows of them all; views."""
+    """The first `count` rows of the pieces, as views."""
     kept = []
     for piece in pieces:
         here = min(count, len(piece["ids"]))

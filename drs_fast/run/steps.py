@@ -1,7 +1,7 @@
-"""Steps of a sampler, several in flight on a GPU, where the host never waits for the latest.
+"""Runs a sampler's steps. On a GPU several are in flight, and the host never waits for the latest.
 
-There the next row, the cursor and the counts are device values, so that one CUDA graph of z-draw,
-G, D and accept serves every step; the host reads the counts of steps long past.
+There the next row, the cursor and the counts live on the device, so that one CUDA graph (draw z, G,
+D, accept) serves every step, and the host reads the counts of steps that ended long ago.
 """
 
 import functools
@@ -23,17 +23,17 @@ from drs_fast.core.compacted import RING_ABOVE, RING_CURSOR, RING_INVALID
 from drs_fast.gan import GAN, blocks
 from drs_fast.run.collected import Rows
 
-IN_FLIGHT = 3  # steps that wait on the GPU while the host reads the counts of the one before them
+IN_FLIGHT = 3  # steps queued on the GPU while the host reads the counts of the one before them
 WARM_UP = 2  # batches before the capture: they compile kernels and choose algorithms
-BATCHES = 8  # of a step, at most: what the host does for a step is then shared by them
-RING_BYTES = 2**28  # of samples; a step has fewer batches where they are large
-MOST_ROWS = 2**24  # of a step of a sampler that draws latents itself
-CALL_BYTES = 2**20  # of rows that a CPU decides on at once: small batches wait in its caches
+BATCHES = 8  # most batches in a step, which share the host's work for that step
+RING_BYTES = 2**28  # of samples; if they are large, a step has fewer batches
+MOST_ROWS = 2**24  # in a step of a sampler that draws latents itself
+CALL_BYTES = 2**20  # of rows per decision on a CPU: small batches wait in its caches
 
 
 @dataclass(frozen=True)
 class Step:
-    """Rows [row, row + size). last: their chunk ends with them. short: the run should, too."""
+    """Rows [row, row + size). last: they end their chunk. short: the run should end with them."""
 
     row: int
     size: int
@@ -43,9 +43,9 @@ class Step:
 
 
 class Landed(NamedTuple):
-    """What a step gave; later steps may overwrite the rows.
+    """The result of a step. Later steps may overwrite its rows.
 
-    rows: "ids" and the wanted ones of "logit", "x", "z" and "y", in pieces.
+    rows: "ids" and those of "logit", "x", "z" and "y" that are wanted, in pieces.
     """
 
     step: Step
@@ -53,14 +53,14 @@ class Landed(NamedTuple):
     accepted: int
     invalid: int
     above: int
-    calls: int  # of G and D
+    calls: int  # calls of G and D, in rows
     tallies: Mapping[str, int] = MappingProxyType({})
 
 
 class Lane(Protocol):
-    """A way to run steps: `launch` enqueues one, and the result waits for what it gave.
+    """A way to run steps. `launch` enqueues a step and returns a function that waits for it.
 
-    in_flight: steps to launch before the first is waited for. most_rows: of one step.
+    in_flight: steps to launch before waiting for the first. most_rows: most rows in a step.
     """
 
     in_flight: int
@@ -70,7 +70,7 @@ class Lane(Protocol):
 
 
 def landed(lane: Lane, steps: Iterable[Step]) -> Iterator[Landed]:
-    """What each step gave, in order; the lane's `in_flight` next ones are launched by then."""
+    """Yields each step's result in order, after launching up to `in_flight` further steps."""
     left, flying = iter(steps), deque[Callable[[], Landed]]()
     while True:
         while len(flying) <= lane.in_flight and (step := next(left, None)) is not None:
@@ -83,9 +83,9 @@ def landed(lane: Lane, steps: Iterable[Step]) -> Iterator[Landed]:
 def lane(
     gan: GAN, sampler: Sampler, state: Any, rng: Rng, size: int, example: Rows, graph: bool = True
 ) -> Lane:
-    """The fastest one that the sampler and the device allow, for steps of so many rows.
+    """The fastest lane that the sampler and the device allow, for steps of `size` rows.
 
-    example: one row of all that is wanted. graph: whether to try a CUDA graph.
+    example: one row with everything that is wanted. graph: whether to try a CUDA graph.
     """
     if sampler.appends:
         return Appending(gan, sampler, state, rng, size, example, graph)
@@ -93,7 +93,7 @@ def lane(
 
 
 class Stepping:
-    """Calls `step`, whose samples are in tensors of their own."""
+    """A lane that calls `step`, which returns samples in tensors of their own."""
 
     def __init__(
         self, gan: GAN, sampler: Sampler, state: Any, rng: Rng, size: int, example: Rows
@@ -121,7 +121,7 @@ class Stepping:
         for name, like in self._example.items():
             if not blocks.alike(given[name], like):
                 raise ValueError(
-                    f"{type(self._sampler).__name__} must give {name} like {describe(like)}, "
+                    f"{type(self._sampler).__name__} must return {name} like {describe(like)}, "
                     f"got {describe(given[name])}"
                 )
         names = ("invalid", "above", *self._tallies)
@@ -143,7 +143,7 @@ class Stepping:
 
 
 class Appending:
-    """Lets the sampler append to a ring, on a GPU by one CUDA graph."""
+    """A lane in which the sampler appends to a ring; on a GPU as one CUDA graph."""
 
     def __init__(
         self,
@@ -174,7 +174,7 @@ class Appending:
         self._drawn = Drawn(gan, rng)
         self._numbers = torch.arange(size, device=gan.device) if self._readings.lagging else None
         self._next = rng.row
-        self._before = (0, 0, 0)  # cursor, invalid and above when the last step landed
+        self._before = (0, 0, 0)  # cursor, invalid and above after the last step that landed
         self._until_capture = WARM_UP if graph and self._numbers is not None else -1
         self._captured: Callable[[], None] | None = None
         self._replay: Callable[[], None] | None = None
@@ -200,7 +200,7 @@ class Appending:
             self._until_capture -= 1
 
     def _append(self, row: int, size: int) -> None:
-        """One batch; on a GPU its rows are the ring's next ones, whatever `row` is."""
+        """Runs one batch. On a GPU its rows are the ring's next ones, whatever `row` is."""
         if self._numbers is None:
             self._step(*self._drawn.rows(row, size))
         else:
@@ -212,7 +212,7 @@ class Appending:
         cursor, invalid, above = (words[at] for at in (RING_CURSOR, RING_INVALID, RING_ABOVE))
         start, capacity = self._before[0], len(self.ring.ids)
         rows = []
-        while start < cursor:  # twice where the ring begins again in between
+        while start < cursor:  # twice if the ring wraps around in between
             first = start % capacity
             count = min(cursor - start, capacity - first)
             rows.append(self._piece(first, first + count))
@@ -229,7 +229,7 @@ class Appending:
         return {name: tensor[begin:end] for name, tensor in tensors.items()}
 
     def _capture(self, row: int) -> None:
-        """Runs a batch both ways; once that gave the same rows, the next ones are replayed."""
+        """Runs a batch by call and by replay; if both give the same rows, replays later batches."""
         before = self.ring.state.clone()
 
         def run(call: Callable[[], None]) -> list[Tensor]:
@@ -253,19 +253,19 @@ class Appending:
         else:
             expected, found = run(append), run(self._captured)
             if all(map(torch.equal, expected, found)):
-                if len(expected[0]):  # else there was nothing to compare
+                if len(expected[0]):  # otherwise there was nothing to compare
                     self._replay = self._captured
                 return
-            reason = "a replay gives other bytes than a call; does G or D draw random numbers?"
+            reason = "a replay returns other bytes than a call; does G or D draw random numbers?"
         run(append)
         self._captured, self._until_capture = None, -1
         warnings.warn(
-            f"G and D do not run as a CUDA graph, but call by call ({reason})", stacklevel=2
+            f"G and D cannot run as a CUDA graph, so they are called ({reason})", stacklevel=2
         )
 
 
 class Drawn:
-    """Latents and labels of the next rows, drawn for several steps at a time."""
+    """Draws the latents and labels of the next rows, several steps ahead."""
 
     BYTES = 2**20
 
@@ -277,7 +277,7 @@ class Drawn:
 
     def rows(self, row: int, size: int) -> tuple[Tensor, Tensor | None]:
         if not self._row <= row <= row + size <= self._end:
-            # Twice as many as the last time, so that few samples take few latents.
+            # Twice as many as last time, so that a few samples need only a few latents.
             room = min(self.BYTES // (4 * self._gan.latent_dim), 2 * (self._end - self._row))
             steps = max(1, room // size)
             rng, self._row, self._end = self._rng.at(row), row, row + steps * size
@@ -288,7 +288,7 @@ class Drawn:
 
 
 class Readings:
-    """A few int64 words of a device, as the host reads them some steps later."""
+    """Copies a few int64 words from a device; the host reads them some steps later."""
 
     def __init__(self, device: torch.device) -> None:
         self.lagging = device.type == "cuda"
@@ -298,7 +298,7 @@ class Readings:
         self._taken = 0
 
     def take(self, words: Tensor) -> Callable[[], list[int]]:
-        """The result reads what the words are when the device gets here; it may wait for that."""
+        """Queues a copy of the words; the returned function reads them, and may wait for that."""
         if not self.lagging:
             values: list[int] = words.tolist()
             return lambda: values
@@ -319,14 +319,14 @@ class Readings:
 
 
 def captured(call: Callable[[], None], device: torch.device) -> Callable[[], None]:
-    """Replays a CUDA graph of the call; the call must have run before."""
+    """A function that replays a CUDA graph of the call, which must have run before."""
     graph = torch.cuda.CUDAGraph()
     with (
         _one_capture,
         torch.cuda.device(device),
-        # Gives the stream back where a capture fails, which torch.cuda.graph does not.
+        # Restores the stream if a capture fails, which torch.cuda.graph does not do.
         torch.cuda.stream(torch.cuda.current_stream(device)),
-        # Only this thread's calls count: another one writes files, from pinned memory.
+        # Only this thread's calls count: another thread writes files, from pinned memory.
         torch.cuda.graph(graph, stream=_capture_stream(device), capture_error_mode="thread_local"),
     ):
         call()
@@ -338,5 +338,5 @@ _one_capture = threading.Lock()
 
 @functools.cache
 def _capture_stream(device: torch.device) -> torch.cuda.Stream:
-    # PyTorch's own one belongs to the GPU that captured first.
+    # PyTorch's own capture stream belongs to the GPU that captured first.
     return torch.cuda.Stream(device)

@@ -1,6 +1,7 @@
-"""How G and D are run: in which precision, memory layout, and compiled or not.
+"""How G and D are run: their precision, memory layout, and whether they are compiled.
 
-What is given is applied; nothing here reads the clock, because equal commands give equal bytes.
+Only what was asked for is applied. Nothing here measures time, because equal commands must give
+equal bytes.
 """
 
 import copy
@@ -14,13 +15,13 @@ from drs_fast import ops
 from drs_fast.core import BURN_IN_ROW, Rng, Sampler
 from drs_fast.gan import GAN
 
-CLOSE = 0.05  # of the logits' standard deviation: what variants may change them by
-LEAST_ROWS = 256  # that logits are compared on
+CLOSE = 0.05  # largest change of a logit by a variant, in standard deviations of the logits
+LEAST_ROWS = 256  # rows to compare logits on
 FLIP_ROWS = 10_000
 
 
 def channels_last(gan: GAN) -> GAN:
-    """Weights and images with the channels innermost; the modules given are not touched."""
+    """Stores weights and images with channels innermost. Works on copies of the modules."""
 
     def variant(function: Any) -> Any:
         if not isinstance(function, torch.nn.Module):
@@ -31,13 +32,13 @@ def channels_last(gan: GAN) -> GAN:
 
 
 def compiled(gan: GAN) -> GAN:
-    """G and D through torch.compile, each as one graph, without kernels chosen by the clock."""
+    """Compiles G and D with torch.compile, each as one graph, with no kernels chosen by timing."""
     options: dict[str, Any] = {"deterministic": True}
     if "deterministic" not in torch._inductor.list_options():
         if gan.device.type != "cpu":
             raise ValueError(
-                "on a GPU this needs PyTorch 2.10 or later, whose compiler can be told not to "
-                f"choose kernels by their speed, got {torch.__version__}"
+                "tune='compile' on a GPU needs PyTorch 2.10 or later, which can be told not "
+                f"to choose kernels by timing, got {torch.__version__}; update PyTorch"
             )
         options = {}
 
@@ -48,10 +49,10 @@ def compiled(gan: GAN) -> GAN:
 
 
 def _of_its_own(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function called from code that no other has.
+    """The function, called from a code object of its own.
 
-    torch.compile counts what it compiled by code object, and after eight shapes of one class of
-    modules it would go on uncompiled.
+    torch.compile counts its compilations per code object, and stops compiling after eight shapes
+    of one class of modules.
     """
 
     def run(*given: Any) -> Any:
@@ -64,39 +65,39 @@ VARIANTS: dict[str, Callable[[GAN], GAN]] = {"channels_last": channels_last, "co
 
 
 def check(names: tuple[str, ...]) -> tuple[str, ...]:
-    """The names of variants, or one name; ValueError for others."""
+    """The names of variants as a tuple; a single name will do. ValueError for unknown names."""
     names = (names,) if isinstance(names, str) else names
     for name in names:
         if name not in VARIANTS:
-            raise ValueError(f"tune takes {', '.join(VARIANTS)}, got {name!r}")
+            raise ValueError(f"tune must be from {', '.join(VARIANTS)}, got {name!r}")
     return tuple(name for name in VARIANTS if name in names)
 
 
 def applied(gan: GAN, names: tuple[str, ...]) -> GAN:
-    """The GAN with these variants; ValueError where G and D do not run so, or give other logits."""
+    """The GAN with these variants; ValueError if G or D fails, or their logits change too much."""
     if not names:
         return gan
-    gan.row()  # an error of G and D as they are is not one of tuning
+    gan.row()  # so that an error of the untuned G or D is not blamed on tuning
     tuned, what = gan, f"tune={names!r}"
     try:
         for name in names:
             tuned = VARIANTS[name](tuned)
         tuned.row()
-    except Exception as error:  # of any compiler, or of a model that cannot be copied
+    except Exception as error:  # from any compiler, or a model that cannot be copied
         cause = error.__cause__ or error
         reason = (str(cause) or repr(cause)).splitlines()[0]
         raise ValueError(f"{what} cannot be applied here: {reason}; leave it out") from error
     moved = change(gan, tuned)
     if not moved <= CLOSE:
         raise ValueError(
-            f"{what} may change logits by up to {CLOSE} of their standard deviation, and changes "
-            f"them by {moved:.3g}; leave it out"
+            f"{what} must not change logits by more than {CLOSE} of their standard deviation, but "
+            f"changes them by {moved:.3g}; leave it out"
         )
     return tuned
 
 
 def change(gan: GAN, tuned: GAN) -> float:
-    """How far finite logits of burn-in rows move at most, in their standard deviations."""
+    """Largest change of a finite logit over burn-in rows, in their standard deviations."""
     rng, rows = Rng(0, BURN_IN_ROW), max(gan.block, LEAST_ROWS)
     z, y = ops.latents(gan, rng, rows), ops.labels(gan, rng, rows)
     expected, found = (one.logits(z, y)[1].double() for one in (gan, tuned))
@@ -108,7 +109,7 @@ def change(gan: GAN, tuned: GAN) -> float:
 
 
 def flip_rate(gan: GAN, sampler: Sampler, state: Any, rng: Rng, size: int) -> float:
-    """Share of burn-in rows that are accepted in this precision and not in fp32, or only there."""
+    """Share of burn-in rows whose decision differs between this precision and fp32."""
     exact = gan.on(precision="fp32")
     flips = rows = 0
     while rows < FLIP_ROWS:

@@ -1,4 +1,7 @@
-"""One file per algorithm; a file's name in upper case is its sampler's name."""
+"""One file per algorithm. A file's name in upper case is its sampler's name.
+
+A sampler's *law* is the distribution its samples follow: `sampler.law` says it in words.
+"""
 
 import importlib
 import pkgutil

@@ -1,4 +1,4 @@
-"""Collaborative sampling: proposals are refined by the critic inside G, then compete in chains.
+"""Collaborative sampling: the critic refines proposals inside G, which then compete in chains.
 
 Source: Liu, Kothari and Alahi, Collaborative sampling in generative adversarial networks,
 AAAI 2020.
@@ -28,18 +28,18 @@ class CollaborativeState(NamedTuple):
 class Collaborative(Sampler):
     """Moves what a layer of G returns up the critic, then takes one sample of every chain.
 
-    layer: dotted name of the part of the generator whose output is moved; "": the samples.
-    steps, step_size: moves along the gradient of log sigmoid(logit), which depends on the logit's
-        constant, so calibrate it. Every row keeps the best of the steps + 1 places it came by.
-    momentum: share of the last move that the next one goes on with.
-    chain_length: refined proposals of a Metropolis-Hastings chain, which begins at the first valid
-        one; with labels all are of the class of the first row. 1: refined samples as they are.
-    burn_in: proposals whose logits are looked at before anything is sampled.
-    z is the row's latent, of which x is no longer the sample.
+    layer: dotted name of the part of the generator whose output is moved; "" moves the samples.
+    steps, step_size: moves along the gradient of log sigmoid(logit). This depends on the logit's
+        constant, so calibrate it. Every row keeps the best of the steps + 1 points it visited.
+    momentum: share of the last move that is added to the next one.
+    chain_length: refined proposals in a Metropolis-Hastings chain, which starts at the first valid
+        one; with labels, all have the class of the first row. 1: refined samples as they are.
+    burn_in: proposals whose logits are checked before anything is sampled.
+    z is the row's latent; after refinement x is no longer G(z).
 
-    Refined samples may fool a critic that has never seen any. The paper therefore trains it on them
-    first (shaping), which is not done here: drs.contrastive(gan, space="sample") does much the
-    same, and drs.calibrate makes the critic a ratio again.
+    Refined samples may fool a critic that has never seen any. The paper therefore first trains it
+    on them (shaping), which is not done here: drs.contrastive(gan, space="sample") does much the
+    same, and drs.calibrate then turns the critic back into a ratio.
 
     Source: Liu et al. (2020), algorithm 1; the released code runs one chain, thinned to every 20th.
     """
@@ -70,7 +70,7 @@ class Collaborative(Sampler):
 
     @property
     def energy(self) -> bool:
-        """Refinement follows any critic; a chain needs a ratio."""
+        """Refinement works with any critic; a chain needs a density ratio."""
         return self.chain_length == 1
 
     @property
@@ -95,7 +95,7 @@ class Collaborative(Sampler):
         self, gan: GAN, state: CollaborativeState, z: Tensor, y: Tensor | None, rng: Rng
     ) -> tuple[CollaborativeState, Batch]:
         y = groups.label_of_first(y, self.chain_length)
-        # A block at a time, for a layer's activations may be far larger than the samples.
+        # One block at a time, because a layer's activations may be far larger than the samples.
         parts = [
             self._refined(gan, z[rows], None if y is None else y[rows])
             for rows in (slice(start, start + gan.block) for start in range(0, len(z), gan.block))
@@ -106,11 +106,11 @@ class Collaborative(Sampler):
         first = torch.arange(0, len(z), self.chain_length, device=z.device)
         gradients = torch.full_like(batch.count, len(z) * (self.steps + 1))
         rows = first + last.clamp(min=0)
-        taken = torch.isfinite(logit[rows])  # not so where the chain found no valid proposal
+        taken = torch.isfinite(logit[rows])  # False if the chain found no valid proposal
         return state, groups.chosen(batch, rows, taken, rng, gradients=gradients)
 
     def _refined(self, gan: GAN, z: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor]:
-        """x (n, ...) and logit (n,) of the best places on the rows' ways up."""
+        """x (n, ...) and logit (n,) at the best point each row visited."""
         space: Space = Activations(gan, self.layer, z, y) if self.layer else Samples(gan, z, y)
         point = best = space.start
         speed = torch.zeros_like(point)

@@ -1,4 +1,4 @@
-"""Discriminator contrastive divergence, its sampling: short noisy ways up the critic.
+"""Sampling part of discriminator contrastive divergence: a few noisy steps up the critic.
 
 Source: Song, Ye, Xu and Liu, Discriminator contrastive divergence (2020), arXiv 2004.01704.
 """
@@ -26,15 +26,15 @@ class DCDState(NamedTuple):
 class DCD(Moves, Sampler):
     """Pushes every row's latent or sample up the critic; drs.contrastive trains one for it.
 
-    space: "latent": z + step_size/2 gradient + sqrt(step_size) noise, without the prior.
-        "sample": noise is added, then step_size times the gradient, each number of which is
-        clipped to [-clip, clip]; z stays the row's latent.
-    noise: sd of the noise.
-    box: samples are clipped to [-box, box], in the sample space only. Latents are reflected where
-        the uniform or the truncated normal prior ends.
-    anneal: samples' noise falls to 0.7 and 0.4 by thirds of the steps, latents' step and noise
-        tenfold by fifths.
-    burn_in: proposals whose logits are looked at before anything is sampled.
+    space: "latent": z + step_size/2 gradient + sqrt(step_size) noise; the prior plays no part.
+        "sample": adds noise, then step_size times the gradient, with each of its numbers clipped
+        to [-clip, clip]; z stays the row's latent.
+    noise: standard deviation of the noise.
+    box: clips samples to [-box, box], in the sample space only. Latents are reflected at the ends
+        of a uniform or truncated normal prior.
+    anneal: the noise of samples falls to 0.7 and 0.4 after each third of the steps. Step and noise
+        of latents fall tenfold after each fifth.
+    burn_in: proposals whose logits are checked before anything is sampled.
 
     Source: Song et al. (2020) and its released code.
     """

@@ -23,12 +23,12 @@ from drs_fast.samplers.common.metropolis import Point, either, metropolis, point
 from drs_fast.samplers.common.moving import Prior
 
 KINDS = ("mala", "ula", "underdamped", "hmc")
-ADJUSTED = ("mala", "hmc")  # they accept or reject, so that their law has no bias
+ADJUSTED = ("mala", "hmc")  # they accept or reject moves, so that their law has no bias
 FIRST_STEP = 0.01
-TRIED = 10  # moves of a given step, which are to show whether any is accepted
-SEEN = 128  # burn-in rows, at most, where they only show whether the logits can be used
-STUCK = 0.01  # share of accepted moves below which chains stand still
-HOTTEST = 1e9  # largest noise and temperature, so that squares and products are float32 numbers
+TRIED = 10  # moves with a given step, to see whether any is accepted
+SEEN = 128  # most burn-in rows if they only show whether the logits can be used
+STUCK = 0.01  # share of accepted moves below which chains hardly move
+HOTTEST = 1e9  # largest noise and temperature, so that squares and products fit in float32
 WALL_STEP = 0.01  # largest step found in a box of half-width 1, whose walls bend longer moves
 
 
@@ -41,34 +41,35 @@ class DDLSState(NamedTuple):
 class DDLS(Sampler):
     """A chain of latents from every row's own latent, towards p0(z) exp(logit).
 
-    kind: "ula" takes every move, "mala" accepts or rejects it by Metropolis and Hastings (slower
-        where the gradient is steep at the start), "underdamped" gives the chain a velocity that
-        keeps 1 - friction of itself at every step, "hmc" accepts or rejects whole trajectories.
-    steps: of every chain; each costs one gradient of the logit, and `leapfrog` of them if "hmc".
-    step_size: h of z + h/2 gradient + sqrt(h) noise, and for "hmc" the square of a leapfrog's time,
-        up to two thirds more or less. Found in burn-in unless given, whatever the kind: the step of
-        which `target` of the moves are accepted, by MALA where the kind accepts all.
-    friction: of "underdamped", in (0, 1]; 1 is the same as "ula".
-    burn_in: chains that step_size is found with, or a given one is tried with where moves are
-        rejected. With a step_size, and no moves rejected, 128 at most: they find nothing.
-    noise, temperature: one of them, because temperature = noise^2; 1 without either. A move's noise
-        is multiplied by `noise`, and the law is p0(z) exp(logit) to the power 1 / temperature. At
-        0 chains only climb: "ula" and "underdamped", with a step_size.
-    logit_scale: s of p0(z) exp(s logit), which heats or cools the critic alone.
-    decay, noise_decay, decay_every: every decay_every steps step_size and noise are multiplied by
-        decay and noise_decay. The chain then has no stationary law.
-    leapfrog: steps of a trajectory of "hmc"; 1 is the same as "mala", but for the step that varies.
-    The uniform and the truncated normal prior end at a wall: MALA rejects moves beyond it, the
-    others are reflected.
+    kind: "ula" accepts every move; "mala" accepts or rejects moves by Metropolis-Hastings (slower
+        if the gradient is steep at the start); "underdamped" gives the chain a velocity, of which
+        each step keeps 1 - friction; "hmc" accepts or rejects whole trajectories.
+    steps: steps per chain. Each costs one gradient of the logit; with "hmc", `leapfrog` gradients.
+    step_size: h in z + h/2 gradient + sqrt(h) noise. For "hmc", the square of a leapfrog step's
+        time, varied by up to two thirds. Found in burn-in by default, for every kind: the step at
+        which `target` of the moves are accepted, by MALA if the kind accepts all moves.
+    friction: for "underdamped", in (0, 1]; 1 is the same as "ula".
+    burn_in: chains used to find step_size, or to try a given one if the kind rejects moves. With a
+        step_size and a kind that rejects none, at most 128: nothing has to be found.
+    noise, temperature: give at most one, because temperature = noise^2; the default is 1. The noise
+        of every move is multiplied by `noise`, and the law becomes p0(z) exp(logit) to the power
+        1 / temperature. At 0 chains only climb: "ula" and "underdamped", with a step_size.
+    logit_scale: s in p0(z) exp(s logit), which heats or cools the critic alone.
+    decay, noise_decay, decay_every: every decay_every steps, step_size is multiplied by decay and
+        noise by noise_decay. The chain then has no stationary law.
+    leapfrog: steps in a trajectory of "hmc"; 1 is the same as "mala", except that the step varies.
+    The uniform and truncated normal priors end at a wall: MALA rejects moves beyond it, the other
+    kinds are reflected.
 
-    Labels: a chain keeps the label of its row. Labels therefore come in the proportion of the
-    proposals, and given its label y a latent follows the law with that class's logit. The
-    proportions of the labels are not corrected, whatever the logit says of them.
+    Labels: a chain keeps the label of its row. So labels are as frequent as among the proposals,
+    and given its label y a latent follows the law with that class's logit. The frequencies of the
+    labels are not corrected, whatever the logit says about them.
 
-    Others' settings: StudioGAN's langevin_noise_std is a temperature, and its decay also one of the
-    noise (noise_decay=decay). cDR-RS: step_size=2 step_lr, noise=eps_std / sqrt(2 step_lr),
-    logit_scale=alpha. GeneralizedEBM's temperature is a logit_scale, and its "langevin" has
-    decay=0.1, decay_every=200, a step later. LaSeR: kind="hmc", step_size=eps^2, leapfrog=L.
+    Settings in other code: StudioGAN's langevin_noise_std is a temperature, and its decay also
+    applies to the noise (noise_decay=decay). cDR-RS: step_size=2 step_lr,
+    noise=eps_std / sqrt(2 step_lr), logit_scale=alpha. GeneralizedEBM's temperature is a
+    logit_scale, and its "langevin" has decay=0.1, decay_every=200, one step later. LaSeR:
+    kind="hmc", step_size=eps^2, leapfrog=L.
 
     Source: Che et al. (2020), algorithm 1; for "hmc" Neal (2011) and Winterhalder et al. (2021).
     """
@@ -108,15 +109,15 @@ class DDLS(Sampler):
             raise ValueError("target must be less than 1: only a step of size 0 is always accepted")
         if self.noise is not None and self.temperature is not None:
             raise ValueError(
-                "give noise or temperature, not both: temperature = noise^2, got "
+                "give noise or temperature, not both (temperature = noise^2), got "
                 f"noise={self.noise:g} and temperature={self.temperature:g}"
             )
         if self._noise == 0.0 and (self.kind in ADJUSTED or self.step_size is None):
             name = "temperature" if self.noise is None else "noise"
             raise ValueError(
-                f"{name}=0 needs kind='ula' or 'underdamped' and a step_size, because moves "
-                f"without noise are neither rejected nor used to find one, got kind={self.kind!r} "
-                f"and step_size={self.step_size}"
+                f"{name}=0 needs kind='ula' or 'underdamped' and a step_size, got "
+                f"kind={self.kind!r} and step_size={self.step_size}: moves without noise are "
+                "neither rejected nor used to find a step; give both, or a positive value"
             )
 
     @property
@@ -172,7 +173,7 @@ class DDLS(Sampler):
         late = range(self.steps // 2, self.steps)
         for step in range(self.steps):
             here, moved, inside = self._adjusted(gan, prior, here, y, rows, step, size)
-            # Only MALA refuses moves beyond the prior's walls; the others are reflected there.
+            # Only MALA rejects moves beyond the prior's walls; other kinds are reflected there.
             tried = self.burn_in if self.kind == "mala" else int(inside.sum())
             share = int(moved.sum()) / tried if tried else self.target
             change = max((share - self.target) / (1.0 - self.target), -1.0)
@@ -224,7 +225,7 @@ class DDLS(Sampler):
         size: float,
         cooled: float = 1.0,
     ) -> tuple[Point, Tensor, Tensor]:
-        """The chains after a move that may be refused; whether it was not, and left the box."""
+        """The chains after a move that may be rejected; which accepted it, and which hit a wall."""
         given = {"noise": self._noise * cooled, "scale": self.logit_scale}
         if self.kind != "hmc":
             return metropolis(gan, prior, here, y, rng, step, size, **given)
@@ -242,7 +243,7 @@ class DDLS(Sampler):
         size: float,
         cooled: float,
     ) -> tuple[Tensor, Tensor]:
-        """Latents and velocities after a move that nothing but a wall stops."""
+        """Latents and velocities after a move that only a wall can stop."""
         noise = self._noise * cooled
         if self.kind == "ula":
             z = ops.langevin(here.z, here.drift, rng, step=step, step_size=size, noise=noise)
@@ -262,9 +263,9 @@ class DDLS(Sampler):
     def _reached(
         self, gan: GAN, prior: Prior, here: Point, z: Tensor, y: Tensor | None, *, slope: bool
     ) -> tuple[Point, Tensor]:
-        """The chains at z, but for those that cannot go on from there; which ones moved, (n,) bool.
+        """The chains at z, except those that cannot continue from there; which moved, (n,) bool.
 
-        Nothing looks at the target, which stays as it was. slope: whether a move follows.
+        The target is not used and stays as it was. slope: whether another move follows.
         """
         if slope:
             x, logit, gradient = gan.gradients(z, y)
@@ -280,8 +281,8 @@ class DDLS(Sampler):
     def _warn(self, share: float, size: float) -> None:
         if share < STUCK:
             warnings.warn(
-                f"{self.kind.upper()} accepts {share:.2%} of its moves with step_size={size:.3g}, "
-                "so that most samples are those of the generator: give a smaller step_size, or "
-                "none and more steps",
+                f"{self.kind.upper()} accepts {share:.2%} of its moves at step_size={size:.3g}, "
+                "so most samples are the generator's own: use a smaller step_size, or "
+                "more steps and no step_size",
                 stacklevel=3,
             )

@@ -1,4 +1,4 @@
-"""DGflow: latents moved along a gradient flow of an f-divergence.
+"""DGflow: moves latents along a gradient flow of an f-divergence.
 
 Source: Ansari, Ang and Soh, Refining deep generative models via discriminator gradient flow,
 ICLR 2021.
@@ -30,12 +30,12 @@ class DGFlowState(NamedTuple):
 class DGFlow(Sampler):
     """z + step_size w gradient + sqrt(2 step_size noise) normal, `steps` times from the row's z.
 
-    divergence: w = 1 ("kl"), sigmoid(logit) ("js") or sigmoid(-logit) ("logd"); the latter two
+    divergence: w = 1 ("kl"), sigmoid(logit) ("js") or sigmoid(-logit) ("logd"). The last two
         depend on the logit's constant, so calibrate it.
     noise: weight of the entropy that the flow adds to the divergence.
-    The density ratio is that of the generator all along, and the prior has no part in the flow.
-    Latents are reflected where the uniform or the truncated normal prior ends.
-    burn_in: proposals whose logits are looked at before anything is sampled.
+    The density ratio is the generator's throughout, and the prior plays no part in the flow.
+    Latents are reflected at the ends of a uniform or truncated normal prior.
+    burn_in: proposals whose logits are checked before anything is sampled.
 
     Source: Ansari et al. (2021), algorithm 1.
     """
@@ -59,7 +59,7 @@ class DGFlow(Sampler):
 
     @property
     def energy(self) -> bool:
-        """The KL flow follows any critic; the others need a ratio."""
+        """The KL flow works with any critic; the others need a density ratio."""
         return self.divergence == "kl"
 
     @property

@@ -1,4 +1,4 @@
-"""Discriminator optimal transport: samples pulled up the critic and back to where they began.
+"""Discriminator optimal transport: samples move up the critic, but not far from their start.
 
 Source: Tanaka, Discriminator optimal transport, NeurIPS 2019, and its errata of 2023.
 """
@@ -34,23 +34,23 @@ class DOTState(NamedTuple):
 class DOT(Sampler):
     """Descends |p - start| - logit / lipschitz, where p is the latent or the sample.
 
-    space: "latent" or "sample"; in the sample space z stays the row's latent.
-    transport: "dot", or "naive", which leaves |p - start| out.
+    space: "latent" or "sample"; in the sample space, z stays the row's latent.
+    transport: "dot", or "naive", which leaves out |p - start|.
     optimiser: "adam" (betas 0 and 0.9) or "sgd".
-    delta: |p - start| is taken as sqrt(|p - start|^2 + delta^2), which has a gradient at the start.
+    delta: replaces |p - start| by sqrt(|p - start|^2 + delta^2), which has a gradient at the start.
     project: what is done to a latent's gradient under a normal prior, whose latents lie near a
-        sphere, before the optimiser sees it. "tangent" takes out the part along z, and out of
-        Adam's move once more, "released" divides that part by sqrt(d) in place of |z|^2, as the
-        released code does, "none" leaves the gradient as it is.
-    box: samples are clipped to [-box, box], in the sample space only. Latents are clipped where the
-        uniform or the truncated normal prior ends.
+        sphere, before the optimiser sees it. "tangent" removes the part along z, and removes it
+        again from Adam's move; "released" divides that part by sqrt(d) instead of |z|^2, as the
+        released code does; "none" leaves the gradient unchanged.
+    box: clips samples to [-box, box], in the sample space only. Latents are clipped at the ends of
+        a uniform or truncated normal prior.
     lipschitz: how the constant is estimated. "pairs", as in the released code: the largest
-        difference of logits over the distance in pairs of generated samples, both of one class. It
-        may lie far below the critic's slope. "steepest": that or the largest gradient of a
-        generated sample. No critic climbs faster than its true constant, so then the start itself
-        is a minimiser, and samples hardly move.
-    burn_in: generated samples for that estimate; a region that fewer than one in burn_in falls into
-        may go unseen.
+        difference of logits over distance, in pairs of generated samples of one class. It may be
+        far below the critic's slope. "steepest": that, or the largest gradient at a generated
+        sample. No critic climbs faster than its true constant, so then the start itself is a
+        minimiser, and samples hardly move.
+    burn_in: generated samples for that estimate. It may miss a region that holds less than one
+        sample in burn_in.
 
     Source: Tanaka (2019), algorithms 1 and 2.
     """
@@ -80,12 +80,12 @@ class DOT(Sampler):
         object.__setattr__(self, "steps", integer("steps", self.steps, 1))
         object.__setattr__(self, "burn_in", integer("burn_in", self.burn_in, 2))
         if self.burn_in % 2:
-            raise ValueError(f"burn_in must be even, for it is taken in pairs, got {self.burn_in}")
+            raise ValueError(f"burn_in must be even, as it is used in pairs, got {self.burn_in}")
         for name in ("step_size", "delta", "box"):
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, positive(name, getattr(self, name)))
         if self.box is not None and self.space == "latent":
-            raise ValueError("box clips samples; give it with space='sample', or not at all")
+            raise ValueError("got box, but box clips samples; use space='sample', or drop box")
 
     @property
     def law(self) -> str:
@@ -140,7 +140,7 @@ class DOT(Sampler):
         project: str,
         box: float,
     ) -> Tensor:
-        """Where `steps` moves lead; every row's distance from its start is its own."""
+        """The end points after `steps` moves; each row has its own distance from its start."""
         point, second = start, torch.zeros_like(start)
         for step in range(self.steps):
             move = scale * moving.steady(slope(point))
@@ -153,14 +153,14 @@ class DOT(Sampler):
             if self.optimiser == "adam":
                 second = BETA2 * second + (1.0 - BETA2) * move.square()
                 move = move / ((second / (1.0 - BETA2 ** (step + 1))).sqrt() + ADAM_EPS)
-                if project == "tangent":  # Adam's scales, one a coordinate, have turned the move
+                if project == "tangent":  # Adam's scales, one per coordinate, have turned the move
                     move = projected(move, point, project)
             point = (point + self.step_size * move).clamp(-box, box)
         return point
 
 
 def projected(move: Tensor, z: Tensor, project: str) -> Tensor:
-    """The moves (n, d) without their parts along the latents, or as the released code has them."""
+    """The moves (n, d) without their parts along the latents, or as the released code does it."""
     radial = moving.row_sum(z * move)
     square = moving.row_sum(z.square())
     share = radial / (square if project == "tangent" else math.sqrt(z.shape[1]))
@@ -179,7 +179,7 @@ def largest(slopes: Tensor) -> Tensor:
     finite = slopes[torch.isfinite(slopes)]
     if not len(finite) or not float(finite.max()) > 0.0:
         raise BadLogits(
-            "the logits of generated samples do not differ, or not by a finite amount over their "
-            "distance: the critic or the generator is constant"
+            "the logits of generated samples do not differ, or differ by no finite amount per "
+            "distance: the critic or the generator is constant; check their weights"
         )
     return finite.max()

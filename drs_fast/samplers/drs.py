@@ -29,20 +29,20 @@ class DRS(RejectionSampler):
 
     gamma: fixed, or found in burn-in from `percentile` (0-100: the percentile of F that gets
         probability 1/2; 80 if nothing is given) or from `target_acceptance` (0-1).
-        gamma > 0 accepts fewer and sharper samples, gamma = 0 follows the data.
-    log_m: the largest logit, found in burn-in unless given.
+        gamma > 0 accepts fewer and sharper samples; gamma = 0 follows the data.
+    log_m: the largest logit, found in burn-in by default.
     eps: keeps F finite at the largest logit.
-    burn_in: proposals that log_m and gamma are found from; of each class at least 1,000 where
-        each has its own.
-    classes: of a GAN with labels, "joint" for one log_m and gamma: what follows is the joint law of
-        samples and labels. "within" for those of each class: what follows is the law within a
-        class, and n samples have the proportions of the GAN's label_weights, rounded.
-    adapt: "batch" for the paper's running maximum and per-batch percentile instead of frozen ones:
+    burn_in: proposals from which log_m and gamma are found; at least 1,000 of each class if each
+        class has its own.
+    classes: for a GAN with labels. "joint": one log_m and gamma; samples follow the joint law of
+        samples and labels. "within": one per class; samples follow the law within each class, and
+        n samples have the proportions of the GAN's label_weights, rounded.
+    adapt: "batch" for the paper's running maximum and per-batch percentile instead of frozen ones;
         the output then depends on batch size and order.
-    interpolation: "none" for a percentile that is the F of some proposal, the
-        ceil(percentile n / 100)-th smallest; "linear" for np.percentile's, between two of them, as
-        published code has it: of 10 normal logits of sd 1 and 80 % that is .19 higher on average,
-        of 100 .009.
+    interpolation: how a percentile of n values is taken. "none": the ceil(percentile n / 100)-th
+        smallest, which is the F of some proposal. "linear": np.percentile's, between two of them,
+        as in published code; at 80 % and normal logits of sd 1 this is higher by .19 on average
+        for n = 10, and by .009 for n = 100.
 
     Source: Azadi et al. (2019), section 3 and algorithm 1.
     """
@@ -79,20 +79,20 @@ class DRS(RejectionSampler):
         object.__setattr__(self, "burn_in", integer("burn_in", self.burn_in, 1))
         if self.percentile is not None and 0.0 < self.percentile < 1.0:
             raise ValueError(
-                f"percentile is in percent, got {self.percentile!r}; "
+                f"percentile must be in percent, got {self.percentile!r}; "
                 f"for the {100 * self.percentile:g}th write {100 * self.percentile:g}"
             )
         if self.target_acceptance == 0.0:
-            raise ValueError("target_acceptance must be greater than 0")
+            raise ValueError("target_acceptance must be greater than 0, got 0; give a share")
         one_of("classes", self.classes, CHOICES)
         one_of("interpolation", self.interpolation, INTERPOLATIONS)
         if self.adapt not in (None, "batch"):
             raise ValueError(f"adapt must be None or 'batch', got {self.adapt!r}")
         if self.adapt and (self.gamma is not None or self.target_acceptance is not None):
-            raise ValueError("adapt='batch' finds gamma from a percentile; give percentile only")
+            raise ValueError("adapt='batch' finds gamma from a percentile; give only a percentile")
         if self.interpolation != "none" and not chosen.keys() <= {"percentile"}:
             raise ValueError(
-                f"interpolation is of a percentile; give percentile only, got {chosen}"
+                f"interpolation needs a percentile, got {chosen}; give only a percentile"
             )
 
     @property
@@ -125,19 +125,19 @@ class DRS(RejectionSampler):
         return clipped.TALLIES if self.gamma == 0.0 else ()
 
     def capped_at(self, state: RejectionState) -> Tensor | None:
-        """The log_m above which the share of the data that is left out is to be estimated."""
+        """The log_m to use in estimating the share of the data that is left out."""
         return state.log_m if self.gamma == 0.0 else None
 
     def measured(self, state: RejectionState, tallies: Mapping[str, int]) -> dict[str, Any]:
-        """What a run's tallies say."""
+        """What a run's tallies mean, by name."""
         return clipped.measured(tallies) if self.gamma == 0.0 else {}
 
     def note(self, state: RejectionState, tallies: Mapping[str, int]) -> str:
-        """The share of the data that is left out."""
+        """The share of the data that is left out, in words."""
         return clipped.note(tallies) if self.gamma == 0.0 else ""
 
     def warning(self, tallies: Mapping[str, int]) -> str | None:
-        """What the user should hear, unless log_m is the user's own."""
+        """What to tell the user, unless log_m is the user's own."""
         return clipped.warning(tallies) if self.gamma == 0.0 and self.log_m is None else None
 
     @classmethod
@@ -178,7 +178,7 @@ class DRS(RejectionSampler):
         )
 
     def _gamma_for_target(self, logit: Tensor, log_m: Tensor) -> float:
-        """The gamma whose mean acceptance over these logits is the target, by bisection."""
+        """The gamma at which mean acceptance over these logits is the target, by bisection."""
         target, logit = self.target_acceptance or 0.0, valid(logit)
 
         def acceptance(gamma: float) -> float:
@@ -189,8 +189,8 @@ class DRS(RejectionSampler):
         low, high = -600.0, 600.0
         if acceptance(low) < target * (1.0 - 1e-9):
             raise ValueError(
-                f"target_acceptance={target:g} cannot be reached: gamma = {low:g} accepts "
-                f"{acceptance(low):.4g} of the proposals, for the others have a logit of -inf"
+                f"target_acceptance={target:g} cannot be reached: even gamma = {low:g} accepts "
+                f"only {acceptance(low):.4g} of the proposals, as the others have a logit of -inf"
             )
         for _ in range(64):
             gamma = (low + high) / 2
@@ -198,7 +198,7 @@ class DRS(RejectionSampler):
         return low
 
     def _adapted(self, state: RejectionState, logit: Tensor, y: Tensor | None) -> RejectionState:
-        """The paper's running maximum, and gamma from this batch; updated before the test."""
+        """The state with the running maximum and this batch's gamma, updated before the test."""
         log_m, gamma = state.log_m.clone().view(-1), state.gamma.clone().view(-1)
         for k in range(len(log_m)):
             group = logit if y is None or self.classes == JOINT else logit[y == k]

@@ -23,18 +23,18 @@ class Ex2MCMCState(NamedTuple):
 
 @dataclass(frozen=True)
 class Ex2MCMC(LocalGlobal):
-    """A chain of latents from every row's own latent; jumps between modes, and moves within one.
+    """Runs a chain of latents from every row's own latent; it jumps between modes and moves within.
 
-    candidates: where the chain is, and one less fresh latents of the prior, one of which it jumps
-        to with weights exp(logit); so at every step.
-    moves: of MALA after every jump.
-    steps: of every chain; each costs candidates - 1 logits, and moves + 1 gradients of the logit.
-    step_size: h of z + h/2 gradient + sqrt(h) noise. Found in burn-in unless given: the step of
+    candidates: at every step the chain jumps to one of this many latents, with weights
+        exp(logit): where it is now, and candidates - 1 fresh latents from the prior.
+    moves: MALA moves after every jump.
+    steps: steps per chain. Each costs candidates - 1 logits and moves + 1 gradients of the logit.
+    step_size: h in z + h/2 gradient + sqrt(h) noise. Found in burn-in by default: the step at
         which MALA accepts `target` of the moves.
-    burn_in: chains that step_size is found with.
-    With labels a chain keeps its row's, so that classes are as frequent as in the raw rows, and
-    each class follows its own p0(z) exp(logit). Tallies: `offered` counts the fresh latents,
-    `jumps` the steps after which a chain was at one, `accepted_steps` the moves of MALA.
+    burn_in: chains used to find step_size.
+    With labels, a chain keeps its row's label, so classes are as frequent as among the raw rows,
+    and each class follows its own p0(z) exp(logit). Tallies: `offered` counts fresh latents,
+    `jumps` counts steps that end at a fresh latent, `accepted_steps` counts accepted MALA moves.
 
     Source: Samsonov et al. (2022), algorithm 2.
     """

@@ -1,4 +1,4 @@
-"""FlEx2MCMC: Ex2MCMC whose jumps are proposed by a normalising flow that was fitted in burn-in.
+"""FlEx2MCMC: Ex2MCMC with jumps proposed by a normalising flow that is fitted in burn-in.
 
 Source: Samsonov, Lagutin, Gabrie, Durmus, Naumov and Moulines, Local-global MCMC kernels: the best
 of both worlds, NeurIPS 2022.
@@ -24,9 +24,9 @@ from drs_fast.samplers.common.metropolis import Point
 from drs_fast.training.fitting import Draws
 
 RATE = 3e-3
-DECAY = 1.0  # of weights: else the flow learns the few chains by heart
-DESCENTS = 4  # of the flow's weights after every step of the chains
-LONGEST = 1.0  # norm of the gradient of all weights; longer ones are shortened
+DECAY = 1.0  # weight decay; without it the flow memorises the few chains
+DESCENTS = 4  # updates of the flow's weights after every step of the chains
+LONGEST = 1.0  # longest norm of the gradient of all weights; longer ones are clipped
 
 
 class FlEx2MCMCState(NamedTuple):
@@ -37,20 +37,20 @@ class FlEx2MCMCState(NamedTuple):
 
 @dataclass(frozen=True)
 class FlEx2MCMC(LocalGlobal):
-    """As Ex2MCMC, but for every second jump, which begin with the first: to latents of a flow.
+    """Like Ex2MCMC, but every second jump, starting with the first, is to latents from a flow.
 
-    Those compete with weights exp(logit) p0/q for the flow's density q, so that the law is that of
-    Ex2MCMC whatever the flow; chains jump more often with a good one. The jumps between are to
-    latents of the prior, for else no chain would come to, or leave, a mode that the flow has lost.
+    These compete with weights exp(logit) p0/q, where q is the flow's density, so the law is that of
+    Ex2MCMC whatever the flow; a good flow makes chains jump more often. The other jumps are to
+    latents from the prior; without them no chain could enter or leave a mode that the flow lost.
     candidates, moves, steps, step_size, target: as in Ex2MCMC.
-    burn_in: chains that step_size is found with and the flow is fitted to.
-    rounds: steps of those chains, each followed by descents of the flow's weights.
-    backward: in [0, 1], share of KL(q | target) in what is descended, which asks for no place where
-        q is not; the rest is KL(target | q), which asks for all places where the chains are.
-    With labels a chain keeps its row's, as in Ex2MCMC, and the flow knows it. The latents must be
-    normal. Tallies: as in Ex2MCMC.
+    burn_in: chains used to find step_size and to fit the flow.
+    rounds: steps of these chains, each followed by updates of the flow's weights.
+    backward: in [0, 1], the share of KL(q | target) in the loss, which ignores places where q is
+        not; the rest is KL(target | q), which counts every place where the chains are.
+    With labels, a chain keeps its row's label, as in Ex2MCMC, and the flow is given it. The latents
+    must be normal. Tallies: as in Ex2MCMC.
 
-    Source: Samsonov et al. (2022), algorithm 3, where all jumps are to the flow's latents; their
+    Source: Samsonov et al. (2022), algorithm 3, in which all jumps are to the flow's latents; their
     code has backward=0.4, with which the flow loses small modes.
     """
 
@@ -68,9 +68,9 @@ class FlEx2MCMC(LocalGlobal):
     def init(self, gan: GAN, rng: Rng) -> FlEx2MCMCState:
         if gan.prior != "normal":
             raise ValueError(
-                f"FlEx2MCMC takes normal latents, got prior={gan.prior!r}; make it part of the "
-                "generator: GAN(lambda z: G(prior(z)), ..., prior='normal'), where "
-                "2 * torch.special.ndtr(z) - 1 is uniform; or take Ex2MCMC"
+                f"FlEx2MCMC needs normal latents, got prior={gan.prior!r}; make the prior part of "
+                "the generator: GAN(lambda z: G(prior(z)), ..., prior='normal'), where "
+                "2 * torch.special.ndtr(z) - 1 is uniform; or use Ex2MCMC"
             )
         fit = Fit(gan, rng, self.rounds, self.backward)
         proposals = (Pushed(fit.flow), FromPrior())
@@ -87,7 +87,7 @@ class FlEx2MCMC(LocalGlobal):
 
 @dataclass(frozen=True)
 class Pushed:
-    """Proposals: fresh latents through a flow."""
+    """Proposes fresh latents that went through a flow."""
 
     flow: Flow
 
@@ -101,7 +101,7 @@ class Pushed:
 
 
 class Fit:
-    """Descends both divergences between the flow and the target.
+    """Minimises both divergences between the flow and the target.
 
     Source: Samsonov et al. (2022), section 4.
     """
@@ -117,7 +117,7 @@ class Fit:
         )
 
     def __call__(self, here: Point, y: Tensor | None) -> None:
-        """One round, with the chains where they are."""
+        """Runs one round, with the chains where they are."""
         for _ in range(DESCENTS):
             base = self.draws.normal(*here.z.shape).to(here.z.device)
             _, _, slope = self.gan.gradients(self.flow.of(base, y)[0], y)
@@ -128,18 +128,18 @@ class Fit:
                 loss.backward()  # type: ignore[no-untyped-call]
                 norm = clip_grad_norm_(self.flow.parameters(), LONGEST)
                 if not bool(torch.isfinite(norm)):
-                    self.optimizer.zero_grad()  # then the step changes nothing
+                    self.optimizer.zero_grad()  # so that the step changes nothing
                 self.optimizer.step()
             self.schedule.step()
 
     def _forward(self, here: Point, y: Tensor | None) -> Tensor:
-        """KL(target | q) but for a constant, where the chains are the target."""
+        """KL(target | q) up to a constant, with the chains as samples of the target."""
         normal, log_det = self.flow(here.z, y, inverse=True)
         surprise = normal.square().sum(dim=1) / 2 + log_det
         return torch.where(torch.isfinite(here.target), surprise, 0.0).mean()
 
     def _backward(self, base: Tensor, y: Tensor | None, slope: Tensor) -> Tensor:
-        """What has the gradient of KL(q | target), given the logit's at the flow's latents."""
+        """A loss with the gradient of KL(q | target), given the logit's at the flow's latents."""
         x, log_det = self.flow(base, y)
         uphill = (moving.steady(slope) * x).sum(dim=1)
         loss: Tensor = (x.square().sum(dim=1) / 2 - uphill - log_det).mean()
@@ -147,5 +147,5 @@ class Fit:
 
 
 def _log_normal(z: Tensor) -> Tensor:
-    """log density of a normal latent, up to a constant; (n,) float64."""
+    """Log density of normal latents, up to a constant; (n,) float64."""
     return moving.row_sum(z.double().square()) / -2

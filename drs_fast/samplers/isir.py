@@ -1,4 +1,4 @@
-"""Iterated sampling importance resampling: chains of proposals that compete in small pools.
+"""Iterated sampling importance resampling: proposals compete in a chain of small pools.
 
 Source: Tjelmeland, Using all Metropolis-Hastings proposals to estimate mean values, 2004; Samsonov,
 Lagutin, Gabrie, Durmus, Naumov and Moulines, Local-global MCMC kernels: the best of both worlds,
@@ -21,19 +21,19 @@ from drs_fast.samplers.common.burn_in import burn_in, by_class
 
 
 class ISIRState(NamedTuple):
-    logits: Logits  # of proposals
+    logits: Logits  # logits of proposals
 
 
 @dataclass(frozen=True)
 class ISIR(Sampler):
     """One sample from every chain, which moves to one of `candidates` with weights exp(logit).
 
-    candidates: where the chain is, and one less fresh proposals, of every step.
-    steps: of every chain, which begins at its first proposal.
-    burn_in: proposals that are checked.
-    With labels a chain keeps the one of its first row, so that classes are as frequent as in the
+    candidates: where the chain is now, and candidates - 1 fresh proposals, at every step.
+    steps: steps per chain. A chain starts at its first proposal.
+    burn_in: proposals whose logits are checked before anything is sampled.
+    With labels, a chain keeps the label of its first row, so classes are as frequent as among the
     raw rows, and each class follows its own p0(z) exp(logit). The tally `moves` counts the steps
-    after which a chain was elsewhere.
+    that end elsewhere than they began.
 
     Source: Samsonov et al. (2022), algorithm 1.
     """
@@ -51,8 +51,8 @@ class ISIR(Sampler):
             object.__setattr__(self, name, integer(name, getattr(self, name), least))
         if self.group >= groups.BELOW:
             raise ValueError(
-                f"candidates={self.candidates} and steps={self.steps} make chains of "
-                f"{self.group:,} proposals, which must be fewer than {groups.BELOW:,}; lower one"
+                f"a chain must have fewer than {groups.BELOW:,} proposals, got {self.group:,} from "
+                f"candidates={self.candidates} and steps={self.steps}; lower one of them"
             )
 
     @property
@@ -86,17 +86,17 @@ class ISIR(Sampler):
 
 
 def iterated(logit: Tensor, rng: Rng, candidates: int) -> tuple[Tensor, Tensor]:
-    """Where chains end that begin at the first of their K rows, (B,) int64; how often they moved.
+    """The ends of chains that start at the first of their K rows, (B,) int64; how often they moved.
 
     logit (B, K), K - 1 a multiple of candidates - 1. A step uses the uniform of its first fresh
-    row; none moves to a row whose logit is NaN or infinite.
+    row. No chain moves to a row whose logit is NaN or infinite.
     """
     rows = torch.arange(logit.numel(), device=logit.device).view(logit.shape)
     at, moves = rows[:, 0], torch.zeros((), dtype=torch.int64, device=logit.device)
     for first in range(1, logit.shape[1], candidates - 1):
         offered = torch.cat([rows[:, first : first + candidates - 1], at[:, None]], dim=1)
         drawn = ops.select(logit.flatten()[offered], rng, ids=(rng.row + offered).flatten())
-        # Nothing is drawn where no logit is finite; then it does not matter where the chain is.
+        # If no logit is finite, nothing is drawn, and it does not matter where the chain is.
         there = offered.gather(1, drawn.clamp(min=0))[:, 0]
         moves += (there != at).sum()
         at = there

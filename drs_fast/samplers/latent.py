@@ -1,4 +1,4 @@
-"""Rejection of latents, before the generator runs.
+"""Rejects latents before the generator runs.
 
 Source: Rosca, Lakshminarayanan, Warde-Farley and Mohamed, Variational approaches for auto-encoding
 generative adversarial networks, 2017; Issenhuth, Tanielian, Picard and Mary, Latent reweighting, an
@@ -28,7 +28,7 @@ Critic = Callable[..., Tensor]
 
 
 class LatentState(NamedTuple):
-    """Log weights are the critic's; cap is (), or (K,) where each class has its own."""
+    """Logits here are the critic's log weights; cap is (), or (K,) if each class has its own."""
 
     cap: OfClasses
     acceptance: Scalar  # expected share of accepted latents
@@ -41,16 +41,16 @@ class Latent(RejectionSampler):
     """Accepts a latent with probability min(1, exp(critic(z) - cap)).
 
     critic: z (n, d) [, y (n,)] -> log weights (n,), or "module:name" or "file.py:name" of such a
-        function or module. drs.latent_weights trains one; of an alpha-GAN's code critic (prior 1,
-        encoder 0) it is minus the logit.
-    cap: the log weight from which on all latents count alike; the largest of the burn-in unless
-        given.
-    burn_in: latents that the cap is found from; of each class at least 1,000 where each has one.
-    classes: of a GAN with labels, "joint" for one cap: what follows is the joint law of latents and
-        labels. "within" for a cap of each class: what follows is the law within a class, and n
-        samples have the proportions of the GAN's label_weights, rounded.
-    The generator and the discriminator see only accepted latents, in blocks as large as a block of
-    latents leaves: raise batch_size where few are accepted.
+        function or module. drs.latent_weights trains one. For the code critic of an alpha-GAN
+        (prior 1, encoder 0), it is minus the logit.
+    cap: log weights above it count the same; by default the largest of the burn-in.
+    burn_in: latents from which the cap is found; at least 1,000 of each class if each class has its
+        own.
+    classes: for a GAN with labels. "joint": one cap; samples follow the joint law of latents and
+        labels. "within": a cap per class; samples follow the law within each class, and n samples
+        have the proportions of the GAN's label_weights, rounded.
+    G and D see only accepted latents, in blocks of as many as a block of latents leaves. If few are
+    accepted, raise batch_size.
 
     Source: Rosca et al. (2017); Issenhuth et al. (2022).
     """
@@ -69,7 +69,7 @@ class Latent(RejectionSampler):
         named = isinstance(self.critic, str) and all(self.critic.rpartition(":"))
         if not (named or callable(self.critic) or self.critic is None):
             raise ValueError(
-                "critic must be a function of latents that returns log weights, or the "
+                "critic must be a function from latents to log weights, or the "
                 f"'module:name' of one, got {self.critic!r}"
             )
         if self.cap is not None:
@@ -151,7 +151,7 @@ class Latent(RejectionSampler):
         return cap, torch.zeros_like(cap)
 
     def _judge(self, gan: GAN) -> GAN:
-        """A GAN whose samples are the latents, and whose discriminator is the critic."""
+        """A GAN whose samples are the latents and whose discriminator is the critic."""
         return GAN(
             _itself,
             self._critic,
@@ -166,20 +166,20 @@ class Latent(RejectionSampler):
     def _critic(self) -> Critic:
         if self.critic is None:
             raise ValueError(
-                "Latent needs a critic: Latent(critic=function of z, and of y with labels), or "
-                "--critic file.py:name; drs.latent_weights(gan) trains one"
+                "Latent needs a critic, got none: use Latent(critic=function of z, and of y with "
+                "labels), or --critic file.py:name; drs.latent_weights(gan) trains one"
             )
         if not isinstance(self.critic, str):
             return self.critic
         module, _, name = self.critic.rpartition(":")
         try:
             critic: Critic = getattr(imported(module), name)
-        except Exception as error:  # whatever the user's module raises
+        except Exception as error:  # the user's module may raise anything
             raise ValueError(
-                f"no critic {self.critic!r}: {type(error).__name__}: {error}"
+                f"critic {self.critic!r} cannot be loaded: {type(error).__name__}: {error}"
             ) from error
         if not callable(critic):
-            raise ValueError(f"no critic {self.critic!r}: it is no function but {describe(critic)}")
+            raise ValueError(f"critic {self.critic!r} must be a function, got {describe(critic)}")
         return critic
 
 
@@ -188,14 +188,14 @@ def _itself(z: Tensor, y: Tensor | None = None) -> Tensor:
 
 
 def _block(gan: GAN, state: LatentState) -> int:
-    """Rows that G takes at once: four deviations more than are left of a block on average."""
+    """Rows in a call of G: the mean number of accepted latents plus four standard deviations."""
     expected = gan.block * float(state.acceptance)
     return min(gan.block, max(BLOCK_MULTIPLE, int(expected + 4.0 * expected**0.5) + 1))
 
 
 @contextmanager
 def _of_critic() -> Iterator[None]:
-    """Errors that speak of a discriminator of latents name the critic."""
+    """Makes errors about a discriminator of latents name the critic instead."""
     try:
         yield
     except (ValueError, BadLogits) as error:

@@ -27,40 +27,41 @@ UNMOVED = ("keep", "drop", "restart")
 
 
 class MHState(NamedTuple):
-    """The real samples that chains start at, in the order in which those of a class are taken.
+    """The real samples that chains start at, in the order in which each class uses them.
 
-    None for start="first".
+    None if start="first".
     """
 
-    real: Annotated[Tensor, Layout(torch.int64, (("r",),))]  # which ones, class after class
+    real: Annotated[Tensor, Layout(torch.int64, (("r",),))]  # their indices, class by class
     scores: Annotated[Tensor, Layout(torch.float32, (("r",),))]  # their logits
-    begins: Annotated[Tensor, Layout(torch.int64, (("classes + 1",),))]  # of those of a class
-    # Chains of a class in the first block.
+    begins: Annotated[Tensor, Layout(torch.int64, (("classes + 1",),))]  # where each class begins
+    # Number of chains of each class in the first block.
     chains_of_block: Annotated[Tensor, Layout(torch.int64, (("classes",),))]
-    logits: Logits  # of proposals
+    logits: Logits  # logits of proposals
 
 
 @dataclass(frozen=True)
 class MH(Sampler):
     """One sample from every chain of `chain_length` proposals, moves with min(1, exp(new - old)).
 
-    start: "real": at a real sample of the chain's class; "first": at the first valid proposal.
-    unmoved: what a chain gives that never left its real start: "keep": the real sample, with ids
-        ~(first row of the chain) and z NaN; "drop": nothing, which biases all that is left;
-        "restart": the end of a chain through the same proposals from the first of them, with other
-        uniforms, which is biased too.
-    burn_in: proposals that are checked, at least 1,000 of every class.
-    starts: most real samples to start at, the first ones. None: all of a tensor, or burn_in of them
-        from a function, which must give the same ones every time.
+    start: "real": at a real sample of the chain's class. "first": at the first valid proposal.
+    unmoved: what to do with a chain that never left its real start. "keep": return the real sample,
+        with id ~(first row of the chain) and z NaN. "drop": return nothing, which biases the other
+        samples. "restart": return the end of a chain through the same proposals that starts at the
+        first of them and uses other uniforms, which is biased too.
+    burn_in: proposals whose logits are checked, at least 1,000 of every class.
+    starts: most real samples to start from, taken from the first. None: all of a tensor, or burn_in
+        of them from a function, which must return the same ones every time.
 
-    The seed puts the real samples in an order. Chains take one after the other, and begin again
-    when all have been taken; with labels those of a class do. There a class's chains are counted
-    within blocks of 65,536 chains; where two meet, a few real samples are left out or taken twice.
-    With labels a chain is of one class, that of its first row. Classes are as frequent as among the
+    The seed puts the real samples in an order. Chains use them one after another, and begin again
+    after the last; with labels, chains of each class do this among themselves. A class's chains are
+    then counted in blocks of 65,536 chains; where two blocks meet, a few real samples are skipped
+    or used twice.
+    With labels, all of a chain has the class of its first row. Classes are as frequent as among the
     proposals, and x given y follows the data of the class.
-    Tallies, of all chains that were run: `unmoved`: those that never left their start; `distinct`:
-    at least how many different real samples they gave; `moves`: proposals that chains moved to, of
-    which `acceptance_rate` is the share.
+    Tallies over all chains: `unmoved`: chains that never left their start; `distinct`: a lower
+    limit of the different real samples these returned; `moves`: proposals that chains moved to.
+    `acceptance_rate` is their share.
 
     Source: Turner et al. (2019), whose code restarts.
     """
@@ -104,7 +105,7 @@ class MH(Sampler):
         )
 
     def data(self, gan: GAN) -> tuple[Tensor | None, ...]:
-        """The real samples, where they may be among those that the run gives."""
+        """The real samples, if the run may return some of them."""
         return gan.real_samples(self._most(gan)) if self.start == "real" else ()
 
     def measured(self, state: Any, tallies: Mapping[str, int]) -> dict[str, float]:
@@ -114,20 +115,20 @@ class MH(Sampler):
         return {"acceptance_rate": tallies["moves"] / offered} if offered else {}
 
     def warning(self, tallies: Mapping[str, int]) -> str | None:
-        """What to say where more than a tenth of the chains gave the real sample they began at."""
+        """A warning if more than a tenth of the chains returned their real start."""
         chains = tallies["calls"] // self.chain_length
         if self.start == "first" or self.unmoved != "keep" or tallies["unmoved"] <= chains / 10:
             return None
         return (
-            f"{tallies['unmoved']:,} of {chains:,} chains never moved, and gave the real samples "
-            "that they began at (with negative ids): raise chain_length, or calibrate the "
+            f"{tallies['unmoved']:,} of {chains:,} chains never moved, and returned the real "
+            "samples they started at (with negative ids): raise chain_length, or calibrate the "
             "discriminator"
         )
 
     def init(self, gan: GAN, rng: Rng) -> MHState:
         if self.start == "real" and gan.real is None:
             raise ValueError(
-                "MH starts chains at real samples: build GAN(..., real=x), or take "
+                "MH needs real samples to start chains at: build GAN(..., real=x), or use "
                 "MH(start='first'), which needs longer chains"
             )
         logit, y = burn_in(gan, rng, self.burn_in, each=True)
@@ -152,7 +153,7 @@ class MH(Sampler):
             tallies = {
                 "unmoved": (~moved).sum(),
                 "distinct": torch.zeros_like(batch.count),
-                "moves": (moves - moved.long()).sum(),  # to begin is none
+                "moves": (moves - moved.long()).sum(),  # the start is not a move
             }
             return state, groups.chosen(batch, first + last.clamp(min=0), moved, rng, **tallies)
         real, new = self._choice(gan, state, batch, first, rng)
@@ -173,7 +174,7 @@ class MH(Sampler):
         return state, winners
 
     def _most(self, gan: GAN) -> int:
-        """Real samples to ask for."""
+        """Number of real samples to ask for."""
         if self.starts is not None:
             return self.starts
         return self.burn_in if callable(gan.real) else sys.maxsize
@@ -194,8 +195,8 @@ class MH(Sampler):
         for k in classes.occurring(gan.labels or 1, gan.label_weights):
             if not counts[k]:
                 raise ValueError(
-                    f"none of the first {len(x):,} real samples is of class {k} and has a valid "
-                    "logit; give more or shuffled ones, or raise starts"
+                    f"none of the first {len(x):,} real samples is of class {k} with a valid "
+                    "logit; give more samples, shuffle them, or raise starts"
                 )
         begins = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
         return real, score[real], begins, groups.of_block(gan, rng.at(0), self.chain_length)
@@ -203,18 +204,18 @@ class MH(Sampler):
     def _choice(
         self, gan: GAN, state: MHState, batch: Batch, first: Tensor, rng: Rng
     ) -> tuple[Tensor, Tensor]:
-        """Which of the state's real samples every chain starts at, and whether as the first."""
+        """Which real sample every chain starts at, and whether it is the first to use it."""
         k = torch.zeros_like(first) if batch.y is None else batch.y[first]
         block, rank = groups.turns(gan, rng, self.chain_length, len(first))
         begin, chains = state.begins[k], state.chains_of_block[k]
         size, turn = state.begins[k + 1] - begin, block * chains + rank
-        # A block may have more chains of a class than the first one: they take those of the next.
+        # A block may have more chains of a class than the first block: they use the next's.
         return begin + turn % size, (turn < size) & (rank < chains)
 
     def _kept(
         self, gan: GAN, state: MHState, batch: Batch, still: Tensor, real: Tensor, rows: Tensor
     ) -> Batch:
-        """The batch, with real samples where chains never moved."""
+        """The batch, with real samples in place of chains that never moved."""
         if not bool(still.any()):  # else real samples may have to be fetched from the host
             return batch
         x = batch.x.clone()

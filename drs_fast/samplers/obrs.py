@@ -25,12 +25,13 @@ from drs_fast.samplers.common.rejection import Rejection, RejectionSampler, Reje
 class OBRS(RejectionSampler):
     """Accepts with probability min(1, c exp(logit - log_m)), which accepts a share `budget` of all.
 
-    budget: that share, 0-1. Where exact rejection (c = 1) accepts more, c stays 1.
-    burn_in: proposals that c and log_m, the largest logit, are found from; of each class at least
-        1,000 where each has its own.
-    classes: of a GAN with labels, "joint" for one c over all classes, which is what comes nearest
-        the joint law of samples and labels. "within" for a c of each class, which comes nearest the
-        law within it; n samples then have the proportions of the GAN's label_weights, rounded.
+    budget: the share of proposals to accept, 0-1. If exact rejection (c = 1) accepts more, c is 1.
+    burn_in: proposals from which c and log_m, the largest logit, are found; at least 1,000 of each
+        class if each class has its own.
+    classes: for a GAN with labels. "joint": one c; samples come as near as possible to the joint
+        law of samples and labels. "within": a c per class; samples come as near as possible to the
+        law within each class, and n samples have the proportions of the GAN's label_weights,
+        rounded.
     The state's log_m is the largest logit minus log c; logits above it are surely accepted.
 
     Source: Verine et al. (2024); c is solved for exactly, where they bisect.
@@ -47,7 +48,7 @@ class OBRS(RejectionSampler):
         object.__setattr__(self, "burn_in", integer("burn_in", self.burn_in, 1))
         one_of("classes", self.classes, CHOICES)
         if self.budget == 0.0:
-            raise ValueError("budget must be greater than 0: it is the share of accepted proposals")
+            raise ValueError("budget must be greater than 0, got 0; it is the share to accept")
 
     @property
     def law(self) -> str:
@@ -80,22 +81,22 @@ class OBRS(RejectionSampler):
         return log_m - max(self._log_c(logit, log_m), 0.0), torch.zeros_like(log_m)
 
     def _log_c(self, logit: Tensor, log_m: Tensor) -> float:
-        """The log c with mean min(1, c exp(logit - log_m)) = budget; below 0 where c would be.
+        """The log c at which the mean of min(1, c exp(logit - log_m)) is the budget; may be < 0.
 
-        With the k largest clipped to 1, c is (budget n - k) over the sum of the others; the right k
-        is the first with which none of the others needs clipping.
+        With the k largest clipped to 1, c is (budget n - k) over the sum of the others. The right k
+        is the first at which none of the others needs clipping.
         """
         d = (logit[torch.isfinite(logit)].double() - log_m).sort(descending=True).values
         n, finite, wanted = len(logit), len(d), self.budget * len(logit)
         if wanted > finite * (1.0 + 1e-12):
             raise ValueError(
                 f"budget={self.budget:g} cannot be reached: of {n:,} proposals only {finite:,} "
-                f"({finite / n:.4g}) have a finite logit; take at most that"
+                f"({finite / n:.4g}) have a finite logit; lower budget to at most that share"
             )
         wanted = min(wanted, float(finite))
         left = wanted - torch.arange(finite, dtype=torch.float64, device=d.device)
         tail = torch.logcumsumexp(d.flip(0), dim=0).flip(0)
-        # False where less than nothing is left; the last one before that always fits.
+        # False if nothing is left; the last k before that always fits.
         k = int((left.log() - tail + d <= 0.0).int().argmax())
         rest = d[k:] - d[k]
         # Correctly rounded, so that c is the same wherever the logits are.

@@ -20,12 +20,12 @@ from drs_fast.gan import GAN
 from drs_fast.samplers.common import groups
 from drs_fast.samplers.common.burn_in import burn_in, by_class
 
-MOST = 0.1  # of a pool, to be drawn without replacement
+MOST = 0.1  # largest share of a pool to draw without replacement
 
 
 class SIRState(NamedTuple):
     acceptance: Scalar  # samples per proposal
-    # The effective share of proposals; with labels that of each that occurs.
+    # The effective share of proposals; with labels, one for each class that occurs.
     ess: Annotated[Tensor, Layout(torch.float64, ((), ("classes",)))]
     logits: Logits
 
@@ -34,19 +34,19 @@ class SIRState(NamedTuple):
 class SIR(Sampler):
     """Draws `size` samples from every `pool` proposals, with weights exp(logit).
 
-    pool: proposals that compete. size: samples from each pool.
+    pool: proposals that compete. size: samples drawn from each pool.
     replace: whether a proposal can be drawn again. If not, unlikely ones follow the likely ones:
-        another law, nearer to the generator the larger `size` is, and the generator's own where it
-        is the pool. Above a tenth of the pool there is a warning.
-    burn_in: proposals that the effective sample size is found from, at least 1,000 of every class,
-        with a warning where that of a pool is less than a tenth of `size`, or less than `size` if
-        not `replace`.
-    Samples of a pool are in the order of their draws, or without replacement in a random one, so
-    that every one of them has the same law, wherever a run is cut. The tally `unique` counts
-    different ones, of all pools that were drawn from.
-    With labels a pool is of one class, that of its first row, so that samples come in runs of
-    `size` of a class. Over many pools classes are as frequent as among the proposals, and x given y
-    tends to the data of the class.
+        the law moves towards the generator as `size` grows, and is the generator's own when `size`
+        is the pool. Warns if `size` is above a tenth of the pool.
+    burn_in: proposals from which the effective sample size is found, at least 1,000 of every class.
+        Warns if that of a pool is less than a tenth of `size`, or less than `size` if not
+        `replace`.
+    Samples of a pool come in the order of their draws; without replacement, in random order. So
+    each has the same law, wherever a run is cut. The tally `unique` counts different samples, over
+    all pools drawn from.
+    With labels, a pool has one class, that of its first row, so samples come in runs of `size` of a
+    class. Over many pools, classes are as frequent as among the proposals, and x given y tends to
+    the data of the class.
 
     Source: Rubin (1987); Ding et al. (2020), who resample one pool of all proposals.
     """
@@ -65,7 +65,7 @@ class SIR(Sampler):
             object.__setattr__(self, name, integer(name, getattr(self, name), 1, below))
         object.__setattr__(self, "replace", flag("replace", self.replace))
         if self.size > self.pool:
-            # Also what a step has room for.
+            # A step also has no space for more.
             raise ValueError(f"size must be at most pool = {self.pool}, got {self.size}")
 
     @property
@@ -88,8 +88,8 @@ class SIR(Sampler):
         if not self.replace and self.size > MOST * self.pool:
             warnings.warn(
                 f"{self.size} of {self.pool} proposals drawn without replacement do not follow the "
-                "data: once the likely ones are taken, unlikely ones follow; lower size to at most "
-                "a tenth of the pool, or take replace=True",
+                "data: once the likely ones are drawn, unlikely ones follow; lower size to at most "
+                "a tenth of the pool, or use replace=True",
                 stacklevel=2,
             )
         elif worth < (0.1 * self.size if self.replace else self.size):
@@ -122,7 +122,7 @@ class SIR(Sampler):
         return state, batch
 
     def _order(self, rows: Tensor, taken: Tensor, rng: Rng) -> Tensor:
-        """A random order of every pool's draws, for the first of them are the likely ones."""
+        """A random order of every pool's draws, because the likely ones are drawn first."""
         u = ops.uniform(
             rng, rows.numel(), stream=SELECT, draw=self.size, device=rows.device,
             ids=rng.row + rows.flatten(),

@@ -1,4 +1,4 @@
-"""Rejection that asks a bound of the latent before it asks G and D."""
+"""Rejection that tries a bound of the latent before it runs G and D."""
 
 from drs_fast.squeeze.sampler import Squeeze
 

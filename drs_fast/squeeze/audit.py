@@ -1,8 +1,8 @@
-"""What a bound loses, estimated from the rows that G and D saw: survivors, and audited ones.
+"""Estimates what a bound loses, from the rows that G and D saw: survivors and audited rows.
 
-A row is seen with a known probability pi, so 1 / pi of it stands for all rows (Horvitz and
-Thompson, 1952). That it would have been accepted, and that its bound loses it, are not counted but
-taken as probabilities over its u, which are known once the logit is.
+A row is seen with a known probability pi, so it stands for 1 / pi rows (Horvitz and Thompson,
+1952). Whether it would have been accepted, and whether its bound loses it, are not counted: their
+probabilities over the row's u are known once the logit is, and these are summed.
 """
 
 import math
@@ -13,18 +13,18 @@ from torch import Tensor
 from drs_fast.samplers.common.intervals import Share, gamma_ends
 
 # Whole numbers add up to the same in any order. A product of masses spans too much for an int64:
-# those of at least 1 are added up apart from smaller ones.
+# products of at least 1 are added up separately from smaller ones.
 SMALL = "small "
 SUMS = ("mass", "lost", "mass_squared", "mass_by_lost", "lost_squared")
 UNITS = {name: 2.0**-20 if i < 2 else 2.0**-8 for i, name in enumerate(SUMS)} | {
     SMALL + name: 2.0**-36 for name in SUMS[2:]
 }
-LARGEST = 2.0**24  # of what one row may stand for, in masses of a typical one
-# An interval of 95 %: a lower end is wrong in 2.5 % of cases. So is an upper end, of which there
-# are two, one of a search and one of the run after it, with 1.25 % each.
+LARGEST = 2.0**24  # most that one row may stand for, in masses of a typical row
+# A 95 % interval: the lower end is wrong in 2.5 % of cases. The upper end may be wrong in another
+# 2.5 %, shared by two limits, one from the search and one from the run after it: 1.25 % each.
 ABOVE = 2.241402727604947  # quantile of a standard normal
-UNSEEN = 4.382026634673881  # -log(1.25 %): the events that may be expected where none was seen
-STAKES = 24  # that `wealth` is divided by: 1/2, 1/4, ...
+UNSEEN = 4.382026634673881  # -log(1.25 %): expected events that are compatible with seeing none
+STAKES = 24  # parts of the initial `wealth`, one on each stake 1/2, 1/4, ...
 
 
 def tallied(
@@ -33,7 +33,7 @@ def tallied(
     """The sums, () int64, over rows that G and D saw.
 
     All (n,) float64: the probabilities of being accepted by the logit, of passing the bound, and of
-    being seen. typical: about the mass of a row, which all masses are divided by.
+    being seen. typical: about the mass of one row, by which all masses are divided.
     """
     mass = (accepted / seen / typical).clamp(max=LARGEST)
     lost = ((accepted - passed).clamp(min=0.0) / seen / typical).clamp(max=LARGEST)
@@ -45,17 +45,17 @@ def tallied(
 
 
 def power_of_two(value: float) -> float:
-    """The one next to a positive value."""
+    """The power of two nearest a positive value."""
     return 2.0 ** round(math.log2(value))
 
 
 def loss(sums: Mapping[str, int], largest: float = 0.0) -> Share:
-    """The share of accepted samples that the bound loses, from sums of `tallied`.
+    """The share of accepted samples that the bound loses, from the sums of `tallied`.
 
     largest: the most that any row, seen or not, can add to the lost mass, in units of `typical`.
-    Without it the interval knows nothing of rows that lose more than those that were seen.
+    By default the interval ignores rows that would lose more than any that was seen.
 
-    The interval is that of a weighted sum of rare events, and the event more of its upper end has
+    The interval is that of a weighted sum of rare events; the additional event of its upper end has
     the largest weight.
     """
     mass, lost, mass_squared, mass_by_lost, lost_squared = _masses(sums)
@@ -70,21 +70,21 @@ def loss(sums: Mapping[str, int], largest: float = 0.0) -> Share:
 
 
 def unseen(samples: float) -> float:
-    """The largest share of the samples that may hide where no row was seen, with 98.75 %.
+    """The largest share of the samples that may hide where no row was seen, at 98.75 % confidence.
 
-    samples: those that would have shown it, accepted rows among evenly chosen ones.
+    samples: those that would have shown it, the accepted rows among evenly chosen ones.
     """
     return min(1.0, UNSEEN / max(samples, UNSEEN))
 
 
 def wealth(sums: Mapping[str, int], tolerance: float, typical: float) -> float:
-    """The log of what bets against "no more than the tolerance is lost" have made of 1.
+    """Log of the wealth, from 1, after betting against "no more than the tolerance is lost".
 
-    Where that is true it exceeds log(1 / alpha) with probability alpha at most, however often one
-    looks (Ville, 1939). A row adds x = lost / tolerance - mass to a sum s and its square to v, and
-    x >= -1: what is not lost is seen at least as often as it is accepted. So, for 0 <= k < 1,
-    exp(k s + (log(1 - k) + k) v) is a supermartingale (Fan, Grama and Liu, Electronic Journal of
-    Probability 2015, proposition 4.1), and so is the mean over several stakes k.
+    If the claim is true, it ever exceeds log(1 / alpha) with probability at most alpha, however
+    often one looks (Ville, 1939). A row adds x = lost / tolerance - mass to a sum s, and x^2 to v.
+    x >= -1, because what is not lost is seen at least as often as it is accepted. So, for
+    0 <= k < 1, exp(k s + (log(1 - k) + k) v) is a supermartingale (Fan, Grama and Liu, Electronic
+    Journal of Probability 2015, proposition 4.1), and so is the mean over several stakes k.
     """
     mass, lost, mass_squared, mass_by_lost, lost_squared = _masses(sums)
     s = typical * (lost / tolerance - mass)

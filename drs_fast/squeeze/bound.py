@@ -14,17 +14,17 @@ from drs_fast.gan import GAN
 from drs_fast.training.fitting import Draws, descend
 
 TINY, LARGE = (16,), (64, 64, 64)  # widths
-SLICE = 2**14  # rows that a bound is asked for at once: always so many, so that bits do not vary
+SLICE = 2**14  # rows per call of a bound: always the same number, so that bits do not vary
 ROWS_A_STEP = 1024
 EPOCHS = 32
 LEAST_STEPS = 400
 RATE = 1e-2
-STEEPEST = 1.0  # length of a gradient: where the spread is small one batch could undo the fit
-DECAY = 2e4  # of weights, over the number of rows: what few rows cannot show is not fitted
+STEEPEST = 1.0  # longest gradient: where the spread is small, one batch could undo the fit
+DECAY = 2e4  # weight decay times the number of rows, to avoid fitting what few rows cannot show
 MOST_DECAY = 2.0
 CERTAIN = 3e38
-DEEP = 30.0  # nats below the largest logit: what lies deeper is hardly ever accepted
-SPREADS = 4.0  # the log spread stays within so many nats of the logits' own
+DEEP = 30.0  # nats below the largest logit; anything lower is hardly ever accepted
+SPREADS = 4.0  # nats by which the log spread may differ from that of all the logits
 
 
 class Bound(nn.Module):
@@ -37,7 +37,7 @@ class Bound(nn.Module):
         pairs = zip(inputs, widths, strict=False)
         self.hidden = nn.ModuleList(nn.Linear(a, b, dtype=torch.float32) for a, b in pairs)
         self.last = nn.Linear(inputs[-1], 2, dtype=torch.float32)
-        # The logits' mean and standard deviation.
+        # The mean and standard deviation of the logits.
         self.scale = nn.Parameter(torch.empty(2, dtype=torch.float32), requires_grad=False)
 
     def forward(self, z: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -49,16 +49,16 @@ class Bound(nn.Module):
         return centre + scale * mean, scale * spread.clamp(-SPREADS, SPREADS).exp()
 
     def above(self, margin: float, z: Tensor, y: Tensor | None) -> Tensor:
-        """The mean and `margin` spreads, (n,)."""
+        """The mean plus `margin` spreads, (n,)."""
         with torch.inference_mode():
             mean, spread = self(z, y)
             bound: Tensor = mean + margin * spread
-        # What it cannot tell passes.
+        # Rows the network cannot judge pass.
         return bound.nan_to_num(nan=CERTAIN, posinf=CERTAIN)
 
 
 def build(gan: GAN, widths: tuple[int, ...], draws: Draws) -> Bound:
-    """A new one, where the generator is."""
+    """A new bound, on the generator's device."""
     network = draws.build(lambda: Bound(gan.latent_dim, gan.labels or 0, widths))
     with torch.no_grad():
         network.scale.copy_(network.scale.new_tensor([0.0, 1.0]))
@@ -66,12 +66,12 @@ def build(gan: GAN, widths: tuple[int, ...], draws: Draws) -> Bound:
 
 
 def packed(networks: tuple[Bound, ...]) -> Tensor:
-    """All their weights as one vector."""
+    """All weights of the networks as one vector."""
     return torch.cat([parameters_to_vector(network.parameters()) for network in networks]).detach()
 
 
 def unpacked(gan: GAN, weights: Tensor) -> tuple[Bound, ...]:
-    """The tiny and the large bound with the weights of `packed`, which they share."""
+    """The tiny and the large bound whose weights were given by `packed`; they share its memory."""
     with torch.device("meta"):
         networks = tuple(Bound(gan.latent_dim, gan.labels or 0, w) for w in (TINY, LARGE))
     for network in networks:
@@ -85,7 +85,7 @@ def unpacked(gan: GAN, weights: Tensor) -> tuple[Bound, ...]:
 
 @one_thread()
 def fit(network: Bound, z: Tensor, y: Tensor | None, logit: Tensor, draws: Draws) -> None:
-    """Trains it on latents (n, d), labels (n,) and valid logits (n,), as if those were normal."""
+    """Trains it on latents (n, d), labels (n,) and valid logits (n,), assumed to be normal."""
     logit = logit.clamp(min=float(logit.max()) - DEEP)
     steps = steps_of_fit(len(z))
     with torch.inference_mode(False), torch.enable_grad():
@@ -105,12 +105,12 @@ def fit(network: Bound, z: Tensor, y: Tensor | None, logit: Tensor, draws: Draws
 
 
 def steps_of_fit(n: int) -> int:
-    """That n rows take."""
+    """Number of training steps for n rows."""
     return max(LEAST_STEPS, EPOCHS * n // ROWS_A_STEP)
 
 
 def _minibatches(n: int, steps: int, draws: Draws) -> Iterator[Tensor]:
-    """`steps` times some of n rows, each row as often as any other."""
+    """Yields `steps` minibatches of n rows; over all of them, rows are used equally often."""
     size = min(n, ROWS_A_STEP)
     order, at = draws.permutation(n), 0
     for _ in range(steps):
@@ -124,7 +124,7 @@ Slice = tuple[Rng, int, Tensor, Tensor | None]  # first row, rows that count, SL
 
 
 def drawn(gan: GAN, rng: Rng, n: int) -> Iterator[Slice]:
-    """Rows rng.row to rng.row + n."""
+    """Slices of rows rng.row to rng.row + n, with their latents drawn."""
     for start in range(0, n, SLICE):
         own = rng.at(rng.row + start)
         z, y = ops.latents(gan, own, SLICE), ops.labels(gan, own, SLICE)
@@ -132,7 +132,7 @@ def drawn(gan: GAN, rng: Rng, n: int) -> Iterator[Slice]:
 
 
 def given(z: Tensor, y: Tensor | None, rng: Rng) -> Iterator[Slice]:
-    """The same, of latents that are there."""
+    """Slices of given latents."""
     for start in range(0, len(z), SLICE):
         own, size = slice(start, start + SLICE), min(SLICE, len(z) - start)
         label = None if y is None else padded(y[own], SLICE)
@@ -140,12 +140,12 @@ def given(z: Tensor, y: Tensor | None, rng: Rng) -> Iterator[Slice]:
 
 
 def slices(n: int, size: int) -> list[slice]:
-    """Of n rows, at least one."""
+    """Ranges of `size` that cover n rows; at least one."""
     return [slice(start, start + size) for start in range(0, max(1, n), size)]
 
 
 def padded(rows: Tensor, size: int) -> Tensor:
-    """The rows, and zeros up to `size` rows."""
+    """The rows, zero-padded to `size` rows."""
     if len(rows) == size:
         return rows
     return torch.cat([rows, rows.new_zeros((size - len(rows), *rows.shape[1:]))])

@@ -1,4 +1,4 @@
-"""What a search for bounds looks at, and what it decides for."""
+"""What a search for bounds sees, and what it decides on."""
 
 import math
 from collections.abc import Sequence
@@ -12,12 +12,12 @@ from drs_fast.samplers.common.intervals import Share
 from drs_fast.squeeze.bound import Bound
 from drs_fast.squeeze.stages import AUDITED
 
-TWICE = 0.7  # of the large bound's cost: what two bounds may cost together
-MORE = 1.1  # rows that pass both, at most, for one that passes the large one alone
+TWICE = 0.7  # two bounds together may cost this share of the large one
+MORE = 1.1  # most rows that pass both bounds, per row that passes the large one alone
 
 
 class Seen(NamedTuple):
-    """Rows that G and D saw, and the probability with which each was chosen, (n,) float64."""
+    """Rows that G and D saw, and the probability that each was chosen, (n,) float64."""
 
     ids: Tensor  # (n,) int64
     z: Tensor
@@ -26,24 +26,24 @@ class Seen(NamedTuple):
     y: Tensor | None
 
     def where(self, keep: Tensor) -> "Seen":
-        """Those of a mask (n,)."""
+        """The rows of a mask (n,)."""
         return Seen(*(None if column is None else column[keep] for column in self))  # type: ignore[arg-type]
 
     def valid(self) -> "Seen":
-        """Without NaN and +inf; a logit of -inf is one of a row that is surely rejected."""
+        """The rows without NaN and +inf. A logit of -inf is valid: the row is surely rejected."""
         return self.where(~(torch.isnan(self.logit) | torch.isposinf(self.logit)))
 
 
 def joined(parts: Sequence[Seen]) -> Seen:
-    """All of them, in order."""
+    """All parts in one, in order."""
     columns = zip(*parts, strict=True)
     return Seen(*(None if column[0] is None else torch.cat(column) for column in columns))  # type: ignore[arg-type]
 
 
 class Margin(NamedTuple):
-    """Spreads above the mean, what is lost, and rows that pass, for an accepted one.
+    """Spreads above the mean, the loss, and rows that pass per accepted row.
 
-    seen: the upper limit of what is lost if nothing is but where rows were seen.
+    seen: the upper limit of the loss if nothing is lost except where rows were seen.
     """
 
     spreads: float
@@ -53,10 +53,10 @@ class Margin(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """Bounds and their margins, inf where one is not used.
+    """Bounds and their margins; inf for a bound that is not used.
 
-    passing: rows for G and D, for an accepted one. left: the share of rows that the large bound is
-    asked for. acceptance: without bounds. high, samples, checked, looked: as in the state.
+    passing: rows for G and D per accepted row. left: the share of rows that reach the large bound.
+    acceptance: without bounds. high, samples, checked, looked: as in the state.
     """
 
     networks: tuple[Bound, ...]
@@ -71,7 +71,7 @@ class Plan(NamedTuple):
 
     @staticmethod
     def none(networks: tuple[Bound, ...], high: float = 0.0, samples: float = 0.0) -> "Plan":
-        """Without any bound."""
+        """A plan without any bound."""
         checked = torch.empty(0, 3, dtype=torch.float32, device="cpu")
         nothing = checked, torch.empty(0, dtype=torch.int64, device="cpu")
         return Plan(networks, (math.inf, math.inf), 1.0, 1.0, 1.0, high, samples, *nothing)
@@ -83,10 +83,10 @@ def calls(plan: Plan) -> float:
 
 
 def twice_pays(networks: tuple[Bound, ...], left: float, both: float, alone: float) -> bool:
-    """Whether the tiny bound before the large one is the cheaper way, by multiplications.
+    """Whether it is cheaper to try the tiny bound before the large one, counted in multiplications.
 
-    left: the share of rows that the tiny one leaves. both, alone: rows that then pass.
-    Not by the clock: what is found shall depend on the seed and the GAN alone.
+    left: the share of rows that the tiny bound leaves. both, alone: rows that then pass.
+    Time is not measured: the result must depend only on the seed and the GAN.
     """
     tiny, large = (sum(parameter.numel() for parameter in net.parameters()) for net in networks)
     return tiny + left * large < TWICE * large and both < MORE * alone
@@ -94,7 +94,7 @@ def twice_pays(networks: tuple[Bound, ...], left: float, both: float, alone: flo
 
 @one_thread()
 def level(scores: Tensor, n: float) -> float:
-    """What to add to scores (m,), at most 0, so that the sum of min(1, exp(score)) is n < m."""
+    """A shift (at most 0) of scores (m,), so that the sum of min(1, exp(score)) is n < m."""
     scores = scores.double()
     low, high = -100.0, 100.0 - float(scores.min())
     for _ in range(48):

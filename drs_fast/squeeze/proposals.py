@@ -1,4 +1,4 @@
-"""Rows that G and D see in a search: those that a bound chooses, and evenly drawn ones."""
+"""The rows that G and D see in a search: some chosen by a bound, some drawn evenly."""
 
 import math
 from collections.abc import Callable
@@ -19,21 +19,21 @@ from drs_fast.squeeze.stages import FLOOR, score
 
 SCANNED = 64  # rows that a bound looks at for one that G and D see
 MOST_SCANNED = 2**23  # at once
-LOOKED = 2.0  # spreads above the mean, where rows for G and D are looked for
-LEAST = 2.0**-60  # share of accepted rows that costs are counted with
+LOOKED = 2.0  # spreads above the mean at which rows for G and D are chosen
+LEAST = 2.0**-60  # least share of accepted rows, to count costs with
 
 
 class Scan(NamedTuple):
-    """So many rows, which a bound has chosen from: a score's chance is its exponential, shifted."""
+    """Rows that a bound has chosen from; a row's chance is the exponential of its shifted score."""
 
     decides: Rejection
     network: Bound
     rows: int
     level: float
-    floor: float  # so that no region is never looked at
+    floor: float  # so that no region goes unseen
 
     def chance(self, scores: Tensor) -> Tensor:
-        """(n,) float64."""
+        """The chance of each row, (n,) float64."""
         return (scores + self.level).clamp(max=0.0).exp().double().clamp(min=self.floor)
 
 
@@ -56,7 +56,7 @@ class Proposals:
         return Seen(ids, z, state.logits, torch.ones_like(state.logits, dtype=torch.float64), y)
 
     def found(self, network: Bound, n: int) -> tuple[Seen, Scan]:
-        """About n new rows, the likelier chosen the higher the bound is."""
+        """About n new rows; the higher its bound, the likelier a row is chosen."""
         judge, scanned = self.decides.judge, min(SCANNED * n, MOST_SCANNED)
         first = self._next(scanned)
         scores = self.scores(network, LOOKED, first, scanned)
@@ -70,11 +70,11 @@ class Proposals:
         return Seen(ids, z, self._logits(z, y), chance[rows], y), scan
 
     def evenly(self, seen: Seen, scan: Scan, samples: float, most: float) -> tuple[Seen, int]:
-        """Adds those that are accepted of evenly drawn rows, about so many samples.
+        """Draws rows evenly and adds those that are accepted, about `samples` of them.
 
-        A row then has the chances of both ways to be here (the balance heuristic: Veach and Guibas,
-        SIGGRAPH 1995), so none stands for more samples than an evenly drawn one does. Returns all,
-        and how many rows were drawn: 0 where more than `most` would be needed.
+        A row's chance is then that of both ways together (the balance heuristic: Veach and Guibas,
+        SIGGRAPH 1995), so none stands for more samples than an evenly drawn row. Returns all rows,
+        and how many were drawn: 0 if more than `most` would be needed.
         """
         parts, n = list[Seen](), 0
         while (rows := samples / max(self.acceptance(seen, scan), LEAST)) > n:
@@ -98,19 +98,19 @@ class Proposals:
         return float((self.accepted(seen) / seen.chosen).sum()) / scan.rows
 
     def accepted(self, seen: Seen, bound: Tensor | None = None) -> Tensor:
-        """Acceptance probabilities by the logit, or by a bound instead; (n,) float64."""
+        """Acceptance probabilities by the logit, or by a bound if given; (n,) float64."""
         judged = seen.logit if bound is None else bound
         return ops.probability(judged, **self._thresholds(seen))
 
     def scores(self, network: Bound, margin: float, rng: Rng, n: int) -> Tensor:
-        """Of n rows."""
+        """Scores of n rows."""
         return torch.cat([
             score(self.decides, network.above(margin, z, y), y)[:size]
             for _, size, z, y in drawn(self.decides.judge, rng, n)
         ])  # fmt: skip
 
     def _samples(self, seen: Seen) -> Seen:
-        """Those that their own u accepts."""
+        """The rows that their own u accepts."""
         return seen.where(ops.accept(seen.logit, self.rng, ids=seen.ids, **self._thresholds(seen)))
 
     def _thresholds(self, seen: Seen) -> dict[str, Any]:
@@ -122,7 +122,7 @@ class Proposals:
         return rng
 
     def _logits(self, z: Tensor, y: Tensor | None) -> Tensor:
-        """Block by block, so that no more samples than those of a block are there."""
+        """Logits block by block, so that only one block's samples are in memory."""
         judge = self.decides.judge
         logit = torch.cat([
             judge.logits(z[own], None if y is None else y[own])[1]
@@ -145,7 +145,7 @@ class Proposals:
 
 
 def above(network: Bound, seen: Seen) -> Callable[[float], Tensor]:
-    """The bound of these rows, so many spreads above the mean, (n,) float32."""
+    """A function from a number of spreads to the bound of these rows, (n,) float32."""
     with torch.inference_mode(), one_thread():
         parts = [
             network(seen.z[own], None if seen.y is None else seen.y[own])

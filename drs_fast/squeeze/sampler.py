@@ -1,8 +1,8 @@
-"""Exact rejection without paying for the rejected.
+"""Exact rejection without paying for the rejected rows.
 
-A row is rejected where u >= p(logit). If bound(z) >= logit, then u >= p(bound) with the same u says
-so before G and D run. Where the bound is too low an accepted row is lost; how many are is
-estimated all along, from rows that pass and from audited ones.
+A row is rejected if u >= p(logit). If bound(z) >= logit, then u >= p(bound) with the same u shows
+this before G and D run. Where the bound is too low, an accepted row is lost. How many are lost is
+estimated throughout the run, from rows that pass and from audited rows.
 """
 
 import math
@@ -27,7 +27,7 @@ from drs_fast.squeeze.search import HORIZON, MOST_WORK, WORTH, Search, needed
 from drs_fast.squeeze.stages import SqueezeState, Stages, lost, typical
 from drs_fast.squeeze.work import in_the_time_of
 
-FALSE_ALARMS = 0.025  # of runs whose bound loses as much as it may
+FALSE_ALARMS = 0.025  # share of runs that stop though their bound loses just what it may
 
 
 @dataclass(frozen=True)
@@ -35,17 +35,17 @@ class Squeeze(Sampler):
     """A rejection sampler that rejects most rows by a bound of the latent, before G and D run.
 
     sampler: DRS, OBRS or Latent.
-    tolerance: the share of accepted samples that the bound may lose; beyond it a run stops with
-        `Stale`. For the same log_m and gamma the samples are a subset of those without a bound.
-    unseen: what it may lose beyond that, in regions where not one row was seen. That no more than
-        h hides takes the search 4.4 / h samples without a bound, h = 3/4 tolerance + unseen: their
-        calls of G and D are worth it for many more samples only. Where acceptance is rare and
-        samples are few, a larger one is the cheaper assumption.
-    use_bound: None: where a sample then is less work, and the search for a bound no more than it
-        brings. True: whatever the work; an error where no bound keeps the limits. False: never.
-    The bound is found in burn-in, and used where all that it may lose is within these limits with
-    98.75 % confidence. Work is counted (squeeze/work.py), not timed, so equal runs decide alike; G
-    and D that PyTorch cannot count, such as quantized ones, seem cheaper than they are.
+    tolerance: the share of accepted samples that the bound may lose. If it loses more, the run
+        stops with `Stale`. At equal log_m and gamma, the samples are a subset of those without it.
+    unseen: how much more it may lose in regions where not a single row was seen. To show that at
+        most h hides there, h = 3/4 tolerance + unseen, the search needs 4.4 / h samples drawn
+        without a bound. Their calls of G and D only pay off in long runs; if acceptance is rare and
+        you need few samples, a larger value is the cheaper assumption.
+    use_bound: None: use a bound if it saves work, including the work of the search. True: always;
+        an error if no bound keeps the limits. False: never.
+    The bound is found in burn-in, and used if its total loss is within these limits at 98.75 %
+    confidence. Work is counted (squeeze/work.py), not timed, so equal runs decide alike. If PyTorch
+    cannot count G and D, such as quantized ones, they seem cheaper than they are.
     """
 
     sampler: RejectionSampler
@@ -66,10 +66,12 @@ class Squeeze(Sampler):
                 f"got {self.sampler!r}"
             )
         if self.sampler.sequential:
-            raise ValueError("Squeeze needs thresholds that stay as they are; drop adapt='batch'")
+            raise ValueError("Squeeze needs thresholds that stay fixed; drop adapt='batch'")
         object.__setattr__(self, "tolerance", number("tolerance", self.tolerance, 0.0, 1.0))
         if self.tolerance == 0.0:
-            raise ValueError("tolerance must be greater than 0; without any loss, do not squeeze")
+            raise ValueError(
+                "tolerance must be greater than 0, got 0; to lose nothing, do not squeeze"
+            )
         object.__setattr__(self, "unseen", number("unseen", self.unseen, 0.0, 1.0))
         if self.use_bound is not None:
             object.__setattr__(self, "use_bound", flag("use_bound", self.use_bound))
@@ -97,8 +99,8 @@ class Squeeze(Sampler):
         state = Search(decides, rng, self.tolerance, self.unseen, self.use_bound).state()
         if self.use_bound and not _used(state):
             raise ValueError(
-                f"use_bound=True, but {self._none_found()}; raise tolerance or unseen, or leave "
-                "use_bound out"
+                f"use_bound=True, but {self._none_found()}; raise tolerance or unseen, or drop "
+                "use_bound"
             )
         return state
 
@@ -132,15 +134,15 @@ class Squeeze(Sampler):
         return self._step(gan, state, rng, given(z, y, rng))
 
     def rows(self, gan: GAN, state: SqueezeState, rng: Rng, n: int) -> tuple[SqueezeState, Batch]:
-        """What `step` does for n rows, whose latents are drawn slice by slice."""
+        """Does what `step` does for n rows, drawing their latents slice by slice."""
         return self._step(gan, state, rng, drawn(gan, rng, n))
 
     def span(self, state: SqueezeState) -> float:
-        """Rows for one that G and D see."""
+        """Rows tried per row that G and D see."""
         return 1.0 / float(state.calls)
 
     def remark(self, state: SqueezeState) -> str:
-        """What the bound brings, or why none is used, in a line."""
+        """One line on what the bound brings, or why none is used."""
         calls, without, squeezed, search = state.work.tolist()
         if self.use_bound is False:
             return "squeeze: not used, as use_bound=False says"
@@ -185,20 +187,20 @@ class Squeeze(Sampler):
         return {**said, "lost_mass": found.share, "lost_mass_interval": [found.low, found.high]}
 
     def note(self, state: SqueezeState, tallies: Mapping[str, int]) -> str:
-        """The lost mass, and what the wrapped sampler says."""
+        """The lost mass, and the wrapped sampler's note."""
         said = [f"{lost(tallies, state)} lost"] if tallies["mass"] else []
         said.append(self.sampler.note(self._inner(state), tallies))
         return ", ".join(filter(None, said))
 
     def check(self, state: SqueezeState, tallies: Mapping[str, int]) -> None:
-        """Raises Stale where more than the tolerance is lost.
+        """Raises Stale if the bound loses more than the tolerance.
 
-        Where it is not, that happens in 2.5 % of runs at most, though every step asks.
+        If it does not, this still happens in at most 2.5 % of runs, though every step checks.
         """
         if audit.wealth(tallies, self.tolerance, typical(state)) > -math.log(FALSE_ALARMS):
             raise Stale(
                 f"the bound loses {lost(tallies, state)} of the samples, more than tolerance="
-                f"{self.tolerance:g}; begin another run with another seed, for which another bound "
+                f"{self.tolerance:g}; start another run with another seed, for which a new bound "
                 "is fitted, or with a larger tolerance"
             )
 

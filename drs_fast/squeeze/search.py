@@ -1,4 +1,4 @@
-"""Finds bounds for a GAN: rows to fit to, margins that keep the tolerance, and what they cost."""
+"""Finds bounds for a GAN: rows to fit to, margins that keep the tolerance, and their cost."""
 
 import functools
 import math
@@ -36,18 +36,18 @@ ALL_ROWS = float(RATIO_ROW - SEARCH_ROW)  # that a search may draw
 A_ROW = 1.5  # calls: what a row of a round costs, with its share of the fit and of the scan
 MOST = 10.0  # spreads
 BISECTIONS = 14
-HIDDEN = 0.75  # of the tolerance, for what may hide: that it is less is dear to show
-TINY_SHARE = 0.25  # of what the large bound may lose where rows are seen: what the tiny one may
-WORTH = 0.95  # of the cost a sample without bounds: what does not come below it is not used
+HIDDEN = 0.75  # share of the tolerance kept for loss that may hide, as less is costly to rule out
+TINY_SHARE = 0.25  # share of the large bound's allowed loss on seen rows that the tiny one may use
+WORTH = 0.95  # share of a sample's cost without bounds that a bound must come below
 
 
 def needed(tolerance: float, unseen: float) -> float:
-    """Samples without a bound that show how little may hide."""
+    """Samples without a bound that it takes to show how little may hide."""
     return UNSEEN / (HIDDEN * tolerance + unseen)
 
 
 class Search:
-    """Bounds of what rejects rows; they depend on the seed, the GAN and its block alone.
+    """Finds bounds for a rejection. They depend only on the seed, the GAN and its block.
 
     tolerance: what they may lose; unseen: and what more, where no row was seen.
     use_bound: whether one is used that is known to lose no more; None: if that is less work.
@@ -65,14 +65,14 @@ class Search:
         self.judge, self.rng, self.before = decides.judge, rng, decides.state
         self.tolerance, self.unseen, self.use_bound = tolerance, unseen, use_bound
         self.draws = Draws(rng.seed, SEARCH_ROW)
-        self._passes = 0  # of rows through a large network, forwards and backwards
+        self._passes = 0  # rows through a large network, forwards and backwards
 
     @functools.cached_property
     def costs(self) -> Costs:
         return Costs.of(self.judge)
 
     def state(self) -> SqueezeState:
-        """All that a run needs."""
+        """The state for a run."""
         plan = Plan.none(tuple(build(self.judge, w, self.draws) for w in (TINY, LARGE)))
         if self.use_bound is False:
             return self._state(plan, self.before)
@@ -100,7 +100,7 @@ class Search:
         return state._replace(work=state.log_m.new_tensor(work))
 
     def _work(self) -> float:
-        """That of the search."""
+        """The work of the search so far."""
         calls, rows = (
             self.proposals.spent - len(self.before.logits),
             self.proposals.row - SEARCH_ROW,
@@ -129,14 +129,14 @@ class Search:
         )
 
     def _plan(self, none: Plan, most: float) -> Plan:
-        """The bounds to use, if no more than `most` evenly drawn rows are needed for them."""
+        """The bounds to use, if at most `most` evenly drawn rows are needed to check them."""
         acceptance, samples = float(self.before.acceptance), needed(self.tolerance, self.unseen)
         refused = none._replace(high=1.0, acceptance=max(acceptance, LEAST))
         if samples > most * acceptance:
             return refused
         large, seen, fresh, scan = self.large()
         tiny, acceptance = self.fitted(TINY, seen), self.proposals.acceptance(fresh, scan)
-        # As many as were chosen, if those are more: they hardly cost more time then.
+        # At least as many as were chosen: they then hardly cost more time.
         samples = max(samples, acceptance * min(len(fresh.ids), most / 2))
         fresh, rows = self.proposals.evenly(fresh, scan, samples, most)
         acceptance = self.proposals.acceptance(fresh, scan)
@@ -172,7 +172,7 @@ class Search:
         )
 
     def large(self) -> tuple[Bound, Seen, Seen, Scan]:
-        """A bound fitted to more and more rows while those pay; they, and unseen ones."""
+        """A bound fitted to more and more rows while this pays; those rows, and unseen ones."""
         seen, before = self.proposals.known(), 1.0
         for n in ROWS:
             network = self.fitted(LARGE, seen)
@@ -189,10 +189,10 @@ class Search:
         return network, seen, fresh, scan
 
     def fitted(self, widths: tuple[int, ...], seen: Seen) -> Bound:
-        """A new bound of these rows."""
+        """A new bound, fitted to these rows."""
         network, seen = build(self.judge, widths, self.draws), seen.valid()
         fit(network, seen.z, seen.y, seen.logit, self.draws)
-        self._passes += 3 * ROWS_A_STEP * steps_of_fit(len(seen.z))  # to go back takes two
+        self._passes += 3 * ROWS_A_STEP * steps_of_fit(len(seen.z))  # a backward pass costs two
         return network
 
     @one_thread()
@@ -204,10 +204,10 @@ class Search:
         total: float = 1.0,
         largest: float = 0.0,
     ) -> Margin:
-        """The least one that loses no more, by the upper limit of its loss.
+        """The least margin that loses no more, by the upper limit of its loss.
 
-        tolerance: of what it loses where rows were seen; total: of all, where no row stands for
-        more than `largest`.
+        tolerance: limit of the loss where rows were seen. total: limit of all loss, if no row
+        stands for more than `largest`.
         """
         accepted = self.proposals.accepted(seen)
         mass = float((accepted / seen.chosen).sum())
@@ -230,7 +230,7 @@ class Search:
         return at(high)
 
     def _audits(self, plan: Plan) -> float:
-        """What to add to scores, so that audits have their share of the calls."""
+        """The shift of scores at which audits have their share of the calls."""
         n, first = SCANNED * ROWS[0], 0 if math.isfinite(plan.margins[0]) else 1
         rng = self.rng.at(self.proposals.row)
         scores = self.proposals.scores(plan.networks[first], plan.margins[first], rng, n)

@@ -1,4 +1,4 @@
-"""Which rows G and D have to see: those that pass the bound with their own u, and audited ones."""
+"""Chooses the rows that G and D see: those that pass the bound with their own u, and audits."""
 
 import math
 from collections.abc import Mapping
@@ -15,13 +15,13 @@ from drs_fast.samplers.common.rejection import Rejection, of_rows
 from drs_fast.squeeze.audit import loss, power_of_two
 from drs_fast.squeeze.bound import Bound, Slice, padded, unpacked
 
-FLOOR = 0.25  # of the rows that are chosen by their bound: so many are chosen evenly
-AUDITED = 0.04  # audits, of all calls of G and D
-BLOCK = 2**11  # rows that the second bound is asked for at once
+FLOOR = 0.25  # share of audits that are chosen evenly rather than by their bound
+AUDITED = 0.04  # audits, as a share of all calls of G and D
+BLOCK = 2**11  # rows per call of the second bound
 
 
 class SqueezeState(NamedTuple):
-    """What the sampler found, with log_m perhaps raised, and the bounds; () unless said."""
+    """What the sampler found, perhaps with a larger log_m, and the bounds; () if not said."""
 
     log_m: OfClasses
     gamma: OfClasses
@@ -29,18 +29,18 @@ class SqueezeState(NamedTuple):
     logits: Logits  # of the burn-in
     proposed: Proposed  # as in RejectionState
     weights: Annotated[Tensor, Layout(torch.float32, (("P",),))]  # of the tiny and the large bound
-    # Their spreads above the mean; inf where one is not used.
+    # Their spreads above the mean; inf for a bound that is not used.
     margins: Annotated[Tensor, Layout(torch.float64, ((2,),))]
-    audits: Scalar  # added to a score: the exponential is the chance of an audit
+    audits: Scalar  # added to a score, whose exponential is then the chance of an audit
     calls: Scalar  # expected share of rows that G and D see
-    high: Scalar  # the upper limit of what is lost, with what no row has shown
-    samples: Scalar  # accepted rows among evenly drawn ones that it is known from
-    # Of the search's last rows: logit, bound, chance to be chosen.
+    high: Scalar  # the upper limit of the loss, including what no row has shown
+    samples: Scalar  # accepted rows, among evenly drawn ones, that show this
+    # Rows of the last search round: logit, bound, chance of being chosen.
     checked: Annotated[Tensor, Layout(torch.float32, (("m", 3),))]
     looked: Annotated[Tensor, Layout(torch.int64, (("m",),))]  # the ids of those rows
     spent: Annotated[Tensor, Layout(torch.int64)]  # calls of G and D in burn-in and search
-    # Calls of G and D for a sample without bounds, and the work (squeeze/work.py) for one, for one
-    # with them, and for the search; zeros where nothing was counted.
+    # Calls of G and D per sample without bounds; then the work (squeeze/work.py) per sample without
+    # and with bounds, and of the search; zeros if nothing was counted.
     work: Annotated[Tensor, Layout(torch.float64, ((4,),))] = torch.zeros(
         4, dtype=torch.float64, device="cpu"
     )
@@ -51,14 +51,14 @@ class Survivors(NamedTuple):
 
     z: Tensor
     ids: Tensor
-    passed: Tensor  # float64, the probability to pass the bound
-    seen: Tensor  # float64, the probability to be here
-    audited: Tensor  # bool, whether the row is here by an audit alone
+    passed: Tensor  # float64, the probability of passing the bound
+    seen: Tensor  # float64, the probability of being among these rows
+    audited: Tensor  # bool, whether the row is here only as an audit
     y: Tensor | None
 
 
 class Stages:
-    """The bounds of a state."""
+    """Applies the bounds of a state."""
 
     def __init__(self, decides: Rejection, state: SqueezeState) -> None:
         self.decides = decides
@@ -68,7 +68,7 @@ class Stages:
         self.floor = floor(state.calls)
 
     def survivors(self, rows: Slice) -> Survivors:
-        """Of one slice."""
+        """The rows of one slice that G and D must see."""
         rng, size, z, y = rows
         (tiny, large), (tiny_margin, large_margin) = self.networks, self.margins
         twice = math.isfinite(tiny_margin)
@@ -101,7 +101,7 @@ class Stages:
 
 
 def lost(sums: Mapping[str, int], state: SqueezeState) -> Share:
-    """What a run's sums say, with what may hide: the search and the run both limit that."""
+    """The loss that a run's sums show, with what may hide; both search and run limit the latter."""
     return loss(sums, 1.0 / (floor(state.calls) * typical(state))).within(float(state.high))
 
 
@@ -111,15 +111,15 @@ def typical(state: SqueezeState) -> float:
 
 
 def floor(calls: Tensor) -> float:
-    """The least chance of an audit, where G and D see this share of the rows."""
+    """The least chance of an audit if G and D see this share of the rows."""
     return FLOOR * AUDITED / (1.0 + AUDITED) * float(calls)
 
 
 def score(decides: Rejection, bound: Tensor, y: Tensor | None) -> Tensor:
-    """Half the log of what the acceptance probability is about, at most 0; (n,) float32.
+    """Half the log of the approximate acceptance probability, at most 0; (n,) float32.
 
-    To choose rows in proportion to its exponential is best for estimating what a bound loses
-    where its errors have the same law everywhere.
+    Choosing rows in proportion to its exponential gives the best estimate of what a bound loses, if
+    the bound's errors have the same law everywhere.
     """
     log_m, gamma = decides.state.log_m, decides.state.gamma
     top = (log_m + gamma).float()

@@ -1,9 +1,9 @@
-"""Counted work: what a search decides by, because equal commands must decide alike at any time.
+"""Counts work. A search decides by it, because equal commands must decide alike at any time.
 
-The unit is a floating-point operation of a matrix product or a convolution. All else is counted in
-what takes about as long: measured on one core of an AMD EPYC (Zen 5, AVX-512) with float32 and
-PyTorch 2.13, as the least of 15 calls, such an operation takes 0.006 ns (the linear layers of
-25gaussians and swissroll) to 0.018 ns (the convolutions of digits), and 0.01 ns is taken for it.
+The unit is one floating-point operation of a matrix product or convolution, taken as 0.01 ns;
+everything else is converted by time. Measured on one core of an AMD EPYC (Zen 5, AVX-512) with
+float32 and PyTorch 2.13, least of 15 calls: such an operation takes 0.006 ns (the linear layers of
+25gaussians and swissroll) to 0.018 ns (the convolutions of digits).
 """
 
 from collections.abc import Callable, Sequence
@@ -20,18 +20,18 @@ from drs_fast.gan import GAN
 from drs_fast.squeeze.bound import LARGE, SLICE, TINY, Bound, build, drawn
 from drs_fast.training.fitting import Draws
 
-ELEMENT = 40.0  # one that any other operator writes: 0.35 to 0.5 ns
-OPERATOR = 200_000.0  # a call of one: 2 us
-NORMAL = 75.0  # to draw one: 0.75 ns
-ROW = 200.0  # to accept or reject a row: 2 ns
-BOUNDED = 1_200.0  # what a bound adds to that, beside its networks: 12 ns
-FASTER = {"cuda": 100.0}  # than a CPU, about
+ELEMENT = 40.0  # an element written by any other operator: 0.35 to 0.5 ns
+OPERATOR = 200_000.0  # a call of an operator: 2 us
+NORMAL = 75.0  # drawing a normal: 0.75 ns
+ROW = 200.0  # accepting or rejecting a row: 2 ns
+BOUNDED = 1_200.0  # what a bound adds per row, besides its networks: 12 ns
+FASTER = {"cuda": 100.0}  # how much faster than a CPU, roughly
 
 
 class Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Adds up the work of all operators that run within it.
+    """Adds up the work of all operators that run within the block.
 
-    Of those that PyTorch has no formula for, such as quantized ones, only what they write counts.
+    If PyTorch has no formula for an operator, such as a quantized one, only its output counts.
     """
 
     supports_higher_order_operators = True
@@ -71,7 +71,7 @@ class Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def counted(call: Callable[[], object]) -> float:
-    """The work of a call, which is made twice: TorchScript optimizes within the first one."""
+    """The work of a call. It is made twice, because TorchScript optimizes during the first."""
     with torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
         call()
         counter = Counter()
@@ -81,7 +81,7 @@ def counted(call: Callable[[], object]) -> float:
 
 
 class Costs(NamedTuple):
-    """The work for a row of drawing it, with what decides on it, of G and D, and of two bounds."""
+    """Work per row: to draw it and decide on it, to call G and D, and to call each bound."""
 
     row: float
     call: float
@@ -90,7 +90,7 @@ class Costs(NamedTuple):
 
     @staticmethod
     def of(judge: GAN) -> "Costs":
-        """G and D are called with a block, the bounds with a slice."""
+        """Costs of calling G and D with one block, and the bounds with one slice."""
         rng = Rng(0, BURN_IN_ROW)
         z, y = ops.latents(judge, rng, judge.block), ops.labels(judge, rng, judge.block)
         _, _, some, label = next(drawn(judge, rng, SLICE))
@@ -106,22 +106,22 @@ class Costs(NamedTuple):
         return Costs(row, call, *(asked(network) for network in networks))
 
     def without(self, acceptance: float) -> float:
-        """Work for a sample without a bound."""
+        """Work per sample without a bound."""
         return (self.row + self.call) / acceptance
 
     def with_bounds(self, acceptance: float, calls: float, left: float, twice: bool) -> float:
-        """Work for a sample with the large bound or both, where it has so many calls of G and D.
+        """Work per sample with the large bound or both, at `calls` calls of G and D per sample.
 
-        left: the share of rows that the large bound is asked for.
+        left: the share of rows that reach the large bound.
         """
         asked = left * self.large + (self.tiny if twice else 0.0)
         return (self.row + BOUNDED + asked) / acceptance + calls * self.call
 
     def with_the_best_bound(self, acceptance: float) -> float:
-        """Work for a sample with a tiny bound that lets no other row pass."""
+        """Work per sample with a tiny bound that passes only accepted rows."""
         return self.with_bounds(acceptance, calls=1.0, left=0.0, twice=True)
 
 
 def in_the_time_of(work: float, device: torch.device) -> float:
-    """The work that a device does while a CPU does this much."""
+    """The work that a device does in the time a CPU takes for this much."""
     return work * FASTER.get(device.type, 1.0)

@@ -1,7 +1,7 @@
-"""Runs on disk: `Writer` writes one, `open_run` reads it, `verify` and `repair` mend it.
+"""Runs on disk: `Writer` writes one, `open_run` reads it, `verify` and `repair` check and mend it.
 
-All that is read is checked: types, ranges, and what the files of a run must have in common. Their
-checksums protect from accident, not from intent: who makes them again can make any run.
+Everything that is read is checked: types, ranges, and whether the files of a run agree. Checksums
+protect against accidents, not against intent: whoever recomputes them can make up any run.
 """
 
 from drs_fast.store.folder import being_written

@@ -1,4 +1,4 @@
-"""Durable writes: a file is there whole, or it is not there."""
+"""Durable writes: a file is either there in full or not there."""
 
 import contextlib
 import os
@@ -17,15 +17,15 @@ if sys.platform != "win32":
     import fcntl
 
 BINARY = getattr(os, "O_BINARY", 0)
-ATTEMPTS, PAUSE = 20, 0.01  # seconds; `being_written` has the lock for a moment
+ATTEMPTS, PAUSE = 20, 0.01  # seconds; `being_written` takes the lock for a moment
 _folders: "weakref.WeakSet[Folder]" = weakref.WeakSet()
 
 
 class Folder:
-    """A directory that this process alone writes to, durably. Conflict if another one does.
+    """A directory that only this process writes to, durably. Conflict if another process does.
 
-    Its thread takes the lock, writes what is submitted, and lets go of the lock: no signal
-    interrupts a thread other than the main one, so the lock is there until the last write ends.
+    Its thread takes the lock, performs the submitted writes, and releases the lock. Signals only
+    interrupt the main thread, so the lock is held until the last write ends.
     """
 
     def __init__(self, path: Path) -> None:
@@ -43,19 +43,19 @@ class Folder:
             raise
 
     def __del__(self) -> None:
-        self._unlock()  # an interruption came before anyone could close it
+        self._unlock()  # if an interruption came before anyone could close it
 
     def submit(self, write: Callable[..., None], *given: Any) -> Future[None]:
-        """Runs it in the thread, after what was submitted before it."""
+        """Runs `write` in the thread, after everything submitted earlier."""
         return self._thread.submit(write, *given)
 
     def close(self) -> None:
-        """Lets go of the lock when all that was submitted has ended; interruptions come after."""
+        """Releases the lock after all submitted writes; interruptions are raised afterwards."""
         interruption: BaseException | None = None
         while not self._closed:
             try:
                 self._thread.submit(self._unlock).result()
-            except Exception:  # its own error
+            except Exception:  # reported through its own future
                 raise
             except BaseException as error:
                 interruption = error
@@ -78,7 +78,7 @@ class Folder:
                     ) from None
                 time.sleep(PAUSE)
             except OSError:
-                return  # some network file systems have no locks; O_EXCL below still tells
+                return  # some network file systems have no locks; O_EXCL below still protects
 
     def _unlock(self) -> None:
         directory, self._directory = self._directory, None
@@ -87,13 +87,13 @@ class Folder:
         self._closed = True
 
     def _forked(self) -> None:
-        """In a forked child, where it must not keep the lock, nor take it from the parent."""
+        """In a forked child: gives up the lock there, without taking it from the parent."""
         if self._directory is not None:
             os.close(self._directory)
         self._directory, self._closed = None, True
 
     def put(self, name: str, data: bytes) -> None:
-        """Makes data the whole content of a file, or changes nothing. OSError names the path."""
+        """Replaces a file's content by data, or changes nothing. OSError names the path."""
         temporary = self.path / f"{name}.tmp"
         with _explained(self.path / name, len(data)):
             file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | BINARY, 0o666)
@@ -110,7 +110,7 @@ class Folder:
             self._sync()
 
     def append(self, name: str, data: bytes) -> None:
-        """Adds data to the end of a file, or changes nothing. OSError names the path."""
+        """Appends data to a file, or changes nothing. OSError names the path."""
         with _explained(self.path / name, len(data)):
             file = os.open(self.path / name, os.O_WRONLY | os.O_APPEND | BINARY)
             size = os.fstat(file).st_size
@@ -124,7 +124,7 @@ class Folder:
                 os.close(file)
 
     def remove(self, names: list[str]) -> None:
-        """Removes files, those that are there."""
+        """Removes those of the files that exist."""
         for name in names:
             (self.path / name).unlink(missing_ok=True)
         if names:
@@ -136,12 +136,12 @@ class Folder:
 
 
 def make_directory(path: Path) -> None:
-    """Makes a directory, and those above it that are not there, durably."""
+    """Makes a directory and its missing parents, durably."""
     if not path.parent.exists():
         make_directory(path.parent)
     path.mkdir(exist_ok=True)
     if sys.platform != "win32":
-        with contextlib.suppress(PermissionError):  # to write there one need not be able to read
+        with contextlib.suppress(PermissionError):  # one may write there without being able to read
             parent = os.open(path.parent, os.O_RDONLY)
             try:
                 with _explained(path, 0):
@@ -158,7 +158,7 @@ def _write(file: int, data: bytes) -> None:
 
 
 def being_written(path: Path) -> bool:
-    """Whether a run or a repair has the lock of a directory, where there are locks."""
+    """Whether a run or a repair holds the lock of a directory, if there are locks."""
     if sys.platform == "win32":
         return False
     try:
@@ -185,7 +185,7 @@ if sys.platform != "win32":
 
 def _release(directory: int) -> None:
     if sys.platform != "win32":
-        # A process that was forked meanwhile may have it open too, and with it the lock.
+        # A process forked meanwhile may have it open too, and with it the lock.
         with contextlib.suppress(OSError):
             fcntl.flock(directory, fcntl.LOCK_UN)
     os.close(directory)

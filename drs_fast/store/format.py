@@ -1,8 +1,8 @@
-"""The files of a run: what they are called, what they hold, and how they are read.
+"""The files of a run: their names, their contents, and how they are read.
 
-Every file has a checksum: crc32 in the manifest and in each record, sha256 of all others. They
-tell that an accident has changed a file, and which one. They are no protection from intent: who
-changes a file and makes its checksums again has made another run.
+Every file has a checksum: crc32 in the manifest and in each record, sha256 for all others. They
+show whether an accident changed a file, and which one. They do not protect against intent: whoever
+changes a file and recomputes its checksums has made another run.
 """
 
 import itertools
@@ -26,7 +26,7 @@ TEMPORARY = re.compile(
 
 
 class Conflict(ValueError):
-    """The directory belongs to another run, to a larger n, or to something else altogether."""
+    """The directory belongs to another run, to a larger n, or is not a run at all."""
 
 
 class Corrupt(RuntimeError):
@@ -34,7 +34,7 @@ class Corrupt(RuntimeError):
 
 
 class Altered(Corrupt):
-    """A file has its checksum, and yet cannot be what was written."""
+    """A file matches its checksum, yet cannot be what was written."""
 
 
 def shard_name(chunk: int) -> str:
@@ -43,13 +43,13 @@ def shard_name(chunk: int) -> str:
 
 
 def sealed(facts: Mapping[str, Any], indent: int | None = None) -> bytes:
-    """JSON with sorted keys, a newline at its end, and under crc32 the checksum of the rest."""
+    """JSON with sorted keys, a final newline, and the checksum of the rest under crc32."""
     checksum = zlib.crc32(json.dumps(facts, sort_keys=True).encode())
     return (json.dumps({**facts, "crc32": checksum}, sort_keys=True, indent=indent) + "\n").encode()
 
 
 def unsealed(data: bytes, indent: int | None = None) -> dict[str, Any]:
-    """What was sealed; Corrupt unless these are exactly the bytes that `sealed` wrote."""
+    """What was sealed; Corrupt unless the bytes are exactly those that `sealed` wrote."""
     try:
         facts = json.loads(data)
         del facts["crc32"]
@@ -62,26 +62,26 @@ def unsealed(data: bytes, indent: int | None = None) -> dict[str, Any]:
 
 
 class Line(TypedDict):
-    """A line of shards.jsonl, where the sampler's tallies are beside these; each is from 0 on."""
+    """A line of shards.jsonl, which also holds the sampler's tallies, each an integer >= 0."""
 
     chunk: Count  # its number
     count: Count  # samples
     bytes: Count  # of the file
     sha256: Sha256  # of the file
-    cut: Flag  # it holds fewer samples than its chunk gave, for n was reached
-    rows: Count  # that were tried
-    calls: Count  # of G and D
+    cut: Flag  # it holds fewer samples than its chunk gave, because n was reached
+    rows: Count  # rows tried
+    calls: Count  # calls of G and D, in rows
     invalid: Count  # logits that were NaN or +inf
     above: Count  # logits above log_m
-    last_row: LastRow  # the largest one of a sample; -1 without any
+    last_row: LastRow  # the largest row of a sample; -1 if there is none
 
 
 @dataclass(frozen=True)
 class Record:
-    """A finished shard: one line of shards.jsonl, whose keys `Line` explains.
+    """A finished shard: one line of shards.jsonl; `Line` explains its keys.
 
-    size: bytes of the file. counters: all but the first five keys, the sampler's tallies too; one
-    that is missing is 0, because a bound that is not used counts nothing.
+    size: bytes of the file. counters: all but the first five keys, with the sampler's tallies. A
+    missing one is 0, because a bound that is not used counts nothing.
     """
 
     chunk: int
@@ -92,7 +92,7 @@ class Record:
     counters: dict[str, int]
 
     def line(self) -> bytes:
-        """Its line. ValueError if a key is missing or not of its kind."""
+        """Its line. ValueError if a key is missing or of the wrong kind."""
         facts = dict(
             chunk=self.chunk,
             count=self.count,
@@ -108,11 +108,11 @@ class Record:
 
     @classmethod
     def parse(cls, line: bytes) -> "Record":
-        """The record of a line. Corrupt if it is none."""
+        """The record in a line. Corrupt if the line is not a record."""
         facts = unsealed(line)
         problems = _wrong(facts)
         if problems:
-            raise Corrupt(f"is no record: {'; '.join(problems)}")
+            raise Corrupt(f"is not a record: {'; '.join(problems)}")
         chunk, count, size, sha256, cut = (
             facts.pop(key) for key in ("chunk", "count", "bytes", "sha256", "cut")
         )
@@ -126,12 +126,12 @@ class Record:
         if chunk_rows is None:
             return
         if rows > chunk_rows or (rows < chunk_rows and not self.cut):
-            raise Corrupt(f"has {rows} rows of a chunk of {chunk_rows}")
+            raise Corrupt(f"has {rows} rows in a chunk of {chunk_rows}")
         first = self.chunk * chunk_rows
         if (last != -1) if self.count == 0 else not first <= last < first + rows:
             raise Corrupt(
-                f"names {last} as the last row of {self.count} samples of the {rows} rows from "
-                f"{first} on"
+                f"names {last} as the last row of {self.count} samples, but its {rows} rows "
+                f"start at {first}"
             )
 
 
@@ -141,7 +141,7 @@ def _wrong(facts: Mapping[str, Any]) -> list[str]:
 
 
 def read_bytes(path: Path) -> bytes:
-    """All of a file. Corrupt if something else stands in its place, such as a directory."""
+    """The content of a file. Corrupt if it is not a file, but for example a directory."""
     if os.path.lexists(path) and not path.is_file():
         raise Corrupt(f"{path} is not a file; move it away")
     return path.read_bytes()
@@ -181,29 +181,29 @@ def gaps(records: Mapping[int, Record], n: int | None) -> list[str]:
         problems.append(f"{missing} chunks are missing, the first is chunk {first}")
     count = sum(record.count for record in records.values())
     if n is not None and count != n:
-        problems.append(f"{n} samples should be there, the shards hold {count}")
+        problems.append(f"the shards must hold {n} samples, they hold {count}")
     return problems
 
 
 def irregular(directory: Path) -> list[str]:
-    """What stands in the place of a file of the run and is none, such as a directory."""
+    """Names of the run's files that are not files, such as directories."""
     own = (MANIFEST, STATE, RECORDS)
     with os.scandir(directory) as entries:
         return sorted(
             f"{entry.path} is not a file; move it away"
             for entry in entries
             if (entry.name in own or SHARD.fullmatch(entry.name) or TEMPORARY.fullmatch(entry.name))
-            and not os.path.isfile(entry.path)  # false for a loop of links, too
+            and not os.path.isfile(entry.path)  # also false for a loop of links
         )
 
 
 def temporaries(directory: Path) -> list[str]:
-    """Files that an interrupted write left."""
+    """Files left behind by an interrupted write."""
     return sorted(name for name in os.listdir(directory) if TEMPORARY.fullmatch(name))
 
 
 def unrecorded(directory: Path, records: Mapping[int, Record]) -> list[str]:
-    """Shards that are not recorded: the interruption came between the two."""
+    """Shards without a record, left when a run stopped between writing and recording one."""
     recorded = {shard_name(chunk) for chunk in records}
     names = sorted(name for name in os.listdir(directory) if SHARD.fullmatch(name))
     return [name for name in names if name not in recorded]

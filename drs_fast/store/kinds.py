@@ -1,4 +1,4 @@
-"""What the value of a key must be: a type for who reads the code, a check for what a file says."""
+"""What the value of a key must be: a type for readers of the code, a check for files."""
 
 import functools
 import json
@@ -10,7 +10,7 @@ from typing import Annotated, Any, NotRequired, get_args, get_origin, get_type_h
 
 @dataclass(frozen=True)
 class Kind:
-    """What a value must be, in words, and whether one is."""
+    """What a value must be, in words, and a test for it."""
 
     words: str
     holds: Callable[[Any], bool]
@@ -38,8 +38,8 @@ def _is_number(value: Any) -> bool:
 
 COUNT, POSITIVE, AMOUNT = _integer(0, 63), _integer(1, 63), _integer(0, None)
 FLAG = Kind("true or false", lambda value: isinstance(value, bool))
-TEXT = Kind("a text", lambda value: isinstance(value, str))
-TEXTS = _list_of(TEXT, "a list of texts")
+TEXT = Kind("a string", lambda value: isinstance(value, str))
+TEXTS = _list_of(TEXT, "a list of strings")
 SHA256 = Kind(
     "64 hexadecimal digits",
     lambda value: isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None,
@@ -47,7 +47,7 @@ SHA256 = Kind(
 NUMBER = Kind("a number", _is_number)
 NUMBERS = _list_of(NUMBER, "a list of numbers")
 NUMBER_OR_NUMBERS = Kind(
-    "a number, or one for each class", lambda value: NUMBER.holds(value) or NUMBERS.holds(value)
+    "a number, or one per class", lambda value: NUMBER.holds(value) or NUMBERS.holds(value)
 )
 SIZE = Kind("a number >= 0", lambda value: _is_number(value) and value >= 0)
 INTERVAL = Kind(
@@ -83,9 +83,9 @@ def _kinds(described: type) -> dict[str, Kind]:
 
 
 def wrong(described: Any, facts: Mapping[str, Any], *, required: bool = True) -> list[str]:
-    """What of the facts is not as a TypedDict describes it, in words; other keys may be there.
+    """What in the facts differs from a TypedDict's description, in words; extra keys are allowed.
 
-    required: whether the keys that it requires must be there.
+    required: whether required keys must be present.
     """
     kinds = _kinds(described)
     missing = described.__required_keys__ - facts.keys() if required else set()

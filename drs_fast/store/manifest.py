@@ -1,7 +1,7 @@
-"""manifest.json: every key with its type and its meaning, and what it must have in common with
-the other files of a run.
+"""manifest.json: every key with its type and meaning, and what must agree with the run's other
+files.
 
-Samplers add facts of their own, and later versions may add more: unknown keys are kept as they are.
+Samplers add facts of their own, and later versions may add more: unknown keys are kept unchanged.
 """
 
 import json
@@ -55,7 +55,7 @@ SAMPLER = Kind(
 
 
 class Settings(TypedDict):
-    """What was asked for. Another command with the same settings goes on with the run."""
+    """What was asked for. A command with the same settings resumes the run."""
 
     rng_version: Annotated[Positive, "of the random numbers"]
     weights_sha256: NotRequired[Annotated[Sha256, "of what the model has learnt"]]
@@ -66,44 +66,44 @@ class Settings(TypedDict):
     batch_size: Annotated[Positive, "rows in a call of G and D"]
     device: Annotated[Text, "the kind of device: cpu or cuda"]
     precision: Annotated[Text, "of G and D: fp32 or bf16"]
-    tune: NotRequired[Annotated[Texts, "which ways to run G and D were tried"]]
-    save: Annotated[Texts, "the columns beside ids"]
+    tune: NotRequired[Annotated[Texts, "variants of G and D that were asked for"]]
+    save: Annotated[Texts, "columns besides ids"]
     label_weights: Annotated[
-        list[float] | None, kinds.NUMBERS.or_null, "how often each class is proposed, if not alike"
+        list[float] | None, kinds.NUMBERS.or_null, "how often each class is proposed; null: alike"
     ]
     n: Annotated[Count, "samples in all"]
-    complete: Annotated[Flag, "whether they are there"]
+    complete: Annotated[Flag, "whether all samples are there"]
 
 
 class Found(TypedDict):
-    """What was found in burn-in; the state's file says the same."""
+    """What burn-in found; the state's file repeats it."""
 
     state_sha256: NotRequired[Annotated[Sha256, "of the state's file"]]
-    chunk_rows: Annotated[Positive, "rows that a shard is made from"]
+    chunk_rows: Annotated[Positive, "rows to try for each shard"]
     model: Annotated[Text, "where the model came from"]
-    labels: Annotated[int | None, POSITIVE.or_null, "classes of the GAN"]
+    labels: Annotated[int | None, POSITIVE.or_null, "number of classes of the GAN"]
     version: Annotated[Text, "of drs_fast"]
-    law: Annotated[Text, "what the samples follow"]
+    law: Annotated[Text, "distribution that the samples follow"]
     group: Annotated[Positive, "rows that belong together"]
-    tallies: Annotated[Texts, "further counters of the sampler"]
-    eps: NotRequired[Annotated[float | None, SIZE.or_null, "of the acceptance probability"]]
-    log_m: NotRequired[Annotated[NumberOrNumbers, "the largest logit, in nats"]]
-    gamma: NotRequired[Annotated[NumberOrNumbers, "what is taken from the score, in nats"]]
+    tallies: Annotated[Texts, "extra counters of the sampler"]
+    eps: NotRequired[Annotated[float | None, SIZE.or_null, "eps of the acceptance probability"]]
+    log_m: NotRequired[Annotated[NumberOrNumbers, "largest logit, in nats"]]
+    gamma: NotRequired[Annotated[NumberOrNumbers, "subtracted from the score, in nats"]]
     acceptance: NotRequired[Annotated[Size, "expected share of accepted rows"]]
-    tuned: NotRequired[Annotated[Texts, "which ways to run G and D were kept"]]
+    tuned: NotRequired[Annotated[Texts, "variants of G and D that were kept"]]
     squeeze_used: NotRequired[Annotated[Flag, "whether a bound rejects rows"]]
-    remark: NotRequired[Annotated[Text, "what burn-in found, in a line"]]
+    remark: NotRequired[Annotated[Text, "what burn-in found, in one line"]]
     flip_rate: NotRequired[Annotated[Size, "share of decisions that the precision changes"]]
 
 
 class Totals(TypedDict):
-    """What a complete run adds up to, with the sampler's tallies beside these."""
+    """What a complete run adds up to, besides the sampler's tallies."""
 
-    proposals: Annotated[Count, "rows up to the last sample's, in whole groups"]
+    proposals: Annotated[Count, "rows up to the last sample, in whole groups"]
     invalid: Annotated[Count, "logits that were NaN or +inf"]
     above: Annotated[Count, "logits above log_m"]
-    calls_per_sample: Annotated[float | None, SIZE.or_null, "of G and D, without burn-in"]
-    calls_total: Annotated[Count, "of G and D, with burn-in"]
+    calls_per_sample: Annotated[float | None, SIZE.or_null, "calls of G and D, without burn-in"]
+    calls_total: Annotated[Count, "calls of G and D, with burn-in"]
     acceptance_rate: NotRequired[Annotated[Size, "share of a chain's proposals that it moved to"]]
     above_share: NotRequired[Annotated[Size, "share of samples above log_m"]]
     clipped: NotRequired[Annotated[Size, "share of the data that log_m leaves out"]]
@@ -113,11 +113,11 @@ class Totals(TypedDict):
 
 
 class Manifest(Settings, Found, Totals):
-    """All of manifest.json: `Found` is there from burn-in on, `Totals` once it is complete."""
+    """All of manifest.json. `Found` is there after burn-in, `Totals` once the run is complete."""
 
 
 def wrong(facts: Mapping[str, Any]) -> list[str]:
-    """Which keys are missing or not of their kind, in words."""
+    """Which keys are missing or of the wrong kind, in words."""
     complete = facts.get("complete") is True
     problems = [
         *kinds.wrong(Settings, facts),
@@ -130,7 +130,7 @@ def wrong(facts: Mapping[str, Any]) -> list[str]:
 
 
 def written(facts: Mapping[str, Any]) -> bytes:
-    """The bytes of a manifest. ValueError if a key is missing or not of its kind."""
+    """The bytes of a manifest. ValueError if a key is missing or of the wrong kind."""
     problems = wrong(facts)
     if problems:
         raise ValueError(f"{MANIFEST} cannot be written: {'; '.join(problems)}")
@@ -138,7 +138,7 @@ def written(facts: Mapping[str, Any]) -> bytes:
 
 
 def read_manifest(directory: Path) -> Manifest:
-    """manifest.json. Conflict if the directory is no run's, Corrupt if the file is damaged."""
+    """Reads manifest.json. Conflict if the directory is not a run, Corrupt if it is damaged."""
     path = directory / MANIFEST
     try:
         data = read_bytes(path)
@@ -157,9 +157,9 @@ def read_manifest(directory: Path) -> Manifest:
 
 
 def differing(manifest: Mapping[str, Any], others: Mapping[str, Any]) -> list[str]:
-    """Where the manifest does not say the same as another file, in words."""
+    """Where the manifest contradicts another file, in words."""
     return [
-        f"{key} should be {json.dumps(value)}, got {json.dumps(manifest.get(key))}"
+        f"{key} must be {json.dumps(value)}, got {json.dumps(manifest.get(key))}"
         for key, value in others.items()
         if json.dumps(manifest.get(key), sort_keys=True) != json.dumps(value, sort_keys=True)
     ]
@@ -171,7 +171,7 @@ def found(manifest: Manifest) -> dict[str, object]:
 
 
 def check_totals(directory: Path, manifest: Manifest, records: Collection[Record]) -> None:
-    """Altered where a complete manifest does not say what its records, if all, add up to."""
+    """Altered if a complete manifest contradicts the sum of its records, when all are there."""
     if sum(record.count for record in records) == manifest["n"]:
         problems = differing(manifest, totals(records, manifest, manifest["n"]))
         if problems:

@@ -1,4 +1,4 @@
-"""The samples of a run, read from its shards when asked for."""
+"""Reads the samples of a run from its shards, lazily."""
 
 import operator
 from bisect import bisect_right
@@ -20,16 +20,16 @@ OPEN_SHARDS = 64
 
 
 def open_run(path: str | PathLike[str]) -> "Samples":
-    """The samples that `generate` wrote to a directory, finished or not."""
+    """Opens the samples that `generate` wrote to a directory, finished or not."""
     return Samples(path)
 
 
 class Samples(Dataset[dict[str, Tensor]]):
-    """The samples of a run, in its order, read from the shards when asked for.
+    """The samples of a run, in its order, read from the shards when they are asked for.
 
-    samples[i] is a dict of the tensors of row i; the columns .ids, .logit, .x, .z and .y take
-    integers, slices, boolean masks and 1-d integer indices and return tensors.
-    An unfinished run shows what is there without a gap from the first chunk on.
+    samples[i] is a dict of the tensors of row i. The columns .ids, .logit, .x, .z and .y take
+    integers, slices, boolean masks and 1-d integer indices, and return tensors.
+    An unfinished run shows the samples up to the first missing chunk.
     """
 
     def __init__(self, path: str | PathLike[str]) -> None:
@@ -41,11 +41,11 @@ class Samples(Dataset[dict[str, Tensor]]):
         self.ends = list(accumulate(self.counts))
         if self.manifest["complete"] and len(self) != self.manifest["n"]:
             raise Corrupt(
-                f"{self.path} should hold {self.manifest['n']} samples, {len(self)} are there; "
-                "the command that made it makes the missing ones again"
+                f"{self.path} must hold {self.manifest['n']} samples, got {len(self)}; run the "
+                "command that made it again to make the missing ones"
             )
         self._files: dict[int, tuple[int, Tensors]] = {}
-        self._row: Layout = {}  # what every shard has
+        self._row: Layout = {}  # the rows that every shard must have
         if self.counts:
             self._row = self.shard(0).rows
         saved = self._row or ["ids", *self.manifest["save"]]
@@ -58,7 +58,7 @@ class Samples(Dataset[dict[str, Tensor]]):
         return {name: self.column(name)[index] for name in self.columns}
 
     def __getitems__(self, indices: list[int]) -> list[dict[str, Tensor]]:
-        """The rows of one DataLoader batch, each column read once."""
+        """The rows of one DataLoader batch; each column is read once."""
         batch = self[indices]
         return [{name: rows[i] for name, rows in batch.items()} for i in range(len(indices))]
 
@@ -67,7 +67,7 @@ class Samples(Dataset[dict[str, Tensor]]):
 
     @property
     def ids(self) -> "Column":
-        """The proposals' numbers, int64, increasing but within a group; of a kept real one ~row."""
+        """Row numbers, int64, increasing except within a group; ~row for a kept real sample."""
         return self.column("ids")
 
     @property
@@ -92,11 +92,11 @@ class Samples(Dataset[dict[str, Tensor]]):
 
     @property
     def state(self) -> dict[str, Tensor]:
-        """What the sampler found in its burn-in. Corrupt if the file is damaged."""
+        """What the sampler found in burn-in. Corrupt if the file is damaged."""
         return read_state(self.path, self.manifest)[0]
 
     def column(self, name: str) -> "Column":
-        """A column by its name. AttributeError if the run did not save it."""
+        """A column by name. AttributeError if the run did not save it."""
         if name not in self.columns:
             saved = [column for column in self.columns if column not in ("ids", "y")]
             raise AttributeError(
@@ -106,17 +106,17 @@ class Samples(Dataset[dict[str, Tensor]]):
         return Column(self, name)
 
     def shard(self, chunk: int) -> Tensors:
-        """The open file of a chunk. Corrupt if it is damaged, or unlike that of the first one."""
+        """The open file of a chunk. Corrupt if it is damaged, or unlike the first shard."""
         path = self.path / shard_name(chunk)
         size, file = self._files.get(chunk, (-1, None))
         try:
-            # A file that has become shorter is not read through its old mapping: that would end
-            # the process. One that was replaced, by a longer run, holds the same rows.
+            # A file that became shorter is not read through its old mapping, which would kill the
+            # process. A file that was replaced, by a longer run, holds the same rows.
             now = path.stat().st_size
         except OSError:
             now = size
         if file is None or now != size:
-            # A run that was extended since has the same rows, and more, in what was its last shard.
+            # A run extended since has the same rows in what was its last shard, and more.
             last = chunk == len(self.counts) - 1
             file = open_shard(path, self.counts[chunk], or_more=last)
             if self._row:
@@ -137,7 +137,7 @@ def _read(directory: Path) -> tuple[Manifest, dict[int, Record]]:
 
 
 class Column:
-    """One tensor of every sample, as if it were a tensor: len, shape, dtype and rows by index."""
+    """One tensor of every sample, used like a tensor: len, shape, dtype and rows by index."""
 
     def __init__(self, samples: Samples, name: str) -> None:
         self._samples = samples
@@ -153,12 +153,12 @@ class Column:
 
     @property
     def shape(self) -> torch.Size:
-        """As of the tensor column[:]."""
+        """The shape of column[:]."""
         return torch.Size([len(self), *self._empty.shape[1:]])
 
     @property
     def dtype(self) -> torch.dtype:
-        """As of the tensor column[:]."""
+        """The dtype of column[:]."""
         return self._empty.dtype
 
     def __getitem__(self, index: Any) -> Tensor:
@@ -177,8 +177,8 @@ class Column:
             return self._span(0, 0)
         if picked.ndim > 1 or picked.is_floating_point() or picked.dtype == torch.bool:
             raise TypeError(
-                f"rows are picked by an integer, a slice, a mask of {len(self)} or a 1-d integer "
-                f"index, got {tuple(picked.shape)} {picked.dtype}"
+                f"an index must be an integer, a slice, a mask of {len(self)} or 1-d integers, got "
+                f"{tuple(picked.shape)} {picked.dtype}"
             )
         if picked.ndim == 0:
             return self[int(picked)]

@@ -1,4 +1,4 @@
-"""Tensors on disk: what a file holds is compared with what it must hold before it is used."""
+"""Tensors on disk: a file's contents are checked before they are used."""
 
 import hashlib
 import json
@@ -13,7 +13,7 @@ from drs_fast.store import kinds
 from drs_fast.store.format import MANIFEST, STATE, Altered, Corrupt, read_bytes
 from drs_fast.store.manifest import COPY, Found, Manifest, differing
 
-# dtype, and the number of dimensions; x is as the generator gives it.
+# dtype and number of dimensions; x is whatever the generator gives.
 COLUMNS = {"ids": ("int64", 1), "logit": ("float32", 1), "z": ("float32", 2), "y": ("int64", 1)}
 DTYPES = {"I64": "int64", "F32": "float32"}  # others under safetensors' own names
 
@@ -21,15 +21,15 @@ Layout = Mapping[str, tuple[str, tuple[int, ...]]]  # dtype and shape by name
 
 
 class Tensors:
-    """An open safetensors file. Corrupt where it is damaged, or no file at all.
+    """An open safetensors file. Corrupt if it is damaged, or not a file.
 
-    layout: the dtype and the shape of each of its tensors.
+    layout: dtype and shape of each of its tensors.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         if not path.is_file():
-            raise Corrupt(f"{path} is missing, or is not a file; `drs-fast verify` says more")
+            raise Corrupt(f"{path} is missing or not a file; run `drs-fast verify` for details")
         try:
             file: Any = safe_open(path, framework="pt")
             slices = {name: file.get_slice(name) for name in sorted(file.keys())}
@@ -44,7 +44,7 @@ class Tensors:
         self._file = file
 
     def tensor(self, name: str) -> Tensor:
-        """A tensor, which shares memory with the file."""
+        """A tensor that shares memory with the file."""
         try:
             return cast(Tensor, self._file.get_tensor(name))
         except OSError:
@@ -58,36 +58,35 @@ class Tensors:
 
     @property
     def rows(self) -> Layout:
-        """The dtype and the shape of one row of each tensor."""
+        """The dtype and shape of one row of each tensor."""
         return {name: (dtype, shape[1:]) for name, (dtype, shape) in self.layout.items()}
 
     def _unreadable(self, error: Exception) -> Corrupt:
-        return Corrupt(f"{self.path} cannot be read: {error}; `drs-fast verify` says more")
+        return Corrupt(f"{self.path} cannot be read: {error}; run `drs-fast verify` for details")
 
 
 def open_shard(path: Path, count: int, *, or_more: bool = False) -> Tensors:
-    """A shard; Corrupt unless it holds columns of count rows, ids among them.
+    """Opens a shard; Corrupt unless it holds columns of count rows, ids among them.
 
-    or_more: the same number of more rows will do too.
+    or_more: accept more rows too, if all columns have the same number.
     """
     shard = Tensors(path)
     sizes = {shape[0] if shape else -1 for _, shape in shard.layout.values()}
     if "ids" not in shard.layout or (
         min(sizes) < count or len(sizes) > 1 if or_more else sizes != {count}
     ):
-        raise Corrupt(f"{path} must hold ids and {count} rows of each tensor, it has {shard.rows}")
+        raise Corrupt(f"{path} must hold ids and {count} rows of each tensor, got {shard.rows}")
     for name, (dtype, dimensions) in COLUMNS.items():
         found, shape = shard.layout.get(name, (dtype, (0,) * dimensions))
         if (found, len(shape)) != (dtype, dimensions):
             raise Corrupt(
-                f"{path} must hold {dtype} {name} of {dimensions} dimensions, it has {found} "
-                f"{shape}"
+                f"{path} must hold {dtype} {name} of {dimensions} dimensions, got {found} {shape}"
             )
     return shard
 
 
 def check_rows(shard: Tensors, rows: Layout, elsewhere: str, advice: str) -> None:
-    """Corrupt unless one row of the shard is what it is elsewhere."""
+    """Corrupt unless rows of the shard have the same layout as elsewhere."""
     if shard.rows != rows:
         raise Corrupt(
             f"{shard.path} holds rows of {described(shard.rows)}, {elsewhere} {described(rows)}; "
@@ -96,15 +95,15 @@ def check_rows(shard: Tensors, rows: Layout, elsewhere: str, advice: str) -> Non
 
 
 def described(layout: Layout) -> str:
-    """Names, dtypes and shapes in words."""
+    """A layout in words: names, dtypes and shapes."""
     return ", ".join(f"{name} {dtype} {shape}" for name, (dtype, shape) in sorted(layout.items()))
 
 
 def read_state(directory: Path, manifest: Manifest) -> tuple[dict[str, Tensor], Found]:
     """The sampler's state, and the facts about it that the manifest repeats.
 
-    Corrupt if the file is damaged; Altered if it has its sha256, and yet was never written so, or
-    not with this manifest.
+    Corrupt if the file is damaged; Altered if it matches its sha256, yet was never written so, or
+    not together with this manifest.
     """
     path = directory / STATE
     try:
@@ -112,15 +111,15 @@ def read_state(directory: Path, manifest: Manifest) -> tuple[dict[str, Tensor], 
     except FileNotFoundError:
         raise Corrupt(f"{path} is missing") from None
     if hashlib.sha256(data).hexdigest() != manifest.get("state_sha256"):
-        raise Corrupt(f"{path} does not have the sha256 that the manifest names")
+        raise Corrupt(f"{path} does not match the sha256 in the manifest")
     try:
         file = Tensors(path)
         tensors = {name: file.tensor(name).clone() for name in file.layout}
         facts = json.loads(file.metadata.get("facts", "null"))
     except (ValueError, RecursionError, Corrupt) as error:
-        raise Altered(f"{path} has its sha256 and yet is no state: {error}; {COPY}") from None
+        raise Altered(f"{path} matches its sha256 but is not a state: {error}; {COPY}") from None
     if not isinstance(facts, dict):
-        raise Altered(f"{path} has its sha256 and yet holds no facts; {COPY}")
+        raise Altered(f"{path} matches its sha256 but holds no facts; {COPY}")
     numbers = {
         name: tensor.tolist()
         for name, tensor in tensors.items()

@@ -1,4 +1,4 @@
-"""Is a run on disk what was written, and if not, what to compute again."""
+"""Checks whether a run on disk is what was written, and finds what to compute again."""
 
 import contextlib
 import hashlib
@@ -31,7 +31,7 @@ from drs_fast.store.tensors import Layout, described, open_shard, read_state
 
 
 def verify(path: str | PathLike[str]) -> list[str]:
-    """What is wrong with a run, in words; nothing if every byte is as it was written.
+    """What is wrong with a run, in words; an empty list if every byte is as it was written.
 
     OSError where a file cannot be read: that says nothing of what it holds.
 
@@ -43,12 +43,12 @@ def verify(path: str | PathLike[str]) -> list[str]:
         live, before = being_written(directory), _versions(directory)
         problems = _problems(directory, live)
         ended = before == _versions(directory) and not being_written(directory)
-        if live or ended or not problems:  # else a writer came while this looked
+        if live or ended or not problems:  # otherwise a writer arrived during the check
             return problems
 
 
 def _versions(directory: Path) -> list[tuple[str, int, int, int]]:
-    """Of the files that every writer changes."""
+    """Versions of the files that every writer changes."""
     found = []
     for name in (MANIFEST, RECORDS):
         with contextlib.suppress(OSError):
@@ -76,7 +76,7 @@ def _problems(directory: Path, live: bool) -> list[str]:
 
 
 def recorded(path: str | PathLike[str]) -> list[int]:
-    """The samples of every recorded shard, of a run that is being written too."""
+    """Sample counts of all recorded shards; also works while the run is being written."""
     directory = Path(path)
     if not (directory / MANIFEST).exists():
         return []
@@ -85,7 +85,7 @@ def recorded(path: str | PathLike[str]) -> list[int]:
 
 
 def mendable(path: str | PathLike[str]) -> bool:
-    """Whether `repair` and the command that made the run mend what `verify` finds."""
+    """Whether `repair`, followed by the run's command, can fix what `verify` finds."""
     try:
         _read(Path(path))
     except (ValueError, Corrupt):
@@ -94,7 +94,7 @@ def mendable(path: str | PathLike[str]) -> bool:
 
 
 def repair(path: str | PathLike[str]) -> list[str]:
-    """Drops what is damaged, so that the command that made the run makes just that again.
+    """Deletes what is damaged, so that the command that made the run makes just that again.
 
     Returns what was dropped, in words. Corrupt where that cannot help: the manifest is damaged, the
     state has its sha256 and yet was never written so, or what should be a file is none. OSError,
@@ -116,7 +116,7 @@ def repair(path: str | PathLike[str]) -> list[str]:
 
 
 class _Found(NamedTuple):
-    """What a run says of itself, and what is wrong with its state and with its records."""
+    """What a run says of itself, and what is wrong with its state and its records."""
 
     manifest: Manifest
     records: dict[int, Record]
@@ -125,7 +125,7 @@ class _Found(NamedTuple):
 
 
 def _read(directory: Path) -> _Found:
-    """Raises what no repair can mend."""
+    """Reads the run; raises what no repair can fix."""
     blocked = irregular(directory) if directory.is_dir() else []
     if blocked:
         raise Corrupt("; ".join(blocked))
@@ -154,10 +154,10 @@ def _damaged_shards(
             rows[chunk], last = _check_shard(directory, record, last, manifest)
         except Corrupt as error:
             damaged[chunk] = str(error)
-    if len(set(map(described, rows.values()))) > 1:  # and no one knows which of them are right
+    if len(set(map(described, rows.values()))) > 1:  # nobody can tell which of them are right
         damaged |= {
             chunk: f"{directory / shard_name(chunk)} holds rows of {described(layout)}, "
-            "and others hold other ones"
+            "while other shards hold rows of another kind"
             for chunk, layout in rows.items()
         }
     return dict(sorted(damaged.items()))
@@ -166,21 +166,21 @@ def _damaged_shards(
 def _check_shard(
     directory: Path, record: Record, last: int, manifest: Manifest
 ) -> tuple[Layout, int]:
-    """One row, and the last group in it, or in those before, whose last one is `last`."""
+    """One row, and the shard's last group (or `last`, that of earlier shards, if it is empty)."""
     path, group = directory / shard_name(record.chunk), manifest.get("group", 1)
     if not has_size(directory, record):
-        raise Corrupt(f"{path} is missing or does not have its {record.size} bytes")
+        raise Corrupt(f"{path} is missing or is not {record.size} bytes long")
     if hashlib.sha256(path.read_bytes()).hexdigest() != record.sha256:
-        raise Corrupt(f"{path} does not have the sha256 that was recorded")
+        raise Corrupt(f"{path} does not match its recorded sha256")
     shard = open_shard(path, record.count)
     ids = shard.tensor("ids")
     rows = torch.maximum(ids, ~ids)
     groups = rows // group
-    # Where the rows of a group compete, they come in any order, and one may come several times.
+    # If the rows of a group compete, they come in any order, and a row may come several times.
     least = 1 if group == 1 else 0
     if (torch.diff(groups, prepend=groups.new_tensor([last])) < least).any():
         first = group * (last + least)
-        raise Corrupt(f"{path} must hold ids that increase from {max(first, 0)} on")
+        raise Corrupt(f"{path} must hold ids that increase, starting at {max(first, 0)} or later")
     if record.counters["last_row"] != max(rows.tolist(), default=-1):
         raise Corrupt(f"{path} must end with row {record.counters['last_row']}")
     labels = manifest.get("labels")
@@ -193,4 +193,4 @@ def _check_shard(
 
 def _left(directory: Path, records: Mapping[int, Record]) -> list[str]:
     names = [*temporaries(directory), *unrecorded(directory, records)]
-    return [f"{directory / name} is left of an interruption" for name in names]
+    return [f"{directory / name} was left behind by an interruption" for name in names]

@@ -1,7 +1,8 @@
-"""Writing a run so that an interruption anywhere changes no byte of the result.
+"""Writes a run so that an interruption at any point changes no byte of the result.
 
-A shard is written to a temporary name, fsynced, renamed, the directory fsynced, and only then
-recorded in shards.jsonl. What is recorded is never computed again; all else is.
+A shard is written under a temporary name, fsynced and renamed, then the directory is fsynced, and
+only then is the shard recorded in shards.jsonl. Recorded shards are never computed again; all
+others are.
 """
 
 import errno
@@ -71,7 +72,7 @@ class Writer:
         bytes_per_sample: int = 0,
         examine: Examine = lambda manifest, complete: {},
     ) -> "Writer":
-        """Starts a run of n samples, or goes on with it where it stopped.
+        """Starts a run of n samples, or resumes it.
 
         spec: what makes it this run (model, sampler, seed, ...), kept in the manifest.
         examine: given the manifest so far (None of a new run), and whether the run is complete,
@@ -186,18 +187,18 @@ class Writer:
         return sum(record.count for record in self.records.values() if record.chunk < chunk)
 
     def column(self, name: str) -> Iterator[Tensor]:
-        """The tensor of that name in each recorded shard."""
+        """Yields the tensor of that name from each recorded shard."""
         for chunk, record in self.records.items():
             yield open_shard(self.path / shard_name(chunk), record.count).tensor(name)
 
     def check_rows(self, rows: Layout) -> None:
-        """Corrupt unless the first recorded shard has rows of these dtypes and shapes."""
+        """Corrupt unless rows of the first recorded shard have these dtypes and shapes."""
         for chunk, record in itertools.islice(self.records.items(), 1):
             shard = open_shard(self.path / shard_name(chunk), record.count)
             check_rows(shard, rows, "the generator gives", COPY)
 
     def save_state(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
-        """Keeps the sampler's state, and facts about it (log_m, gamma, ...) in the manifest too.
+        """Saves the sampler's state, and facts about it (log_m, gamma, ...) in the manifest too.
 
         Conflict if shards were made with another state.
         """
@@ -217,15 +218,15 @@ class Writer:
     def append(
         self, chunk: int, tensors: Mapping[str, Tensor], *, cut: bool, counters: Mapping[str, int]
     ) -> None:
-        """Writes and records the samples of a chunk: ids and other tensors of as many rows.
+        """Writes and records the samples of a chunk: ids and other tensors with as many rows.
 
-        cut: the chunk gave more rows than these, for n is reached. counters: those of `Line` but
-        last_row, and the sampler's tallies.
+        cut: the chunk gave more rows than these, because n was reached. counters: those of `Line`
+        except last_row, and the sampler's tallies.
         """
         counts = {len(rows) for rows in tensors.values()}
         if chunk in self.records or "ids" not in tensors or len(counts) != 1:
             raise ValueError(
-                f"a chunk that is not there yet, with ids and equal numbers of rows, was expected; "
+                f"expected a new chunk, with ids and as many rows of each tensor, "
                 f"got chunk {chunk} with { ({name: len(rows) for name, rows in tensors.items()}) }"
             )
         data = _serialized(tensors)
@@ -237,21 +238,21 @@ class Writer:
         self.records[chunk] = record
 
     def submit(self, write: Callable[..., None], *given: Any) -> Future[None]:
-        """Runs it in a thread of the writer's own, one after the other; `close` waits for all."""
+        """Runs `write` in the writer's own thread, in order; `close` waits for all of them."""
         return self._folder.submit(write, *given)
 
     def finish(self, summary: Mapping[str, Any]) -> None:
-        """Sorts the records, adds the summary to the manifest. Corrupt unless n rows are there."""
+        """Sorts the records, adds the summary to the manifest. Corrupt unless there are n rows."""
         problems = gaps(self.records, self.n)
         if problems:
-            raise Corrupt(f"{self.path}: {'; '.join(problems)}; start anew in another directory")
+            raise Corrupt(f"{self.path}: {'; '.join(problems)}; start over in another directory")
         self._folder.remove(unrecorded(self.path, self.records))
         self._put_records()
         self._put_manifest(self.n, complete=True, summary=summary)
         self.complete = True
 
     def close(self) -> None:
-        """Lets go of the directory when the last write has ended, whatever interrupts this."""
+        """Releases the directory after the last write, whatever interrupts this."""
         self._folder.close()
 
     def _put_manifest(
@@ -276,7 +277,7 @@ def _manifest_before(directory: Path, spec: Mapping[str, Any], n: int) -> Manife
         others = sorted(set(os.listdir(directory)) - {f"{MANIFEST}.tmp"})
         if others:
             raise Conflict(
-                f"{directory} holds other files ({', '.join(others[:3])}) and no {MANIFEST}; "
+                f"{directory} holds other files ({', '.join(others[:3])}) but no {MANIFEST}; "
                 "choose another directory"
             )
         return None
@@ -294,14 +295,14 @@ def _manifest_before(directory: Path, spec: Mapping[str, Any], n: int) -> Manife
         )
     if n < manifest["n"]:
         raise Conflict(
-            f"{directory} is a run of {manifest['n']} samples, {n} were asked for; "
+            f"{directory} is a run of {manifest['n']} samples, got a request for {n}; "
             "choose another directory"
         )
     return manifest
 
 
 def _flat(spec: Mapping[str, Any]) -> dict[str, str]:
-    """Keys and values in JSON; those of an inner dict as "outer.inner"."""
+    """Keys, with JSON values; keys of an inner dict as "outer.inner"."""
     flat: dict[str, str] = {}
     for key, value in spec.items():
         inner = value if isinstance(value, dict) else None
@@ -316,7 +317,7 @@ def _check_space(directory: Path, missing: int, bytes_per_sample: int) -> None:
     if needed > 0 and needed + SPARE_BYTES > free:
         raise OSError(
             errno.ENOSPC,
-            f"{missing:,} samples need {needed + SPARE_BYTES:,} bytes, {free:,} are free",
+            f"{missing:,} samples need {needed + SPARE_BYTES:,} bytes, but {free:,} are free",
             str(directory),
         )
 
@@ -327,9 +328,9 @@ def _serialized(tensors: Mapping[str, Tensor], metadata: dict[str, str] | None =
     for name, rows in tensors.items():
         rows = rows.detach().cpu().contiguous()
         memory = rows.untyped_storage().data_ptr()
-        # Copies only of tensors that share memory, such as x and z of an identity: safetensors
-        # refuses those. A large copy in a thread of its own starts a second team of OpenMP threads,
-        # and from then on the threads of both fall asleep between any two operations.
+        # Copies only tensors that share memory, such as x and z of an identity: safetensors refuses
+        # those. A large copy in this thread would start a second team of OpenMP threads, and from
+        # then on the threads of both teams would sleep between any two operations.
         apart[name] = rows.clone() if memory in seen else rows
         seen.add(memory)
     return safetensors.torch.save(apart, metadata)

@@ -1,1 +1,1 @@
-"""Small networks that are fitted: draws, optimiser, data."""
+"""Trains small networks: random draws, optimiser, data."""

@@ -1,4 +1,4 @@
-"""What the training scripts share: named random numbers, the GAN game, and the kept training."""
+"""Shared by all training: named random numbers, the GAN game, and keep-training."""
 
 import copy
 import functools
@@ -15,7 +15,7 @@ from drs_fast.core import FITTING, Rng
 from drs_fast.core.arguments import describe
 from drs_fast.gan import GAN
 
-SURE = 4.0  # standard errors: a false positive in 16,000 sound models for a two-sided check
+SURE = 4.0  # standard errors: one false positive in 16,000 sound models, for a two-sided check
 Say = Callable[[str], object]
 Function = TypeVar("Function", bound=Callable[..., Any])
 Network = TypeVar("Network", bound=nn.Module)
@@ -23,13 +23,13 @@ Rows = TypeVar("Rows")  # whatever the discriminator takes
 
 
 def of_gan(function: Function) -> Function:
-    """A function of a GAN; it can take gradients even where its caller has switched them off."""
+    """Decorates a function of a GAN, so that it can take gradients even inside no_grad."""
 
     @functools.wraps(function)
     def wrapped(gan: GAN, *given: Any, **named: Any) -> Any:
         if not isinstance(gan, GAN):
-            raise ValueError(f"gan must be a drs.GAN, got {describe(gan)}; drs.load makes one")
-        with torch.inference_mode(False):  # switches gradients on as well
+            raise ValueError(f"gan must be a drs.GAN, got {describe(gan)}; use drs.load")
+        with torch.inference_mode(False):  # also switches gradients on
             return function(gan, *given, **named)
 
     return cast(Function, wrapped)
@@ -47,19 +47,19 @@ class Draws:
         return rng
 
     def normal(self, n: int, d: int) -> Tensor:
-        """(n, d) float32."""
+        """Standard normals (n, d) float32."""
         return ops.normal(self._rows(n), n, d, stream=FITTING)
 
     def uniform(self, n: int) -> Tensor:
-        """(n,) float64 in [0, 1)."""
+        """Uniforms (n,) float64 in [0, 1)."""
         return ops.uniform(self._rows(n), n, stream=FITTING)
 
     def integers(self, n: int, high: int) -> Tensor:
-        """(n,) int64 in [0, high)."""
+        """Integers (n,) int64 in [0, high)."""
         return (self.uniform(n) * high).long()
 
     def permutation(self, n: int) -> Tensor:
-        """(n,) int64."""
+        """A random permutation (n,) int64."""
         return self.uniform(n).argsort(stable=True)
 
     def jitter(self, x: Tensor, sd: float) -> Tensor:
@@ -68,7 +68,7 @@ class Draws:
 
     def build(self, kind: Callable[[], Network]) -> Network:
         """A new network: weights and biases uniform within 1/sqrt(fan in), layer by layer."""
-        with torch.device("meta"):  # torch's own initialisation would draw from its global stream
+        with torch.device("meta"):  # torch's own initialisation would use its global random state
             network = kind().float()  # whatever torch's default dtype is
         network.to_empty(device="cpu")
         self.initialise(network)
@@ -76,7 +76,7 @@ class Draws:
 
     @torch.no_grad()
     def initialise(self, network: nn.Module) -> None:
-        """Give every linear or convolutional layer new weights and biases."""
+        """Gives every linear or convolutional layer new weights and biases."""
         for layer in network.modules():
             if isinstance(layer, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
                 bound = layer.weight[0].numel() ** -0.5
@@ -105,7 +105,7 @@ class Dropout(nn.Module):
 
 
 def use_draws(module: nn.Module, draws: Draws) -> None:
-    """Let the module's dropout draw from here."""
+    """Makes the module's dropout use these draws."""
     for layer in module.modules():
         if isinstance(layer, Dropout):
             layer.draws = draws
@@ -117,19 +117,19 @@ def logistic_loss(real: Tensor, generated: Tensor) -> Tensor:
 
 
 def area_under_curve(real: Tensor, generated: Tensor) -> float:
-    """Chance that a real sample's logit is above a generated one's; ties count half."""
+    """Probability that a real sample's logit is above a generated one's; ties count half."""
     order = generated.sort().values
     below, up_to = torch.searchsorted(order, real), torch.searchsorted(order, real, right=True)
     return float((below + up_to).double().mean()) / (2 * len(generated))
 
 
 def area_error(m: int, n: int) -> float:
-    """Standard error of the area under the curve of m against n where it is 1/2."""
+    """Standard error of the area under the curve of m against n samples, if it is 1/2."""
     return math.sqrt((m + n + 1) / (12 * m * n))
 
 
 class Game:
-    """The non-saturating GAN game, one step of each player; `average` is the generator to keep.
+    """The non-saturating GAN game; a step trains each player once. `average` is the one to keep.
 
     average: exponential moving average of the generator's weights.
     """
@@ -151,7 +151,7 @@ class Game:
         self.to_tell = torch.optim.Adam(critic.parameters(), critic_rate, betas)
 
     def step(self, real: Tensor, z: Tensor, noise: Callable[[Tensor], Tensor]) -> None:
-        """`noise` is put on what the critic sees, real and generated alike."""
+        """Trains each player once. `noise` is added to what the critic sees, real or generated."""
         x = self.generator(z)
         loss = logistic_loss(self.critic(noise(real)), self.critic(noise(x.detach())))
         descend(self.to_tell, loss)
@@ -165,7 +165,7 @@ class Game:
 
 @torch.no_grad()
 def held_out_loss(discriminator: nn.Module, real: Rows, generated: Rows) -> float:
-    """Logistic loss in eval mode; the mode is put back."""
+    """Logistic loss in eval mode; the module's mode is restored."""
     mode = discriminator.training
     discriminator.eval()
     loss = float(logistic_loss(discriminator(real), discriminator(generated)))
@@ -186,11 +186,11 @@ def keep_train(
     max_steps: int = 100_000,
     say: Say = lambda line: None,
 ) -> float:
-    """Train on with the generator frozen until the held-out loss stops falling.
+    """Trains on, with the generator frozen, until the held-out loss stops falling.
 
     batch: draws (real, generated). held_out: (real, generated), never trained on.
-    Every `every` steps the held-out loss is taken; after `patience` of them without a new best, the
-    best weights come back and the rate falls fourfold; after `decays` such falls it ends.
+    The held-out loss is computed every `every` steps. After `patience` of them without a new best,
+    the best weights are restored and the rate falls fourfold; training ends after `decays` falls.
     Leaves the best weights, in eval mode; returns their held-out loss.
     """
 
@@ -223,7 +223,7 @@ def keep_train(
 
 
 def descend(optimizer: torch.optim.Optimizer, loss: Tensor, *, steepest: float = math.inf) -> None:
-    """One step down the loss, by a gradient of at most that length."""
+    """One step down the loss, with the gradient clipped to length `steepest`."""
     optimizer.zero_grad()
     loss.backward()  # type: ignore[no-untyped-call]
     if steepest < math.inf:

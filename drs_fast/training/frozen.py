@@ -1,4 +1,4 @@
-"""What learned density ratios share: frozen features, the samples to learn from, and batches."""
+"""Shared by learned density ratios: frozen features, samples to learn from, and batches."""
 
 import copy
 from collections.abc import Callable, Iterator
@@ -36,7 +36,7 @@ def copied(module: Module) -> Module:
 
 
 def critic_module(gan: GAN, instead: str) -> nn.Module:
-    """The discriminator; ValueError that says what to do instead where it is no module."""
+    """The discriminator; if it is not a module, a ValueError that says what to do instead."""
     if not isinstance(gan.discriminator, nn.Module):
         kind = type(gan.discriminator).__name__
         raise ValueError(f"the discriminator must be an nn.Module here, got {kind}; {instead}")
@@ -44,7 +44,7 @@ def critic_module(gan: GAN, instead: str) -> nn.Module:
 
 
 class Tap(nn.Module):
-    """What a part of a network returns, or is given, when the network is called."""
+    """The output, or the input, of a part of a network when the network is called."""
 
     def __init__(self, network: nn.Module, name: str, *, before: bool) -> None:
         super().__init__()
@@ -55,10 +55,10 @@ class Tap(nn.Module):
 
         def keep(part: nn.Module, given: tuple[Any, ...], returned: Any) -> None:
             value = given[0] if self.before else returned
-            # A copy, lest the next layer changes it in place.
+            # A copy, because the next layer may change it in place.
             seen.append(value.clone() if isinstance(value, Tensor) else value)
 
-        # Only for this call: a hook that stays would count in the GAN's sha256, by a serial number.
+        # Only for this call: a hook that stayed would change the GAN's sha256 by its serial number.
         hook = self.network.get_submodule(self.name).register_forward_hook(keep)
         try:
             self.network(*rows)
@@ -70,7 +70,7 @@ class Tap(nn.Module):
 
 
 class Given(nn.Module):
-    """A function of samples alone, where a label may come too."""
+    """A function of samples alone, to call with a label too."""
 
     def __init__(self, function: Callable[[Tensor], Any]) -> None:
         super().__init__()
@@ -83,7 +83,7 @@ class Given(nn.Module):
 
 
 class Frozen(nn.Module):
-    """x [, y] -> (n, d) float32: features, standardised, and the label one-hot; never trained."""
+    """x [, y] -> (n, d) float32: standardised features, and the label one-hot. Never trained."""
 
     mean: Tensor
     scale: Tensor
@@ -143,13 +143,13 @@ class Learned(nn.Module):
 
 
 def reporting(critic: nn.Module, report: object) -> nn.Module:
-    """The critic, which carries the report; sha256 leaves it out, as its name begins with _."""
+    """The critic with the report attached under a name with _, which the sha256 leaves out."""
     vars(critic)["_report"] = report
     return critic
 
 
 def report_of(gan: GAN, kind: type[Report], maker: str) -> Report:
-    """What was kept when the GAN's critic was made."""
+    """The report that was attached when the GAN's critic was made."""
     report = getattr(gan.discriminator, "_report", None)
     if not isinstance(report, kind):
         raise ValueError(f"this GAN's discriminator was not made by {maker}")
@@ -157,13 +157,13 @@ def report_of(gan: GAN, kind: type[Report], maker: str) -> Report:
 
 
 def blocks(rows: Rows, size: int) -> Iterator[Rows]:
-    """The rows, so many at a time."""
+    """The rows in blocks of `size`."""
     for start in range(0, len(rows[0]), size):
         yield tuple(row[start : start + size] for row in rows)
 
 
 class OnRows(nn.Module):
-    """A network on a tuple of rows; where no gradient is taken, a block at a time."""
+    """A network on a tuple of rows; one block at a time if no gradient is needed."""
 
     def __init__(self, network: nn.Module, block: int) -> None:
         super().__init__()
@@ -177,7 +177,7 @@ class OnRows(nn.Module):
 
 
 class Material:
-    """Real samples in two parts, and as many generated ones as are asked for, each used once.
+    """Real samples in two parts, and fresh generated ones as needed, each used once.
 
     Generated samples take the labels of the real ones, so that the ratio learned for a class is
     that of the densities within the class.
@@ -196,19 +196,19 @@ class Material:
         self.training: Rows = tuple(row[order[held:]] for row in rows)
 
     def generated(self, real: Rows) -> Rows:
-        """As many fresh samples as real ones are given, with their labels."""
+        """As many fresh samples as there are real ones, with their labels."""
         z = ops.latents(self.gan, self.rng, len(real[0]))
         self.rng = self.rng.at(self.rng.row + len(z))
         x, _ = self.gan.logits(z, *real[1:])
         alike(real[0], x)
-        return (x.clone(), *real[1:])  # a clone, for autograd takes no tensors of inference mode
+        return (x.clone(), *real[1:])  # cloned, because autograd rejects inference-mode tensors
 
     def batches(
         self, size: int, encode: Callable[[Rows], Rows] = lambda rows: rows
     ) -> Iterator[tuple[Rows, Rows]]:
-        """Pairs of batches, real and generated, without end; each epoch in an order of its own.
+        """Pairs of batches, real and generated, without end; each epoch has its own order.
 
-        encode: applied to the real training rows once, and to generated rows a block at a time.
+        encode: applied once to the real training rows, and to generated rows block by block.
         """
         real = encode(self.training)
         n = len(real[0])
@@ -222,7 +222,7 @@ class Material:
                 yield from zip(blocks(chosen, size), blocks(generated, size), strict=True)
 
     def frozen(self, take: nn.Module) -> tuple[Frozen, Callable[[Rows], Rows]]:
-        """The features, standardised on training rows, and what maps rows to them."""
+        """The features, standardised on training rows, and a function from rows to them."""
         features = Frozen(take, self.gan.labels).to(self.training[0].device).eval()
 
         @torch.no_grad()
@@ -240,7 +240,7 @@ class Material:
 
 
 def taken(gan: GAN, features: str | Callable[[Tensor], Any]) -> nn.Module:
-    """The module x [, y] -> features."""
+    """A module x [, y] -> features."""
     if callable(features):
         return Given(features)
     if not isinstance(features, str):

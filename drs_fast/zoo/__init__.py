@@ -1,4 +1,4 @@
-"""Trained GANs that ship with the package, and the scripts that trained them."""
+"""Trained GANs that come with the package, and the scripts that trained them."""
 
 from collections.abc import Callable
 from pathlib import Path

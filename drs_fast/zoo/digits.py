@@ -20,7 +20,7 @@ from drs_fast.training.fitting import (
 SEED = 0
 LATENT_DIM = 64
 HELD_OUT = 360  # real digits that neither network is trained on
-SPLIT_SEED = 0  # the held-out digits are the same for every training seed
+SPLIT_SEED = 0  # fixed, so that every training seed holds out the same digits
 GROUPS = "digit"
 DROPOUT = 0.3
 NOISE = 0.2  # on what the discriminator sees during the game, real and generated alike

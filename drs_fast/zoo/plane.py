@@ -1,7 +1,7 @@
-"""What the toy GANs of the plane share: their networks, and a training that stops early.
+"""Shared by the toy GANs of the plane: their networks, and a training that stops early.
 
 The generator is meant to stay imperfect, as in the rejection sampling papers: its training sees
-jittered points, and ends when enough of its samples are good and no part of the data is empty.
+jittered points, and ends once enough of its samples are good and no part of the data is empty.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from drs_fast.training.fitting import Draws, Game, Say, keep_train
 LATENT_DIM = 2
 HELD_OUT = 200_000  # rows, real and generated each
 QUALITY = (0.65, 0.72)  # share of high-quality samples at which the generator is frozen
-SMALLEST_PART = 0.5  # and the emptiest part of the data holds this part of a fair share
+SMALLEST_PART = 0.5  # and the emptiest part of the data has at least this part of a fair share
 
 Sample = Callable[[Draws, int], Tensor]
 Quality = Callable[[Tensor], tuple[float, Tensor]]

@@ -253,13 +253,13 @@ def test_a_pickle_that_runs_code_is_refused(tmp_path, how, suffix):
 
 def test_a_whole_module_is_refused(tmp_path, network):
     torch.save(network, tmp_path / "module.pt")
-    with pytest.raises(ValueError, match=r"to load it would run code.*convert it once"):
+    with pytest.raises(ValueError, match=r"loading it would run code.*convert it once"):
         drs.weights(tmp_path / "module.pt")
 
 
 def test_a_tensor_is_no_state_dict(tmp_path):
     torch.save(torch.zeros(3), tmp_path / "tensor.pt")
-    with pytest.raises(ValueError, match="holds a Tensor; a state dict was expected"):
+    with pytest.raises(ValueError, match="must hold a state dict, got a Tensor"):
         drs.weights(tmp_path / "tensor.pt")
 
 
@@ -282,7 +282,7 @@ def test_a_missing_file_or_a_directory(tmp_path):
 
 
 def saved(file, network):
-    """A whole file of the kind that its name says."""
+    """A complete file of the kind its name says."""
     if file.suffix == ".npy":
         np.save(file, np.arange(600.0).reshape(200, 3))
     elif file.suffix == ".safetensors":
@@ -294,7 +294,7 @@ def saved(file, network):
 
 
 def said(file):
-    """What is said of a file by both functions that read one."""
+    """The messages of both functions that read a file."""
     messages = []
     for read in (drs.weights, real_samples):
         with pytest.raises(ValueError) as caught:
@@ -339,7 +339,7 @@ def test_a_byte_of_a_pickle_that_changed_is_damage(tmp_path, network):
 def test_a_pickle_that_was_cut_off_is_damaged(tmp_path):
     whole = pickle.dumps({"array": np.zeros(1000)})
     (tmp_path / "w.pt").write_bytes(whole)
-    assert "to load it would run code" in said(tmp_path / "w.pt")
+    assert "loading it would run code" in said(tmp_path / "w.pt")
     (tmp_path / "w.pt").write_bytes(whole[:-100])
     assert "damaged or cut off" in said(tmp_path / "w.pt")
 
@@ -347,7 +347,7 @@ def test_a_pickle_that_was_cut_off_is_damaged(tmp_path):
 def test_an_old_module_that_was_cut_off_needs_code_or_is_damaged(tmp_path, network):
     file = tmp_path / "module.pt"
     torch.save(network, file, _use_new_zipfile_serialization=False)
-    assert "to load it would run code" in said(file)
+    assert "loading it would run code" in said(file)
     file.write_bytes(file.read_bytes()[:600])
     assert "damaged or cut off" in said(file)
 
@@ -361,15 +361,15 @@ def test_what_is_downloaded_by_accident_is_named(tmp_path, name):
         "<?xml version='1.0'?>",
     ):
         file.write_text(page)
-        assert " but a web page, which came in place of the file; download" in said(file)
+        assert " but a web page instead of the file; download" in said(file)
     file.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n")
-    assert " but a Git LFS pointer, which only names a file; git lfs pull gets it" in said(file)
+    assert " but a Git LFS pointer, without the data; run git lfs pull" in said(file)
     file.write_bytes(b"")
     assert said(file).endswith("is empty; copy or download it again")
     file.unlink()
     assert "there is no such file" in said(file)
     file.mkdir()
-    assert "that is a directory; name a file" in said(file)
+    assert "it is a directory; name a file" in said(file)
 
 
 def test_a_file_of_another_kind_than_its_suffix_says_is_named(tmp_path, network):
@@ -387,11 +387,11 @@ def test_a_file_of_another_kind_than_its_suffix_says_is_named(tmp_path, network)
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
 def test_archives_and_programs_are_named(tmp_path, network):
     np.savez(tmp_path / "x.npz", real=np.zeros(3))
-    assert "but an archive of real.npy; unpack it, and name one file" in said(tmp_path / "x.npz")
+    assert "but an archive of real.npy; unpack it and name one file" in said(tmp_path / "x.npz")
     (tmp_path / "w.pt.gz").write_bytes(gzip.compress(b"weights"))
     assert "but a gzip archive; unpack it" in said(tmp_path / "w.pt.gz")
     torch.jit.save(torch.jit.script(network), tmp_path / "program.pt")
-    assert "but a TorchScript program; load it by torch.jit.load" in said(tmp_path / "program.pt")
+    assert "but a TorchScript program; load it with torch.jit.load" in said(tmp_path / "program.pt")
 
 
 @pytest.mark.parametrize("kind", [">f8", ">i2", "<f4", ">u4", "?"])
@@ -405,10 +405,10 @@ def test_numbers_in_any_order_of_bytes(tmp_path, kind):
 @pytest.mark.parametrize(
     ("array", "message"),
     [
-        (np.array([{}, 1], dtype=object), r"x.npy holds Python objects, and numbers are needed"),
-        (np.array(["a", "b"]), "numbers that PyTorch has not, <U1; save float32"),
-        (np.zeros(3, dtype=[("x", "f4")]), "numbers that PyTorch has not"),
-        (np.zeros(3, dtype="M8[s]"), "numbers that PyTorch has not, datetime64"),
+        (np.array([{}, 1], dtype=object), r"x.npy holds Python objects, but numbers are needed"),
+        (np.array(["a", "b"]), "numbers of a type that PyTorch lacks, <U1; save it as float32"),
+        (np.zeros(3, dtype=[("x", "f4")]), "numbers of a type that PyTorch lacks"),
+        (np.zeros(3, dtype="M8[s]"), "numbers of a type that PyTorch lacks, datetime64"),
     ],
 )
 def test_arrays_of_no_numbers_are_refused(tmp_path, array, message):

@@ -229,7 +229,7 @@ def test_version(run):
         ((*GENERATE, "--gamma", "1", "--percentile", "80"), 2, "one of gamma"),
         ((*GENERATE, "--seed", "-1"), 2, "seed"),
         ((*GENERATE, "-n", "-1"), 2, "n must be"),
-        ((*GENERATE, "--save", "x,y"), 2, "save takes"),
+        ((*GENERATE, "--save", "x,y"), 2, "save must be of"),
         ((*GENERATE, "--chunk-rows", "300"), 2, "power of two"),
         ((*GENERATE, "--device", "nowhere"), 2, "nowhere"),
         (("generate", "nobody", "-n", "1", "--out", "DIR"), 2, "25gaussians"),
@@ -278,7 +278,7 @@ def test_damage_is_exit_code_6_until_repaired(run, tmp_path):
     run(*GENERATE, "--chunk-rows", "64")
     code, out, err = run("verify", "DIR")
     assert (code, err) == (0, "")
-    assert re.fullmatch(r"50 samples in \d+ shards: every sha256 is right\n", out)
+    assert re.fullmatch(r"50 samples in \d+ shards: every sha256 matches\n", out)
     sound = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()}
     shard = tmp_path / "run" / "chunk-00000001.safetensors"
     data = bytearray(shard.read_bytes())
@@ -311,7 +311,7 @@ def test_a_damaged_manifest_is_exit_code_6(run, tmp_path):
     [
         (("--seed", "1"), "seed: there 0, here 1"),
         (("--gamma", "0.5"), "sampler"),
-        (("-n", "20"), "50 samples, 20 were asked for"),
+        (("-n", "20"), "50 samples, got a request for 20"),
         (("--save", "x"), "save"),
     ],
 )
@@ -355,7 +355,7 @@ def test_interruptions_have_their_codes(run, monkeypatch, error, code):
     monkeypatch.setattr(engine, "generate", generate)
     got, out, err = run(*GENERATE)
     assert (got, out) == (code, "")
-    assert "the same command goes on" in err
+    assert "the same command resumes" in err
 
 
 def test_the_table_has_every_code():

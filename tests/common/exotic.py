@@ -31,11 +31,11 @@ WHOLE = (
 
 
 class Named(torch.Tensor):
-    """A class that is but a name: its tensors are like any."""
+    """A subclass that adds nothing but a name."""
 
 
 def of_dtype(kind, *shape, seed=0):
-    """Any bits, as numbers of that dtype; the same ones at every call."""
+    """Arbitrary bits as numbers of that dtype, the same on every call."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that complex32 is experimental
         made = torch.empty(shape, dtype=kind)
@@ -152,7 +152,7 @@ PLACES = {
 
 
 def bytes_of(tensor):
-    """Of a tensor of any dtype and layout, in the order of its elements."""
+    """Bytes of a tensor of any dtype and layout, in the order of its elements."""
     size = tensor.element_size()
     base = torch.empty(0, dtype=torch.uint8).set_(tensor.detach().untyped_storage().cpu())
     if tensor.numel() == 0:

@@ -28,7 +28,7 @@ def uniforms(seed: int, n: int, d: int = 1) -> Tensor:
 
 
 def log_normal(x: Tensor, mean: float, sd: float) -> Tensor:
-    """Of the first coordinate, up to a constant that all have."""
+    """Log density of the first coordinate, up to a common constant."""
     return -((x[:, 0].double() - mean) / sd).square() / 2 - math.log(sd)
 
 
@@ -225,7 +225,7 @@ def batch_norm():
 
 
 def spectral(kind):
-    """Converged; without real samples, because what it says of them means nothing."""
+    """Converged; without real samples, because its verdict on them means nothing."""
     torch.manual_seed(0)
     layers = [nn.Linear(2, 64), nn.ReLU(), kind(nn.Linear(64, 64)), nn.ReLU(), nn.Linear(64, 1)]
     network = nn.Sequential(*layers)

@@ -10,7 +10,7 @@ from drs_fast.run import steps
 
 
 class Lagging:
-    """loop.Readings with lines of plain memory, each of which must be read before its next use."""
+    """steps.Readings with lines of plain memory, each of which must be read before its next use."""
 
     lagging = True
     in_flight = steps.IN_FLIGHT
@@ -35,13 +35,13 @@ class Lagging:
         return read
 
     def check(self):
-        """Nothing was waited for that was still in flight, while there were steps to launch."""
+        """Checks that nothing in flight was waited for while there were steps to launch."""
         last = self.taken - 1
         assert self.lags == [min(self.in_flight, last - k) for k in range(len(self.lags))]
 
 
 class Graphs:
-    """loop.captured, whose replays are calls; a capture runs nothing."""
+    """steps.captured, whose replays are calls; a capture runs nothing."""
 
     def __init__(self, fault):
         self.fault = fault

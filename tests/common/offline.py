@@ -58,7 +58,7 @@ INSTRUCTION = 16  # bytes
 
 
 class Driver:
-    """As much of a GPU as the compiler asks for."""
+    """The properties of a GPU that the compiler asks for."""
 
     def __init__(self, arch):
         from triton.backends.compiler import GPUTarget
@@ -107,7 +107,7 @@ class Fixture:
 
 
 def shown(tool, *flags, data):
-    """What a tool that comes with Triton prints of a file."""
+    """The output of a tool that comes with Triton, for a file."""
     import triton
 
     program = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / tool
@@ -131,7 +131,7 @@ def instructions(cubin):
 
 
 def disassembled(arch, cubins):
-    """Of each, by one call of the disassembler, whose start takes longer than all its work."""
+    """The machine code of each, from a single call of the disassembler, which is slow to start."""
     parts = [instructions(cubin) for cubin in cubins]
     listing = shown("nvdisasm", "--binary", f"SM{arch}", data=b"".join(parts))
     lines = re.findall(r"^ */\*[0-9a-f]+\*/ .*", listing, re.MULTILINE)

@@ -35,12 +35,12 @@ FACTS = {
 
 
 def tried(rows):
-    """The counters of a shard that was made from so many rows."""
+    """The counters of a shard made from this many rows."""
     return {"rows": rows, "calls": rows, "invalid": 0, "above": 0}
 
 
 def summary(writer):
-    """What a finished run says beside its facts."""
+    """What a finished run reports besides its facts."""
     found = totals(writer.records.values(), writer.facts, writer.n)
     calls = sum(record.counters["calls"] for record in writer.records.values())
     return {**found, "calls_total": calls + 50}

@@ -1,4 +1,4 @@
-"""Rng, GAN and its logits, and what is said about input that cannot be meant."""
+"""Rng, GAN and its logits, and error messages for input that must be a mistake."""
 
 import re
 
@@ -378,7 +378,10 @@ BAD = {
     ),
     "q None": (lambda: ops.quantile_gamma(L, None, log_m=0.0), "percent, .*got NoneType"),
     "quantile of nothing": (lambda: ops.quantile_gamma(L[:0], 50, log_m=0.0), "got an empty"),
-    "quantile log_m (n,)": (lambda: ops.quantile_gamma(L, 50, log_m=L), r"one number .*got \(8,\)"),
+    "quantile log_m (n,)": (
+        lambda: ops.quantile_gamma(L, 50, log_m=L),
+        r"single number, got \(8,\)",
+    ),
     "backend unknown": (lambda: with_backend("numpy"), "backend must be one of .*got 'numpy'"),
     "backend a number": (lambda: with_backend(3), "backend must be one of .*got 3"),
     # GAN
@@ -414,7 +417,7 @@ BAD = {
     "z list": (lambda: logits_of(z=[[0.0, 0.0]]), r"z must be \(n, 2\).*got list"),
     "z float64": (lambda: make().logits(torch.zeros(4, 2).double()), "(float32|dtype).*"),
     "z int": (lambda: make().logits(torch.zeros(4, 2).long()), "(float32|dtype).*"),
-    "y without labels": (lambda: logits_of(y=torch.zeros(4).long()), "no labels; drop it"),
+    "y without labels": (lambda: logits_of(y=torch.zeros(4).long()), "no labels; drop y"),
     "labels without y": (lambda: conditional().logits(torch.zeros(4, 2)), "3 classes; pass y"),
     "y float": (
         lambda: conditional().logits(torch.zeros(4, 2), torch.zeros(4)),
@@ -426,12 +429,12 @@ BAD = {
     ),
     "D returns a dict": (
         lambda: logits_of(lambda x: {"out": x}),
-        r"dict with keys \['out'\]; wrap",
+        r"dict of \['out'\]; wrap",
     ),
     "D returns (n, C)": (lambda: logits_of(lambda x: x), r"one floating-point .*got \(128, 2\)"),
     "D returns patches": (
         lambda: logits_of(lambda x: x[:, :1, None].expand(-1, 4, 4)),
-        r"got \(128, 4, 4\) float32 with strides .*; reduce patches",
+        r"got \(128, 4, 4\) float32 with strides .*; average over patches",
     ),
     "D returns a mean": (lambda: logits_of(lambda x: x.mean()), r"got \(\) float32"),
     "D returns too few": (lambda: logits_of(lambda x: x[:5, 0]), r"got \(5,\) float32"),
@@ -474,12 +477,12 @@ BAD = {
     "DRS adapt": (lambda: DRS(adapt="always"), "adapt must be None or 'batch', got 'always'"),
     "DRS adapt with gamma": (lambda: DRS(adapt="batch", gamma=1.0), "finds gamma from"),
     # generate
-    "gan a name": (lambda: generate(gan="25gaussians"), "drs.GAN, got str; drs.load"),
+    "gan a name": (lambda: generate(gan="25gaussians"), "drs.GAN, got str; use drs.load"),
     "sampler a class": (
         lambda: generate(sampler=DRS),
-        r"instance such as drs.samplers.DRS\(\), got",
+        r"instance, such as drs.samplers.DRS\(\), got",
     ),
-    "sampler a name": (lambda: generate(sampler="drs"), "instance such as .*got 'drs'"),
+    "sampler a name": (lambda: generate(sampler="drs"), "instance, such as .*got 'drs'"),
     "n -1": (lambda: generate(n=-1), "n must be an integer >= 0, got -1"),
     "n 1e6": (lambda: generate(n=1e6), "n must be an integer >= 0, got 1000000.0"),
     "seed -1": (lambda: generate(seed=-1), r"seed .*\[0, 2\^64\), got -1"),

@@ -91,7 +91,7 @@ def trained(make, **settings):
 
 
 def on_disk(gan, folder):
-    """What a run leaves, and what is said of it."""
+    """What a run leaves behind, and what is printed about it."""
     settings = {"batch_size": 256, "chunk_rows": 256, "save": ("x", "z", "logit")}
     drs.generate(gan, drs.samplers.DRS(), 100, out=folder, **settings)
     run = drs.generate(gan, drs.samplers.DRS(), 200, out=folder, **settings)
@@ -133,7 +133,7 @@ def plain_job(job):
     return JOBS[job](smooth(3))
 
 
-@pytest.mark.filterwarnings("ignore:too little was learnt", "ignore:calibrated by")
+@pytest.mark.filterwarnings("ignore:too little was learned", "ignore:calibrated by")
 @pytest.mark.parametrize("setting", ["float64", "meta", "inference"])
 @pytest.mark.parametrize("job", JOBS)
 def test_what_is_learnt_and_said_is_the_same(job, setting, monkeypatch):

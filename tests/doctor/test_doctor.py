@@ -49,7 +49,7 @@ class Ratio(nn.Module):
 
 
 class Then(nn.Module):
-    """A module, and a function or a module on its output."""
+    """A module, then a function or a module on its output."""
 
     def __init__(self, first, then):
         super().__init__()
@@ -69,7 +69,7 @@ def model(generator=None, discriminator=None, **settings):
 
 
 def d(then, **settings):
-    """The sound model, but for what is done to its logit."""
+    """The sound model with its logit changed."""
     return model(discriminator=Then(Ratio(), then), **settings)
 
 
@@ -330,7 +330,7 @@ def test_a_planted_fault_is_found_and_nothing_else(name):
 
 @pytest.mark.parametrize("seed", range(10))
 def test_statistics_that_two_blocks_happen_to_share_are_found(seed):
-    """Two random blocks of normals alone had too like means with seed 3."""
+    """With seed 3, two random blocks of normals had means that were too alike."""
     gan = FAULTS["minibatch statistic of all rows"][0]()
     assert doctor.doctor(gan, n=512, seed=seed).codes == ("coupled-discriminator",)
 
@@ -342,7 +342,7 @@ def test_a_weak_class_is_told_what_becomes_of_its_share():
 
 
 def test_every_code_is_planted():
-    """But for the one that needs two devices."""
+    """All except the one that needs two devices."""
     text = "".join(Path(m.__file__).read_text() for m in (probes, symptoms, compared, doctor))
     codes = {"underconfident"}  # the other half of a conditional
     for code in re.findall(r'Finding\(\s*f?"([^"]+)"', text):
@@ -367,7 +367,7 @@ def test_networks_on_two_devices():
 
 @pytest.mark.parametrize("name", healthy.HEALTHY)
 def test_nothing_is_found_in_a_healthy_model(name):
-    """Of other seeds, 5 or 30 for each, there was no false alarm in 1,840."""
+    """No false alarm in 1,840 runs with other seeds, 5 or 30 per case."""
     diagnosis = doctor.doctor(healthy.HEALTHY[name](0), n=512 if name == "digits" else 4096)
     assert diagnosis.findings == (), str(diagnosis)
 
@@ -406,7 +406,7 @@ def test_the_standard_errors_are_right():
 
 
 def test_figures_are_those_of_the_law():
-    """Of N(0, I) against N((1, 0), I): AUC Phi(1/sqrt 2), effective share 1/e; sd of 4096 rows."""
+    """N(0, I) against N((1, 0), I): AUC Phi(1/sqrt 2), effective share 1/e; sd for 4096 rows."""
     figures = doctor.doctor(model()).figures
     assert figures["rows"] == figures["real_rows"] == 4096
     assert figures["invalid_share"] == figures["minus_infinity_share"] == 0.0
@@ -495,7 +495,7 @@ def test_values_in_the_unit_interval_are_a_question_to_few_real_samples(rows):
 
 
 def test_real_samples_tell_logits_from_probabilities():
-    """Surely and rightly so by 1,000 of them, whatever the seed."""
+    """1,000 samples suffice for a sure and right answer, whatever the seed."""
     for seed in range(10):
         logits = healthy.HEALTHY["uniform, logits in [0, 1]"](seed)
         odds = healthy.shifted(seed, then=lambda x: 1.0 / (1.0 + torch.exp(-x)))
@@ -512,7 +512,7 @@ def test_an_unusable_discriminator_leaves_the_rest_unknown():
 
 def test_a_real_range_hides_what_d_says_of_it():
     diagnosis = doctor.doctor(FAULTS["real in bytes"][0]())
-    assert any("D does not take these real samples" in line for line in diagnosis.unknown)
+    assert any("D does not accept these real samples" in line for line in diagnosis.unknown)
     assert "0.007843 * x -1 takes [0, 255] to [-1, 1]" in str(diagnosis)
 
 
@@ -527,7 +527,9 @@ def test_whatever_hinders_real_samples_is_said(error):
 
     diagnosis = doctor.doctor(model(real=absent))
     assert diagnosis.findings == ()
-    assert any("cannot be had: " in line and "not mounted" in line for line in diagnosis.unknown)
+    assert any(
+        "cannot be obtained: " in line and "not mounted" in line for line in diagnosis.unknown
+    )
 
 
 def test_real_samples_given_here_come_first():
@@ -549,11 +551,11 @@ def test_the_same_seed_gives_the_same_words():
 
 
 def test_a_diagnosis_in_words():
-    fault = Finding("useless", "AUC 0.5", "train it on")
+    fault = Finding("useless", "AUC 0.5", "train it further")
     figures = {"auc": 0.5, "real_rows": 9}
     text = str(Diagnosis("mine", (fault,), figures, ("no labels",), ("the range: no samples",)))
     assert text == (
-        "mine: 1 problem\n\nuseless\n  seen: AUC 0.5\n  do:   train it on\n\n"
+        "mine: 1 problem\n\nuseless\n  seen: AUC 0.5\n  do:   train it further\n\n"
         "auc        0.5\nreal_rows  9\n\ncannot tell the range: no samples\n\nnote: no labels"
     )
     assert str(Diagnosis("mine", (), {}, ())) == "mine: no problems"
@@ -567,7 +569,7 @@ def test_n_is_a_number_of_rows(n):
 
 
 def test_only_gans_are_patients():
-    with pytest.raises(ValueError, match=r"gan must be a drs.GAN, got 3; drs.load makes one"):
+    with pytest.raises(ValueError, match=r"gan must be a drs.GAN, got 3; use drs.load"):
         doctor.doctor(3)
 
 
@@ -587,17 +589,26 @@ def with_value(value, at=(7, 9)):
 
 
 GIVEN = {  # real samples: the finding, or the words of the error, where they were given
-    "NaN": (lambda: with_value(math.nan), r"finite: 2 of 512 hold NaN.*first of them at 7; drop"),
-    "infinite": (lambda: with_value(-math.inf), "finite: 2 of 512 hold NaN or infinite values"),
-    "half, overflown": (lambda: with_value(1e6).half(), "finite: 2 of 512 hold NaN or infinite"),
-    "all NaN": (lambda: real(512) * math.nan, "finite: 512 of 512 hold NaN"),
+    "NaN": (
+        lambda: with_value(math.nan),
+        r"finite, got NaN .* in 2 of 512, .*the first at 7; drop",
+    ),
+    "infinite": (lambda: with_value(-math.inf), "finite, got NaN or infinite values in 2 of 512"),
+    "half, overflown": (
+        lambda: with_value(1e6).half(),
+        "finite, got NaN or infinite values in 2 of 512",
+    ),
+    "all NaN": (lambda: real(512) * math.nan, "finite, got NaN or infinite values in 512 of 512"),
     "a scalar": (lambda: torch.tensor(1.0), r"must give a tensor of samples .*got \(\) float32"),
     "none": (lambda: real()[:0], r"must give a tensor of samples .*got \(0, 2\) float32"),
-    "few": (lambda: real()[:9], "at least 10 real samples are needed to compare with, got 9"),
+    "few": (lambda: real()[:9], "at least 10 real samples, got 9"),
     "sparse": (lambda: real().to_sparse(), "must be a dense tensor.*to_dense"),
     "on meta": (lambda: real().to("meta"), "real must hold numbers, got .* on meta"),
-    "eight bits": (lambda: real().to(torch.float8_e4m3fn), "numbers to compute with, got .*float8"),
-    "an array": (lambda: real().numpy(), "got ndarray; torch.as_tensor makes one"),
+    "eight bits": (
+        lambda: real().to(torch.float8_e4m3fn),
+        "numbers of a standard dtype, got .*float8",
+    ),
+    "an array": (lambda: real().numpy(), "got ndarray; torch.as_tensor converts"),
     "a row": (lambda: real()[:, 0], "real-shape"),
     "wide": (lambda: torch.zeros(100, 3), "real-shape"),
     "of no width": (lambda: torch.zeros(100, 0), "real-shape"),
@@ -642,7 +653,7 @@ def test_real_samples_from_a_file_end_the_doctor_with_a_code(tmp_path, capsys, k
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
 def test_real_samples_are_judged_in_the_dtype_of_generated_ones(dtype):
-    """A network of float32 weights takes no other; NumPy's arrays are float64."""
+    """A network with float32 weights takes only float32, but NumPy's arrays are float64."""
     diagnosis = doctor.doctor(model(discriminator=Ratio()), real=real().to(dtype))
     assert diagnosis.codes == ()
     assert diagnosis.figures["real_rows"] > 2000
@@ -664,7 +675,7 @@ USES = {
 def test_whoever_takes_real_samples_refuses_what_is_not_finite(name, called):
     x = with_value(math.nan)
     gan = model(discriminator=Ratio(), real=(lambda n: x[:n]) if called else x)
-    with pytest.raises(ValueError, match=r"real samples must be finite: 2 of .* hold NaN"):
+    with pytest.raises(ValueError, match=r"real samples must be finite, got NaN .* in 2 of"):
         USES[name](gan)
 
 
@@ -672,5 +683,5 @@ def test_only_the_rows_that_are_asked_for_are_looked_at():
     gan = model(real=with_value(math.nan))
     assert len(gan.real_samples(7)[0]) == 7
     assert len(gan.real_samples(600, torch.tensor([6, 8]))[0]) == 2
-    with pytest.raises(ValueError, match="1 of 2 hold NaN"):
+    with pytest.raises(ValueError, match="NaN or infinite values in 1 of 2"):
         gan.real_samples(600, torch.tensor([6, 9]))

@@ -310,7 +310,7 @@ def test_labels_that_a_gan_does_not_have():
         drs.generate(plain, DRS(), 5, label_weights=[1.0])
     with pytest.raises(ValueError, match="needs a GAN with labels"):
         drs.generate(plain, DRS(classes="within"), 5)
-    with pytest.raises(ValueError, match="one of only and label_weights"):
+    with pytest.raises(ValueError, match="got both only and label_weights"):
         drs.generate(gan(), DRS(), 5, only=0, label_weights=[1, 1, 1, 1])
 
 

@@ -115,7 +115,7 @@ def test_a_row_without_a_finite_logit_spoils_no_other_gradient():
 )
 def test_networks_without_a_gradient_are_refused(generator, discriminator):
     gan = GAN(generator, discriminator, 3, block=256)
-    with pytest.raises(ValueError, match="the logit has no gradient"):
+    with pytest.raises(ValueError, match="follows the logit's gradient, but there is none"):
         gan.gradients(latents(5, 3))
 
 
@@ -156,16 +156,16 @@ def test_real_samples():
 @pytest.mark.parametrize(
     ("real", "message"),
     [
-        (None, r"real samples are needed here: build GAN\(\.\.\., real="),
+        (None, r"real samples are needed, got none; build GAN\(\.\.\., real="),
         (torch.zeros(0, 2), "must give a tensor of samples"),
         (lambda n: [1, 2], "must give a tensor of samples .*got list"),
-        (np.zeros((3, 2)), "got ndarray; torch.as_tensor makes one"),
+        (np.zeros((3, 2)), "got ndarray; torch.as_tensor converts"),
         (torch.tensor(1.0), r"must give a tensor of samples .*got \(\) float32"),
         ((torch.zeros(3, 2),), "with labels .* got a tuple of 1"),
         ((torch.zeros(3, 2), 1, 2), "with labels .* got a tuple of 3"),
         (
             (torch.zeros(3, 2), torch.zeros(3, dtype=torch.int64)),
-            "y was given, but this GAN has no",
+            "got y, but this GAN has no",
         ),
     ],
 )
@@ -216,7 +216,7 @@ def test_a_module_as_link_is_in_the_sha256_and_moves_and_is_put_in_eval_mode():
 @pytest.mark.parametrize("name", ["DRS"])
 def test_an_energy_is_no_ratio(link, name):
     gan = made(link=link)
-    with pytest.raises(ValueError, match=f"a {link} critic is no density ratio.*drs.calibrate"):
+    with pytest.raises(ValueError, match=f"a {link} critic: make it one with drs.calibrate"):
         drs.generate(gan, getattr(drs.samplers, name)(), 5)
 
 
@@ -253,7 +253,7 @@ def raising(error):
     "error", [KeyError("ema"), AttributeError("no layer"), IndexError("9"), ZeroDivisionError()]
 )
 def test_whatever_a_network_raises_names_the_network(error):
-    message = f"failed on .*128, 2.* {type(error).__name__}: .*is latent_dim=2 right"
+    message = f"failed on .*128, 2.* {type(error).__name__}: .*check latent_dim=2"
     with pytest.raises(ValueError, match=f"generator {message}"):
         GAN(raising(error), lambda x: x[:, 0], 2, block=256).logits(latents(3))
     with pytest.raises(ValueError, match=f"discriminator {message}") as caught:

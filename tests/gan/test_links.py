@@ -154,7 +154,7 @@ def test_the_map_of_another_loss_is_seen(trained, taken):
     try:
         logit = link_of(taken, drawn(critic))(critic)
     except ValueError as failure:
-        assert "is this the loss?" in str(failure)  # noqa: PT017
+        assert "is this the right loss?" in str(failure)  # noqa: PT017
     else:
         assert error(logit) > 0.02
 
@@ -248,7 +248,7 @@ def test_outputs_between_0_and_1_are_no_probabilities_here():
 @pytest.mark.parametrize(
     ("loss", "link", "message"),
     [
-        ("RaHinge", "logit", r"no map makes a ratio of it; use drs.keep_train\(gan\)"),
+        ("RaHinge", "logit", r"no map turns it into a ratio; use drs.keep_train\(gan\)"),
         ("rasgan", "logit", r"loss must be one of \('RSGAN', 'RaSGAN'"),
         ("RaSGAN", "least squares", "link='least squares'; build it with link='logit'"),
     ],
@@ -265,14 +265,14 @@ def test_relativistic_needs_what_it_takes_means_over():
         relativistic(raw, "RaSGAN")
     with pytest.raises(ValueError, match="n must be an integer >= 1, got 0"):
         relativistic(gan("RaSGAN"), "RaSGAN", n=0)
-    with pytest.raises(ValueError, match=r"further apart .* is this the loss\?"):
+    with pytest.raises(ValueError, match=r"further apart .* is this the right loss\?"):
         relativistic(gan("RSGAN"), "RaLSGAN")
 
 
 def test_relativistic_needs_samples_and_a_critic_that_tells_them_apart():
     few = gan("RaSGAN")
     few.real = few.real[:1]
-    with pytest.raises(ValueError, match=r"1 samples are left .* at least 10 are needed"):
+    with pytest.raises(ValueError, match=r"at least 10 real and .* in each part, got 1;"):
         relativistic(few, "RaSGAN")
     for loss in LOSSES[1:]:
         same = gan("RaSGAN").judged(Table(torch.full((8,), 2.0)))

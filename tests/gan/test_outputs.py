@@ -22,7 +22,7 @@ def made(generator, discriminator=lambda x: x[:, 0].float(), **settings):
 
 
 class Changing:
-    """z, but for the blocks after the first `same`, which `change` changes."""
+    """z, in which `change` changes the blocks after the first `same`."""
 
     def __init__(self, change, same=1):
         self.change, self.same, self.calls = change, same, 0
@@ -33,11 +33,26 @@ class Changing:
 
 
 CHANGES = {
-    "one column": (lambda z: z[:, :1], r"\(1,\) float32, before they were \(2,\) float32"),
-    "more columns": (lambda z: z.repeat(1, 2), r"\(4,\) float32, before they were \(2,\)"),
-    "more dimensions": (lambda z: z[:, None], r"\(1, 2\) float32, before they were \(2,\)"),
-    "int32": (lambda z: z.int(), r"\(2,\) int32, before they were \(2,\) float32"),
-    "float64": (lambda z: z.double(), r"\(2,\) float64, before they were \(2,\) float32"),
+    "one column": (
+        lambda z: z[:, :1],
+        r"\(1,\) float32 in the block from row 512 on, and before that \(2,\) float32",
+    ),
+    "more columns": (
+        lambda z: z.repeat(1, 2),
+        r"\(4,\) float32 in the block from row 512 on, and before that \(2,\)",
+    ),
+    "more dimensions": (
+        lambda z: z[:, None],
+        r"\(1, 2\) float32 in the block from row 512 on, and before that \(2,\)",
+    ),
+    "int32": (
+        lambda z: z.int(),
+        r"\(2,\) int32 in the block from row 512 on, and before that \(2,\) float32",
+    ),
+    "float64": (
+        lambda z: z.double(),
+        r"\(2,\) float64 in the block from row 512 on, and before that \(2,\) float32",
+    ),
 }
 
 
@@ -45,19 +60,19 @@ CHANGES = {
 @pytest.mark.parametrize(("change", "message"), CHANGES.values(), ids=CHANGES)
 def test_blocks_that_differ_are_refused(change, message, method):
     gan = made(Changing(change, same=2), lambda x: x.flatten(1)[:, 0].float())
-    with pytest.raises(ValueError, match=rf"in the block from row 512 on they are {message}"):
+    with pytest.raises(ValueError, match=message):
         getattr(gan, method)(latents())
 
 
 def test_a_first_block_of_integers_truncates_no_other():
-    """They all were integers, in silence."""
+    """Without the check, all would silently become integers."""
     calls = []
 
     def generator(z):
         calls.append(len(z))
         return z.int() if len(calls) == 1 else z
 
-    with pytest.raises(ValueError, match=r"float32, before they were .* int32"):
+    with pytest.raises(ValueError, match=r"float32 .*, and before that .* int32"):
         made(generator).samples(latents())
 
 
@@ -65,7 +80,7 @@ def test_calls_that_differ_are_refused_until_the_gan_is_told():
     gan = made(Changing(lambda z: z.double()))
     gan.samples(latents(5))
     for copy in (gan, gan.judged(link="kl"), gan.labelled(None)):
-        with pytest.raises(ValueError, match=r"if the generator itself was changed, take gan.on"):
+        with pytest.raises(ValueError, match=r"if you changed the generator itself, use gan.on"):
             copy.logits(latents(5))
     assert gan.on().samples(latents(5)).dtype == torch.float64
 
@@ -79,15 +94,19 @@ def test_runs_with_blocks_that_differ_end(sampler, n, tmp_path):
         return made(Changing(lambda z: z[:, :1], same=45), lambda x: x[:, 0])
 
     for settings in ({}, {"out": tmp_path / "run"}):
-        with pytest.raises(ValueError, match=r"are \(1,\) float32, before they were \(2,\)"):
+        with pytest.raises(
+            ValueError, match=r"got \(1,\) float32 in the block from row .* before that \(2,\)"
+        ):
             drs.generate(gan(), sampler, 20_000, batch_size=n, **settings)
-    with pytest.raises(ValueError, match=r"are \(1,\) float32, before they were \(2,\)"):
+    with pytest.raises(
+        ValueError, match=r"got \(1,\) float32 in the block from row .* before that \(2,\)"
+    ):
         for _ in drs.stream(gan(), sampler, batch_size=n):
             pass
 
 
 class Narrow(drs.samplers.MH):
-    """A sampler of somebody else's that loses a column after its first step."""
+    """A custom sampler that loses a column after its first step."""
 
     def step(self, gan, state, z, y, rng):
         state, batch = super().step(gan, state, z, y, rng)
@@ -96,12 +115,12 @@ class Narrow(drs.samplers.MH):
 
 
 def test_steps_that_differ_are_refused():
-    with pytest.raises(ValueError, match=r"Narrow must give x like \(1, 2\) .*got \(64, 1\)"):
+    with pytest.raises(ValueError, match=r"Narrow must return x like \(1, 2\) .*got \(64, 1\)"):
         drs.generate(made(torch.clone), Narrow(chain_length=4, start="first"), 200, batch_size=256)
 
 
 class Tagged(torch.Tensor):
-    """A subclass as torchvision has them."""
+    """A subclass like torchvision's."""
 
 
 def static(first, second):
@@ -195,7 +214,7 @@ EXOTIC = {
 
 @pytest.mark.parametrize(("change", "seen"), EXOTIC.values(), ids=EXOTIC)
 def test_exotic_tensors_are_refused(change, seen):
-    message = f"must return a dense tensor of numbers, got .*{seen}.*; to_dense"
+    message = f"must return a dense tensor of numbers, got .*{seen}.*; convert it, .* to_dense"
     x = latents(5)
     with warnings.catch_warnings(), torch.inference_mode():
         warnings.simplefilter("ignore")
@@ -219,10 +238,10 @@ def test_exotic_tensors_are_refused(change, seen):
         (lambda x: x[:, 0] > 0, "bool; return real numbers"),
         (lambda x: x[:, :1].int(), r"\(128, 1\) int32; return real numbers"),
         (lambda x: x[:, 0].to(torch.complex64), "complex64; return real numbers"),
-        (lambda x: x, r"\(128, 2\) float32; reduce patches"),
-        (lambda x: x.sum(), r"\(\) float32; reduce patches"),
-        (lambda x: x[1:, 0], r"\(127,\) float32 .*; reduce patches"),
-        (lambda x: None, "NoneType; reduce"),
+        (lambda x: x, r"\(128, 2\) float32; average over patches"),
+        (lambda x: x.sum(), r"\(\) float32; average over patches"),
+        (lambda x: x[1:, 0], r"\(127,\) float32 .*; average over patches"),
+        (lambda x: None, "NoneType; average"),
     ],
 )
 def test_what_is_no_logit(critic, seen):
@@ -347,7 +366,7 @@ def test_real_samples_that_become_fewer_or_others():
         return made(lambda z: z[:, :1].repeat(1, 2), critic, real=lambda n: next(first, then))
 
     sampler = drs.samplers.MH(chain_length=4, burn_in=64)
-    with pytest.raises(ValueError, match="real gave 3 samples, fewer than before"):
+    with pytest.raises(ValueError, match="on every call, got 3, fewer than before"):
         drs.generate(gan(torch.zeros(3, 2)), sampler, 50, batch_size=256)
     with pytest.raises(ValueError, match="real samples must be like generated ones"):
         drs.generate(gan(torch.zeros(50, 1)), sampler, 50, batch_size=256)

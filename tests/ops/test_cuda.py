@@ -53,7 +53,7 @@ def compiled(source, *arguments):
 
 @pytest.fixture(scope="module")
 def bindings(tmp_path_factory):
-    """Compiled once, for they take several times as long as the kernels."""
+    """Compiled once, because they take several times as long as the kernels."""
     made = tmp_path_factory.mktemp("bindings") / "module.o"
     if not ON_GPU:
         python = [sys.executable, "-m", "pybind11", "--includes"]
@@ -63,7 +63,7 @@ def bindings(tmp_path_factory):
 
 
 def emulation(folder, bindings, source=SOURCES, name="_cuda"):
-    """The CUDA sources compiled for the host: each CUDA thread is a thread there."""
+    """The CUDA sources compiled for the host, where each CUDA thread is a thread."""
     made = folder / f"{name}.so"
     kernels = [source / file for file in ("compact.cu", "elementwise.cu")]
     start = [] if name == "_cuda" else [f"-Wl,--defsym=PyInit_{name}=PyInit__cuda"]
@@ -76,7 +76,7 @@ def emulation(folder, bindings, source=SOURCES, name="_cuda"):
 
 @pytest.fixture(scope="module", autouse=True)
 def kernels(tmp_path_factory, bindings):
-    """The backend `cuda`, on the host where there is no GPU."""
+    """The backend `cuda`; on the host if there is no GPU."""
     with pytest.MonkeyPatch.context() as patch:
         if not ON_GPU:
             patch.setattr(cuda, "_cuda", emulation(tmp_path_factory.mktemp("emulation"), bindings))

@@ -27,13 +27,13 @@ def oracle(d, gamma, eps):
 
 
 def thresholds(log_m, gamma, eps):
-    """log_m, c1 and s as the backends get them."""
+    """log_m, c1 and s as passed to the backends."""
     exponential = reference.exponential
     return wide(log_m), exponential(wide(gamma))[0], -exponential(wide(-eps))[1]
 
 
 def grid(gamma, eps):
-    """d where something happens: the ends, the maximum, eps, and where p is near 1/2."""
+    """Critical values of d: the ends, the maximum, eps, and where p is near 1/2."""
     draw = random.Random(f"{gamma} {eps}")
     half = -math.log(math.exp(-gamma) + math.exp(-eps))  # p = 1/2
     points = [-700.0, -699.5, 5.0, 0.0, -0.0, -5e-324, -1e-300, -1e-17, -1e-9, half]
@@ -118,7 +118,7 @@ def moved(logit, steps):
 
 
 def assert_equal_decisions(logit, rng, u=None, **kwargs):
-    """u: the rows' uniforms in the reference's bits, where the caller has them already."""
+    """u: the rows' uniforms from the reference, if the caller has them already."""
     with backend("reference"):
         if u is None:
             expected = ops.accept(logit, rng, **kwargs)

@@ -25,7 +25,7 @@ def bits(tensor):
 
 
 def assert_same(found, expected):
-    """Bit for bit, wherever they are."""
+    """Whether they are equal bit for bit, on any device."""
     assert found.dtype == expected.dtype
     assert torch.equal(bits(found), bits(expected.to(found.device)))
 
@@ -63,7 +63,7 @@ WAYS = ("single pass", "two launches", "CUDA C++")
 
 @pytest.fixture(autouse=True)
 def way(request, monkeypatch):
-    """What serves the GPU: Triton, in one launch or in two, or CUDA C++."""
+    """A backend for the GPU: Triton, in one launch or two, or CUDA C++."""
     chosen = getattr(request, "param", WAYS[0])
     first = "cuda" if chosen == "CUDA C++" else "triton"
     if chosen == "two launches":
@@ -166,7 +166,7 @@ BATCH, REPLAYS, CAPACITY, D = 4096, 10_000, 2**21, 8
 
 
 def reference_ids(rng):
-    """Of all replays: logits are a function of the latents, which are one of the row."""
+    """The rows of all replays: logits are a function of the latents, and these of the row."""
     step = 64 * BATCH
     parts = []
     for start in range(rng.row, rng.row + REPLAYS * BATCH, step):

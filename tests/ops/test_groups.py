@@ -131,7 +131,7 @@ def check_select():
 
 
 def chi_square(counts, chances):
-    """Its p-value; 0 where something impossible occurred."""
+    """The p value; 0 if something impossible occurred."""
     counts, chances = counts.double(), chances.double()
     possible = chances > 0
     if counts[~possible].sum():
@@ -172,7 +172,7 @@ def check_transition():
 
 
 def check_stationary():
-    """Candidates of one law, weighed by another: the chain ends in the product."""
+    """Candidates from one law, weighted by another: the chain ends in the product."""
     law = torch.tensor([-1.0, 0.0, 1.0])
     which = (ops.uniform(Rng(14), 40 * 5_000, stream=0) * 3).long()
     ends = ops.chain(law[which].view(5_000, 40), Rng(14))
@@ -262,7 +262,7 @@ FAULTS = [
 
 
 def check_zero(monkeypatch):
-    """u = 0, which comes once in 2^53 rows: still nothing of weight 0."""
+    """u = 0, which occurs once in 2^53 rows, must not draw anything of weight 0."""
     zeros = lambda rng, ids, n, **kwargs: torch.zeros(n, dtype=torch.float64)  # noqa: E731
     monkeypatch.setattr(reference, "uniform", zeros)
     logit = torch.tensor([[-INF, NAN, 1.0, -300.0, -INF]])
@@ -313,7 +313,7 @@ def test_many_candidates_of_every_backend(agree):
 
 @pytest.mark.parametrize("scale", [1e-9, 1.0, 300.0, 1e305])
 def test_chains_of_every_scale(agree, scale):
-    """Where exp(d) is 1, where it is least, and where d is infinite."""
+    """Cases in which exp(d) is 1, exp(d) is least, and d is infinite."""
     logit = noise(40, 30, seed=8).double() * scale
     agree(lambda to: walked(to(logit), Rng(6)))
     agree(lambda to: ops.select(to(logit), Rng(6), size=3))

@@ -22,7 +22,7 @@ LOG_M, GAMMA = torch.tensor(1.5, dtype=torch.float64), torch.tensor(0.5, dtype=t
 
 
 def flat(result):
-    """Every tensor of a result; of compacted rows only those that are defined."""
+    """Every tensor of a result; of compacted rows, only the defined ones."""
     if isinstance(result, (torch.Tensor, tuple)):
         return list(result) if isinstance(result, tuple) else [result]
     n = int(result.count)

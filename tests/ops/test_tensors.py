@@ -1,4 +1,4 @@
-"""Which tensors the ops take: the same ones in every backend, and of the others it is said why."""
+"""Which tensors the ops take: every backend takes the same, and says why it refuses others."""
 
 import dataclasses
 import fractions
@@ -40,7 +40,7 @@ BACKENDS = ["reference", pytest.param("cpu", marks=needs_cpu)]
 
 
 def kept(out):
-    """Of compacted rows those that are defined, else all."""
+    """All rows; of compacted rows, only the defined ones."""
     if not isinstance(out, Compacted):
         return list(out) if isinstance(out, tuple) else list(written(out))
     count = int(out.count)
@@ -119,7 +119,7 @@ LOGITS = {place for place in PLACES if "," not in place} - {"langevin"} | {"chai
 
 @pytest.mark.parametrize("kind", DENSE, ids=str)
 def test_dtypes_of_logits_thresholds_and_ids(kind):
-    """Four are logits, integers are thresholds too, and nothing else is either."""
+    """Four dtypes are logits; integers are thresholds too; nothing else is either."""
     for place, (given, call) in PLACES.items():
         what = place.rpartition(", ")[2]
         odd = exotic.of_dtype(kind, *given.shape, seed=4)
@@ -248,7 +248,7 @@ def test_many_numbers_that_share_memory_are_taken():
 
 
 def outcome(name, call):
-    """What a backend gives for a call, or the words by which one of our own checks refuses it."""
+    """What a backend returns for a call, or the message with which our own check refuses it."""
     with backend(name):
         try:
             return call()
@@ -259,7 +259,7 @@ def outcome(name, call):
 
 
 def any_call(draw):
-    """An op with arguments of which each is as it should be, or one of the odd ones."""
+    """An op whose arguments are each as they should be, or one of the odd ones."""
     place = draw.choice(list(PLACES))
     given, call = PLACES[place]
     kind = draw.choice(["plain", "taken", "refused", "dtype", "shape", "values"])
@@ -283,7 +283,7 @@ def any_call(draw):
 
 
 def agree(name, seed, calls):
-    """How many of so many calls gave something."""
+    """How many of the calls returned something."""
     draw, good = random.Random(seed), 0
     for _ in range(calls):
         place, kind, call = any_call(draw)

@@ -56,7 +56,7 @@ WAYS = ("single pass", "two launches")
 
 
 def place(to, values):
-    """The values of a dict, the tensors among them moved."""
+    """The values of a dict, with tensors moved to the device."""
     return {k: to(v) if isinstance(v, torch.Tensor) else v for k, v in values.items()}
 
 
@@ -65,7 +65,7 @@ def assert_backends_agree(call):
 
 
 def assert_numbers_agree(call):
-    """The same for an op that is told its device."""
+    """The same for an op with a device argument."""
     with backend("reference"):
         expected = call("cpu")
     with backend("triton"):
@@ -74,7 +74,7 @@ def assert_numbers_agree(call):
 
 @pytest.fixture
 def force(monkeypatch):
-    """force(way): how rows are compacted from here on."""
+    """force(way) sets how rows are compacted from here on."""
 
     def choose(way):
         most = 2**31 - 1 if way == "single pass" else 0
@@ -98,7 +98,7 @@ def launched(monkeypatch):
 
 @pytest.fixture
 def workspace(monkeypatch):
-    """workspace(): the one that launches share, zeros at first."""
+    """workspace() returns the one that launches share, initially zeros."""
     shared = {}
     monkeypatch.setattr(workspaces, "_kept", shared)
     return lambda: next(iter(shared.values()))[0].cpu()
@@ -462,7 +462,7 @@ def status_word(epoch, flag, count):
 
 
 def counters(words):
-    """All but the epoch."""
+    """All words except the epoch."""
     return [int(words[i]) for i in range(STATUS) if i != EPOCH]
 
 
@@ -601,7 +601,7 @@ def check_orders():
 
 
 def check_status():
-    """Every tile leaves the count up to and with it, marked with the launch's epoch."""
+    """Every tile leaves the count up to and including it, marked with the launch's epoch."""
     with backend("triton"):
         ring = appended((3000,), 0, 4096)(moved)
         for epoch, n in enumerate((3000, 1500, 2900), 1):

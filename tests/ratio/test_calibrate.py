@@ -1,4 +1,4 @@
-"""Calibration, on normals of which the log ratio is known, and what is reported of it.
+"""Calibration and its report, on normals whose log ratio is known.
 
 p_model is N(0, 1) and p_data N(SHIFT, 1), so log r = SHIFT x - SHIFT^2 / 2.
 """
@@ -136,7 +136,7 @@ def ties(logits):
 
 
 def stairs(logits):
-    """Of 30 steps of equal samples ever more are real; the last are pooled one after the other."""
+    """30 steps of equal samples, ever more of them real; the last are pooled one by one."""
     steps, each = 30, 40
     shares = [(k, each - k) for k in range(1, steps + 1)]
     real = torch.cat([torch.full((k,), float(i)) for i, (k, _) in enumerate(shares)])
@@ -300,7 +300,7 @@ def test_the_report_looks_at_the_top_tenth_alone():
 
 
 def test_logits_far_below_all_real_ones_do_not_hide_the_others():
-    """As of a Cauchy beside a normal: Newton's method would not move with them."""
+    """Like those of a Cauchy against a normal, with which Newton's method would not move."""
     real, generated = drawn(4000, 4000, 3)
     far = generated.clone()
     far[:5] = -1e10
@@ -518,14 +518,18 @@ def test_nothing_of_the_users_changes():
         (
             made(link="hinge"),
             {"method": "temperature"},
-            "hinge critic's score is none; use 'platt'",
+            "got the score of a hinge critic; use 'platt'",
         ),
-        (made(link="wasserstein"), {"method": "beta"}, "wasserstein critic's score is none"),
+        (made(link="wasserstein"), {"method": "beta"}, "got the score of a wasserstein critic"),
         (made(), {"n": 0}, "n must be an integer >= 1, got 0"),
         (made(), {"seed": -1}, "seed must be an integer"),
-        (made(real=None), {}, r"real samples are needed here: build GAN\(\.\.\., real="),
-        (made(n=15), {}, "at least 10 are needed of real and of generated ones; raise n"),
-        (3, {}, r"gan must be a drs\.GAN, got 3; drs\.load makes one"),
+        (made(real=None), {}, r"real samples are needed, got none; build GAN\(\.\.\., real="),
+        (
+            made(n=15),
+            {},
+            "10 real and as many generated samples are needed in each part, got .; raise n",
+        ),
+        (3, {}, r"gan must be a drs\.GAN, got 3; use drs\.load"),
         (made(real=torch.zeros(50, 2)), {}, r"real samples must be like generated ones, \(1, 1\)"),
         (made(torch.sigmoid), {}, "look like probabilities, and its .*use link='probability'"),
     ],
@@ -572,7 +576,7 @@ def test_a_critic_with_the_sign_turned_round():
 
 @pytest.mark.parametrize("method", ["beta", "isotonic"])
 def test_a_blind_critic_is_not_taken_for_a_reversed_one(method):
-    """By chance in 16,000 seeds once; of these 20 none."""
+    """By chance once in 16,000 seeds; never in these 20."""
     for seed in range(20):
         real = torch.cat([Draws(100 + seed).normal(500, 1)] * 2, dim=1)
         gan = GAN(lambda z: z, lambda x: x[:, 1], 2, real=real, block=512)

@@ -1,4 +1,4 @@
-"""Critics by other losses on N(1, 1) against N(0, 1), where the best straight line is known."""
+"""Critics trained with other losses on N(1, 1) against N(0, 1), where the best line is known."""
 
 import math
 
@@ -26,7 +26,7 @@ def gan():
 
 
 def hinge_slope():
-    """Of a x - a / 2: with c = 1/a - 1/2 the derivative in a is 0 where phi(c) = Phi(c) / 2."""
+    """Slope a of a x - a / 2: with c = 1/a - 1/2, its derivative is 0 where phi(c) = Phi(c) / 2."""
     low, high = 0.0, 2.0
     while high - low > 1e-9:
         c = (low + high) / 2

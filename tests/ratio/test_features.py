@@ -27,7 +27,7 @@ SMALL = {
     "penalty": 0.05,
     "rate": 0.03,
 }
-BRIEFLY = pytest.mark.filterwarnings("ignore:too little was learnt")
+BRIEFLY = pytest.mark.filterwarnings("ignore:too little was learned")
 
 # A discrete model: of ten real and ten generated samples, so many are in state 0, 1, 2.
 REAL, GENERATED = (
@@ -343,14 +343,14 @@ def test_errors_say_what_to_do(settings, message):
 
 
 def test_too_little_learnt_is_said():
-    with pytest.warns(UserWarning, match=r"too little was learnt: .* take another rate than 1,"):
+    with pytest.warns(UserWarning, match=r"too little was learned: .* use another rate than 1,"):
         features.density_ratio(toy(), waves, **SMALL | {"rate": 1.0})
 
 
 def test_what_is_not_finite_is_an_error():
     fine, broken = torch.tensor([0.5, 1.5]), torch.tensor([0.5, math.nan])
     features.check(features.ulsif_loss, 0.0, fine + 1, fine, 1.0)
-    with pytest.raises(RuntimeError, match=r"diverged: .* is nan; take a smaller rate than 1"):
+    with pytest.raises(RuntimeError, match=r"diverged: .* is nan; use a smaller rate than 1"):
         features.check(features.ulsif_loss, 0.0, broken, fine, 1.0)
     with pytest.raises(RuntimeError, match="training diverged"):
         features.density_ratio(toy(), waves, **SMALL | {"rate": 1e30})

@@ -294,7 +294,7 @@ class Convolutional(nn.Module):
         (Convolutional(), {}, "no Linear layer .* parts end with 'pool'"),
         (Saturated(), {"features": "lost"}, "no part 'lost'; it has 'last'"),
         (Saturated(), {"features": 3}, "dotted name of a part of the discriminator, got 3"),
-        (Saturated(), {"features": "last", "whole": True}, "not both"),
+        (Saturated(), {"features": "last", "whole": True}, "got features and whole=True; give one"),
         (Saturated(), {"features": lambda x: x.mean()}, "a row for each of"),
         (Saturated(), {"features": lambda x: x / 0}, "NaN or infinite"),
         (Saturated(), {"samples": 20}, "samples must be an integer >= 50"),
@@ -349,14 +349,14 @@ def test_only_its_own_gans_have_a_report(trained):
     ],
     ids=["diverged", "whole, diverged", "features that say nothing"],
 )
-def test_too_little_learnt_is_said(settings):
+def test_too_little_learned_is_said(settings):
     gan = drs.GAN(
         lambda z: z,
         Draws(5).build(lambda: nn.Linear(1, 1)),
         1,
         real=lambda n: Draws(9, 2**55).normal(n, 1) + 0.3,
     )
-    with pytest.warns(UserWarning, match="too little was learnt: the held-out loss is") as seen:
+    with pytest.warns(UserWarning, match="too little was learned: the held-out loss is") as seen:
         kept = head.keep_train(gan, **SMALL | settings)
     assert seen[0].filename == __file__
     assert bool(kept.scores(torch.zeros(1, 1)).isfinite())
@@ -376,7 +376,7 @@ def test_training_whatever_the_caller_switched_off(mode, whole):
 
 def test_other_things_than_gans_are_refused():
     for thing in (3, "25gaussians", None, drs.GAN):
-        with pytest.raises(ValueError, match=r"gan must be a drs.GAN, got .*; drs.load makes one"):
+        with pytest.raises(ValueError, match=r"gan must be a drs.GAN, got .*; use drs.load"):
             head.keep_train(thing)
 
 
@@ -396,6 +396,6 @@ def test_a_critic_that_training_did_not_better_is_told_though_it_says_much():
     nn.init.constant_(critic.weight, 1.0)
     nn.init.constant_(critic.bias, -0.5)
     gan = drs.GAN(lambda z: z, critic, 1, real=lambda n: Draws(9, 2**55).normal(n, 1) + 1)
-    with pytest.warns(UserWarning, match="too little was learnt"):
+    with pytest.warns(UserWarning, match="too little was learned"):
         kept = head.keep_train(gan, **SMALL | {"rate": 1e20, "whole": True})
     assert head.report(kept).area_under_curve == pytest.approx(0.76, abs=0.06)

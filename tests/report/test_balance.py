@@ -1,4 +1,4 @@
-"""What a bound loses of each class or mode, as reports say it."""
+"""What a bound loses of each class or mode, as reports show it."""
 
 import math
 
@@ -33,7 +33,7 @@ def test_shares_and_losses():
     assert found.kept().tolist() == pytest.approx([1 / 3, 2 / 3, 0.0, 0.0])
     assert balance.words(found) == {
         "most lost of a mode": "100.00% of mode 3, which has 22.22% of the samples",
-        "share of a mode": "moves by 22.222% of the samples at most",
+        "share of a mode": "shifts by at most 22.222% of the samples",
     }
 
 
@@ -68,13 +68,13 @@ def test_the_report_of_modes(tmp_path, hurried, capsys):
     said = capsys.readouterr().out
     assert "most lost of a mode" in said
     assert "share of a mode" in said
-    assert "of it where none was" in said
+    assert "lost where none seen" in said
     assert "balance.png" in said
     assert (tmp_path / "run-report" / "balance.png").stat().st_size > 5000
 
 
 def test_classes_are_those_of_the_rows_that_were_looked_at(tmp_path, hurried):
-    """Of a bound that knows class 2 too low, class 2 is what is lost."""
+    """A bound that is too low for class 2 loses class 2."""
     gan = hill(3)
     samples = squeezed(gan, tmp_path / "run")
     state = dict(samples.state)
@@ -102,7 +102,7 @@ def test_why_there_is_no_balance(tmp_path, hurried):
 def test_a_report_says_why(tmp_path, hurried, capsys):
     squeezed(hill(), tmp_path / "run")
     assert cli.main(["report", str(tmp_path / "run")]) == 0
-    assert "balance: neither labels nor" in capsys.readouterr().out
+    assert "balance: there are no labels" in capsys.readouterr().out
 
 
 def test_a_stale_run_in_memory_keeps_what_it_has(monkeypatch, hurried):

@@ -60,7 +60,7 @@ def read(path: Path):
 
 
 def frame_is_white(pixels) -> bool:
-    """Nothing was cut off at the picture's edge."""
+    """Checks that nothing was cut off at the picture's edge."""
     return all(edge.min() == 1.0 for edge in (pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]))
 
 
@@ -216,7 +216,7 @@ def test_report_leaves_the_run_as_it_is(tmp_path):
 def test_report_refuses_to_write_into_the_run(tmp_path, inside):
     run = make(tmp_path / "run", 2, n=10)
     before = files(run)
-    with pytest.raises(ValueError, match="inside the run"):
+    with pytest.raises(ValueError, match="outside the run"):
         report.write(run, run / inside)
     assert files(run) == before
 
@@ -239,7 +239,7 @@ def test_shapes_that_are_drawn(tmp_path, shape):
 def test_shapes_that_are_not_drawn(tmp_path, shape):
     text, paths = report.write(make(tmp_path / "run", *shape, n=40))
     assert [path.name for path in paths] == ["scores.png", "logits.png"]
-    assert f"samples: x is {(40, *shape)}" in text
+    assert f"to draw, got {(40, *shape)}" in text
 
 
 @pytest.mark.parametrize(
@@ -329,7 +329,7 @@ def test_quantiles_of_long_runs_are_of_the_first_samples(tmp_path, monkeypatch):
     run = make(tmp_path / "run", 2, n=300)
     monkeypatch.setattr(report, "READ", 100)
     text, _ = report.write(run)
-    assert "of the first 100 samples" in text
+    assert "use the first 100 samples" in text
     assert f"{float(drs.open(run).logit[:100].max()):.3f}" in text
 
 
@@ -348,7 +348,7 @@ def test_the_classes_of_a_run(labels, said, tmp_path):
     drs.generate(gan(2, labels=labels), sampler, 300, out=tmp_path / "run")
     text = report.write(tmp_path / "run")[0]
     assert said in text
-    assert "all alike" in text
+    assert "all equal" in text
     drs.generate(gan(2, labels=labels), sampler, 30, out=tmp_path / "one", only=1)
     text = report.write(tmp_path / "one")[0]
     assert "0, 1, 0" in text

@@ -204,7 +204,7 @@ def test_chunks_without_an_accepted_row(tmp_path):
 
 def test_a_smaller_n_is_refused(tmp_path, direct):
     run = shutil.copytree(direct, tmp_path / "run")
-    with pytest.raises(store.Conflict, match="250 samples, 100 were asked for"):
+    with pytest.raises(store.Conflict, match="250 samples, got a request for 100"):
         drs.generate(toy(), DRS(), 100, seed=8, out=run, chunk_rows=256)
     assert files(run) == files(direct)
 
@@ -382,7 +382,7 @@ def test_what_is_saved(tmp_path, save, kept, make):
 
 @pytest.mark.parametrize("save", [("pixels",), "x,pixels", ("y",)])
 def test_what_cannot_be_saved(tmp_path, save):
-    with pytest.raises(ValueError, match="save takes x, z, logit"):
+    with pytest.raises(ValueError, match="save must be of x, z, logit"):
         drs.generate(toy(), DRS(), 5, out=tmp_path / "run", save=save)
     assert not (tmp_path / "run").exists()
 
@@ -538,10 +538,10 @@ def test_bad_logits_are_counted_in_the_manifest(tmp_path):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"gan": "25gaussians"}, "gan must be a drs.GAN, got str; drs.load"),
+        ({"gan": "25gaussians"}, "gan must be a drs.GAN, got str; use drs.load"),
         ({"gan": torch.nn.Linear(2, 1)}, "gan must be a drs.GAN, got Linear"),
-        ({"sampler": DRS}, r"instance such as drs\.samplers\.DRS\(\)"),
-        ({"sampler": "drs"}, r"instance such as drs\.samplers\.DRS\(\)"),
+        ({"sampler": DRS}, r"instance, such as drs\.samplers\.DRS\(\)"),
+        ({"sampler": "drs"}, r"instance, such as drs\.samplers\.DRS\(\)"),
         ({"n": -1}, "n must be an integer >= 0"),
         ({"n": 2.5}, "n must be"),
         ({"n": True}, "n must be"),

@@ -200,7 +200,7 @@ class Noisy(torch.nn.Module):
     ],
 )
 def test_what_cannot_be_captured_is_called(gan, reason):
-    with pytest.warns(UserWarning, match=f"(?s)do not run as a CUDA graph.*{reason}"):
+    with pytest.warns(UserWarning, match=f"(?s)cannot run as a CUDA graph.*{reason}"):
         batch = drs.generate(gan().on(DEVICE), DRS(burn_in=256), 5000, batch_size=256)
     assert int(batch.count) == 5000
     assert bool((batch.ids.diff() > 0).all())

@@ -113,7 +113,7 @@ def test_a_signal_ends_with_its_exit_code(tmp_path, undisturbed, number, code):
     assert process.returncode == code
     assert printed == ""
     assert said.startswith("drs-fast: ")
-    assert "the same command goes on" in said
+    assert "the same command resumes" in said
     assert "Traceback" not in said
     assert not [name for name in files(out) if name.endswith(".tmp")]
     assert 1 <= recorded(out) < 22  # the line that was just being synced is taken back

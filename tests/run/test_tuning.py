@@ -175,8 +175,8 @@ def test_an_fp32_manifest_has_no_flip_rate(tmp_path):
     [
         ({"precision": "fp16"}, r"precision must be one of \('fp32', 'bf16'\), got 'fp16'"),
         ({"precision": ""}, r"precision must be one of \('fp32', 'bf16'\), got ''"),
-        ({"tune": ("fast",)}, "tune takes channels_last, compile, got 'fast'"),
-        ({"tune": ("channels_last", "")}, "tune takes channels_last, compile, got ''"),
+        ({"tune": ("fast",)}, "tune must be from channels_last, compile, got 'fast'"),
+        ({"tune": ("channels_last", "")}, "tune must be from channels_last, compile, got ''"),
     ],
 )
 def test_unknown_names_are_answered_with_the_options(run, change, words):
@@ -341,7 +341,7 @@ FAILS = "tune=.'broken',. cannot be applied here: "
         (lambda gan: gan.changed(lambda f: lambda *given: 1 / 0), f"{FAILS}division by zero"),
         (
             lambda gan: gan.changed(lambda f: lambda *given: f(*given) * 1.5),
-            "may change logits by up to 0.05 of their standard deviation, and changes them by ",
+            "not change logits by more than 0.05 of their standard deviation, but changes them by ",
         ),
         (
             lambda gan: gan.changed(lambda f: lambda *given: f(*given) * torch.nan),
@@ -377,7 +377,7 @@ def test_a_variant_is_judged_by_the_finite_logits(monkeypatch):
     """Logits of -inf are allowed, and must not hide what happens to the others."""
     gan = drs.GAN(lambda z: z, lambda x: x[:, 0].where(x[:, 1] < 2.0, -torch.inf), 2, block=256)
     monkeypatch.setitem(tuning.VARIANTS, "shifted", shifted)
-    with pytest.raises(ValueError, match=r"and changes them by 0\.987"):
+    with pytest.raises(ValueError, match=r"but changes them by 0\.987"):
         tuning.applied(gan, ("shifted",))
     assert tuning.change(gan, gan.changed(lambda f: f)) == 0.0
 
@@ -506,7 +506,7 @@ def test_cuda_graph_reaches_the_lane(monkeypatch):
     ("flags", "words"),
     [
         (("--precision", "fp16"), "choose from"),
-        (("--tune", "fast"), "tune takes channels_last, compile, got 'fast'"),
+        (("--tune", "fast"), "tune must be from channels_last, compile, got 'fast'"),
     ],
 )
 def test_wrong_flags_exit_with_2(monkeypatch, tmp_path, capsys, flags, words):

@@ -236,7 +236,7 @@ class Mean(nn.Module):
         ("twice", "'twice' is called more than once"),
         ("pair", "'pair' must return a floating-point tensor .* got tuple"),
         ("whole", "'whole' must return a floating-point tensor .* int64"),
-        ("mean", r"'mean' must return a floating-point tensor with a row for .* got \(\)"),
+        ("mean", r"'mean' must return a floating-point tensor with one row for .* got \(\)"),
         ("no.such", "no part 'no.such'; it has 'twice', 'pair', 'whole', 'mean'"),
     ],
 )
@@ -314,7 +314,7 @@ def test_which_critics_it_takes(chain_length, takes):
     if takes:
         assert len(drs.generate(model, sampler, 5).x) == 5
     else:
-        with pytest.raises(ValueError, match="no density ratio"):
+        with pytest.raises(ValueError, match="needs a density ratio"):
             drs.generate(model, sampler, 5)
 
 

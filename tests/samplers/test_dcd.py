@@ -246,7 +246,7 @@ def test_what_is_needed_is_said():
 @pytest.mark.parametrize("rate", [1e3, 1e20])
 @pytest.mark.parametrize("loss", ["softplus", "hinge"])
 def test_training_that_diverges_is_an_error(rate, loss):
-    with pytest.raises(RuntimeError, match=r"training diverged: .* take a smaller rate than 1"):
+    with pytest.raises(RuntimeError, match=r"training diverged: .* use a smaller rate than 1"):
         contrastive(toy(), **{**QUICK, "rate": rate, "steps": 20, "loss": loss})
 
 

@@ -22,7 +22,7 @@ SETTINGS = [
 
 
 def ula_variance(size, n=None):
-    """After n steps from variance 1, or in the end."""
+    """Variance after n steps from variance 1, or in the limit."""
     if n is None:
         return VARIANCE / (1 - size / (4 * VARIANCE))
     variance = 1.0
@@ -354,13 +354,13 @@ def test_mala_that_accepts_nothing_warns(kind):
         sampler.init(gan(2), drs.Rng(0))
         return
     name = kind.upper()
-    with pytest.warns(UserWarning, match=rf"{name} accepts 0\.00% of its moves with step_size=400"):
+    with pytest.warns(UserWarning, match=rf"{name} accepts 0\.00% of its moves at step_size=400"):
         sampler.init(gan(2), drs.Rng(0))
     DDLS(kind=kind, steps=3, step_size=0.3, burn_in=200).init(gan(2), drs.Rng(0))
 
 
 def test_mala_whose_step_is_not_found_in_so_few_steps_warns():
     steep = drs.GAN(torch.clone, lambda x: -1e8 * x.square().sum(dim=1), 2)
-    with pytest.warns(UserWarning, match="give a smaller step_size, or none and more steps"):
+    with pytest.warns(UserWarning, match="use a smaller step_size, or more steps and no step_size"):
         DDLS(kind="mala", steps=3, burn_in=200).init(steep, drs.Rng(0))
     DDLS(kind="ula", steps=3, burn_in=200).init(steep, drs.Rng(0))

@@ -97,7 +97,7 @@ def test_a_step_is_found_at_the_temperature():
 @pytest.mark.parametrize("n", [3, 4, 9, 30])
 @pytest.mark.parametrize(("decay", "noise_decay"), [(0.3, 1.0), (1.0, 0.5), (0.5, 0.5)])
 def test_variance_when_steps_shrink(n, decay, noise_decay):
-    """From the fourth step on, and the seventh, and so on; not before."""
+    """From the fourth step on, then from the seventh, and so on."""
     sampler = DDLS("ula", n, 0.1, decay=decay, noise_decay=noise_decay, decay_every=3)
 
     def shrink(step):
@@ -135,7 +135,7 @@ def normals(model, n, step):
 
 
 def energy_gradient(model, z, weight=1.0):
-    """Of -log p0(z) - weight logit, as they write it."""
+    """Gradient of -log p0(z) - weight logit, as in their code."""
     _, _, slope = model.gradients(z.float())
     return z - weight * slope.double()
 

@@ -18,7 +18,7 @@ LANGEVIN = drs.ops.langevin
 
 
 def variance(n, step_size=0.1, noise=0.01):
-    """Of the KL flow after n steps from variance 1: nothing but the critic's slope and noise."""
+    """Variance of the KL flow after n steps from variance 1: only the critic's slope, and noise."""
     value = 1.0
     for _ in range(n):
         value = (1 - step_size * SLOPE) ** 2 * value + 2 * step_size * noise

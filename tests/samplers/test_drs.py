@@ -102,13 +102,15 @@ def test_percentiles_at_the_ends(percentile):
 
 @pytest.mark.parametrize("fields", [{"gamma": 0.0}, {"target_acceptance": 0.5}])
 def test_adapting_takes_a_percentile_only(fields):
-    with pytest.raises(ValueError, match="percentile only"):
+    with pytest.raises(ValueError, match="only a percentile"):
         DRS(adapt="batch", **fields)
 
 
 @pytest.mark.parametrize("fields", [{"gamma": 0.0}, {"target_acceptance": 0.5}])
 def test_interpolating_takes_a_percentile_only(fields):
-    with pytest.raises(ValueError, match="interpolation is of a percentile; give percentile only"):
+    with pytest.raises(
+        ValueError, match=r"interpolation needs a percentile, got .*; give only a percentile"
+    ):
         DRS(interpolation="linear", **fields)
 
 
@@ -365,7 +367,7 @@ def test_adapting_follows_the_papers_loop(percentile, gan, choice):
 
 
 def published(logit, percentile, log_m, eps=1e-6):
-    """np.percentile of F as equation 8 has it, in a form that loses no digits."""
+    """np.percentile of F from equation 8, in a form that loses no digits."""
     f = -torch.log(torch.expm1(log_m - logit.double()) - math.expm1(-eps))
     return np.percentile(f.numpy(), percentile)
 

@@ -223,7 +223,7 @@ def test_rows_may_be_cut_anywhere():
 
 @pytest.mark.parametrize("prior", ["uniform", "truncated normal", torch.tanh])
 def test_other_latents_are_refused(prior):
-    with pytest.raises(ValueError, match="FlEx2MCMC takes normal latents, got prior"):
+    with pytest.raises(ValueError, match="FlEx2MCMC needs normal latents, got prior"):
         FITTED.init(gan(2, prior=prior), drs.Rng(0))
 
 

@@ -72,7 +72,7 @@ CASES = [("normal", 1.0, 0.8), ("normal", 0.3, 0.8), ("logistic", 1.0, 4.0), ("w
 
 @pytest.mark.parametrize(("name", "heat", "size"), CASES)
 def test_chains_that_begin_in_the_target_stay_there(name, heat, size):
-    """With steps so large that a good part is refused."""
+    """With steps so large that many are rejected."""
     known = Known(name, heat)
     assert known.p_value(known.start()) > CHANCE
     z, share = known.moved(size)

@@ -218,7 +218,7 @@ def test_chains_of_invalid_proposals_only():
 
 
 def test_moves_are_counted():
-    """Of two candidates with equal weights each is as likely to win."""
+    """Two candidates with equal weights are equally likely to win."""
     gan = drs.GAN(lambda z: z, lambda x: 0.0 * x[:, 0], 1, link=lambda logit: logit)
     stats = drs.generate(gan, ISIR(2, 10, burn_in=50), 4000, batch_size=256).stats
     steps = int(stats["calls"]) // 11 * 10

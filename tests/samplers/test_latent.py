@@ -235,8 +235,12 @@ def test_samples_without_a_valid_logit_are_left_out_and_counted(bad):
         (lambda z: z, ValueError, "critic.*one floating-point number per sample"),
         (lambda z, y: z[:, 0], ValueError, "critic.*failed"),
         (None, ValueError, "needs a critic"),
-        ("no_such_module:f", ValueError, "no critic 'no_such_module:f'"),
-        ("benchmarks.common.oracle:f", ValueError, "no critic 'benchmarks.common.oracle:f'"),
+        ("no_such_module:f", ValueError, "critic 'no_such_module:f' cannot be loaded"),
+        (
+            "benchmarks.common.oracle:f",
+            ValueError,
+            "critic 'benchmarks.common.oracle:f' cannot be loaded",
+        ),
     ],
 )
 def test_unusable_critics_are_explained(function, error, words):
@@ -281,10 +285,13 @@ def test_the_burn_in_weights_are_kept():
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("weight = ) (", "no critic 'spoiled:weight': SyntaxError"),
-        ("import nothing_like_this", "no critic 'spoiled:weight': ModuleNotFoundError"),
-        ("raise KeyError('ema')", "no critic 'spoiled:weight': KeyError: 'ema'"),
-        ("weight = 3", "no critic 'spoiled:weight': it is no function but 3"),
+        ("weight = ) (", "critic 'spoiled:weight' cannot be loaded: SyntaxError"),
+        (
+            "import nothing_like_this",
+            "critic 'spoiled:weight' cannot be loaded: ModuleNotFoundError",
+        ),
+        ("raise KeyError('ema')", "critic 'spoiled:weight' cannot be loaded: KeyError: 'ema'"),
+        ("weight = 3", "critic 'spoiled:weight' must be a function, got 3"),
     ],
 )
 def test_whatever_a_critics_module_does_names_the_critic(text, words, tmp_path, monkeypatch):
@@ -300,12 +307,12 @@ def test_starvation_speaks_of_log_weights_and_the_cap():
         drs.generate(plain(), Latent(critic, cap=500.0), 3, patience=5000)
     text = str(error.value)
     assert "log weights of 10,000 proposals" in text
-    assert "cap = 500. Remedies:\n  1. give a lower cap" in text
+    assert "cap = 500. Remedies:\n  1. set a lower cap" in text
     assert not any(word in text for word in ("gamma", "log_m"))
 
 
 def test_a_state_that_is_not_taken_for_one_of_logits():
-    """The report reads what is called logits, log_m and gamma as a discriminator's."""
+    """The report takes what is named logits, log_m and gamma for a discriminator's."""
     state = Latent(critic, burn_in=300).init(plain(), Rng(0))
     assert state._fields == ("cap", "acceptance", "log_weights", "proposed")
     assert float(state.cap) == float(state.log_weights.max())

@@ -282,7 +282,7 @@ def test_starts_come_in_a_random_order(monkeypatch):
 
 
 def test_unmoved_chains_give_different_real_samples():
-    """The audit's construction, with shorter chains; 0.482 of them stay."""
+    """The same construction with shorter chains; 0.482 of them stay."""
     gan, n = lognormal(3.0, starts=4096), 4096
     batch = drs.generate(gan, MH(chain_length=100), n)
     own = batch.x[batch.ids < 0]
@@ -693,7 +693,7 @@ def test_starving_gives_no_advice_about_what_it_lacks():
 def test_real_samples_among_those_given_are_said(tmp_path):
     for out in (None, tmp_path):
         with pytest.warns(
-            UserWarning, match=r"of \d+ chains never moved, and gave the real samples"
+            UserWarning, match=r"of \d+ chains never moved, and returned the real samples"
         ):
             drs.generate(lognormal(3.0), MH(chain_length=10), 300, out=out)
     for quiet in (MH(chain_length=10, unmoved="restart"), MH(chain_length=10, start="first")):

@@ -150,7 +150,7 @@ def test_order_that_betrays_something_would_be_noticed(monkeypatch):
 
 
 def test_copies_are_no_neighbours():
-    """Of two draws next to each other as many are equal as of two that are far apart."""
+    """Neighbouring draws are equal as often as draws far apart."""
     batch = drs.generate(lognormal(2.0), SIR(pool=160, size=16, burn_in=500), 64_000)
     ids = batch.ids.view(-1, 16)
     near = (ids[:, 0::2] == ids[:, 1::2]).double().mean(dim=1)
@@ -160,7 +160,7 @@ def test_copies_are_no_neighbours():
 
 
 def test_small_pools_stay_near_the_generator():
-    """Of 2 proposals one: the law is not the data, and says so."""
+    """One of 2 proposals: the law is not the data, and says so."""
     with pytest.warns(UserWarning, match="a pool of 2 proposals is worth"):
         batch = drs.generate(lognormal(2.0), SIR(pool=2, size=1, burn_in=5000), 20_000)
     mean = float(batch.logit.double().mean())
@@ -176,7 +176,7 @@ def test_laws_are_said_plainly():
 
 
 def test_the_whole_pool_without_replacement_is_the_generator():
-    """Half of it lies in between: total variation of x against N(1, 1) grows with the size."""
+    """The law is in between: total variation of x from N(1, 1) grows with the size."""
     distances = []
     for size in (16, 320, 640):
         with warnings.catch_warnings():
@@ -340,7 +340,7 @@ def test_each_class_has_its_own_share():
 
 
 def test_many_classes_have_their_own_share_too():
-    """Of 100 rows of each, which 10,000 would leave, some share would be far from 0.37."""
+    """With 100 rows per class, as 10,000 would leave, some share would be far from 0.37."""
     gan = drs.GAN(lambda z, y: z, lambda x, y: x[:, 0] - 0.5, 1, labels=100)
     state = SIR().init(gan, Rng(0))
     assert len(state.logits) == 100_000

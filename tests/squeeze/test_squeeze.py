@@ -372,7 +372,7 @@ def test_a_stale_bound_stops_the_run(hurried, tmp_path, monkeypatch):
     gan, squeezed = hill(), drs.Squeeze(EXACT, tolerance=0.01)
     state = forced(gan, EXACT, cascade=False, margin=-1.0)
     monkeypatch.setattr(type(squeezed), "init", lambda self, gan, rng: state)
-    with pytest.raises(drs.Stale, match=r"loses .* more than tolerance=0.01; begin another run"):
+    with pytest.raises(drs.Stale, match=r"loses .* more than tolerance=0.01; start another run"):
         drs.generate(gan, squeezed, 100_000, out=tmp_path / "run", chunk_rows=2**12)
 
 
@@ -642,7 +642,7 @@ def test_what_hides_is_within_the_interval_of_a_run(hurried, tmp_path):
     assert f"to {high:.3%})" in squeezed.note(state, sums)
     words = report.words(run, run.state, "not asked for")
     assert f"to {high:.3%}), 95 % interval" in words
-    said = words.split("where none was")[1].split("at most ")[1].split("%")[0]
+    said = words.split("where none seen")[1].split("at most ")[1].split("%")[0]
     assert 100 * hidden < float(said) < 100 * high
 
 
@@ -689,7 +689,7 @@ LEAST_CHANCE = 0.004
 
 
 def simulated(shortfall, runs, rows, first):
-    """Of runs of so many rows, (runs, rows): accepted, passed, seen, and which rows are seen."""
+    """Simulated runs (runs, rows): accepted, passed, seen, and which rows are seen."""
     rng, n = Rng(5, first * 2**40), runs * rows
     u, errors, chance = (ops.uniform(rng, n, stream=stream) for stream in range(3))
     accepted = (1.0 - u) ** 4  # 0.2 on average

@@ -151,7 +151,7 @@ def test_no_byte_depends_on_the_clock(worth, small, monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("least", [-math.inf, math.inf])
 def test_a_damaged_state_is_made_again(least, small, monkeypatch, tmp_path):
-    """Of a bound that is used and of one that is not, and after the run has grown."""
+    """With a bound that is used, with one that is not, and after the run has grown."""
     monkeypatch.setattr(search, "LEAST_WORK", least)
     monkeypatch.setattr(search, "WORTH", math.inf)
     out = tmp_path / "run"

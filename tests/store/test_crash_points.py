@@ -154,7 +154,7 @@ def chosen(found, count):
 
 def unsound(out):
     """What a reader finds wrong beside that which an interruption leaves behind."""
-    known = "left of an interruption", "shards.jsonl line"
+    known = "left behind by an interruption", "shards.jsonl line"
     if not (out / "manifest.json").exists():
         return []
     store.open_run(out)

@@ -134,7 +134,7 @@ def test_unknown_keys_survive(run):
 
 def test_a_wrong_type_is_corrupt_wherever_it_is_read(run):
     change(run, seed="7")
-    message = r'manifest.json: seed must be an integer in \[0, 2\^64\), got "7"; bring back a copy'
+    message = r'manifest.json: seed must be an integer in \[0, 2\^64\), got "7"; restore a copy'
     for use in (drs.open, store.repair, go_on):
         with pytest.raises(store.Corrupt, match=message):
             use(run)
@@ -161,11 +161,11 @@ def put(run, *new):
         ({"last_row": -2}, "last_row must be an integer in [-1, 2^63), got -2"),
         ({"sha256": "0"}, 'sha256 must be 64 hexadecimal digits, got "0"'),
         ({"moves": 1.5}, "moves must be an integer >= 0, got 1.5"),
-        ({"rows": 257}, "257 rows of a chunk of 256"),
-        ({"rows": 255}, "255 rows of a chunk of 256"),
+        ({"rows": 257}, "257 rows in a chunk of 256"),
+        ({"rows": 255}, "255 rows in a chunk of 256"),
         ({"last_row": 256}, "names 256 as the last row"),
         ({"last_row": -1}, "names -1 as the last row"),
-        ({"count": 257}, "257 samples of 256 rows"),
+        ({"count": 257}, "257 samples from 256 rows"),
     ],
 )
 def test_records_are_possible(run, changes, message):
@@ -174,7 +174,7 @@ def test_records_are_possible(run, changes, message):
     put(run, sealed({**unsealed(first), **changes}), *others)
     assert "line 1 " in store.verify(run)[0]
     assert message in store.verify(run)[0]
-    with pytest.raises(store.Corrupt, match="0 are there"):
+    with pytest.raises(store.Corrupt, match="must hold 250 samples, got 0;"):
         drs.open(run)
     go_on(run)
     assert files(run) == want
@@ -211,7 +211,7 @@ def test_two_lines_for_a_chunk(run):
     for order in ((*all_lines, other), (other, *all_lines)):
         put(run, *order)
         assert "names chunk 1 a second time" in store.verify(run)[0]
-        with pytest.raises(store.Corrupt, match="should hold 250 samples"):
+        with pytest.raises(store.Corrupt, match="must hold 250 samples"):
             drs.open(run)
         store.repair(run)
         go_on(run)
@@ -220,7 +220,7 @@ def test_two_lines_for_a_chunk(run):
 
 def test_totals_that_the_records_do_not_add_up_to(run):
     change(run, proposals=3)
-    message = r"manifest.json and shards.jsonl differ: proposals should be \d+, got 3; bring back"
+    message = r"manifest.json and shards.jsonl differ: proposals must be \d+, got 3; restore"
     for use in (store.repair, go_on):
         with pytest.raises(store.Corrupt, match=message):
             use(run)
@@ -261,7 +261,9 @@ def test_shards_that_differ_are_not_cast(run, kind, chunk):
             store.Corrupt, match=r"chunk-0000000\d.* holds rows of .*the first shard"
         ):
             _ = drs.open(run).x[torch.arange(250)]
-    assert any("and others hold other ones" in problem for problem in store.verify(run))
+    assert any(
+        "while other shards hold rows of another kind" in problem for problem in store.verify(run)
+    )
     store.repair(run)
     go_on(run)
     assert files(run) == want
@@ -314,7 +316,7 @@ def test_what_is_no_file_is_corrupt_and_never_waited_for(run, name, instead):
         return samples.x[:], samples.state
 
     for use in (read, lambda: go_on(run), lambda: store.repair(run)):
-        with pytest.raises(store.Corrupt, match=f"{name} is (missing, or is )?not a file"):
+        with pytest.raises(store.Corrupt, match=f"{name} is (missing or )?not a file"):
             use()
     assert store.verify(run) == [f"{run / name} is not a file; move it away"]
     assert not store.mendable(run)
@@ -397,8 +399,8 @@ def test_a_state_that_is_none_of_the_sampler(run, changed, message):
 @pytest.mark.parametrize(
     ("changed", "facts", "message"),
     [
-        (lambda t: {**t, "log_m": t["log_m"].view(torch.int64)}, {}, "log_m should be"),
-        (lambda t: {**t, "gamma": t["gamma"] + 1.0}, {}, "gamma should be"),
+        (lambda t: {**t, "log_m": t["log_m"].view(torch.int64)}, {}, "log_m must be"),
+        (lambda t: {**t, "gamma": t["gamma"] + 1.0}, {}, "gamma must be"),
         (lambda t: t, {"group": 0}, r"group must be an integer in \[1, 2\^63\), got 0"),
     ],
 )
@@ -451,7 +453,9 @@ def test_repair_is_advised_where_it_helps(run, capsys):
     want = files(run)
     (run / "chunk-00000001.safetensors").unlink()
     assert cli.main(["verify", str(run)]) == 6
-    assert "problems; `verify --repair`, then the same generate command" in capsys.readouterr().err
+    assert (
+        "problems; run `verify --repair`, then the same generate command" in capsys.readouterr().err
+    )
     assert cli.main(["verify", str(run), "--repair"]) == 0
     go_on(run)
     assert files(run) == want
@@ -460,10 +464,10 @@ def test_repair_is_advised_where_it_helps(run, capsys):
 @pytest.mark.parametrize(
     ("mutate", "helps"),
     [
-        (lambda run: change(run, seed=-1), "bring back a copy, or start anew"),
-        (lambda run: change(run, law="x"), "bring back a copy, or start anew"),
-        (lambda run: (run / "manifest.json").write_bytes(b'{"crc32":'), "bring back a copy"),
-        (lambda run: (run / "manifest.json").write_bytes(b"{}"), "bring back a copy"),
+        (lambda run: change(run, seed=-1), "restore a copy, or start over"),
+        (lambda run: change(run, law="x"), "restore a copy, or start over"),
+        (lambda run: (run / "manifest.json").write_bytes(b'{"crc32":'), "restore a copy"),
+        (lambda run: (run / "manifest.json").write_bytes(b"{}"), "restore a copy"),
         (lambda run: os.mkdir(run / "chunk-00000009.safetensors"), "move it away"),
     ],
 )
@@ -472,7 +476,7 @@ def test_repair_is_not_advised_where_it_cannot_help(run, capsys, mutate, helps):
     before = files(run / ".") if not (run / "chunk-00000009.safetensors").exists() else None
     assert cli.main(["verify", str(run)]) == 6
     said = capsys.readouterr()
-    assert "`verify --repair` cannot mend that" in said.err
+    assert "`verify --repair` cannot fix this" in said.err
     assert helps in said.out
     assert cli.main(["verify", str(run), "--repair"]) in (6, 7)
     assert before is None or files(run) == before

@@ -60,7 +60,7 @@ def files(directory):
 
 
 def read(directory):
-    """All of a run; NaN is where it was."""
+    """All data of a run, with NaN where it was."""
     samples = drs.open(directory)
     columns = {name: samples.column(name)[:].numpy().tobytes() for name in samples.columns}
     _ = samples.state if "state_sha256" in samples.manifest else None
@@ -270,7 +270,7 @@ def explained(error):
 
 
 def outcome(call, *given):
-    """What it returns, or the error."""
+    """The return value, or the error."""
     try:
         return call(*given)
     except Exception as error:
@@ -335,7 +335,7 @@ POSSIBLE = re.compile(
 
 
 def check(makes, kind, unfinished, tmp_path, chosen=None):
-    """Judges the mutations of a run, all or as many as are chosen; returns how they end."""
+    """Judges all or some mutations of a run; returns how they end."""
     run, want, samples = makes(kind, unfinished)
     every = list(mutations(run))
     if chosen is not None:

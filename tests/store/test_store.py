@@ -42,7 +42,7 @@ def chunk_of(chunk, columns=("ids", "logit", "x")):
 
 
 def write(path, n, *, columns=("ids", "logit", "x"), spec=SPEC, chunks=None):
-    """What the engine does. chunks collects the chunks that were computed."""
+    """Does what the engine does; chunks collects the chunks that were computed."""
     with store.Writer.open(path, spec, n, bytes_per_sample=20) as writer:
         if writer.complete:
             return
@@ -76,7 +76,7 @@ def expected(n, name="ids"):
 
 @pytest.fixture(autouse=True)
 def fast_disk(monkeypatch):
-    """The order of fsyncs is tested, their effect cannot be."""
+    """Only the order of fsyncs can be tested, not their effect."""
     monkeypatch.setattr(os, "fsync", lambda file: None)
 
 
@@ -326,7 +326,7 @@ def test_another_state_for_the_same_shards_is_refused(tmp_path):
 
 def test_finish_refuses_a_run_with_missing_rows(tmp_path):
     start(tmp_path / "out", (0, 2))
-    message = "1 chunks are missing, the first is chunk 1; 250 samples should be there"
+    message = "1 chunks are missing, the first is chunk 1; the shards must hold 250 samples"
     with (
         store.Writer.open(tmp_path / "out", SPEC, 250) as writer,
         pytest.raises(store.Corrupt, match=message),
@@ -347,7 +347,7 @@ def test_append_refuses(tmp_path, chunk, tensors):
     start(tmp_path / "out", (0,))
     with (
         store.Writer.open(tmp_path / "out", SPEC, 250) as writer,
-        pytest.raises(ValueError, match="was expected"),
+        pytest.raises(ValueError, match="expected a new chunk"),
     ):
         writer.append(chunk, tensors, cut=False, counters=tried(CHUNK_ROWS))
 
@@ -454,7 +454,9 @@ def test_killed_at_every_step_it_ends_in_the_same_bytes(tmp_path, first):
         if (path / "manifest.json").exists():
             samples = store.open_run(path)
             assert torch.equal(samples.x[:], expected(len(samples), "x")), step
-            assert all("left of an interruption" in p or "line" in p for p in store.verify(path))
+            assert all(
+                "left behind by an interruption" in p or "line" in p for p in store.verify(path)
+            )
         write(path, 250)
         assert contents(path) == want, step
         assert store.verify(path) == []
@@ -548,7 +550,7 @@ def test_another_spec_names_each_difference(tmp_path):
 
 def test_a_smaller_n(tmp_path):
     write(tmp_path / "out", 100)
-    with pytest.raises(store.Conflict, match="100 samples, 99 were asked for"):
+    with pytest.raises(store.Conflict, match="100 samples, got a request for 99"):
         write(tmp_path / "out", 99)
 
 
@@ -602,7 +604,9 @@ def test_space_is_checked_first(tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)._replace(free=2**20 + 1999)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
     write(tmp_path / "out", 99)
-    with pytest.raises(OSError, match=r"100 samples need 1,050,576 bytes, 1,050,575 are free") as e:
+    with pytest.raises(
+        OSError, match=r"100 samples need 1,050,576 bytes, but 1,050,575 are free"
+    ) as e:
         store.Writer.open(tmp_path / "new", SPEC, 100, bytes_per_sample=20)
     assert e.value.errno == errno.ENOSPC
     assert str(tmp_path / "new") in str(e.value)
@@ -720,14 +724,14 @@ def test_lost_records_are_found(damaged):
     for kept in (lines[:-1], lines[1:], lines[:2] + lines[3:], [*lines, lines[0]], []):
         (damaged / "shards.jsonl").write_bytes(b"".join(kept))
         assert store.verify(damaged)
-    with pytest.raises(store.Corrupt, match="should hold 250 samples, 0 are there"):
+    with pytest.raises(store.Corrupt, match="must hold 250 samples, got 0"):
         store.open_run(damaged)
 
 
 def test_what_is_left_over_is_found(damaged):
     for name in ("chunk-00000099.safetensors", "manifest.json.tmp"):
         (damaged / name).write_bytes(b"")
-        assert store.verify(damaged) == [f"{damaged / name} is left of an interruption"]
+        assert store.verify(damaged) == [f"{damaged / name} was left behind by an interruption"]
         (damaged / name).unlink()
 
 
@@ -743,12 +747,12 @@ def test_wrong_contents_with_right_checksums_are_found(tmp_path):
         return store.verify(path)
 
     assert problems([0, 1], [64]) == []
-    assert "increase from 2" in problems([0, 1], [1, 65])[0]
-    assert "increase from 0" in problems([1, 0], [65])[0]
+    assert "increase, starting at 2" in problems([0, 1], [1, 65])[0]
+    assert "increase, starting at 0" in problems([1, 0], [65])[0]
     assert "int64" in problems([0, 1, 2], dtype=torch.int32)[0]
     assert problems([3, ~0], [64], group=4) == problems([0, 3], [67, 66], group=4) == []
-    assert "increase from 4" in problems([1, 5], [3, 65], group=4)[0]
-    assert "increase from 0" in problems([5, 0, 1], group=4)[0]
+    assert "increase, starting at 4" in problems([1, 5], [3, 65], group=4)[0]
+    assert "increase, starting at 0" in problems([5, 0, 1], group=4)[0]
 
 
 @pytest.mark.parametrize(("key", "value"), [("count", 3), ("count", -1), ("cut", "no")])
@@ -948,7 +952,7 @@ def test_an_open_reader_outlives_an_extension(tmp_path):
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="counts threads as Linux does")
 def test_a_shard_is_made_without_more_openmp_threads():
-    """Two teams of them on the same cores put each other to sleep, at every operation of a step."""
+    """Two teams of threads on the same cores put each other to sleep at every operation."""
     large = {"ids": torch.arange(2**20), "z": torch.zeros(2**20, 2)}
 
     def threads_after(work):

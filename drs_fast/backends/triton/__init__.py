@@ -1,4 +1,4 @@
-"""The ops as Triton kernels: a launch each where blocks may wait, and the host waits for none."""
+"""The ops as Triton kernels: one launch each if blocks may wait; the host never waits."""
 
 import functools
 import importlib
@@ -16,9 +16,9 @@ from drs_fast.core import Rng
 from drs_fast.core.compacted import COUNT_MASK, HEADER, TILE, Compacted, Ring
 
 CHUNK = 4096  # words of up to 4 bytes that a block of threads copies at a time
-GROUPS = 256  # that a block of threads serves, a thread each
-DRAWS = 8  # blocks of four normals of a row that it makes at a time
-# A fused a * b + c has other bits; fewer registers would make some kernels spill.
+GROUPS = 256  # groups that a block of threads serves, one per thread
+DRAWS = 8  # blocks of four normals that are made for a row at a time
+# A fused a * b + c has other bits; with fewer registers some kernels would spill.
 OPTIONS = {"num_warps": 8, "enable_fp_fusion": False}
 if torch.version.hip is None:
     OPTIONS["maxnreg"] = 128
@@ -40,9 +40,9 @@ def refuses(device: torch.device) -> str | None:
     if version < OLDEST:
         return f"needs Triton 3.6 or later, found {triton.__version__}; update PyTorch to 2.11"
     if device.type == "cpu" and not triton.knobs.runtime.interpret:
-        return "needs CUDA tensors; the CPU runs it for tests alone, under TRITON_INTERPRET=1"
+        return "needs CUDA tensors; on a CPU it only runs in tests, under TRITON_INTERPRET=1"
     if device.type == "cuda" and not torch.cuda.is_available():
-        return "PyTorch finds no GPU; install its CUDA build, and the driver"
+        return "PyTorch finds no GPU; install its CUDA build and the driver"
     return None
 
 
@@ -236,7 +236,7 @@ def _compact(
             count.zero_()
         return
     if single_pass is None:
-        # Elsewhere no block may wait for another: nothing promises that both run.
+        # On other GPUs no block may wait for another: nothing promises that both run.
         single_pass = n <= SINGLE_PASS_ROWS and torch.version.hip is None
     status_words = -(-room // TILE)
     indices = workspace[HEADER + 2 * (status_words + 1) :].view(torch.int32)
@@ -290,7 +290,7 @@ def _kernel(name: str) -> Any:
 
 
 def _as_words(rows: tuple[Tensor, ...], targets: tuple[Tensor, ...]) -> tuple[Any, Any, Any]:
-    """The same memory as words of up to 4 bytes, and (words a row, words between rows, columns)."""
+    """The same memory as words of up to 4 bytes; (words per row, words between rows, columns)."""
     found = []
     for source, target in zip(rows, targets, strict=True):
         size = source.element_size()
@@ -323,7 +323,7 @@ def _tensors(*values: Number) -> list[Tensor | None]:
 
 
 def _bits(*values: Number) -> list[int]:
-    """The numbers as integers, for Triton makes float32 of a float."""
+    """The numbers as integers, because Triton turns a float into float32."""
     numbers = [value if isinstance(value, float) else 0.0 for value in values]
     return list(struct.unpack(f"{len(numbers)}q", struct.pack(f"{len(numbers)}d", *numbers)))
 

@@ -7,7 +7,7 @@ from drs_fast import core
 from drs_fast.backends import arithmetic
 
 LATENT, ACCEPT = tl.constexpr(core.LATENT), tl.constexpr(core.ACCEPT)
-# Kernel arguments of which no value deserves machine code of its own.
+# Kernel arguments for whose values no special machine code should be made.
 NUMBERS = [
     "log_m_bits", "gamma_bits", "s_bits", "seed", "row", "n", "stream", "draw", "capacity", "slots",
     "status_words", "candidates", "size",
@@ -60,7 +60,7 @@ def horner(coefficients: tl.constexpr, terms: tl.constexpr, x):
 
 @triton.jit
 def interleave(w0, w1, w2, w3):
-    """(rows, draws) x 4 -> (rows, 4 draws): element 4 i + j is element i of the j-th."""
+    """(rows, draws) x 4 -> (rows, 4 draws): element 4 i + j is element i of the j-th tensor."""
     pairs = tl.join(tl.join(w0, w2), tl.join(w1, w3))
     return tl.reshape(pairs, (w0.shape[0], 4 * w0.shape[1]))
 
@@ -132,7 +132,7 @@ def terms(logit, log_m, gamma, s):
 
 @triton.jit
 def parameter(tensor, bits, index, inside, FORM: tl.constexpr):
-    """float64: a number of which the bits are given, a tensor's one value, or its value a row."""
+    """float64: a number given as bits, the single value of a tensor, or its value for a row."""
     if FORM == "number":
         value = bits.to(tl.int64).to(tl.float64, bitcast=True)
     elif FORM == "tensor":

@@ -1,4 +1,4 @@
-"""Accept and compact in one launch (decoupled look-back), or in two without spinning.
+"""Accept and compact in one launch (decoupled look-back), or in two launches without spinning.
 
 Source: Merrill and Garland, Single-pass parallel prefix scan with decoupled look-back (2016).
 """
@@ -46,7 +46,7 @@ def _decide_tile(
     logit, ids, log_m, gamma, log_m_bits, gamma_bits, s_bits, workspace, seed, row, n, tile,
     HAS_IDS: tl.constexpr, LOG_M: tl.constexpr, GAMMA: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Which rows of the tile are accepted; invalid and above are added to the workspace."""
+    """Which rows of the tile are accepted; adds invalid and above to the workspace."""
     index = tile * BLOCK + tl.arange(0, BLOCK)
     inside = index < n
     value = tl.load(logit + index, mask=inside, other=float("-inf")).to(tl.float64)
@@ -56,7 +56,7 @@ def _decide_tile(
     keep = decide(value, bits, top, shift, parameter(None, s_bits, index, inside, "number"))
     invalid = inside & ~(value < float("inf"))
     above = (value > top) & (value < float("inf"))
-    # One sum for both, of at most 1,024 each.
+    # One sum for both, as each is at most 1,024.
     odd = tl.sum((invalid.to(tl.int32) << 16) + above.to(tl.int32))
     if odd > 0:
         tl.atomic_add(workspace + INVALID, (odd >> 16).to(tl.int64), sem="relaxed")
@@ -66,7 +66,7 @@ def _decide_tile(
 
 @triton.jit
 def _store_indices(indices, keep, BLOCK: tl.constexpr):
-    """The tile's accepted rows, in order, to the front of its indices; their number."""
+    """Writes the tile's accepted rows, in order, to the front of its indices; their number."""
     kept = keep.to(tl.int32)
     place = tl.cumsum(kept) - kept
     tl.store(indices + place, tl.arange(0, BLOCK), mask=keep)
@@ -80,7 +80,7 @@ def _copy_tile(
     HAS_IDS: tl.constexpr, LAYOUT: tl.constexpr, D: tl.constexpr, BLOCK: tl.constexpr,
     CHUNK: tl.constexpr, LATENTS: tl.constexpr,
 ):  # fmt: skip
-    """Rows first + indices[0:count] to the slots from start on; slots is a mask of their number."""
+    """Copies rows first + indices[0:count] to the slots from start on; slots is a bit mask."""
     k = tl.arange(0, BLOCK)
     within = k < count
     index = first + tl.load(indices + k, mask=within, other=0)
@@ -145,14 +145,14 @@ def _status(epoch, flag, count):
 
 @triton.jit
 def _look_back(status, tile, epoch):
-    """How many rows the tiles before this one accepted; 32 tiles at a time."""
+    """How many rows earlier tiles accepted; looks at 32 tiles at a time."""
     lanes = tl.arange(0, LANES)
     nearest = tile - 1
     before = tile * 0
     while nearest >= 0:
         at = nearest - lanes
         exists = at >= 0
-        # Adding 0 is an atomic load. Relaxed is enough: a word carries all that it announces.
+        # Adding 0 is an atomic load. Relaxed is enough, because a word carries all its information.
         word = tl.atomic_add(status + at, lanes.to(tl.int64) * 0, mask=exists, sem="relaxed")
         fresh = (word >> EPOCH_SHIFT) == epoch
         flag = tl.where(fresh, (word >> FLAG_SHIFT) & 3, 0)
@@ -171,7 +171,7 @@ def _look_back(status, tile, epoch):
 
 @triton.jit
 def _finish(out, state, workspace, n, limit, RING: tl.constexpr):
-    """By the last block: totals to where they belong, and a workspace ready for the next launch."""
+    """In the last block: writes totals to their places, and readies the workspace for the next."""
     total = tl.atomic_xchg(workspace + TOTAL, 0, sem="relaxed")
     invalid = tl.atomic_xchg(workspace + INVALID, 0, sem="relaxed")
     above = tl.atomic_xchg(workspace + ABOVE, 0, sem="relaxed")
@@ -200,7 +200,7 @@ def single_pass(
     LAYOUT: tl.constexpr, D: tl.constexpr, LATENTS: tl.constexpr,
     BLOCK: tl.constexpr, CHUNK: tl.constexpr,
 ):  # fmt: skip
-    """One launch. Tiles are taken by ticket, so that a tile waits only for tiles that run."""
+    """One launch. Tiles are taken by ticket, so that a tile waits only for running tiles."""
     tile = tl.atomic_add(workspace + TICKET, 1, sem="relaxed")
     tiles = tl.num_programs(0).to(tl.int64)
     if RING:
@@ -212,7 +212,7 @@ def single_pass(
         HAS_IDS, LOG_M, GAMMA, BLOCK,
     )  # fmt: skip
     count = _store_indices(indices, keep, BLOCK).to(tl.int64)
-    # Not before they are needed: the decision takes all registers.
+    # Not earlier than needed, because the decision takes all registers.
     epoch = tl.load(workspace + EPOCH)
     start, limit = tile * 0, capacity
     if RING:
@@ -225,7 +225,7 @@ def single_pass(
         tl.atomic_xchg(status + tile, _status(epoch, INCLUSIVE, before + count), sem="relaxed")
     if tile == tiles - 1:
         tl.atomic_xchg(workspace + TOTAL, before + count, sem="relaxed")
-    # The block sees its indices from here on, and the last block everything before it.
+    # After this the block sees its indices, and the last block everything before it.
     tl.debug_barrier()
     if tl.atomic_add(workspace + DONE, 1, sem="acq_rel") == tiles - 1:
         _finish(counts, state, workspace, n, limit, RING)
@@ -280,7 +280,7 @@ def decide_tiles(
 
 @triton.jit
 def _add_up(starts, base, tiles, BLOCK: tl.constexpr):
-    """The tiles' counts become the slots where they start, with the end last; sum of the counts."""
+    """Turns the tiles' counts into the slots where they start, and the end; returns the sum."""
     total = tiles * 0
     done = tiles * 0
     while done < tiles:

@@ -1,4 +1,4 @@
-"""The decision, its probability, and the largest logit: one row a lane."""
+"""The decision, its probability, and the largest logit: one row per lane."""
 
 import triton
 import triton.language as tl
@@ -51,7 +51,7 @@ def probability(
 
 @triton.jit(do_not_specialize=NUMBERS)
 def largest(logit, out, n: tl.int64, BLOCK: tl.constexpr):
-    """out () float64 = the largest of itself and the valid logits."""
+    """Sets out () float64 to the largest of itself and the valid logits."""
     index = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     value = tl.load(logit + index, mask=index < n, other=float("-inf")).to(tl.float64)
     valid = value < float("inf")

@@ -1,4 +1,4 @@
-"""Chains and draws of groups of candidates, a group a lane; steps of Langevin chains."""
+"""Chains and draws of groups of candidates, one group per lane; steps of Langevin chains."""
 
 import triton
 import triton.language as tl
@@ -65,7 +65,7 @@ def select(
     seed: tl.int64, row: tl.int64, n: tl.int64, candidates: tl.int64, size: tl.int64,
     HAS_IDS: tl.constexpr, REPLACE: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """room (candidates, n) float64: the groups' weights, summed up where they are replaced."""
+    """room (candidates, n) float64: the groups' weights; with replacement, their running sums."""
     group = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = group < n
     room += group
@@ -86,7 +86,7 @@ def select(
         k += 1
     draw = size * 0
     while draw < size:
-        tl.debug_barrier()  # the threads that read what was stored need not be those that did
+        tl.debug_barrier()  # threads that read what was stored may not be those that stored it
         u = _uniform(ids, seed, row, group * candidates, inside, SELECT, draw, HAS_IDS)
         if not REPLACE:
             total = _total(room, n, candidates, inside)
@@ -111,7 +111,7 @@ def _total(room, n, candidates, inside):
 
 @triton.jit
 def _place(room, n, candidates, bound, inside, SUMMED: tl.constexpr):
-    """How many candidates come before the first at which the sum of the weights passes bound."""
+    """How many candidates come before the first at which the sum of weights exceeds bound."""
     place = bound.to(tl.int64) * 0
     if SUMMED:
         high = place + candidates

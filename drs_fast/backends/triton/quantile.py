@@ -1,4 +1,4 @@
-"""An order statistic by radix selection: a sweep over the logits for every 11 bits of a key."""
+"""An order statistic by radix selection: one sweep over the logits per 11 bits of a key."""
 
 import triton
 import triton.language as tl
@@ -41,11 +41,11 @@ def sweep(
     SHIFT: tl.constexpr, TOP: tl.constexpr, WIDE: tl.constexpr,
     BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Counts the next digit of the keys that begin with PREFIX; the last block appends it."""
+    """Counts the next digit of the keys that start with PREFIX; the last block appends it."""
     index = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     raw = tl.load(logit + index, mask=index < n, other=float("inf"))
     value = raw.to(tl.float64) if WIDE else raw.to(tl.float32)
-    key = _key(value + 0.0, WIDE)  # -0.0 and 0.0 are one value
+    key = _key(value + 0.0, WIDE)  # so that -0.0 and 0.0 are one value
     valid = value < float("inf")
     if not TOP:
         valid = valid & ((key >> (SHIFT + BITS)).to(tl.int64) == tl.load(workspace + PREFIX))

@@ -1,4 +1,4 @@
-"""Uniforms, words and normals of rows: one block of four words a lane."""
+"""Uniforms, words and normals of rows: one block of four words per lane."""
 
 import triton
 import triton.language as tl
@@ -52,7 +52,7 @@ def elements(
     DRAWS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Element j of a row, normal or word, uses draw + j // 4; out (n, D)."""
+    """Element j of a row, a normal or a word, uses draw + j // 4; out (n, D)."""
     index = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     block = tl.program_id(1) * DRAWS + tl.arange(0, DRAWS)
     rows = row_numbers(ids, row, index, index < n, HAS_IDS)[:, None]

@@ -1,1 +1,1 @@
-"""What the samplers share."""
+"""What samplers share."""

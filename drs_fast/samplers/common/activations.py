@@ -1,4 +1,4 @@
-"""Where samples can be moved: what a part of the generator returns, or the samples themselves."""
+"""Where samples can be moved: at the output of a part of the generator, or as they are."""
 
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -12,9 +12,9 @@ from drs_fast.training import frozen
 
 
 class Space(Protocol):
-    """Points (n, ...) float32, one for each row, that samples come from."""
+    """Points (n, ...) float32, one per row, from which samples are made."""
 
-    start: Tensor  # where the rows' own latents lead
+    start: Tensor  # the points of the rows' own latents
 
     def climb(self, points: Tensor) -> tuple[Tensor, Tensor]:
         """Logits (n,) and their gradients with respect to the points."""
@@ -43,10 +43,10 @@ class Samples:
 
 
 class Activations:
-    """What a part of the generator returns, flat: (n, size).
+    """The output of a part of the generator, flattened: (n, size).
 
-    The generator runs as a whole, with the part's output replaced, so that latents and labels which
-    later parts use stay the row's own.
+    The whole generator runs, with the part's output replaced, so that later parts still see the
+    row's own latent and label.
     """
 
     def __init__(self, gan: GAN, name: str, z: Tensor, y: Tensor | None) -> None:
@@ -68,45 +68,45 @@ class Activations:
 
 
 class Cut(nn.Module):
-    """A generator, one part of which is watched while it runs."""
+    """A generator in which one part is watched while it runs."""
 
     def __init__(self, generator: nn.Module, name: str) -> None:
         super().__init__()
         self.generator, self.name = generator, name
 
     def run(self, change: Callable[[Tensor], Tensor], z: Tensor, *label: Tensor) -> Any:
-        """What the generator returns where its part returns change(what it would return)."""
+        """The generator's output when its part returns change(what it would have returned)."""
         calls = 0
 
         def hook(part: nn.Module, given: tuple[Any, ...], returned: Any) -> Tensor:
             nonlocal calls
             calls += 1
             if calls > 1:
-                raise ValueError(f"the part {self.name!r} is called more than once; take another")
+                raise ValueError(f"the part {self.name!r} is called more than once; use another")
             if (
                 not isinstance(returned, Tensor)
                 or not returned.is_floating_point()
                 or returned.shape[:1] != z.shape[:1]
             ):
                 raise ValueError(
-                    f"the part {self.name!r} must return a floating-point tensor with a row for "
-                    f"each of {len(z)} latents, got {describe(returned)}; take another"
+                    f"the part {self.name!r} must return a floating-point tensor with one row for "
+                    f"each of {len(z)} latents, got {describe(returned)}; use another part"
                 )
             return change(returned)
 
-        # Only for this call: a hook that stays would count in the GAN's sha256.
+        # Only for this call: a hook that stayed would change the GAN's sha256.
         handle = self.generator.get_submodule(self.name).register_forward_hook(hook)
         try:
             made = self.generator(z, *label)
         finally:
             handle.remove()
         if not calls:
-            raise ValueError(f"the generator does not call its part {self.name!r}; take another")
+            raise ValueError(f"the generator never calls its part {self.name!r}; use another part")
         return made
 
 
 class Head(Cut):
-    """z [, y] -> z and what the part returns, side by side, (n, d + size) float32."""
+    """z [, y] -> z and the part's output, side by side, (n, d + size) float32."""
 
     def forward(self, z: Tensor, *label: Tensor) -> Tensor:
         seen = []
@@ -120,14 +120,14 @@ class Head(Cut):
 
 
 class Tail(Cut):
-    """Those rows [, y] -> the samples that the generator makes of them."""
+    """The rows of Head [, y] -> the generator's samples."""
 
     def __init__(self, generator: nn.Module, name: str, latent_dim: int) -> None:
         super().__init__(generator, name)
         self.latent_dim = latent_dim
 
     def forward(self, rows: Tensor, *label: Tensor) -> Any:
-        # Contiguous as G's own, lest the next part rounds otherwise; z takes no gradients.
+        # Contiguous like G's own, or the next part may round differently; z takes no gradient.
         points = rows[:, self.latent_dim :].contiguous()
         z = rows[:, : self.latent_dim].detach().clone()
         return self.run(lambda old: points.view(old.shape).to(old.dtype), z, *label)
@@ -138,8 +138,8 @@ def part_of(gan: GAN, name: str) -> nn.Module:
     network = gan.generator
     if not isinstance(network, nn.Module):
         raise ValueError(
-            f"{name!r} is to be a part of the generator, which must be an nn.Module then, got "
-            f"{describe(network)}; give the module itself, or move the samples: layer=''"
+            f"to move {name!r}, a part of the generator, the generator must be an nn.Module, got "
+            f"{describe(network)}; pass the module itself, or move the samples: layer=''"
         )
     if name not in dict(network.named_modules()):
         raise ValueError(f"the generator has no part {name!r}; it has {frozen.parts(network)}")

@@ -1,4 +1,4 @@
-"""Logits of proposals that are thrown away: what a sampler learns log_m and gamma from."""
+"""Logits of discarded proposals, from which a sampler finds log_m and gamma."""
 
 import warnings
 
@@ -16,10 +16,10 @@ EACH = 1_000  # rows of a class, at least, where classes are looked at one by on
 
 
 def burn_in(gan: GAN, rng: Rng, n: int, *, each: bool = False) -> tuple[Tensor, Tensor | None]:
-    """Logits (n,) float32 and labels (n,) of the rows from 2^62 on, which no run reaches.
+    """Logits (n,) float32 and labels (n,) of rows from 2^62 on, which no run reaches.
 
-    each: classes, if there are any, take turns, so that none is missing, and n is raised to 1,000
-        rows of each.
+    each: let the classes, if any, take turns so that none is missing, and raise n to 1,000 rows of
+        each.
     """
     if n > MOST:
         raise ValueError(f"burn_in must be at most 2^61, because more rows are reserved, got {n}")
@@ -43,29 +43,29 @@ def turns_of(gan: GAN, start: int, n: int) -> Tensor:
 
 
 def by_class(gan: GAN, logit: Tensor, y: Tensor | None) -> list[Tensor]:
-    """The logits of each class that occurs, or all; an error unless each has a finite one."""
+    """The logits of each class that occurs, or all; an error if a class has no finite logit."""
     if y is None:
         return [logit]
     occurring = classes.occurring(gan.labels or 0, gan.label_weights)
     groups = [logit[y == k] for k in occurring]
     for k, group in zip(occurring, groups, strict=True):
         if not len(group):
-            raise ValueError(f"burn_in={len(logit)} rows have none of class {k}; raise it")
+            raise ValueError(f"burn_in={len(logit)} rows have none of class {k}; raise burn_in")
         if not bool(torch.isfinite(group).any()):
             raise BadLogits(f"none of {len(group):,} logits of class {k} is finite")
     return groups
 
 
 def valid(logit: Tensor) -> Tensor:
-    """Logits that are neither NaN nor +inf; -inf is valid: a sample that cannot be real."""
+    """The logits that are neither NaN nor +inf. -inf is valid: a sample that cannot be real."""
     return logit[~(torch.isnan(logit) | torch.isposinf(logit))]
 
 
 def check(gan: GAN, logit: Tensor) -> None:
-    """Raises BadLogits or ValueError where these cannot be logits of a usable discriminator.
+    """Raises BadLogits or ValueError if these cannot be the logits of a usable discriminator.
 
-    Values that are all in [0, 1] are an error if D ends in a sigmoid, and else a warning: a log
-    ratio is known up to a constant, so true ones can lie there.
+    Values that are all in [0, 1] are an error if D ends in a sigmoid, otherwise a warning: true log
+    ratios can lie there too, because they are known up to a constant.
     """
     good = valid(logit)
     check_invalid(len(logit) - len(good), len(logit))
@@ -87,6 +87,6 @@ def check(gan: GAN, logit: Tensor) -> None:
     if len(good) >= ENOUGH:  # a few logits may lie there by chance
         warnings.warn(
             f"{seen} probabilities, but may be logits. If they are probabilities, {fix}. {escape}; "
-            "with real samples drs.doctor(gan) tells which",
+            "with real samples, drs.doctor(gan) can tell",
             stacklevel=2,
         )

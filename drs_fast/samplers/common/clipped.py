@@ -1,9 +1,9 @@
-"""What rejection leaves out of the data where ratios are above exp(log_m).
+"""The share of the data that rejection leaves out because ratios exceed exp(log_m).
 
-With r = exp(logit) and M = exp(log_m) the accepted rows follow p_model min(r, M). They miss a share
-E(r - M)+ / E(r) of the data, which is no less than their total variation distance from it.
-An accepted row stands for exp(logit - log_m) - 1 more of itself where that is positive: with the
-mean t of this excess over the accepted rows the share is t / (1 + t).
+Let r = exp(logit) and M = exp(log_m). Accepted rows follow p_model min(r, M). They miss a share
+E(r - M)+ / E(r) of the data, which is at least their total variation distance from the data.
+An accepted row above log_m stands for exp(logit - log_m) - 1 further rows like itself. If the mean
+of this excess over the accepted rows is t, the share is t / (1 + t).
 """
 
 import math
@@ -15,29 +15,29 @@ from torch import Tensor
 from drs_fast.backends import reference
 from drs_fast.samplers.common.intervals import Share, gamma_ends
 
-# Samples, those of them above log_m, those too far above it to tell how far, and sums over the
-# excess and over its square, which is split in three, so that none overflows: whole numbers add up
-# the same in any order.
+# Counts of samples, of those above log_m, and of those too far above it to tell how far; then sums
+# of the excess and of its square, which is split in three so that none overflows. Whole numbers add
+# up to the same in any order.
 TALLIES = ("kept", "capped", "deepest", "excess", "excess_high", "excess_middle", "excess_low")
-UNIT = 2.0**-20  # of the excess
+UNIT = 2.0**-20  # in which the excess is counted
 HALF = 17  # bits
-DEEPEST = 14.0 * math.log(2.0)  # nats above log_m; what lies further above counts as this
+DEEPEST = 14.0 * math.log(2.0)  # nats above log_m; anything higher counts as this
 EVENTS = 3.0
 STEPS = 64  # of at most 2^20 rows
 WARNED = 0.01
 
 
 class Tally:
-    """Adds up the excess of accepted rows where they are, so that no step waits for it."""
+    """Adds up the excess of accepted rows on their device, so that no step waits for it."""
 
     def __init__(self, log_m: Tensor) -> None:
         self._log_m, self._kept, self._steps = log_m, 0, 0
         self._sums = torch.zeros(len(TALLIES) - 1, dtype=torch.int64, device=log_m.device)
 
     def add(self, kept: int, above: int, logits: list[tuple[Tensor, Tensor | None]]) -> None:
-        """Samples of a step, as pieces of logits (n,) and labels (n,).
+        """Adds the samples of a step, given as pieces of logits (n,) and labels (n,).
 
-        above: an upper limit of the rows above log_m.
+        above: an upper limit on the number of rows above log_m.
         """
         self._kept += kept
         if above:
@@ -47,11 +47,11 @@ class Tally:
 
     @property
     def full(self) -> bool:
-        """Whether further steps might overflow the sums."""
+        """Whether more steps might overflow the sums."""
         return self._steps >= STEPS
 
     def taken(self) -> dict[str, int]:
-        """The tallies since the last call."""
+        """Returns the tallies since the last call, and starts again at 0."""
         values = dict(zip(TALLIES, (self._kept, *self._sums.tolist()), strict=True))
         self._kept = self._steps = 0
         self._sums.zero_()
@@ -59,7 +59,7 @@ class Tally:
 
 
 def sums(logit: Tensor, log_m: Tensor) -> Tensor:
-    """All tallies but the first of samples with logits (n,), (6,) int64."""
+    """All tallies except the first, for samples with logits (n,); (6,) int64."""
     above = logit.double() - log_m
     excess = (reference.exponential(above.clamp(0.0, DEEPEST))[1] / UNIT).round().long()
     high, low = excess >> HALF, excess & (2**HALF - 1)
@@ -68,12 +68,12 @@ def sums(logit: Tensor, log_m: Tensor) -> Tensor:
 
 
 def clipped(tallies: Mapping[str, int]) -> Share:
-    """The share of the data that is missing, with a 95 % interval.
+    """The missing share of the data, with a 95 % interval.
 
-    It is that of a weighted sum of rare events. The event more of its upper end is three of the
-    weight of those that were seen, or of a row at 2 M. With log-normal ratios of sd 1 to 3, whose
-    tails are heavy, it holds the truth in at least 91 % of runs. Where a sample is more than 9.7
-    nats above log_m the share is at least that much, and the upper end is 1.
+    The interval is that of a weighted sum of rare events. For its upper end, one further event is
+    assumed, with three times the mean weight of those seen, or of a row at 2 M. With log-normal
+    ratios of sd 1 to 3, whose tails are heavy, it holds the truth in at least 91 % of runs. If a
+    sample is more than 9.7 nats above log_m, the share is a lower limit, and the upper end is 1.
     """
     kept, total = max(tallies["kept"], 1), tallies["excess"] * UNIT
     high, middle, low = (tallies[f"excess_{part}"] for part in ("high", "middle", "low"))
@@ -86,7 +86,7 @@ def clipped(tallies: Mapping[str, int]) -> Share:
 
 
 def measured(tallies: Mapping[str, int]) -> dict[str, float | list[float]]:
-    """What tallies say, by name."""
+    """What the tallies mean, by name."""
     found = clipped(tallies)
     return {
         "above_share": tallies["capped"] / max(tallies["kept"], 1),
@@ -106,17 +106,17 @@ def described(tallies: Mapping[str, int]) -> dict[str, str]:
 
 
 def note(tallies: Mapping[str, int]) -> str:
-    """The same for a progress bar; nothing where no row was above log_m."""
+    """The share in words, for a progress bar; empty if no row was above log_m."""
     return f"{clipped(tallies)} clipped" if tallies["capped"] else ""
 
 
 def warning(tallies: Mapping[str, int]) -> str | None:
-    """What to say where more than 1 % is missing."""
+    """A warning if more than 1 % is missing."""
     found = clipped(tallies)
     if found.share <= WARNED:
         return None
     return (
         f"log_m is too small: {tallies['capped'] / tallies['kept']:.2%} of the samples have logits "
         f"above it, and {found.share:.1%} of the data's mass ({found.low:.1%} to {found.high:.1%}) "
-        "is missing there; raise burn_in, give a larger log_m, or calibrate the discriminator"
+        "is missing there; raise burn_in, set a larger log_m, or calibrate the discriminator"
     )

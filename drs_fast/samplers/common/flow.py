@@ -1,4 +1,4 @@
-"""A normalising flow: an invertible network of latents, whose density is known.
+"""A normalising flow: an invertible network of latents with a known density.
 
 Source: Dinh, Sohl-Dickstein and Bengio, Density estimation using real NVP, ICLR 2017.
 """
@@ -13,13 +13,13 @@ from drs_fast.gan import GAN
 from drs_fast.training.fitting import Draws
 
 COUPLINGS = 6
-WIDTH = 64  # of hidden layers, or twice the latent's
+WIDTH = 64  # width of hidden layers, if not twice the latent's
 STEEPEST = 2.0  # largest log scale of a coupling
-SLICE = 1024  # rows that the flow is asked for at once: always so many, so that bits do not vary
+SLICE = 1024  # rows per call of the flow: always the same number, so that bits do not vary
 
 
 class Coupling(nn.Module):
-    """Scales and shifts every other number by a function of the numbers between them."""
+    """Scales and shifts every other number by a function of the numbers in between."""
 
     def __init__(self, d: int, classes: int, first: int) -> None:
         super().__init__()
@@ -43,7 +43,7 @@ class Coupling(nn.Module):
 
 
 class Flow(nn.Module):
-    """Normals (n, d) [, labels (n,)] to latents (n, d), or back; and the log determinant (n,)."""
+    """Normals (n, d) [, labels (n,)] to latents (n, d), or back; with the log determinant (n,)."""
 
     def __init__(self, d: int, classes: int) -> None:
         super().__init__()
@@ -54,7 +54,7 @@ class Flow(nn.Module):
     def forward(
         self, rows: Tensor, y: Tensor | None, inverse: bool = False
     ) -> tuple[Tensor, Tensor]:
-        """The determinant is that of the way from normals to latents in either case."""
+        """In both directions, the determinant is that of the map from normals to latents."""
         total = torch.zeros_like(rows[:, 0])
         for coupling in reversed(self.couplings) if inverse else self.couplings:
             rows, log_det = coupling(rows, y, inverse)
@@ -64,7 +64,7 @@ class Flow(nn.Module):
     @one_thread()
     @torch.no_grad()
     def of(self, rows: Tensor, y: Tensor | None, inverse: bool = False) -> tuple[Tensor, Tensor]:
-        """The same for any number of rows, without a graph."""
+        """The same for any number of rows, without an autograd graph."""
         moved, total = torch.empty_like(rows), torch.empty_like(rows[:, 0])
         for start in range(0, len(rows), SLICE):
             own = slice(start, start + SLICE)
@@ -76,7 +76,7 @@ class Flow(nn.Module):
 
 
 def build(gan: GAN, draws: Draws) -> Flow:
-    """A new one, which leaves normals as they are."""
+    """A new flow, which maps normals to themselves."""
     flow = draws.build(lambda: Flow(gan.latent_dim, gan.labels or 0))
     for name, parameter in flow.named_parameters():
         if ".last." in name:
@@ -85,13 +85,13 @@ def build(gan: GAN, draws: Draws) -> Flow:
 
 
 def packed(flow: Flow) -> Tensor:
-    """All its weights as one vector."""
+    """All weights of the flow as one vector."""
     return parameters_to_vector(flow.parameters()).detach()
 
 
 @torch.inference_mode(False)
 def unpacked(gan: GAN, weights: Tensor) -> Flow:
-    """The flow with the weights of `packed`."""
+    """The flow whose weights were given by `packed`."""
     with torch.device("meta"):
         flow = Flow(gan.latent_dim, gan.labels or 0)
     flow.to_empty(device=weights.device)

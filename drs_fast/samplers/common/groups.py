@@ -1,4 +1,4 @@
-"""Proposals that compete in groups: what samplers share whose group has more than one row."""
+"""Proposals that compete in groups, for samplers whose group has more than one row."""
 
 import torch
 from torch import Tensor
@@ -7,24 +7,24 @@ from drs_fast import ops
 from drs_fast.core import Batch, Rng
 from drs_fast.gan import GAN
 
-BELOW = 2**20  # rows of a group, all of which one step must hold
-BLOCK = 2**16  # groups whose labels are drawn to know which of its class a group is
+BELOW = 2**20  # rows of a group, all of which must fit in one step
+BLOCK = 2**16  # groups whose labels are drawn, to number the groups of each class
 
 
 def proposals(gan: GAN, z: Tensor, y: Tensor | None, size: int) -> Batch:
-    """All rows; with labels those of a group take the label of its first row."""
+    """All rows as a batch. With labels, every row of a group takes the label of its first row."""
     y = label_of_first(y, size)
     x, logit = gan.logits(z, y)
     return judged(x, z, y, logit)
 
 
 def label_of_first(y: Tensor | None, size: int) -> Tensor | None:
-    """Labels (n,) where all rows of a group have that of its first row."""
+    """Labels (n,) in which every row of a group has the label of its first row."""
     return None if y is None else y.view(-1, size)[:, :1].expand(-1, size).reshape(-1)
 
 
 def judged(x: Tensor, z: Tensor, y: Tensor | None, logit: Tensor) -> Batch:
-    """All these rows, none of which is chosen yet."""
+    """A batch of these rows, with none chosen yet."""
     ids = torch.arange(len(z), device=z.device)
     count = ids.new_full((), len(z))
     invalid = (torch.isnan(logit) | torch.isposinf(logit)).sum()
@@ -32,9 +32,9 @@ def judged(x: Tensor, z: Tensor, y: Tensor | None, logit: Tensor) -> Batch:
 
 
 def turns(gan: GAN, rng: Rng, size: int, n: int) -> tuple[Tensor, Tensor]:
-    """Of n groups of `size` rows from rng.row on: their blocks, and their numbers within the class.
+    """The block of each of n groups of `size` rows from rng.row on, and its number in its class.
 
-    (n,) int64 both. A group's number is how many earlier groups of its block are of its class.
+    Both (n,) int64. A group's number counts the earlier groups of its block with the same class.
     """
     first = rng.row // size
     begin = first // BLOCK * BLOCK
@@ -55,7 +55,7 @@ def turns(gan: GAN, rng: Rng, size: int, n: int) -> tuple[Tensor, Tensor]:
 
 
 def of_block(gan: GAN, rng: Rng, size: int) -> Tensor:
-    """Groups of each class in a block, (classes,) int64, those of `size` rows from rng.row on."""
+    """How many groups of each class a block has, (classes,) int64, for groups from rng.row on."""
     y = ops.labels(gan, rng, BLOCK, ids=rng.row + torch.arange(BLOCK, device=gan.device) * size)
     if y is None:
         return torch.full((1,), BLOCK, device=gan.device)
@@ -63,7 +63,7 @@ def of_block(gan: GAN, rng: Rng, size: int) -> Tensor:
 
 
 def chosen(batch: Batch, rows: Tensor, taken: Tensor, rng: Rng, **tallies: Tensor) -> Batch:
-    """Those of `rows` (n,) of the batch that are `taken` (n,), in their order; no host sync."""
+    """The rows (n,) of the batch that are `taken` (n,), in their order; no host sync."""
     rows = rows[torch.argsort(~taken, stable=True)]
     return Batch(
         x=batch.x[rows],

@@ -1,4 +1,4 @@
-"""Hamiltonian Monte Carlo of chains of latents, towards p0(z) exp(logit).
+"""Hamiltonian Monte Carlo for chains of latents, towards p0(z) exp(logit).
 
 Source: Neal, MCMC using Hamiltonian dynamics, Handbook of Markov Chain Monte Carlo 2011. In the
 latent space, with a classifier's weight: Winterhalder, Bellagente and Nachman, Latent space
@@ -17,7 +17,7 @@ from drs_fast.samplers.common import moving
 from drs_fast.samplers.common.metropolis import Point, accepted, point
 from drs_fast.samplers.common.moving import Prior
 
-SPREAD = 2 / 3  # how far steps lie from the given size
+SPREAD = 2 / 3  # how far steps vary from the given size
 GOLDEN = (math.sqrt(5.0) - 1.0) / 2.0
 
 
@@ -34,13 +34,13 @@ def hamiltonian(
     noise: float = 1.0,
     scale: float = 1.0,
 ) -> tuple[Point, Tensor]:
-    """The chains after one trajectory that may be refused, and whether it was not, (n,) bool.
+    """The chains after one trajectory that may be rejected, and which accepted it, (n,) bool.
 
-    leapfrog: steps of a trajectory, of time sqrt(size) each; one alone is a move of `metropolis`.
+    leapfrog: steps of a trajectory, each of time sqrt(size); a single one is a `metropolis` move.
     noise: sd of the momentum; the law is exp(target / noise^2).
-    scale: of the logit in the target.
+    scale: factor of the logit in the target.
     """
-    # Velocities are momenta times sqrt(size): what a leapfrog adds to z. This is half a kick.
+    # Velocities are momenta times sqrt(size), which a leapfrog step adds to z. This is half a kick.
     rest = torch.zeros_like(here.z)
     velocity = ops.langevin(rest, here.drift, rng, step=step, step_size=size, noise=noise)
     before = _kinetic(velocity, -size / 2, here.drift, size)
@@ -56,14 +56,14 @@ def hamiltonian(
 
 
 def varied(size: float, step: int) -> float:
-    """The size up to two thirds smaller or larger, evenly over the steps.
+    """The size, made up to two thirds smaller or larger, evenly over the steps.
 
-    Trajectories of one length may come back to where they began, each time (Neal 2011, 3.2).
+    Trajectories of one fixed length may return to their start every time (Neal 2011, 3.2).
     """
     return size * (1.0 + SPREAD * (2.0 * (step * GOLDEN % 1.0) - 1.0))
 
 
 def _kinetic(velocity: Tensor, time: float, drift: Tensor, size: float) -> Tensor:
-    """Kinetic energies once the drift has had its effect on the velocities; (n,) float64."""
+    """Kinetic energies after the drift has acted on the velocities; (n,) float64."""
     moved = velocity.double() + time * drift.double()
     return moving.row_sum(moved.square()) / (2.0 * size)

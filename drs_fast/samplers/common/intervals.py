@@ -1,4 +1,4 @@
-"""Shares of rare events: an estimate with an interval."""
+"""Shares of rare events, as estimates with intervals."""
 
 import math
 from typing import NamedTuple
@@ -18,7 +18,7 @@ class Share(NamedTuple):
         return f"{self.share:.3%} ({self.low:.3%} to {self.high:.3%})"
 
     def within(self, high: float) -> "Share":
-        """With an upper end that is known otherwise, unless the lower end speaks against it."""
+        """The share with a known upper limit, unless the lower end contradicts it."""
         if self.low > high:
             return self
         return self._replace(high=max(self.share, min(self.high, high)))
@@ -27,10 +27,10 @@ class Share(NamedTuple):
 def gamma_ends(
     total: float, variance: float, event: float, below: float = BELOW, above: float = ABOVE
 ) -> tuple[float, float]:
-    """The ends of an interval of a weighted sum of rare events, of which `total` was seen.
+    """The ends of an interval for a weighted sum of rare events, of which `total` was seen.
 
-    They are quantiles of gamma distributions with the sum's mean and variance, for the upper end
-    with one event more; below, above: where a standard normal has them.
+    They are quantiles of gamma distributions with the sum's mean and variance, with one more event
+    for the upper end. below, above: the same quantiles of a standard normal.
     Source: Fay and Feuer, Confidence intervals for directly standardized rates, Statistics in
     Medicine 1997; Wilson and Hilferty, The distribution of chi-square (1931).
     """

@@ -1,4 +1,4 @@
-"""Chains of latents that jump anywhere by resampling, and move nearby by Langevin dynamics.
+"""Chains of latents that jump anywhere by resampling and move nearby by Langevin dynamics.
 
 Source: Samsonov, Lagutin, Gabrie, Durmus, Naumov and Moulines, Local-global MCMC kernels: the best
 of both worlds, NeurIPS 2022.
@@ -23,17 +23,17 @@ FIRST_STEP = 0.01
 
 
 class Proposal(Protocol):
-    """What jumps lead to. A correction is log p0(z) - log q(z), (n,) float64."""
+    """Where jumps lead. A correction is log p0(z) - log q(z), (n,) float64."""
 
     def of(self, fresh: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor]:
-        """What fresh latents of the prior (n, d) are made into, and its corrections."""
+        """Turns fresh latents of the prior (n, d) into proposals; returns them and corrections."""
         ...
 
     def correction(self, z: Tensor, y: Tensor | None) -> Tensor: ...
 
 
 class FromPrior:
-    """The fresh latents themselves."""
+    """Proposes the fresh latents themselves."""
 
     def of(self, fresh: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor]:
         return fresh, self.correction(fresh, y)
@@ -81,7 +81,7 @@ class LocalGlobal(Sampler):
         rounds: int,
         learn: Callable[[Point, Tensor | None], object] = lambda here, y: None,
     ) -> float:
-        """The step size after so many steps of the burn-in's chains, each followed by `learn`."""
+        """The step size found by the burn-in's chains; `learn` is called after each step."""
         prior, rows = moving.prior(gan), rng.at(BURN_IN_ROW)
         z, y = ops.latents(gan, rows, self.burn_in), ops.labels(gan, rows, self.burn_in)
         here = point(gan, prior, z, y)
@@ -110,7 +110,7 @@ class LocalGlobal(Sampler):
         y: Tensor | None,
         rng: Rng,
     ) -> Batch:
-        """The ends of all chains, which begin at their rows' latents; the proposals take turns."""
+        """The ends of all chains, which start at their rows' latents; the proposals take turns."""
         prior = moving.prior(gan)
         here = point(gan, prior, z, y)
         jumps = accepted = torch.zeros((), dtype=torch.int64, device=z.device)
@@ -131,12 +131,12 @@ class LocalGlobal(Sampler):
     def jump(
         self, gan: GAN, proposal: Proposal, here: Point, y: Tensor | None, rng: Rng, step: int
     ) -> tuple[Point, Tensor]:
-        """The chains after one step of iterated sampling importance resampling; which ones jumped.
+        """The chains after a step of iterated sampling importance resampling; which of them jumped.
 
         Source: Samsonov et al. (2022), algorithm 1.
         """
         n, fresh = len(here.z), self.candidates - 1
-        # All at once, so that few chains too fill the blocks of G and D.
+        # All at once, so that even a few chains fill the blocks of G and D.
         labels = None if y is None else y.repeat(fresh)
         offered, corrections = proposal.of(self._fresh(gan, rng, n, step), labels)
         weights = (gan.logits(offered, labels)[1] + corrections).view(fresh, n)
@@ -146,13 +146,13 @@ class LocalGlobal(Sampler):
         drawn, z = selected([*weights, own], u), here.z
         for k, others in enumerate(offered.view(fresh, n, -1)):
             z = moving.choose(drawn == k, others, z)
-        # The gradient too is needed there, and without one no chain may be there.
+        # The gradient is needed there too; a chain must not be where there is none.
         there = point(gan, moving.prior(gan), z, y)
         jumped = (drawn < fresh) & torch.isfinite(there.target)
         return either(jumped, there, here), jumped
 
     def _fresh(self, gan: GAN, rng: Rng, n: int, step: int) -> Tensor:
-        """Latents of the prior, those of all chains for one candidate after the other."""
+        """Fresh latents of the prior: those of all chains for one candidate, then for the next."""
         draws, fresh = -(-gan.latent_dim // 4), self.candidates - 1
         numbers = range(step * fresh, (step + 1) * fresh)
         return torch.cat(
@@ -161,13 +161,13 @@ class LocalGlobal(Sampler):
 
 
 def selected(log_weights: list[Tensor], u: Tensor) -> Tensor:
-    """One of k, in proportion to exp(log_weight), (n,) int64; k where none is possible.
+    """One of k indices in proportion to exp(log_weight), (n,) int64; k if none is possible.
 
-    log_weights: k of (n,) float64, of which -inf, NaN and +inf are never taken. u (n,) in [0, 1).
+    log_weights: k of (n,) float64. -inf, NaN and +inf are never chosen. u (n,) in [0, 1).
     """
     usable = torch.stack([weight.nan_to_num(*[-torch.inf] * 3) for weight in log_weights])
     rest = usable - usable.amax(dim=0)
     sums = ops.probability(rest.flatten(), log_m=0.0, eps=0.0).view(rest.shape)
-    for k in range(1, len(sums)):  # in their order, which cumsum does not promise
+    for k in range(1, len(sums)):  # in order, which cumsum does not promise
         sums[k] += sums[k - 1]
     return (sums <= u * sums[-1]).sum(dim=0)

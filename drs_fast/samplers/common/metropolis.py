@@ -1,4 +1,4 @@
-"""Metropolis-adjusted Langevin moves of chains of latents, towards p0(z) exp(logit).
+"""Metropolis-adjusted Langevin moves for chains of latents, towards p0(z) exp(logit).
 
 Source: Roberts and Tweedie, Exponential convergence of Langevin distributions and their discrete
 approximations, Bernoulli 1996.
@@ -17,12 +17,12 @@ from drs_fast.samplers.common.moving import Prior
 
 
 class Point(NamedTuple):
-    """Where the chains are. target: log p0 + scale logit; -inf where no chain may go."""
+    """Where the chains are. target: log p0 + scale logit, or -inf where no chain may go."""
 
     z: Tensor  # (n, d)
     x: Tensor  # (n, ...)
     logit: Tensor  # (n,) float32
-    drift: Tensor  # (n, d), the gradient of the target, 0 where that is -inf
+    drift: Tensor  # (n, d), the gradient of the target; 0 where the target is -inf
     target: Tensor  # (n,) float64
 
 
@@ -48,10 +48,10 @@ def metropolis(
     noise: float = 1.0,
     scale: float = 1.0,
 ) -> tuple[Point, Tensor, Tensor]:
-    """The chains after one move that may be refused; whether it was not, and led beyond no wall.
+    """The chains after one move that may be rejected, and which accepted it within the walls.
 
     noise: sd of the noise over sqrt(size); the law is exp(target / noise^2).
-    scale: of the logit in the target.
+    scale: factor of the logit in the target.
     """
     z = ops.langevin(here.z, here.drift, rng, step=step, step_size=size, noise=noise)
     there = point(gan, prior, z, y, scale=scale)
@@ -61,9 +61,9 @@ def metropolis(
 
 
 def accepted(gain: Tensor, there: Point, here: Point, rng: Rng, step: int) -> tuple[Point, Tensor]:
-    """The chains that went `there` with probability min(1, exp(gain)); which ones did, (n,) bool.
+    """Moves chains `there` with probability min(1, exp(gain)); returns which moved, (n,) bool.
 
-    gain (n,) float64; NaN: never.
+    gain (n,) float64; NaN never moves.
     """
     # A chain that starts where none may go has gain = inf, and leaves.
     p = ops.probability(gain.clamp(max=0.0), log_m=0.0, eps=0.0)
@@ -72,11 +72,11 @@ def accepted(gain: Tensor, there: Point, here: Point, rng: Rng, step: int) -> tu
 
 
 def either(moved: Tensor, there: Point, here: Point) -> Point:
-    """The chains where moved (n,) bool says `there`, the others `here`."""
+    """The chains at `there` where moved (n,) bool is True, elsewhere at `here`."""
     return Point(*(moving.choose(moved, *rows) for rows in zip(there, here, strict=True)))
 
 
 def _log_move(start: Point, end: Point, size: float) -> Tensor:
-    """log density of the move from start to end at noise 1, up to a constant; (n,) float64."""
+    """Log density of the move from start to end at noise 1, up to a constant; (n,) float64."""
     noise = end.z.double() - start.z.double() - size / 2 * start.drift.double()
     return -moving.row_sum(noise.square()) / (2 * size)

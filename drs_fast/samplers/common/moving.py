@@ -1,4 +1,4 @@
-"""What the samplers that move latents or samples along a critic's gradient share."""
+"""Shared by samplers that move latents or samples along a critic's gradient."""
 
 import math
 from collections.abc import Mapping
@@ -29,17 +29,17 @@ PRIORS = {
 
 
 def prior(gan: GAN) -> Prior:
-    """The density of the GAN's latents; ValueError where it is not known."""
+    """The density of the GAN's latents; ValueError if it is not known."""
     if not isinstance(gan.prior, str):
         raise ValueError(
-            "the density of the latents is needed, and a callable prior does not tell it; make it "
-            "part of the generator: GAN(lambda z: G(prior(z)), ..., prior='normal')"
+            "the density of the latents is needed, but prior is a callable; make it part of the "
+            "generator: GAN(lambda z: G(prior(z)), ..., prior='normal')"
         )
     return PRIORS[gan.prior]
 
 
 def box(gan: GAN) -> float:
-    """Latents have every |z_j| <= box; infinite where no bound is known."""
+    """Latents have every |z_j| <= box; infinite if no bound is known."""
     return PRIORS[gan.prior].box if isinstance(gan.prior, str) else math.inf
 
 
@@ -50,7 +50,7 @@ def log_density(z: Tensor, prior: Prior) -> Tensor:
 
 
 def reflected(z: Tensor, box: float) -> Tensor:
-    """Latents folded back into the box at its walls; those inside are left as they are."""
+    """Latents folded back into the box at its walls; those inside stay as they are."""
     if math.isinf(box):
         return z
     way = torch.remainder(z + box, 4 * box)
@@ -59,7 +59,7 @@ def reflected(z: Tensor, box: float) -> Tensor:
 
 
 def bounced(z: Tensor, velocity: Tensor, box: float) -> tuple[Tensor, Tensor]:
-    """Latents reflected at the walls, and their velocities, turned round at every wall met."""
+    """Latents reflected at the walls, with their velocities turned round at every wall they hit."""
     if math.isinf(box):
         return z, velocity
     walls = torch.ceil((z.abs() - box) / (2 * box))
@@ -67,7 +67,7 @@ def bounced(z: Tensor, velocity: Tensor, box: float) -> tuple[Tensor, Tensor]:
 
 
 def row_sum(values: Tensor) -> Tensor:
-    """Sums (n,) of the rows (n, ...), added by halves: the order depends on the width alone.
+    """Sums (n,) of the rows (n, ...), added by halves: the order depends only on the width.
 
     torch.sum takes an order that may depend on n.
     """
@@ -82,37 +82,37 @@ def row_sum(values: Tensor) -> Tensor:
 def sigmoid(logit: Tensor) -> Tensor:
     """1 / (1 + exp(-logit)), float32.
 
-    The last bit of torch.sigmoid depends on how many rows there are.
+    The last bit of torch.sigmoid depends on the number of rows.
     """
     small = ops.probability(-logit.abs(), log_m=0.0, eps=0.0)  # exp(-|logit|)
     return (torch.where(logit < 0.0, small, 1.0) / (1.0 + small)).float()
 
 
 def steady(slope: Tensor) -> Tensor:
-    """The gradients, 0 in rows where one is not finite."""
+    """The gradients, set to 0 in rows where one is not finite."""
     return choose(finite(slope), slope, torch.zeros_like(slope))
 
 
 def finite(rows: Tensor) -> Tensor:
-    """Rows (n, ...) without a NaN or an infinity, (n,) bool."""
+    """Which rows (n, ...) have no NaN and no infinity, (n,) bool."""
     return torch.isfinite(rows).flatten(1).all(dim=1)
 
 
 def known_finite(*rows: Tensor) -> bool:
-    """Whether these are known to have no NaN and no infinity.
+    """Whether all rows are known to have no NaN and no infinity.
 
-    One sum each tells, where the host need not wait for a GPU; a sum that overflows tells nothing.
+    One sum each decides, if the host need not wait for a GPU; a sum that overflows leaves it open.
     """
     return all(each.device.type == "cpu" and math.isfinite(each.sum()) for each in rows)
 
 
 def choose(where: Tensor, rows: Tensor, others: Tensor) -> Tensor:
-    """Whole rows: where (n,) bool, rows and others (n, ...)."""
+    """Whole rows: from `rows` where (n,) bool is True, elsewhere from `others` (n, ...)."""
     return torch.where(beside(where, rows), rows, others)
 
 
 def beside(values: Tensor, rows: Tensor) -> Tensor:
-    """values (n,) in the shape (n, 1, ...) that goes with rows (n, ...)."""
+    """values (n,) in the shape (n, 1, ...), to broadcast over rows (n, ...)."""
     return values.view(-1, *[1] * (rows.ndim - 1))
 
 
@@ -124,7 +124,7 @@ def finished(
     rng: Rng,
     tallies: Mapping[str, Tensor | int],
 ) -> Batch:
-    """The rows whose logit is finite, in order; the others are no samples."""
+    """The rows with a finite logit, in order; the others are not samples."""
     good = torch.isfinite(logit)
     order = torch.argsort((~good).to(torch.uint8), stable=True)
     ids = torch.arange(len(logit), device=logit.device) + rng.row

@@ -1,4 +1,4 @@
-"""How latents or samples are pushed up a critic.
+"""Pushes latents or samples up a critic.
 
 Source: Song, Ye, Xu and Liu, Discriminator contrastive divergence (2020), arXiv 2004.01704.
 """
@@ -20,7 +20,7 @@ THIRDS, FIFTH = (1.0, 0.7, 0.4), 0.1
 
 @dataclass(frozen=True)
 class Moves:
-    """How latents or samples are pushed up a critic; samplers.DCD says what the fields mean."""
+    """How latents or samples are pushed up a critic; samplers.DCD explains the fields."""
 
     space: str = "latent"
     steps: int = 20
@@ -39,7 +39,7 @@ class Moves:
                 object.__setattr__(self, name, positive(name, getattr(self, name)))
         object.__setattr__(self, "anneal", flag("anneal", self.anneal))
         if self.box is not None and self.space == "latent":
-            raise ValueError("box clips samples; give it with space='sample', or not at all")
+            raise ValueError("got box, but box clips samples; use space='sample', or drop box")
 
     def pushed(
         self, gan: GAN, z: Tensor, y: Tensor | None, rng: Rng

@@ -1,4 +1,4 @@
-"""What every rejection sampler does with its thresholds, once they are found."""
+"""What all rejection samplers do with their thresholds."""
 
 import math
 from abc import abstractmethod
@@ -16,17 +16,17 @@ from drs_fast.core.threads import one_thread
 from drs_fast.gan import GAN, classes
 from drs_fast.samplers.common.burn_in import burn_in, by_class
 
-LEAST = 2.0**-60  # of what a class's proposals are accepted with in all
+LEAST = 2.0**-60  # least share of a class's proposals that counts as accepted
 
 
 class RejectionState(NamedTuple):
-    """log_m and gamma are (), or (K,) where each class has its own."""
+    """log_m and gamma are (), or (K,) if each class has its own."""
 
     log_m: OfClasses
     gamma: OfClasses
     acceptance: Scalar  # expected share of accepted rows
     logits: Logits  # of the burn-in
-    proposed: Proposed  # (K,) how often each class is, where each has its own log_m; else (0,)
+    proposed: Proposed  # (K,) how often each class is proposed, if each has a log_m; else (0,)
 
 
 class Rejection(NamedTuple):
@@ -84,7 +84,7 @@ Thresholds = Callable[[Tensor], tuple[Tensor, Tensor]]
 def thresholds(
     gan: GAN, rng: Rng, n: int, within: bool, eps: float, found: Thresholds
 ) -> RejectionState:
-    """log_m and gamma by `found`, from n logits of the burn-in or, if within, from each class's."""
+    """log_m and gamma by `found`, from n burn-in logits; if `within`, from those of each class."""
     if within and gan.labels is None:
         raise ValueError("classes='within' needs a GAN with labels; build GAN(..., labels=K)")
     logit, y = burn_in(gan, rng, n, each=within)
@@ -100,13 +100,13 @@ def thresholds(
 def _of_classes(
     gan: GAN, logit: Tensor, groups: list[Tensor], eps: float, found: Thresholds
 ) -> RejectionState:
-    """A class is proposed as often as its share and its rejections ask for.
+    """Proposes each class as often as its share and its rejection rate require.
 
-    Then all classes have their quota at about the same time.
+    All classes then fill their quotas at about the same time.
     """
     shares = classes.shares(gan.labels or 0, gan.label_weights)
     log_m, gamma = (logit.new_zeros(len(shares), dtype=torch.float64) for _ in range(2))
-    needed = [0.0] * len(shares)  # proposals of each class for a sample of any
+    needed = [0.0] * len(shares)  # proposals of each class per sample of any class
     for k, group in zip(classes.occurring(len(shares), shares), groups, strict=True):
         log_m[k], gamma[k] = found(group)
         p = ops.probability(group, log_m=log_m[k], gamma=gamma[k], eps=eps)
@@ -132,7 +132,7 @@ def compacted(
     eps: float,
     ids: Tensor | None = None,
 ) -> Batch:
-    """The rows that pass; ids: their numbers, unless they are rng.row, rng.row + 1, ..."""
+    """The rows that pass. ids: their row numbers, unless they are rng.row, rng.row + 1, ..."""
     rows = (x, z) if y is None else (x, z, y)
     kept = ops.accept_compact(logit, *rows, rng=rng, ids=ids, **of_rows(state, y, eps))
     return Batch(
@@ -149,7 +149,7 @@ def compacted(
 def appending(
     gan: GAN, state: RejectionState, ring: Ring, names: tuple[str, ...], eps: float
 ) -> Callable[[Tensor, Tensor | None], None]:
-    """What `compacted` does for the ring's next rows, and adds the named ones to the ring."""
+    """A function that does what `compacted` does for the ring's next rows, and appends them."""
     append = None if state.log_m.ndim else ops.appending(ring, **of_rows(state, None, eps))
 
     def step(z: Tensor, y: Tensor | None) -> None:
@@ -165,7 +165,7 @@ def appending(
 
 
 def of_rows(state: RejectionState, y: Tensor | None, eps: float) -> dict[str, Any]:
-    """The threshold: one for all rows, or one for each by its class."""
+    """The threshold: one for all rows, or one per row, by its class."""
     log_m, gamma = state.log_m, state.gamma
     if log_m.ndim and y is not None:
         log_m, gamma = log_m[y], gamma[y]

@@ -1,4 +1,4 @@
-"""Whether the numbers that a discriminator returns as logits are the outputs of a sigmoid."""
+"""Detects whether the values a discriminator returns as logits come from a sigmoid."""
 
 from collections.abc import Callable
 from typing import Any
@@ -27,10 +27,10 @@ ROUNDING = 2.0**-9  # of a bfloat16 below 1
 
 
 def ends_in_sigmoid(gan: GAN) -> bool:
-    """Whether a block's scores are what the last sigmoid or softmax in D returned, or its rounding.
+    """Whether D's scores for a block are the output of its last sigmoid or softmax, or a rounding.
 
-    Calls are watched, so it does not matter whether a module or a function makes them. A script, or
-    a formula such as 1 / (1 + exp(-s)), is not seen through.
+    Calls are watched, so both modules and functions are seen. A script, or a formula such as
+    1 / (1 + exp(-s)), is not seen.
     """
     rng = Rng(0, BURN_IN_ROW)
     y = ops.labels(gan, rng, gan.block)
@@ -45,7 +45,7 @@ def ends_in_sigmoid(gan: GAN) -> bool:
 
 
 class _Watch(TorchFunctionMode):
-    """Keeps what the last sigmoid or softmax returned."""
+    """Keeps the output of the last sigmoid or softmax."""
 
     def __init__(self) -> None:
         super().__init__()
