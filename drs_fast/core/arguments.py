@@ -19,7 +19,7 @@ def integer(name: str, value: Any, least: int, below: int | None = None) -> int:
         # An int is returned unchanged, so that torch.compile may keep it symbolic.
         number = value if isinstance(value, int) else operator.index(value)
     except TypeError:
-        number = least - 1
+        number = least - 1  # refused below
     if isinstance(value, bool) or number < least or (below is not None and number >= below):
         bound = f">= {least}" if below is None else f"in [{least}, 2^{below.bit_length() - 1})"
         raise ValueError(f"{name} must be an integer {bound}, got {describe(value)}")

@@ -3,7 +3,7 @@
 Eager calls run the op's body. torch.compile and torch.export record a call of the operator, and do
 not look inside. An operator takes tensors and numbers only: an Rng as `seed`, which is signed, and
 `row`; a Ring as `seed`, `batch` and its tensors; a Compacted as its tensors; and a threshold as a
-tensor, though it is a number.
+tensor, even where it is a number.
 """
 
 import functools
