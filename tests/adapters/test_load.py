@@ -363,7 +363,7 @@ def test_what_is_downloaded_by_accident_is_named(tmp_path, name):
         file.write_text(page)
         assert " but a web page instead of the file; download" in said(file)
     file.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n")
-    assert " but a Git LFS pointer, without the data; run git lfs pull" in said(file)
+    assert " but a Git LFS pointer without the data; run git lfs pull" in said(file)
     file.write_bytes(b"")
     assert said(file).endswith("is empty; copy or download it again")
     file.unlink()

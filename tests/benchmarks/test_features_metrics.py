@@ -72,7 +72,7 @@ def test_frechet_of_equal_laws_has_the_stated_bias():
 
 
 def test_frechet_needs_two_samples():
-    with pytest.raises(ValueError, match=r"n at least 2, got \(1, 3\)"):
+    with pytest.raises(ValueError, match=r"n >= 2, got \(1, 3\)"):
         features.frechet(torch.zeros(1, 3), torch.zeros(5, 3))
 
 

@@ -385,7 +385,7 @@ def test_verify_beside_a_writer_tells_damage_only(tmp_path, capsys):
         damaged(path)
         assert store.verify(path) == []
         assert cli.main(["verify", str(path)]) == 0
-        assert "is being written" in capsys.readouterr().out
+        assert "is still being written" in capsys.readouterr().out
         first = path / "chunk-00000000.safetensors"
         whole = first.read_bytes()
         first.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
@@ -400,7 +400,7 @@ def test_verify_of_a_run_that_has_just_begun(tmp_path, capsys):
     with contextlib.closing(folder_module.Folder(tmp_path / "run")):
         assert store.verify(tmp_path / "run") == []
         assert cli.main(["verify", str(tmp_path / "run")]) == 0
-        assert "is being written" in capsys.readouterr().out
+        assert "is still being written" in capsys.readouterr().out
     assert cli.main(["verify", str(tmp_path / "run")]) == 7
 
 

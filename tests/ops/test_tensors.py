@@ -190,8 +190,11 @@ def test_a_choice_is_text(value):
 
 
 WRITTEN = {
-    "gradient": (lambda t: t.requires_grad_(), "requires a gradient; make it by torch.empty"),
-    "inference": (lambda t: torch.inference_mode()(t.clone)(), "is of inference mode; make it by"),
+    "gradient": (lambda t: t.requires_grad_(), "requires a gradient; make it with torch.empty"),
+    "inference": (
+        lambda t: torch.inference_mode()(t.clone)(),
+        "was made in inference mode; make it with",
+    ),
     "sparse": (lambda t: t.to_sparse(), "must be a dense tensor"),
     "strided": (lambda t: t.repeat_interleave(2)[::2], "must be contiguous"),
     "array": (lambda t: t.numpy(), "must be .*, got ndarray"),

@@ -97,7 +97,7 @@ def test_it_can_be_read():
         "                  batch      rows/s   speed",
         "                    512         100    1.00",
         "",
-        "                   tune      rows/s   speed   logits move by up to",
+        "                   tune      rows/s   speed   logits change by up to",
         "                   none         100    1.00",
         "                    a,b         150    1.50   2e-06 of their sd",
         "refused: no",

@@ -132,7 +132,7 @@ def test_a_model_that_is_no_function_is_warned_of_once_and_never_refused(tmp_pat
     def make():
         return drs.GAN(Noisy(), lambda x: x[:, 0], 2)
 
-    with pytest.warns(UserWarning, match="a second time") as said:
+    with pytest.warns(UserWarning, match="on a second call") as said:
         drs.generate(make(), QUICK, 100, out=tmp_path)
     assert len(said) == 1
     assert said[0].filename == __file__
@@ -157,7 +157,7 @@ class Averaging(torch.nn.Module):
     "make", [Averaging, lambda: torch.jit.script(torch.nn.Sequential(Averaging()))]
 )
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
-@pytest.mark.filterwarnings("ignore:G or D gave other numbers")
+@pytest.mark.filterwarnings("ignore:G or D returned different numbers")
 def test_the_probe_changes_no_state(make):
     module = make()
     before = {name: (tensor, tensor.clone()) for name, tensor in module.named_buffers()}

@@ -248,7 +248,7 @@ def test_parts_that_cannot_be_moved(layer, words):
 
 def test_generators_without_parts():
     model = drs.GAN(lambda z: 2 * z, lambda x: x[:, 0], 2)
-    with pytest.raises(ValueError, match=r"must be an nn\.Module then, got function.*layer=''"):
+    with pytest.raises(ValueError, match=r"must be an nn\.Module, got function.*layer=''"):
         drs.generate(model, Collaborative(layer="layers.1"), 5)
     assert len(drs.generate(model, Collaborative(), 5).x) == 5
 
