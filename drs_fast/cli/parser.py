@@ -74,7 +74,7 @@ def parser(given: list[str]) -> argparse.ArgumentParser:
         choices=samplers.NAMES,
         help="sampling method (default: %(default)s)",
     )
-    _add_option(generate, "seed", "of all random numbers")
+    _add_option(generate, "seed", "random seed")
     _add_option(generate, "save", "of x,z,logit", type=_names)
     _add_option(generate, "batch_size", "rows in a call of G and D: a power of two, or 256s")
     _add_option(generate, "device", DEVICE, type=str)

@@ -11,7 +11,7 @@ TILE = 1024  # rows that a block of a GPU decides on at a time
 # Words of a ring's state, and how many there are.
 RING_CURSOR, RING_LIMIT, RING_ROW, RING_INVALID, RING_ABOVE, RING_LOG_M, RING_WORDS = range(7)
 
-# Words of a workspace: counters, then from HEADER on a status word a tile.
+# Words of a workspace: counters, then from HEADER on a status word per tile.
 TICKET, DONE, EPOCH, TOTAL, INVALID, ABOVE = range(6)
 HEADER = 16
 

@@ -61,7 +61,7 @@ def sha256(*values: Any) -> str:
 
 
 def weights(*values: Any, changing: Collection[int] = ()) -> str:
-    """Of the state_dicts of all modules, of TorchScript's archives, and of packed weights.
+    """The sha256 of all modules' state_dicts, TorchScript archives and packed weights.
 
     changing: ids of tensors in the state_dicts that calls change, which are left out.
     """
@@ -125,7 +125,7 @@ def _walk(value: Any, seen: dict[int, Any]) -> Iterator[Any]:
             if not isinstance(part, PLAIN):
                 if id(part) in seen:
                     continue
-                seen[id(part)] = part  # kept alive, lest another object takes its id
+                seen[id(part)] = part  # kept alive, so that no other object takes its id
             yield part
             ahead.append(_parts(part, seen))
             break

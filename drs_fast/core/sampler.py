@@ -211,7 +211,7 @@ def checked(sampler: Any) -> Sampler:
     """The sampler; ValueError unless it is an instance that keeps the contract."""
     if isinstance(sampler, type) or not isinstance(sampler, Sampler):
         raise ValueError(
-            f"sampler must be an instance such as drs.samplers.DRS(), got {sampler!r}; a class of "
+            f"sampler must be an instance, such as drs.samplers.DRS(), got {sampler!r}; a class of "
             "your own derives from drs_fast.core.Sampler, which has defaults for everything but "
             "law, init and step"
         )

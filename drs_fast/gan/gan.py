@@ -373,8 +373,9 @@ def _slope(logit: Tensor, leaf: Tensor) -> Tensor:
         (slope,) = torch.autograd.grad(logit, leaf, torch.ones_like(logit), allow_unused=True)
     if slope is None:
         raise ValueError(
-            "the logit has no gradient, which this method follows: G or D is constant, or cuts the "
-            "graph by detach, no_grad, integers or NumPy; give differentiable ones, or take a "
-            f"sampler that needs none ({those_that(lambda each: 'gradients' not in each.tallies)})"
+            "the sampler follows the logit's gradient, but there is none: G or D is constant, or "
+            "breaks the graph by detach, no_grad, integers or NumPy; make them differentiable, or "
+            "use a sampler that needs no gradient "
+            f"({those_that(lambda each: 'gradients' not in each.tallies)})"
         )
     return slope

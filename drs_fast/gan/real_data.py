@@ -44,8 +44,8 @@ def check_finite(x: Tensor) -> None:
         return
     bad = ~torch.isfinite(x.reshape(len(x), -1)).all(dim=1)
     raise Unusable(
-        f"real samples must be finite: {int(bad.sum()):,} of {len(x):,} hold NaN or infinite "
-        f"values, {describe(x)}, the first of them at {int(bad.nonzero()[0])}; drop them, "
+        f"real samples must be finite, got NaN or infinite values in {int(bad.sum()):,} of "
+        f"{len(x):,}, {describe(x)}, the first at {int(bad.nonzero()[0])}; drop them, "
         "x[x.isfinite().reshape(len(x), -1).all(dim=1)], or find where they come from"
     )
 

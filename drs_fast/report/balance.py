@@ -76,9 +76,9 @@ def _groups(samples: Samples, state: dict[str, Tensor], ids: Tensor) -> tuple[st
         return "class", classes.drawn(u, labels, tuple(weighted) or None)
     known = zoo.groups(manifest["model"])
     if known is None:
-        raise RuntimeError("there are no labels, and the model is not a GAN of the zoo")
+        raise RuntimeError("there are no labels, and the model is no GAN of the zoo")
     gan = zoo.load(manifest["model"])
     if gan.sha256() != manifest["model_sha256"]:
-        raise RuntimeError("the model has the name of a zoo GAN, but is another")
+        raise RuntimeError("the model only has the name of a zoo GAN")
     group, of = known
     return group, of(gan.samples(ops.latents(gan, rng, len(ids), ids=ids)))

@@ -47,14 +47,14 @@ class Options:
             "tune": tuning.check(self.tune),
         }
         if self.only is not None and self.label_weights is not None:
-            raise ValueError("give one of only and label_weights")
+            raise ValueError("give only or label_weights, got both only and label_weights")
         for name, value in checked.items():
             object.__setattr__(self, name, value)
 
     def placed(self, gan: GAN) -> GAN:
         """The GAN on the device and with the labels, the blocks and the precision asked for."""
         if not isinstance(gan, GAN):
-            raise ValueError(f"gan must be a drs.GAN, got {type(gan).__name__}; drs.load makes one")
+            raise ValueError(f"gan must be a drs.GAN, got {type(gan).__name__}; use drs.load")
         weights = self.label_weights
         if self.only is not None:
             weights = classes.only(gan.labels, self.only)
@@ -78,5 +78,5 @@ def _saved(save: tuple[str, ...]) -> tuple[str, ...]:
     names = tuple(save.split(",")) if isinstance(save, str) else tuple(save)
     unknown = [name for name in names if name not in (*SAVEABLE, "ids", "")]
     if unknown:
-        raise ValueError(f"save takes {', '.join(SAVEABLE)} (ids always), got {unknown[0]!r}")
+        raise ValueError(f"save must be of {', '.join(SAVEABLE)} (ids always), got {unknown[0]!r}")
     return tuple(name for name in SAVEABLE if name in names)

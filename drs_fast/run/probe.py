@@ -52,9 +52,9 @@ def _begun(gan: GAN, model: str) -> dict[str, object]:
         again = steady or first == sha256(gan)
     if not steady:
         warnings.warn(
-            "G or D gave other numbers for the same rows a second time (random numbers inside, or "
-            "kernels that add in any order): if this run is interrupted, extended or repaired, its "
-            "bytes will differ; `drs-fast doctor` looks for the cause",
+            "G or D gave other numbers for the same rows on a second call (random numbers inside, "
+            "or kernels that add in any order): if this run is interrupted, extended or repaired, "
+            "its bytes will differ; `drs-fast doctor` looks for the cause",
             stacklevel=7,
         )
     return {WEIGHTS: weights(gan, changing), MODEL: model, PROBE: first if again else None}
@@ -97,13 +97,13 @@ def _refused(there: Mapping[str, object], here: Mapping[str, object]) -> str:
 
 
 def weights(gan: GAN, changing: set[int]) -> str:
-    """Of what was learnt, but for the buffers with these ids, which calls change."""
+    """The sha256 of what was learnt, without the buffers of these ids, which calls change."""
     parts = (gan.generator, gan.discriminator, gan.link, gan.prior)
     return fingerprint.weights(*parts, changing=changing)
 
 
 def sha256(gan: GAN, seed: int = 0) -> str:
-    """Of x and logits of a few rows that nothing else reaches, of all classes if they are not more.
+    """The sha256 of x and logits of some rows that nothing else reaches, spread over all classes.
 
     seed: of the random numbers that G and D draw from PyTorch.
     """

@@ -42,9 +42,9 @@ class Run:
         gan, sampler = options.placed(gan), checked(sampler)
         if gan.energy and not sampler.energy:
             raise ValueError(
-                f"a {gan.link} critic is no density ratio, which {type(sampler).__name__} needs: "
-                "make it one with drs.calibrate or drs.keep_train, or take a sampler that, with "
-                f"its default fields, needs none: {those_that(lambda each: each.energy)}"
+                f"{type(sampler).__name__} needs a density ratio, got a {gan.link} critic: make it "
+                "one with drs.calibrate or drs.keep_train, or use a sampler that, with its default "
+                f"fields, follows any critic: {those_that(lambda each: each.energy)}"
             )
         options.check_group(sampler.group)
         self.gan, self.sampler = tuning.applied(gan, options.tune), sampler

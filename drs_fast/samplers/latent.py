@@ -92,7 +92,7 @@ class Latent(RejectionSampler):
 
     @property
     def remedies(self) -> tuple[str, ...]:
-        return ("give a lower cap: log weights above it count alike",)
+        return ("set a lower cap: log weights above it count the same",)
 
     def init(self, gan: GAN, rng: Rng) -> LatentState:
         judge, within = self._judge(gan), self.classes == WITHIN
@@ -132,7 +132,7 @@ class Latent(RejectionSampler):
 
     def _completed(self, gan: GAN, state: LatentState, kept: Batch) -> Batch:
         """The samples of accepted latents."""
-        n = int(kept.count)  # the host must know it, lest G runs for rejected latents
+        n = int(kept.count)  # the host must know it, because G must not run for rejected latents
         z, y, ids = kept.z[:n], None if kept.y is None else kept.y[:n], kept.ids[:n]
         x, logit = gan.on(block=_block(gan, state)).logits(z, y)
         bad = torch.isnan(logit) | torch.isposinf(logit)

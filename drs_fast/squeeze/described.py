@@ -26,7 +26,7 @@ def _losses(run: Recorded, state: SqueezeState) -> dict[str, str]:
     hidden = audit.unseen(float(state.samples) + evenly)
     return {
         "lost mass": f"{stages.lost(tallies, state)}, 95 % interval",
-        "of it where rows were seen": f"{audit.loss(tallies)}",
-        "of it where none was": f"at most {hidden:.2%} of the samples",
+        "lost where rows seen": f"{audit.loss(tallies)}",
+        "lost where none seen": f"at most {hidden:.2%} of the samples",
         "audits": f"{tallies['audited'] / tallies['judged']:.2%} of all rows that are judged",
     }

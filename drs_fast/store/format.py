@@ -122,7 +122,7 @@ class Record:
         """Corrupt unless its numbers are possible for this chunk of so many rows, if known."""
         rows, last = self.counters["rows"], self.counters["last_row"]
         if self.count > rows:
-            raise Corrupt(f"has {self.count} samples of {rows} rows")
+            raise Corrupt(f"has {self.count} samples from {rows} rows")
         if chunk_rows is None:
             return
         if rows > chunk_rows or (rows < chunk_rows and not self.cut):

@@ -38,7 +38,7 @@ from drs_fast.store.kinds import (
     Texts,
 )
 
-COPY = "bring back a copy, or start anew in another directory"
+COPY = "restore a copy, or start over in another directory"
 
 
 class SamplerSpec(TypedDict):
@@ -62,7 +62,7 @@ class Settings(TypedDict):
     model_sha256: Annotated[Sha256, "of weights, architecture and code, as they were found"]
     probe_sha256: NotRequired[Annotated[str | None, SHA256.or_null, "of some samples and logits"]]
     sampler: Annotated[SamplerSpec, SAMPLER, "its name, law_version and plain fields"]
-    seed: Annotated[Seed, "of all random numbers"]
+    seed: Annotated[Seed, "random seed"]
     batch_size: Annotated[Positive, "rows in a call of G and D"]
     device: Annotated[Text, "the kind of device: cpu or cuda"]
     precision: Annotated[Text, "of G and D: fp32 or bf16"]

@@ -208,7 +208,7 @@ USES = {
 }
 
 
-@pytest.mark.filterwarnings("ignore:too little was learnt")
+@pytest.mark.filterwarnings("ignore:too little was learned")
 @pytest.mark.parametrize("use", USES)
 def test_what_is_drawn_lies_in_the_range_of_its_use(drawn, use):
     call, expected = USES[use]

@@ -119,7 +119,7 @@ def test_readme_is_short():
 
 
 def anchors(page):
-    """Of the page's headings, as MkDocs makes them."""
+    """The anchors of a page's headings, as MkDocs makes them."""
     titles = re.findall(r"^#+ (.*)$", page.read_text(), flags=re.MULTILINE)
     return {re.sub(r"[^\w]+", "-", title.lower()).strip("-") for title in titles}
 

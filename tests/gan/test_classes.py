@@ -304,9 +304,9 @@ def test_a_wrong_class_is_explained(only):
 
 def test_labels_that_a_gan_does_not_have():
     plain = drs.GAN(lambda z: z, lambda x: x[:, 0], 2)
-    with pytest.raises(ValueError, match="has none"):
+    with pytest.raises(ValueError, match="has no labels"):
         drs.generate(plain, DRS(), 5, only=0)
-    with pytest.raises(ValueError, match="has none"):
+    with pytest.raises(ValueError, match="has no labels"):
         drs.generate(plain, DRS(), 5, label_weights=[1.0])
     with pytest.raises(ValueError, match="needs a GAN with labels"):
         drs.generate(plain, DRS(classes="within"), 5)

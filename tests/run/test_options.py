@@ -49,9 +49,9 @@ def test_options_are_put_in_order():
         ({"patience": 0}, "patience must be an integer >= 1, got 0"),
         ({"max_proposals": 0}, "max_proposals must be an integer >= 1, got 0"),
         ({"chunk_rows": 1.5}, "chunk_rows must be an integer >= 1, got 1.5"),
-        ({"save": ("y",)}, r"save takes x, z, logit \(ids always\), got 'y'"),
-        ({"tune": "fast"}, "tune takes channels_last, compile, got 'fast'"),
-        ({"only": 0, "label_weights": [1.0]}, "give one of only and label_weights"),
+        ({"save": ("y",)}, r"save must be of x, z, logit \(ids always\), got 'y'"),
+        ({"tune": "fast"}, "tune must be from channels_last, compile, got 'fast'"),
+        ({"only": 0, "label_weights": [1.0]}, "got both only and label_weights"),
     ],
 )
 def test_wrong_options(wrong, message):

@@ -157,7 +157,7 @@ class Averaging(torch.nn.Module):
     "make", [Averaging, lambda: torch.jit.script(torch.nn.Sequential(Averaging()))]
 )
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
-@pytest.mark.filterwarnings("ignore:G or D returned different numbers")
+@pytest.mark.filterwarnings("ignore:G or D gave other numbers")
 def test_the_probe_changes_no_state(make):
     module = make()
     before = {name: (tensor, tensor.clone()) for name, tensor in module.named_buffers()}
@@ -351,7 +351,7 @@ def test_a_model_with_noise_has_a_probe(tmp_path):
     def make(k):
         return drs.GAN(Style(k), lambda x: x[:, 0], 2)
 
-    with pytest.warns(UserWarning, match="a second time") as said:
+    with pytest.warns(UserWarning, match="on a second call") as said:
         drs.generate(make(1), QUICK, 100, out=tmp_path)
     assert len(said) == 1
     assert said[0].filename == __file__

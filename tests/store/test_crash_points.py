@@ -282,7 +282,7 @@ FAULTS = {
         "plain",
     ),
     "a cut shard is kept": (
-        writer.Writer, "__init__", ' and not (record.cut and n > before["n"])', "",
+        writer.Writer, "_go_on", ' and not (record.cut and self.n > before["n"])', "",
         "extended twice",
     ),
 }  # fmt: skip
