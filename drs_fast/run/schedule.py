@@ -44,7 +44,7 @@ class Run:
             raise ValueError(
                 f"{type(sampler).__name__} needs a density ratio, got a {gan.link} critic: make it "
                 "one with drs.calibrate or drs.keep_train, or use a sampler that, with its default "
-                f"fields, follows any critic: {those_that(lambda each: each.energy)}"
+                f"fields, needs none: {those_that(lambda each: each.energy)}"
             )
         options.check_group(sampler.group)
         self.gan, self.sampler = tuning.applied(gan, options.tune), sampler

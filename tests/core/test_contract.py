@@ -141,10 +141,10 @@ class Plain(Sampler):
     ("sampler", "words"),
     [
         (Duck(), r"got <.*Duck object.*>; .* derives from drs_fast.core.Sampler, which has defaul"),
-        (Duck, r"instance such as drs.samplers.DRS\(\), got <class .*Duck'>"),
-        (Least, r"instance such as drs.samplers.DRS\(\), got <class .*Least'>"),
-        ("drs", r"instance such as drs.samplers.DRS\(\), got 'drs'"),
-        (None, r"instance such as drs.samplers.DRS\(\), got None"),
+        (Duck, r"instance, such as drs.samplers.DRS\(\), got <class .*Duck'>"),
+        (Least, r"instance, such as drs.samplers.DRS\(\), got <class .*Least'>"),
+        ("drs", r"instance, such as drs.samplers.DRS\(\), got 'drs'"),
+        (None, r"instance, such as drs.samplers.DRS\(\), got None"),
         (Plain(), r"must be a dataclass, got Plain.*@dataclass\(frozen=True\)"),
     ],
 )
@@ -169,8 +169,9 @@ def test_errors_name_the_samplers_that_would_do():
         drs.Squeeze(samplers.SIR())
     energies = drs.GAN(lambda z: z, lambda x: x.sum(dim=1), 2, link="wasserstein")
     any_critic = "DCD, DDLS, DGFlow, DOT, Ex2MCMC, FlEx2MCMC, ISIR, Latent"
-    with pytest.raises(ValueError, match=rf"which DRS needs: .*needs none: {any_critic}$"):
+    message = rf"DRS needs a density ratio, got .*needs none: {any_critic}$"
+    with pytest.raises(ValueError, match=message):
         drs.generate(energies, samplers.DRS(), 10)
     cut = drs.GAN(lambda z: z, lambda x: x.detach().sum(dim=1), 2)
-    with pytest.raises(ValueError, match=r"needs none \(DRS, ISIR, Latent, MH, OBRS, SIR\)"):
+    with pytest.raises(ValueError, match=r"needs no gradient \(DRS, ISIR, Latent, MH, OBRS, SIR\)"):
         drs.generate(cut, samplers.DDLS(step_size=0.1), 10)

@@ -279,6 +279,7 @@ def test_a_complete_run_knows_another_model_whatever_calls_left(tmp_path):
 def test_the_model_is_hashed_before_it_is_called(tmp_path, monkeypatch, variants):
     calls = []
     generator, critic = torch.nn.Identity(), torch.nn.Linear(2, 1)
+    torch.nn.init.constant_(critic.weight, 1.0)
     generator.register_forward_hook(lambda *given: calls.append("called"))
     gan = drs.GAN(generator, critic, 2)
     monkeypatch.setattr(drs.GAN, "sha256", lambda gan: calls.append("hashed") or "0" * 64)
