@@ -53,12 +53,15 @@ def _sampler(options: argparse.Namespace) -> Any:
 
 def run_generate(options: argparse.Namespace) -> int:
     sampler = _sampler(options)
+    given = {name: getattr(options, name) for name in ("tolerance", "unseen", "use_bound")}
+    given = {name: value for name, value in given.items() if value is not None}
     if options.squeeze:
-        sampler = Squeeze(
-            sampler, options.tolerance, options.unseen, USE_BOUND.get(options.use_bound)
-        )
-    elif options.use_bound is not None:
-        raise ValueError(f"--use-bound {options.use_bound} needs --squeeze")
+        if "use_bound" in given:
+            given["use_bound"] = USE_BOUND[given["use_bound"]]
+        sampler = Squeeze(sampler, **given)
+    elif given:
+        name, value = next(iter(given.items()))
+        raise ValueError(f"--{name.replace('_', '-')} {value} needs --squeeze")
     with ops.backend(options.backend):
         samples: store.Samples = engine.generate(
             load(options.model),

@@ -97,14 +97,12 @@ def parser(given: list[str]) -> argparse.ArgumentParser:
     generate.add_argument(
         "--tolerance",
         type=float,
-        default=Squeeze.tolerance,
-        help="largest share of samples the bound may lose (default: %(default)s)",
+        help=f"largest share of samples the bound may lose (default: {Squeeze.tolerance})",
     )
     generate.add_argument(
         "--unseen",
         type=float,
-        default=Squeeze.unseen,
-        help="further loss allowed where no row was seen (default: %(default)s)",
+        help=f"further loss allowed where no row was seen (default: {Squeeze.unseen})",
     )
     generate.add_argument(
         "--use-bound",

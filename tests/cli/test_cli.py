@@ -577,3 +577,11 @@ def test_a_burn_in_beyond_the_reserved_rows(run):
     code, _, err = run(*GENERATE, "--burn-in", "9" * 20)
     assert code == 2
     assert "burn_in must be at most 2^61" in err
+
+
+@pytest.mark.parametrize("flag", [["--tolerance", "0.01"], ["--unseen", "0.1"]])
+def test_what_is_said_of_a_bound_needs_squeeze(run, flag, tmp_path):
+    code, _, err = run(*GENERATE, *flag)
+    assert code == 2
+    assert err == f"drs-fast: {flag[0]} {float(flag[1]):g} needs --squeeze\n"
+    assert not (tmp_path / "run").exists()
