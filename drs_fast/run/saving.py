@@ -7,7 +7,6 @@ import math
 from collections import Counter, deque
 from concurrent.futures import Future
 from os import PathLike
-from types import TracebackType
 from typing import Any
 
 import torch
@@ -181,12 +180,7 @@ class Shards:
     def __enter__(self) -> "Shards":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
         if error is None:  # otherwise closing the writer waits for what is being written
             for future, _ in self._written:
                 future.result()
