@@ -15,11 +15,11 @@ from drs_fast import ops
 from drs_fast.core import Found, Rng, Sampler, Starvation, check_invalid, last_row
 from drs_fast.core.sampler import checked, those_that
 from drs_fast.gan import BLOCK_MULTIPLE, GAN, SMALLEST, classes
-from drs_fast.run import steps, tuning
+from drs_fast.run import lanes, steps, tuning
 from drs_fast.run.collected import Rows
 from drs_fast.run.options import Options
 from drs_fast.run.progress import Progress
-from drs_fast.run.steps import Landed, Step
+from drs_fast.run.steps import Landed, Lane, Step
 from drs_fast.samplers.common import clipped
 
 TRAIN = "train the discriminator on, or calibrate it: a few logits outweigh all others"
@@ -128,7 +128,7 @@ class Run:
             return
         example = {name: self.example[name] for name in ("logit", *names)}
         sampler, state = self.chosen()
-        lane = steps.lane(
+        lane = lanes.lane(
             self.gan, sampler, state, self.rng, self.step_rows, example, self.options.cuda_graph
         )
         for landed in steps.landed(lane, self._steps(chunks, lane, whole, again)):
@@ -207,7 +207,7 @@ class Run:
         return (last_row(ids) // group + 1) * group
 
     def _steps(
-        self, chunks: Iterable[tuple[int, int, int]], lane: steps.Lane, whole: int, again: bool
+        self, chunks: Iterable[tuple[int, int, int]], lane: Lane, whole: int, again: bool
     ) -> Iterator[Step]:
         """Whole groups, no step across two chunks, and no more rows than may still be tried."""
         most = self.options.max_proposals
