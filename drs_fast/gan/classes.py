@@ -38,6 +38,25 @@ def weights(labels: int | None, given: Sequence[float] | Tensor | None) -> tuple
     return tuple(value / total for value in found)
 
 
+def check(labels: int | None, y: Tensor | None, n: int) -> None:
+    """ValueError unless a GAN with so many classes, or none, can take these labels of n rows."""
+    if (y is None) != (labels is None):
+        raise ValueError(
+            "got y, but this GAN has no labels; drop y or build GAN(..., labels=K)"
+            if y is not None
+            else f"this GAN has {labels} classes; pass y (n,) int64, and real samples as "
+            "real=(x, y)"
+        )
+    if y is not None and not (isinstance(y, Tensor) and y.shape == (n,) and y.dtype == torch.int64):
+        raise ValueError(f"y must be ({n},) int64, got {describe(y)}")
+    # On a GPU, looking at the labels would mean waiting for them.
+    if y is not None and y.device.type == "cpu" and len(y):
+        low, high = int(y.min()), int(y.max())
+        if low < 0 or high >= (labels or 0):
+            wrong = low if low < 0 else high
+            raise ValueError(f"y must be labels in [0, {labels}), got {wrong}")
+
+
 def only(labels: int | None, chosen: int) -> tuple[float, ...]:
     """The weights that propose a single class."""
     if labels is None:

@@ -38,6 +38,15 @@ def samples(x: Any) -> Tensor:
     return dense.detach()
 
 
+def picked(x: Tensor, y: Tensor | None, rows: Tensor) -> tuple[Tensor, Tensor | None]:
+    """These rows of the samples and labels; ValueError if there are fewer than that."""
+    if len(rows) and int(rows.max()) >= len(x):
+        raise ValueError(
+            f"real must give the same samples on every call, got {len(x):,}, fewer than before"
+        )
+    return x[rows.to(x.device)], None if y is None else y[rows.to(y.device)]
+
+
 def check_finite(x: Tensor) -> None:
     """Unusable if a sample holds NaN or an infinite value."""
     if x.dtype in WHOLE or bool(torch.isfinite(x).all()):

@@ -15,7 +15,7 @@ from drs_fast import ops
 from drs_fast.core import Rng, Sampler
 from drs_fast.core.arguments import describe
 from drs_fast.core.compacted import RING_ABOVE, RING_CURSOR, RING_INVALID
-from drs_fast.gan import GAN, blocks
+from drs_fast.gan import GAN, calls
 from drs_fast.run.collected import Rows
 from drs_fast.run.graph import captured
 from drs_fast.run.steps import Landed, Lane, Readings, Step
@@ -66,7 +66,7 @@ class Stepping:
             self._state, batch = self._sampler.step(self._gan, self._state, z, y, rng)
         given = {name: getattr(batch, name) for name in self._example}
         for name, like in self._example.items():
-            if not blocks.alike(given[name], like):
+            if not calls.alike(given[name], like):
                 raise ValueError(
                     f"{type(self._sampler).__name__} must return {name} like {describe(like)}, "
                     f"got {describe(given[name])}"
