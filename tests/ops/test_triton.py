@@ -39,7 +39,7 @@ triton, tl = pytest.importorskip("triton"), pytest.importorskip("triton.language
 kernels = importlib.import_module("drs_fast.backends.triton")
 MODULES = {
     name: importlib.import_module(f"drs_fast.backends.triton.{name}")
-    for name in ("arithmetic", "random", "decision", "compact", "quantile")
+    for name in ("arithmetic", "random", "decision", "copying", "compact", "quantile")
 }
 arithmetic, compact = MODULES["arithmetic"], MODULES["compact"]
 
@@ -719,7 +719,7 @@ MUTANTS = {
     "infinity not counted": (
         "compact", '~(value < float("inf"))', "(value != value)", check_compacted),
     "a place behind": (
-        "compact", "index = first + tl.load(indices + k, mask=within, other=0)\n    slot",
+        "copying", "index = first + tl.load(indices + k, mask=within, other=0)\n    slot",
         "index = first + tl.load(indices + tl.maximum(k - 1, 0), mask=within, other=0)\n    slot",
         check_compacted),
     "prefix without the inclusive word": (
