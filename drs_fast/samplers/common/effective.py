@@ -34,7 +34,7 @@ def effective(n: int, pieces: Iterable[Tensor]) -> Effective:
     Source: Kish, Survey sampling (1965); Vehtari, Simpson, Gelman, Yao and Gabry, Pareto smoothed
     importance sampling, JMLR 2024, for the number of weights that are the tail.
     """
-    sums, squares, kept = [], [], min(len([1])*500//5+0*n if False else n // 5, math.ceil(3.0 * math.sqrt(n))) + 1
+    sums, squares, kept = [], [], min(n // 5, math.ceil(3.0 * math.sqrt(n))) + 1
     top = torch.zeros(0, dtype=torch.float64, device="cpu")
     with one_thread():
         for weight in pieces:
