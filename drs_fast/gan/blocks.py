@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from drs_fast.core.arguments import describe
+from drs_fast.core.tensors import plain
 
 
 def called(
@@ -56,32 +57,12 @@ def alike(rows: Tensor, others: Tensor) -> bool:
     )
 
 
-def dense(tensor: Tensor) -> bool:
-    """Whether the tensor is a block of numbers in memory, and computes as one, in any subclass."""
-    return (
-        tensor.layout is torch.strided
-        and not (tensor.is_nested or tensor.is_quantized or tensor.is_meta)
-        and type(tensor).__torch_dispatch__ is Tensor.__torch_dispatch__
-    )
-
-
-def plain(role: str, value: Any) -> Any:
-    """The value a user's function returned; ValueError if it is a tensor that is not dense."""
-    if not isinstance(value, Tensor):
-        return value
-    if not dense(value):
-        raise ValueError(
-            f"{role} must return a dense tensor of numbers, got {describe(value)}; convert it, for "
-            "example with to_dense(), dequantize(), to_padded_tensor(...) or full_tensor()"
-        )
-    return value if type(value) is Tensor else value.as_subclass(Tensor)
-
-
 def one_per_sample(role: str, score: Any, n: int, device: torch.device) -> Tensor:
     """The scores (n,) a critic or link returned; ValueError unless one number per sample."""
     if isinstance(score, (tuple, list)) and score:
         score = score[0]
-    score = plain(role, score)
+    if isinstance(score, Tensor):
+        score = plain(role, score, verb="return")
     if isinstance(score, dict):
         raise ValueError(
             f"{role} must return a tensor, got a dict of {sorted(map(str, score))}; wrap it: "

@@ -11,11 +11,13 @@ from torch import Tensor
 from drs_fast.core import fingerprint
 from drs_fast.core.arguments import describe, integer, usable
 from drs_fast.core.sampler import those_that
+from drs_fast.core.tensors import plain
 from drs_fast.gan import blocks, classes, links, real_data
 
 PRIORS = ("normal", "uniform", "truncated normal")
 PRECISIONS = ("fp32", "bf16")
 BLOCK_MULTIPLE = 256
+MOST_ROWS = 2**31  # no call has as many: GPUs count the rows of a batch in 31 bits
 SMALLEST = 128  # rows per call that give the same bits as 256 on CPUs; with many threads 64 do not
 Real = Tensor | tuple[Tensor, Tensor]
 ADVICE = {  # if a function other than the two networks fails
@@ -218,14 +220,14 @@ class GAN:
 
     def from_normals(self, normals: Tensor) -> Tensor:
         """Latents (n, latent_dim) float32 from normals of that shape, for a callable prior."""
-        z = blocks.plain("prior", self._call("prior", normals))
-        fits = isinstance(z, Tensor) and z.shape == normals.shape and z.device == normals.device
+        z = plain("prior", self._call("prior", normals), "a tensor of latents", "return")
+        fits = z.shape == normals.shape and z.device == normals.device
         if not fits or z.is_complex():
             raise ValueError(
                 f"prior must map normals {describe(normals)} to latents of that shape, real "
                 f"numbers on {normals.device}, got {describe(z)}"
             )
-        return z.float()  # type: ignore[no-any-return]
+        return z.float()
 
     def real_samples(self, n: int, rows: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """Up to n real samples, the first ones, and their labels, on the generator's device.
@@ -256,6 +258,8 @@ class GAN:
         y: Tensor | None,
         differentiate: bool = False,
     ) -> list[Tensor]:
+        if differentiate and not (rows.is_floating_point() or rows.is_complex()):
+            raise ValueError(f"gradients need floating-point numbers, got {describe(rows)}")
         given = (rows.detach(),) if y is None else (rows.detach(), y)
         return blocks.called(function, given, self.block, self.call_rows, differentiate)
 
@@ -287,8 +291,8 @@ class GAN:
 
     def _generate(self, start: int, z: Tensor, *label: Tensor) -> Tensor:
         made = self._call("generator", z, *(y.clone() for y in label))
-        made = blocks.plain("generator", made)
-        if not isinstance(made, Tensor) or made.shape[:1] != z.shape[:1]:
+        made = plain("generator", made, "a tensor of samples", "return")
+        if made.shape[:1] != z.shape[:1]:
             raise ValueError(
                 f"generator must return a tensor of {len(z)} samples for {len(z)} latents, "
                 f"got {describe(made)}"
@@ -333,12 +337,13 @@ class GAN:
             ) from error
 
     def _check(self, z: Tensor, y: Tensor | None) -> None:
-        if not isinstance(z, Tensor) or z.ndim != 2 or z.shape[1] != self.latent_dim:
+        z = plain("z", z, f"(n, {self.latent_dim})")
+        if z.ndim != 2 or z.shape[1] != self.latent_dim:
             raise ValueError(f"z must be (n, {self.latent_dim}), got {describe(z)}")
         self._check_labels(z, y)
 
     def _check_labels(self, rows: Tensor, y: Tensor | None) -> None:
-        if not isinstance(rows, Tensor) or not blocks.dense(rows) or not rows.ndim:
+        if not plain("x", rows, "a tensor of samples (n, ...)").ndim:
             raise ValueError(f"x must be a tensor of samples (n, ...), got {describe(rows)}")
         if (y is None) != (self.labels is None):
             raise ValueError(
@@ -347,12 +352,13 @@ class GAN:
                 else f"this GAN has {self.labels} classes; pass y (n,) int64, and real samples as "
                 "real=(x, y)"
             )
-        if y is not None and not (
-            isinstance(y, Tensor) and y.shape == rows.shape[:1] and y.dtype == torch.int64
-        ):
+        if y is None:
+            return
+        y = plain("y", y, f"({len(rows)},) int64")
+        if y.shape != rows.shape[:1] or y.dtype != torch.int64:
             raise ValueError(f"y must be ({len(rows)},) int64, got {describe(y)}")
         # On a GPU, looking at the labels would mean waiting for them.
-        if y is not None and y.device.type == "cpu" and len(y):
+        if y.device.type == "cpu" and len(y):
             low, high = int(y.min()), int(y.max())
             if low < 0 or high >= (self.labels or 0):
                 wrong = low if low < 0 else high
@@ -361,7 +367,7 @@ class GAN:
 
 def block_rows(rows: int) -> int:
     """The block size for a batch: the next power of two or, from 256 on, multiple of 256."""
-    if integer("batch_size", rows, 1) < BLOCK_MULTIPLE:
+    if integer("batch_size", rows, 1, MOST_ROWS) < BLOCK_MULTIPLE:
         return 1 << (rows - 1).bit_length()
     return -(-rows // BLOCK_MULTIPLE) * BLOCK_MULTIPLE
 

@@ -15,7 +15,7 @@ from drs_fast import ops
 from drs_fast.core import Found, Rng, Sampler, Starvation, check_invalid, last_row
 from drs_fast.core.sampler import checked, those_that
 from drs_fast.gan import BLOCK_MULTIPLE, GAN, SMALLEST, classes
-from drs_fast.run import steps, tuning
+from drs_fast.run import memory, steps, tuning
 from drs_fast.run.collected import Rows
 from drs_fast.run.options import Options
 from drs_fast.run.progress import Progress
@@ -97,6 +97,7 @@ class Run:
     def example(self) -> Rows:
         """One example row of everything a step can return, for shapes and dtypes."""
         x = self.gan.row()
+        memory.check_batch(self.gan, x.nbytes)
         rows = {
             "ids": x.new_zeros(1, dtype=torch.int64),
             "logit": x.new_zeros(1, dtype=torch.float32),

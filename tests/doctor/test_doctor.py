@@ -603,7 +603,7 @@ GIVEN = {  # real samples: the finding, or the words of the error, where they we
     "none": (lambda: real()[:0], r"must give a tensor of samples .*got \(0, 2\) float32"),
     "few": (lambda: real()[:9], "at least 10 real samples, got 9"),
     "sparse": (lambda: real().to_sparse(), "must be a dense tensor.*to_dense"),
-    "on meta": (lambda: real().to("meta"), "real must hold numbers, got .* on meta"),
+    "on meta": (lambda: real().to("meta"), "real must be a dense tensor of numbers, got .* on meta"),
     "eight bits": (
         lambda: real().to(torch.float8_e4m3fn),
         "numbers of a standard dtype, got .*float8",
