@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from drs_fast.core import fingerprint
-from drs_fast.core.arguments import describe, integer, usable
+from drs_fast.core.arguments import describe, integer, told, usable
 from drs_fast.core.sampler import those_that
 from drs_fast.core.tensors import plain
 from drs_fast.gan import blocks, classes, links, real_data
@@ -25,6 +25,7 @@ ADVICE = {  # if a function other than the two networks fails
     "prior": "a prior maps normals (n, latent_dim) to latents (n, latent_dim)",
     "real": "real maps n to samples (n, ...), or with labels to (samples, y)",
 }
+OF_SHAPES = (RuntimeError, TypeError, ValueError, IndexError)  # what wrong shapes and dtypes raise
 
 
 class GAN:
@@ -216,7 +217,7 @@ class GAN:
         # Elsewhere another shape rounds differently, and tuned modules are tuned for one shape.
         if self._runs or self.device.type != "cpu":
             return self.block
-        return min(self.block, block_rows(max(rows, SMALLEST)))
+        return block_rows(min(max(rows, SMALLEST), self.block))
 
     def from_normals(self, normals: Tensor) -> Tensor:
         """Latents (n, latent_dim) float32 from normals of that shape, for a callable prior."""
@@ -303,8 +304,9 @@ class GAN:
         elif not blocks.alike(made, self._row):
             raise ValueError(
                 "generator must return samples of one shape and dtype on one device, got "
-                f"{describe(made[0])} in the block from row {start} on, and before that "
-                f"{describe(self._row[0])}; if you changed the generator itself, use gan.on()"
+                f"{describe(made[0])} {f'from row {start} on' if start else 'in this call'}, and "
+                f"before that {describe(self._row[0])}; if you changed the generator itself, use "
+                "gan.on()"
             )
         return made
 
@@ -332,9 +334,8 @@ class GAN:
                 f"check latent_dim={self.latent_dim} and labels={self.labels} (the number of "
                 "classes, for a class-conditional GAN)",
             )
-            raise ValueError(
-                f"{role} failed on {given}: {type(error).__name__}: {error}; {advice}"
-            ) from error
+            advice = f"; {advice}" if type(error) in OF_SHAPES else ""
+            raise ValueError(f"{role} failed on {given}: {told(error)}{advice}") from error
 
     def _check(self, z: Tensor, y: Tensor | None) -> None:
         z = plain("z", z, f"(n, {self.latent_dim})")

@@ -302,7 +302,10 @@ BAD = {
     "ids short": (lambda: compact(ids=IDS[:7]), r"ids must be \(8,\) int64, got \(7,\)"),
     "ids (n, 1)": (lambda: compact(ids=IDS[:, None]), r"ids must be \(8,\) int64, got \(8, 1\)"),
     "ids list": (lambda: ops.uniform(R, 2, stream=1, ids=[0, 1]), "ids must be .* got list"),
-    "ids meta": (lambda: accept(ids=IDS.to("meta")), "ids must be a dense tensor of numbers, got .* on meta"),
+    "ids meta": (
+        lambda: accept(ids=IDS.to("meta")),
+        "ids must be a dense tensor of numbers, got .* on meta",
+    ),
     # ops: thresholds
     "eps negative": (lambda: accept(eps=-1e-9), r"eps .*\[0, 1\], got -1e-09"),
     "eps 2": (lambda: accept(eps=2), r"eps .*\[0, 1\], got 2"),
@@ -325,12 +328,18 @@ BAD = {
     "log_m None": (lambda: accept(log_m=None), "log_m must be a .* got None"),
     "log_m text": (lambda: accept(log_m="max"), "log_m must be a .* got 'max'"),
     "log_m complex": (lambda: accept(log_m=torch.tensor(1j)), "log_m must be .* got"),
-    "log_m meta": (lambda: accept(log_m=META), "log_m must be a dense tensor of numbers, got .* on meta"),
+    "log_m meta": (
+        lambda: accept(log_m=META),
+        "log_m must be a dense tensor of numbers, got .* on meta",
+    ),
     # ops: rows to compact
     "rows short": (lambda: compact(L, L[:7]), r"rows\[0\] must be \(8, ...\) on cpu, got \(7,\)"),
     "rows ()": (lambda: compact(L, L, torch.tensor(0)), r"rows\[1\] must be .* got \(\) int64"),
     "rows list": (lambda: compact(L, [0] * 8), r"rows\[0\] must be .* got list"),
-    "rows meta": (lambda: compact(L, META), r"rows\[0\] must be a dense tensor of numbers, got .* on meta"),
+    "rows meta": (
+        lambda: compact(L, META),
+        r"rows\[0\] must be a dense tensor of numbers, got .* on meta",
+    ),
     # ops: out
     "out a dict": (lambda: compact(L, out={}), "Compacted with 0 row tensors, got dict"),
     "out without rows": (lambda: into(rows=()), "Compacted with 1 row tensors, got"),
