@@ -8,12 +8,13 @@ from torch import Tensor
 from drs_fast.core.arguments import integer
 
 BLOCK_MULTIPLE = 256
+MOST_ROWS = 2**31  # no call has as many: GPUs count the rows of a batch in 31 bits
 SMALLEST = 128  # rows per call that give the same bits as 256 on CPUs; with many threads 64 do not
 
 
 def block_rows(rows: int) -> int:
     """The block size for a batch: the next power of two or, from 256 on, multiple of 256."""
-    if integer("batch_size", rows, 1) < BLOCK_MULTIPLE:
+    if integer("batch_size", rows, 1, MOST_ROWS) < BLOCK_MULTIPLE:
         return 1 << (rows - 1).bit_length()
     return -(-rows // BLOCK_MULTIPLE) * BLOCK_MULTIPLE
 

@@ -968,3 +968,21 @@ def test_a_shard_is_made_without_more_openmp_threads():
             assert threads_after(lambda: large["z"].clone()) > alone  # what a team would look like
     finally:
         torch.set_num_threads(threads)
+
+
+def test_a_folder_that_is_interrupted_as_it_goes_says_nothing(tmp_path, monkeypatch):
+    said = []
+    monkeypatch.setattr(sys, "unraisablehook", said.append)
+
+    def interrupted(directory):
+        os.close(directory)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(folder_module, "_release", interrupted)
+        folder = folder_module.Folder(tmp_path)
+        folder._thread.shutdown()
+        del folder  # as after a second Ctrl-C
+    folder_module.Folder.__new__(folder_module.Folder)  # interrupted before it was complete
+    assert said == []
+    folder_module.Folder(tmp_path).close()  # the lock has gone
