@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from drs_fast.backends import reference
-from drs_fast.backends.reference import Number
+from drs_fast.backends.reference import Number, Threshold
 from drs_fast.core import LATENT, Rng
 from drs_fast.core.compacted import Compacted, Ring
 
@@ -58,21 +58,18 @@ def normal(
     return out
 
 
-def probability(logit: Tensor, log_m: Number, gamma: Number, s: float) -> Tensor:
+def probability(logit: Tensor, threshold: Threshold) -> Tensor:
     wide, out = _wide(logit), torch.empty(len(logit), dtype=torch.float64, device="cpu")
-    top, c1 = _memory(log_m), _memory(reference.power(gamma))
-    threshold = _threshold(top, c1, s)
-    _extension().probability(_logits(wide), threshold, len(wide), _threads(), _address(out))
+    held = _held(threshold)
+    _extension().probability(_logits(wide), _threshold(*held), len(wide), _threads(), _address(out))
     return out
 
 
-def accept(
-    logit: Tensor, rng: Rng, ids: Tensor | None, log_m: Number, gamma: Number, s: float
-) -> Tensor:
+def accept(logit: Tensor, rng: Rng, ids: Tensor | None, threshold: Threshold) -> Tensor:
     wide, keep = _wide(logit), torch.empty(len(logit), dtype=torch.bool, device="cpu")
-    top, c1 = _memory(log_m), _memory(reference.power(gamma))
+    held = _held(threshold)
     _extension().accept(
-        _logits(wide), _rows(rng, ids), _threshold(top, c1, s), len(wide), _threads(),
+        _logits(wide), _rows(rng, ids), _threshold(*held), len(wide), _threads(),
         _address(keep),
     )  # fmt: skip
     return keep
@@ -83,14 +80,12 @@ def accept_compact(
     rows: tuple[Tensor, ...],
     rng: Rng,
     ids: Tensor | None,
-    log_m: Number,
-    gamma: Number,
-    s: float,
+    threshold: Threshold,
     out: Compacted,
 ) -> Compacted:
-    wide, top, c1 = _wide(logit), _memory(log_m), _memory(reference.power(gamma))
+    wide, held = _wide(logit), _held(threshold)
     counts = _extension().accept_compact(
-        _logits(wide), _rows(rng, ids), _threshold(top, c1, s), len(wide), _threads(),
+        _logits(wide), _rows(rng, ids), _threshold(*held), len(wide), _threads(),
         _tensors((logit, *rows), (out.logit, *out.rows)), _address(out.ids), len(out.ids),
     )  # fmt: skip
     for scalar, value in zip((out.count, out.invalid, out.above), counts, strict=True):
@@ -99,33 +94,21 @@ def accept_compact(
 
 
 def accept_latents(
-    logit: Tensor,
-    rng: Rng,
-    ids: Tensor | None,
-    log_m: Number,
-    gamma: Number,
-    s: float,
-    out: Compacted,
+    logit: Tensor, rng: Rng, ids: Tensor | None, threshold: Threshold, out: Compacted
 ) -> Compacted:
     (z,) = out.rows
-    accept_compact(logit, (), rng, ids, log_m, gamma, s, replace(out, rows=()))
+    accept_compact(logit, (), rng, ids, threshold, replace(out, rows=()))
     n, d = int(out.count), z.shape[1]
     _extension().normal(_rows(rng, out.ids), LATENT, 0, n, d, _threads(), _address(z))
     return out
 
 
 def accept_append(
-    logit: Tensor,
-    rows: tuple[Tensor, ...],
-    ids: Tensor | None,
-    log_m: Number,
-    gamma: Number,
-    s: float,
-    ring: Ring,
+    logit: Tensor, rows: tuple[Tensor, ...], ids: Tensor | None, threshold: Threshold, ring: Ring
 ) -> Ring:
-    wide, top, c1 = _wide(logit), _memory(log_m), _memory(reference.power(gamma))
+    wide, held = _wide(logit), _held(threshold)
     _extension().accept_append(
-        _logits(wide), ring.seed, 0 if ids is None else _address(ids), _threshold(top, c1, s),
+        _logits(wide), ring.seed, 0 if ids is None else _address(ids), _threshold(*held),
         len(wide), _threads(), _tensors((logit, *rows), (ring.logit, *ring.rows)),
         _address(ring.ids), len(ring.ids), _address(ring.state),
     )  # fmt: skip
@@ -213,8 +196,13 @@ def _rows(rng: Rng, ids: Tensor | None) -> tuple[int, int, int]:
     return rng.seed, rng.row, 0 if ids is None else _address(ids)
 
 
+def _held(threshold: Threshold) -> "tuple[Tensor | array[float], Tensor | array[float], float]":
+    """Memory with log_m and c1, which must live as long as its address is in use; and s."""
+    log_m, gamma, s = threshold
+    return _memory(log_m), _memory(reference.power(gamma)), s
+
+
 def _memory(value: Number) -> "Tensor | array[float]":
-    """Memory that holds the value; it must live as long as its address is in use."""
     return array("d", [value]) if isinstance(value, float) else value
 
 

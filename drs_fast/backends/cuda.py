@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from drs_fast.backends import reference, workspaces
-from drs_fast.backends.reference import Number
+from drs_fast.backends.reference import Number, Threshold
 from drs_fast.core import Rng
 from drs_fast.core.compacted import COUNT_MASK, TILE, Compacted, Ring
 
@@ -61,24 +61,20 @@ def normal(
     return out
 
 
-def probability(logit: Tensor, log_m: Number, gamma: Number, s: float) -> Tensor:
+def probability(logit: Tensor, threshold: Threshold) -> Tensor:
     out = torch.empty(len(logit), dtype=torch.float64, device=logit.device)
     if len(logit):
         wide = _wide(logit)
-        _extension().probability(
-            _where(out), _logits(wide), _threshold(log_m, gamma, s), out.data_ptr()
-        )
+        _extension().probability(_where(out), _logits(wide), _threshold(threshold), out.data_ptr())
     return out
 
 
-def accept(
-    logit: Tensor, rng: Rng, ids: Tensor | None, log_m: Number, gamma: Number, s: float
-) -> Tensor:
+def accept(logit: Tensor, rng: Rng, ids: Tensor | None, threshold: Threshold) -> Tensor:
     out = torch.empty(len(logit), dtype=torch.bool, device=logit.device)
     if len(logit):
         wide = _wide(logit)
         _extension().accept(
-            _where(out), _logits(wide), _rows(rng, ids), _threshold(log_m, gamma, s), out.data_ptr()
+            _where(out), _logits(wide), _rows(rng, ids), _threshold(threshold), out.data_ptr()
         )
     return out
 
@@ -88,39 +84,25 @@ def accept_compact(
     rows: tuple[Tensor, ...],
     rng: Rng,
     ids: Tensor | None,
-    log_m: Number,
-    gamma: Number,
-    s: float,
+    threshold: Threshold,
     out: Compacted,
 ) -> Compacted:
-    _compact(logit, rows, rng, ids, (log_m, gamma, s), out)
+    _compact(logit, rows, rng, ids, threshold, out)
     return out
 
 
 def accept_latents(
-    logit: Tensor,
-    rng: Rng,
-    ids: Tensor | None,
-    log_m: Number,
-    gamma: Number,
-    s: float,
-    out: Compacted,
+    logit: Tensor, rng: Rng, ids: Tensor | None, threshold: Threshold, out: Compacted
 ) -> Compacted:
     (z,) = out.rows
-    _compact(logit, (), rng, ids, (log_m, gamma, s), replace(out, rows=()), z)
+    _compact(logit, (), rng, ids, threshold, replace(out, rows=()), z)
     return out
 
 
 def accept_append(
-    logit: Tensor,
-    rows: tuple[Tensor, ...],
-    ids: Tensor | None,
-    log_m: Number,
-    gamma: Number,
-    s: float,
-    ring: Ring,
+    logit: Tensor, rows: tuple[Tensor, ...], ids: Tensor | None, threshold: Threshold, ring: Ring
 ) -> Ring:
-    _compact(logit, rows, Rng(ring.seed), ids, (log_m, gamma, s), ring)
+    _compact(logit, rows, Rng(ring.seed), ids, threshold, ring)
     return ring
 
 
@@ -137,7 +119,7 @@ def _compact(
     rows: tuple[Tensor, ...],
     rng: Rng,
     ids: Tensor | None,
-    threshold: tuple[Number, Number, float],
+    threshold: Threshold,
     out: Compacted | Ring,
     z: Tensor | None = None,
 ) -> None:
@@ -160,7 +142,7 @@ def _compact(
     if n:
         tensors = [_tensor(source, target) for source, target in zip(rows, out.rows, strict=True)]
         _extension().accept_compact(
-            _where(logit), _logits(logit), _rows(rng, ids), _threshold(*threshold),
+            _where(logit), _logits(logit), _rows(rng, ids), _threshold(threshold),
             [tensor for tensor in tensors if tensor[2]],
             out.ids.data_ptr(), out.logit.data_ptr(), *_latents(z), len(out.ids),
             tuple(counts), state, workspace.data_ptr(), -(-room // TILE),
@@ -188,7 +170,8 @@ def _logits(logit: Tensor) -> tuple[int, int, int]:
     return logit.data_ptr(), KINDS.index(logit.dtype), len(logit)
 
 
-def _threshold(log_m: Number, gamma: Number, s: float) -> tuple[Any, ...]:
+def _threshold(threshold: Threshold) -> tuple[Any, ...]:
+    log_m, gamma, s = threshold
     return *_parameter(log_m), *_parameter(gamma), s
 
 

@@ -2,6 +2,7 @@
 
 import functools
 from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -46,6 +47,14 @@ def refuses(device: torch.device) -> str | None:
 Number = float | Tensor  # known on the host, or a tensor: (), or one per row
 
 
+class Threshold(NamedTuple):
+    """What a logit is held against."""
+
+    log_m: Number
+    gamma: Number
+    s: float  # -expm1(-eps)
+
+
 def power(gamma: Number) -> Number:
     """c1 = exp(gamma), float64."""
     return _power(gamma) if isinstance(gamma, float) else exponential(gamma)[0]
@@ -68,11 +77,12 @@ def _terms(logit: Tensor, log_m: Number, c1: Number, s: float) -> tuple[Tensor, 
     return e, torch.clamp(c1 * (s + (1.0 - s) * (-q)), min=0.0)
 
 
-def probability(logit: Tensor, log_m: Number, gamma: Number, s: float) -> Tensor:
+def probability(logit: Tensor, threshold: Threshold) -> Tensor:
     """sigmoid(F), written without a logarithm; 0 for logits never accepted. (n,) float64.
 
     Source: Azadi et al., Discriminator rejection sampling (2019), equation 8.
     """
+    log_m, gamma, s = threshold
     numerator, rest = _terms(logit, log_m, power(gamma), s)
     p = numerator / (numerator + rest)
     return torch.where(torch.isfinite(logit), p, 0.0)
@@ -84,11 +94,10 @@ def decide(logit: Tensor, u: Tensor, log_m: Number, c1: Number, s: float) -> Ten
     return torch.isfinite(logit) & (numerator * (1.0 - u) > u * rest)
 
 
-def accept(
-    logit: Tensor, rng: Rng, ids: Tensor | None, log_m: Number, gamma: Number, s: float
-) -> Tensor:
+def accept(logit: Tensor, rng: Rng, ids: Tensor | None, threshold: Threshold) -> Tensor:
     """The decision with the row's own uniform (stream 1)."""
     u = uniform(rng, ids, len(logit), stream=ACCEPT, draw=0, device=logit.device)
+    log_m, gamma, s = threshold
     return decide(logit, u, log_m, power(gamma), s)
 
 
@@ -97,13 +106,11 @@ def accept_compact(
     rows: tuple[Tensor, ...],
     rng: Rng,
     ids: Tensor | None,
-    log_m: Number,
-    gamma: Number,
-    s: float,
+    threshold: Threshold,
     out: Compacted,
 ) -> Compacted:
     """Accepted rows, their ids and logits, in row order, written to the front of `out`."""
-    kept = accept(logit, rng, ids, log_m, gamma, s).nonzero()[:, 0][: len(out.ids)]
+    kept = accept(logit, rng, ids, threshold).nonzero()[:, 0][: len(out.ids)]
     n = len(kept)
     out.ids[:n] = rows_of(rng, ids, len(logit), logit.device)[kept]
     out.logit[:n] = logit[kept]
@@ -111,39 +118,27 @@ def accept_compact(
         words_of(target)[:n] = words_of(source)[kept]
     out.count.fill_(n)
     out.invalid.copy_((torch.isnan(logit) | torch.isposinf(logit)).sum())
-    out.above.copy_(((logit.double() > log_m) & ~torch.isposinf(logit)).sum())
+    out.above.copy_(((logit.double() > threshold.log_m) & ~torch.isposinf(logit)).sum())
     return out
 
 
 def accept_latents(
-    logit: Tensor,
-    rng: Rng,
-    ids: Tensor | None,
-    log_m: Number,
-    gamma: Number,
-    s: float,
-    out: Compacted,
+    logit: Tensor, rng: Rng, ids: Tensor | None, threshold: Threshold, out: Compacted
 ) -> Compacted:
     """Like accept_compact, with the one row tensor made anew from the accepted row numbers."""
     (z,) = out.rows
-    accept_compact(logit, (), rng, ids, log_m, gamma, s, replace(out, rows=()))
+    accept_compact(logit, (), rng, ids, threshold, replace(out, rows=()))
     n, d = int(out.count), z.shape[1]
     z[:n] = normal(rng, out.ids[:n], n, d, stream=LATENT, draw=0, device=z.device)
     return out
 
 
 def accept_append(
-    logit: Tensor,
-    rows: tuple[Tensor, ...],
-    ids: Tensor | None,
-    log_m: Number,
-    gamma: Number,
-    s: float,
-    ring: Ring,
+    logit: Tensor, rows: tuple[Tensor, ...], ids: Tensor | None, threshold: Threshold, ring: Ring
 ) -> Ring:
     """Like accept_compact for the ring's next rows; appends the accepted ones to the ring."""
     rng = Rng(ring.seed, int(ring.row))
-    kept = accept_compact(logit, rows, rng, ids, log_m, gamma, s, Compacted.empty(logit, rows))
+    kept = accept_compact(logit, rows, rng, ids, threshold, Compacted.empty(logit, rows))
     return append(kept, len(logit), ring)
 
 

@@ -88,6 +88,15 @@ def usable(device: Any) -> torch.device:
     return where
 
 
+def told(error: BaseException) -> str:
+    """An error's type and message; the type alone if its message cannot be had."""
+    try:
+        message = str(error)
+    except Exception:  # a class of the user's
+        return f"{type(error).__name__}, whose message cannot be read"
+    return f"{type(error).__name__}: {message}"
+
+
 def describe(value: Any) -> str:
     """A tensor's shape, dtype and what is unusual about it; a number or text; or else a type."""
     if isinstance(value, int) and abs(value) >= HUGE:

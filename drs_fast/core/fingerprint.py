@@ -12,13 +12,10 @@ call may leave more behind, in a list or a dict, and what no walk finds, such as
 import contextvars
 import functools
 import hashlib
-import io
 import logging
 import os
-import pickle
 import re
 import sys
-import zipfile
 from collections import deque
 from collections.abc import Collection, ItemsView, Iterator, KeysView, Mapping, ValuesView
 from pathlib import PurePath
@@ -39,7 +36,7 @@ from torch.nn.parameter import is_lazy
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from torch.utils.hooks import RemovableHandle
 
-from drs_fast.core import parts
+from drs_fast.core import parts, torchscript
 
 PLAIN = (str, bytes, int, float, complex, bool, type(None), type(...))
 SCRIPT = (torch.jit.ScriptModule, torch.jit.ScriptFunction, torch._C.ScriptModule)
@@ -48,7 +45,6 @@ OPAQUE = (logging.Logger, contextvars.ContextVar, RemovableHandle, type(os.envir
 BUILT_IN = (BuiltinFunctionType, MethodWrapperType)
 SEQUENCES = (list, tuple, deque, KeysView, ValuesView, ItemsView)
 LEAVES = (*PLAIN, *SCRIPT, *OPAQUE, PurePath, Tensor, ModuleType, torch.ScriptObject)
-MANGLED = re.compile(r"[./]?___torch_mangle_\d+")  # a serial number of a class in TorchScript
 ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 
 
@@ -136,7 +132,7 @@ def _walk(value: Any, seen: dict[int, Any]) -> Iterator[Any]:
 def _bytes(value: Any) -> Iterator[bytes | memoryview]:
     if isinstance(value, SCRIPT):
         yield b"TorchScript"
-        yield from _of_script(value)
+        yield from torchscript.pieces(value)
         return
     yield type(value).__qualname__.encode()
     if isinstance(value, OPAQUE) or _of_process(value):
@@ -263,61 +259,3 @@ def _of_array(array: np.ndarray[Any, Any]) -> Iterator[bytes]:
     yield f"{array.dtype} {array.shape}".encode()
     if not array.dtype.hasobject:
         yield array.tobytes()
-
-
-def _of_script(script: Any) -> Iterator[bytes]:
-    """Code, constants, attributes and weights of a saved archive, equal for equal models.
-
-    Zip headers, versions, lines of source code and the inputs of a trace are left out.
-    """
-    with zipfile.ZipFile(io.BytesIO(script.save_to_buffer())) as archive:
-        members = {name.partition("/")[2]: name for name in sorted(archive.namelist())}
-        code = "\n".join(
-            MANGLED.sub("", archive.read(name).decode())
-            for short, name in members.items()
-            if short.startswith("code/") and short.endswith(".py")
-        )
-        # Their order depends on what was compiled before, and the order of constants on a set.
-        yield from sorted(_sorted_head(block) for block in re.split(r"\n(?=class )", code))
-        for short, name in members.items():
-            if short in ("data.pkl", "constants.pkl"):
-                made = _Recorder(io.BytesIO(archive.read(name))).load()
-                yield f"{short} {made!r}".encode()
-            elif short.startswith(("data/", "constants/")):
-                yield short.encode()
-                yield archive.read(name)
-
-
-def _sorted_head(block: str) -> bytes:
-    """A class's code with its attributes sorted."""
-    head, define, methods = block.strip().partition("\n  def ")
-    return "\n".join([*sorted(head.splitlines()), define, methods]).encode()
-
-
-class _Recorder(pickle.Unpickler):
-    """Reads a pickle as a record of names and plain values; none of the pickle's code is run.
-
-    Its bytes cannot be compared: how often something is written depends on who refers to a tensor.
-    """
-
-    def find_class(self, module: str, name: str) -> type:
-        return type(MANGLED.sub("", f"{module}.{name}"), (_Recorded,), {})
-
-    def persistent_load(self, saved: tuple[Any, ...]) -> str:
-        _, storage, key, _device, size = saved
-        return f"{storage.__name__} {key} {size}"
-
-
-class _Recorded:
-    made: list[Any]
-
-    def __new__(cls, *arguments: Any) -> "_Recorded":
-        recorded = object.__new__(cls)
-        recorded.made = [*arguments]
-        return recorded
-
-    def __setstate__(self, state: Any) -> None:
-        self.made.append(state)
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}{self.made}"

@@ -1,12 +1,22 @@
-"""Calls G and D in blocks of one shape, and checks what the functions that are called return."""
+"""Calls of G and D in blocks of one shape."""
 
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from drs_fast.core.arguments import describe
+from drs_fast.core.arguments import integer
+
+BLOCK_MULTIPLE = 256
+MOST_ROWS = 2**31  # no call has as many: GPUs count the rows of a batch in 31 bits
+SMALLEST = 128  # rows per call that give the same bits as 256 on CPUs; with many threads 64 do not
+
+
+def block_rows(rows: int) -> int:
+    """The block size for a batch: the next power of two or, from 256 on, multiple of 256."""
+    if integer("batch_size", rows, 1, MOST_ROWS) < BLOCK_MULTIPLE:
+        return 1 << (rows - 1).bit_length()
+    return -(-rows // BLOCK_MULTIPLE) * BLOCK_MULTIPLE
 
 
 def called(
@@ -45,60 +55,3 @@ def _padded(rows: Tensor, start: int, size: int, full: int) -> Tensor:
     if size == full:
         return own.clone()
     return torch.cat([own, rows.new_zeros((full - size, *rows.shape[1:]))])
-
-
-def alike(rows: Tensor, others: Tensor) -> bool:
-    """Whether rows of both (n, ...) can be put in one tensor unchanged."""
-    return (
-        rows.shape[1:] == others.shape[1:]
-        and rows.dtype == others.dtype
-        and rows.device == others.device
-    )
-
-
-def dense(tensor: Tensor) -> bool:
-    """Whether the tensor is a block of numbers in memory, and computes as one, in any subclass."""
-    return (
-        tensor.layout is torch.strided
-        and not (tensor.is_nested or tensor.is_quantized or tensor.is_meta)
-        and type(tensor).__torch_dispatch__ is Tensor.__torch_dispatch__
-    )
-
-
-def plain(role: str, value: Any) -> Any:
-    """The value a user's function returned; ValueError if it is a tensor that is not dense."""
-    if not isinstance(value, Tensor):
-        return value
-    if not dense(value):
-        raise ValueError(
-            f"{role} must return a dense tensor of numbers, got {describe(value)}; convert it, for "
-            "example with to_dense(), dequantize(), to_padded_tensor(...) or full_tensor()"
-        )
-    return value if type(value) is Tensor else value.as_subclass(Tensor)
-
-
-def one_per_sample(role: str, score: Any, n: int, device: torch.device) -> Tensor:
-    """The scores (n,) a critic or link returned; ValueError unless one number per sample."""
-    if isinstance(score, (tuple, list)) and score:
-        score = score[0]
-    score = plain(role, score)
-    if isinstance(score, dict):
-        raise ValueError(
-            f"{role} must return a tensor, got a dict of {sorted(map(str, score))}; wrap it: "
-            'GAN(G, lambda x: D(x)["the key of its logit"], ...)'
-        )
-    fits = isinstance(score, Tensor) and score.shape[:1] == (n,) and score.numel() == n
-    if isinstance(score, Tensor) and fits and score.is_floating_point():
-        if score.device != device:
-            raise ValueError(f"{role} must return its numbers on {device}, got {describe(score)}")
-        return score if score.ndim == 1 else score.reshape(n)
-    remedy = (
-        "return real numbers before any rounding or comparison"
-        if fits
-        else "average over patches or classes in a wrapper, for example "
-        "GAN(G, lambda x: D(x).mean(dim=(1, 2, 3)), ...)"
-    )
-    raise ValueError(
-        f"{role} must return one floating-point number per sample, ({n},) or ({n}, 1), "
-        f"got {describe(score)}; {remedy}"
-    )

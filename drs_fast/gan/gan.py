@@ -10,19 +10,12 @@ from torch import Tensor
 
 from drs_fast.core import fingerprint
 from drs_fast.core.arguments import describe, integer, usable
-from drs_fast.core.sampler import those_that
-from drs_fast.gan import blocks, classes, links, real_data
+from drs_fast.core.tensors import plain
+from drs_fast.gan import blocks, calls, classes, links, real_data
 
 PRIORS = ("normal", "uniform", "truncated normal")
 PRECISIONS = ("fp32", "bf16")
-BLOCK_MULTIPLE = 256
-SMALLEST = 128  # rows per call that give the same bits as 256 on CPUs; with many threads 64 do not
 Real = Tensor | tuple[Tensor, Tensor]
-ADVICE = {  # if a function other than the two networks fails
-    "link": "a link maps scores (n,) to log ratios (n,)",
-    "prior": "a prior maps normals (n, latent_dim) to latents (n, latent_dim)",
-    "real": "real maps n to samples (n, ...), or with labels to (samples, y)",
-}
 
 
 class GAN:
@@ -74,7 +67,7 @@ class GAN:
         self.precision = PRECISIONS[0]
         self._runs: dict[str, Callable[..., Any]] = {}
         self._row: Tensor | None = None
-        self.block = block_rows(block)
+        self.block = blocks.block_rows(block)
         self._criticised(discriminator, link)
 
     def _criticised(self, discriminator: Callable[..., Any], link: str | links.Link) -> None:
@@ -119,7 +112,7 @@ class GAN:
                 raise ValueError(f"precision must be one of {PRECISIONS}, got {precision!r}")
             gan.precision = precision
         if block is not None:
-            gan.block = block_rows(block)
+            gan.block = blocks.block_rows(block)
         if device is not None:
             gan._device = usable(device)
             for function in (gan.generator, gan.discriminator, gan.link, gan.prior):
@@ -214,18 +207,11 @@ class GAN:
         # Elsewhere another shape rounds differently, and tuned modules are tuned for one shape.
         if self._runs or self.device.type != "cpu":
             return self.block
-        return min(self.block, block_rows(max(rows, SMALLEST)))
+        return blocks.block_rows(min(max(rows, blocks.SMALLEST), self.block))
 
     def from_normals(self, normals: Tensor) -> Tensor:
         """Latents (n, latent_dim) float32 from normals of that shape, for a callable prior."""
-        z = blocks.plain("prior", self._call("prior", normals))
-        fits = isinstance(z, Tensor) and z.shape == normals.shape and z.device == normals.device
-        if not fits or z.is_complex():
-            raise ValueError(
-                f"prior must map normals {describe(normals)} to latents of that shape, real "
-                f"numbers on {normals.device}, got {describe(z)}"
-            )
-        return z.float()  # type: ignore[no-any-return]
+        return calls.latents(self._call("prior", normals), normals)
 
     def real_samples(self, n: int, rows: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """Up to n real samples, the first ones, and their labels, on the generator's device.
@@ -240,12 +226,7 @@ class GAN:
         self._check_labels(x, y)
         x, y = x[:n], None if y is None else y[:n]
         if rows is not None:
-            if len(rows) and int(rows.max()) >= len(x):
-                raise ValueError(
-                    f"real must give the same samples on every call, got {len(x):,}, fewer than "
-                    "before"
-                )
-            x, y = x[rows.to(x.device)], None if y is None else y[rows.to(y.device)]
+            x, y = real_data.picked(x, y, rows)
         real_data.check_finite(x)
         return x.to(self.device), None if y is None else y.to(self.device)
 
@@ -256,6 +237,8 @@ class GAN:
         y: Tensor | None,
         differentiate: bool = False,
     ) -> list[Tensor]:
+        if differentiate and not (rows.is_floating_point() or rows.is_complex()):
+            raise ValueError(f"gradients need floating-point numbers, got {describe(rows)}")
         given = (rows.detach(),) if y is None else (rows.detach(), y)
         return blocks.called(function, given, self.block, self.call_rows, differentiate)
 
@@ -277,105 +260,53 @@ class GAN:
         yield made
         logit = self._judge(made.clone(), *label)
         yield logit
-        yield _slope(logit, leaf)
+        yield calls.slope(logit, leaf)
 
     def _score_gradients(self, start: int, x: Tensor, *label: Tensor) -> Iterator[Tensor]:
         leaf = x.requires_grad_()
         logit = self._judge(leaf.clone(), *label)
         yield logit
-        yield _slope(logit, leaf)
+        yield calls.slope(logit, leaf)
 
     def _generate(self, start: int, z: Tensor, *label: Tensor) -> Tensor:
-        made = self._call("generator", z, *(y.clone() for y in label))
-        made = blocks.plain("generator", made)
-        if not isinstance(made, Tensor) or made.shape[:1] != z.shape[:1]:
-            raise ValueError(
-                f"generator must return a tensor of {len(z)} samples for {len(z)} latents, "
-                f"got {describe(made)}"
-            )
+        made = calls.samples(self._call("generator", z, *(y.clone() for y in label)), len(z))
         if self._row is None:
             with torch.inference_mode(False):
                 self._row = made.new_empty((1, *made.shape[1:]), requires_grad=False)
-        elif not blocks.alike(made, self._row):
+        elif not calls.alike(made, self._row):
             raise ValueError(
                 "generator must return samples of one shape and dtype on one device, got "
-                f"{describe(made[0])} in the block from row {start} on, and before that "
-                f"{describe(self._row[0])}; if you changed the generator itself, use gan.on()"
+                f"{describe(made[0])} {f'from row {start} on' if start else 'in this call'}, and "
+                f"before that {describe(self._row[0])}; if you changed the generator itself, use "
+                "gan.on()"
             )
         return made
 
     def _judge(self, made: Tensor, *label: Tensor) -> Tensor:
         n, device = len(made), made.device
         score = self._call("discriminator", made, *(y.clone() for y in label))
-        score = blocks.one_per_sample("discriminator", score, n, device)
+        score = calls.one_per_sample("discriminator", score, n, device)
         if isinstance(self.link, str):
             return links.LINKS[self.link](score).float()
-        return blocks.one_per_sample("link", self._call("link", score), n, device).float()
+        return calls.one_per_sample("link", self._call("link", score), n, device).float()
 
     def _call(self, role: str, *arguments: Any) -> Any:
-        try:
-            function = self._runs.get(role, getattr(self, role))
-            if self.precision == "fp32" or role in ADVICE:
-                return function(*arguments)
-            with torch.autocast(arguments[0].device.type, torch.bfloat16, cache_enabled=False):
-                return function(*arguments)
-        except (torch.OutOfMemoryError, MemoryError):
-            raise
-        except Exception as error:  # the user's code may raise anything
-            given = ", ".join(describe(argument) for argument in arguments)
-            advice = ADVICE.get(
-                role,
-                f"check latent_dim={self.latent_dim} and labels={self.labels} (the number of "
-                "classes, for a class-conditional GAN)",
-            )
-            raise ValueError(
-                f"{role} failed on {given}: {type(error).__name__}: {error}; {advice}"
-            ) from error
+        function = self._runs.get(role, getattr(self, role))
+        advice = calls.ADVICE.get(
+            role,
+            f"check latent_dim={self.latent_dim} and labels={self.labels} (the number of classes, "
+            "for a class-conditional GAN)",
+        )
+        bf16 = self.precision == "bf16" and role not in calls.ADVICE
+        return calls.result(role, function, arguments, advice, bf16)
 
     def _check(self, z: Tensor, y: Tensor | None) -> None:
-        if not isinstance(z, Tensor) or z.ndim != 2 or z.shape[1] != self.latent_dim:
+        z = plain("z", z, f"(n, {self.latent_dim})")
+        if z.ndim != 2 or z.shape[1] != self.latent_dim:
             raise ValueError(f"z must be (n, {self.latent_dim}), got {describe(z)}")
         self._check_labels(z, y)
 
     def _check_labels(self, rows: Tensor, y: Tensor | None) -> None:
-        if not isinstance(rows, Tensor) or not blocks.dense(rows) or not rows.ndim:
+        if not plain("x", rows, "a tensor of samples (n, ...)").ndim:
             raise ValueError(f"x must be a tensor of samples (n, ...), got {describe(rows)}")
-        if (y is None) != (self.labels is None):
-            raise ValueError(
-                "got y, but this GAN has no labels; drop y or build GAN(..., labels=K)"
-                if y is not None
-                else f"this GAN has {self.labels} classes; pass y (n,) int64, and real samples as "
-                "real=(x, y)"
-            )
-        if y is not None and not (
-            isinstance(y, Tensor) and y.shape == rows.shape[:1] and y.dtype == torch.int64
-        ):
-            raise ValueError(f"y must be ({len(rows)},) int64, got {describe(y)}")
-        # On a GPU, looking at the labels would mean waiting for them.
-        if y is not None and y.device.type == "cpu" and len(y):
-            low, high = int(y.min()), int(y.max())
-            if low < 0 or high >= (self.labels or 0):
-                wrong = low if low < 0 else high
-                raise ValueError(f"y must be labels in [0, {self.labels}), got {wrong}")
-
-
-def block_rows(rows: int) -> int:
-    """The block size for a batch: the next power of two or, from 256 on, multiple of 256."""
-    if integer("batch_size", rows, 1) < BLOCK_MULTIPLE:
-        return 1 << (rows - 1).bit_length()
-    return -(-rows // BLOCK_MULTIPLE) * BLOCK_MULTIPLE
-
-
-def _slope(logit: Tensor, leaf: Tensor) -> Tensor:
-    """The gradient of every row's logit with respect to that row."""
-    slope = None
-    if logit.requires_grad:
-        (slope,) = torch.autograd.grad(logit, leaf, torch.ones_like(logit), allow_unused=True)
-    if slope is None:
-        raise ValueError(
-            "the sampler follows the logit's gradient, but there is none: G or D is constant, or "
-            "breaks the graph by detach, no_grad, integers or NumPy; make them differentiable, or "
-            "use a sampler that needs no gradient "
-            f"({those_that(lambda each: 'gradients' not in each.tallies)})"
-        )
-    return slope
+        classes.check(self.labels, y, len(rows))

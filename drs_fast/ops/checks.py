@@ -87,9 +87,9 @@ def counter(stream: int, draw: int) -> None:
 
 def threshold(
     logit: Tensor, log_m: float | Tensor, gamma: float | Tensor, eps: float
-) -> tuple[float | Tensor, float | Tensor, float]:
-    """(log_m, gamma, s = -expm1(-eps)): numbers, or float64 tensors () or (n,)."""
-    return (
+) -> reference.Threshold:
+    """log_m and gamma as numbers, or as float64 tensors () or (n,); and s."""
+    return reference.Threshold(
         _parameter("log_m", log_m, logit, math.inf),
         _parameter("gamma", gamma, logit, MAX_GAMMA),
         reference.stabiliser(number("eps", eps, 0.0, 1.0)),

@@ -32,7 +32,7 @@ def probability(
     Source: Azadi et al., Discriminator rejection sampling (2019), equation 8.
     """
     logit = checks.logit(logit)
-    return call("probability", logit.device)(logit, *checks.threshold(logit, log_m, gamma, eps))
+    return call("probability", logit.device)(logit, checks.threshold(logit, log_m, gamma, eps))
 
 
 @operator(
@@ -55,7 +55,7 @@ def accept(
     logit = checks.logit(logit)
     ids, _ = checks.rows(rng, logit.shape[0], ids, logit.device)
     threshold = checks.threshold(logit, log_m, gamma, eps)
-    return call("accept", logit.device)(logit, rng, ids, *threshold)
+    return call("accept", logit.device)(logit, rng, ids, threshold)
 
 
 @operator(
@@ -89,7 +89,7 @@ def accept_compact(
     else:
         checks.check_out(out, logit, [(row.shape[1:], row.dtype) for row in rows])
         checks.apart(out, logit, ids, *rows, *threshold[:2])
-    return call("accept_compact", where)(logit, checks.row_major(rows), rng, ids, *threshold, out)
+    return call("accept_compact", where)(logit, checks.row_major(rows), rng, ids, threshold, out)
 
 
 @operator(
@@ -122,7 +122,7 @@ def accept_latents(
     else:
         checks.check_out(out, logit, [(torch.Size([d]), torch.float32)])
         checks.apart(out, logit, ids, *threshold[:2])
-    return call("accept_latents", where)(logit, rng, ids, *threshold, out)
+    return call("accept_latents", where)(logit, rng, ids, threshold, out)
 
 
 def _empty(logit: Tensor, d: int) -> Compacted:
@@ -152,7 +152,7 @@ def ring(
     if integer("capacity", capacity, 1, 2**62) < n or capacity & (capacity - 1):
         raise ValueError(f"capacity must be a power of two, at least {n}, got {capacity}")
     checks.room("a ring", capacity, *(row[0].numel() for row in rows if n))
-    top = checks.threshold(logit, log_m, 0.0, 0.0)[0]
+    top = checks.threshold(logit, log_m, 0.0, 0.0).log_m
     if isinstance(top, Tensor) and top.ndim:
         raise ValueError(f"log_m must be one number here, got {describe(log_m)}")
     made = Ring(
@@ -191,11 +191,11 @@ def accept_append(
     ids, where = checks.rows(Rng(0), logit.shape[0], ids, logit.device)
     rows = checks.row_tensors(rows, logit.shape[0], where)
     checks.check_ring(ring, logit, [(row.shape[1:], row.dtype) for row in rows])
-    top, shift, s = checks.threshold(logit, 0.0 if log_m is None else log_m, gamma, eps)
-    checks.apart(ring, logit, ids, *rows, top, shift)
-    return call("accept_append", where)(
-        logit, checks.row_major(rows), ids, ring.log_m if log_m is None else top, shift, s, ring
-    )
+    threshold = checks.threshold(logit, 0.0 if log_m is None else log_m, gamma, eps)
+    checks.apart(ring, logit, ids, *rows, *threshold[:2])
+    if log_m is None:
+        threshold = threshold._replace(log_m=ring.log_m)
+    return call("accept_append", where)(logit, checks.row_major(rows), ids, threshold, ring)
 
 
 def appending(
@@ -211,13 +211,14 @@ def appending(
     """
     like = ring.logit[: ring.batch]
     checks.check_ring(ring, like, [(row.shape[1:], row.dtype) for row in ring.rows])
-    top, shift, s = checks.threshold(like, 0.0 if log_m is None else log_m, gamma, eps)
-    top = ring.log_m if log_m is None else top
+    threshold = checks.threshold(like, 0.0 if log_m is None else log_m, gamma, eps)
+    if log_m is None:
+        threshold = threshold._replace(log_m=ring.log_m)
     call_backend = call("accept_append", like.device)
 
     def append(logit: Tensor, *rows: Tensor) -> Ring:
         if checks.fit(ring, logit, rows):
-            return call_backend(logit, rows, None, top, shift, s, ring)
+            return call_backend(logit, rows, None, threshold, ring)
         return accept_append(logit, *rows, ring=ring, log_m=log_m, gamma=gamma, eps=eps)
 
     return append

@@ -17,7 +17,7 @@ from drs_fast import ops
 from drs_fast.core import BURN_IN_ROW, Rng, Sampler
 from drs_fast.core.arguments import integer
 from drs_fast.gan import GAN, PRECISIONS
-from drs_fast.run import pages, tuning
+from drs_fast.run import memory, pages, tuning
 from drs_fast.run.generate import ENDLESS
 from drs_fast.run.options import Options
 from drs_fast.run.progress import Progress
@@ -145,6 +145,8 @@ def plan(
     if n is not None and sampler is None:
         raise ValueError(f"got n={n:,} but no sampler; give one, such as drs.samplers.DRS()")
     gan = gan.on(device, batch_size, precision)
+    memory.check_batch(gan)
+    memory.check_batch(gan, gan.row().nbytes)
 
     def say(line: str) -> None:
         if progress:

@@ -7,7 +7,6 @@ import math
 from collections import Counter, deque
 from concurrent.futures import Future
 from os import PathLike
-from types import TracebackType
 from typing import Any
 
 import torch
@@ -15,7 +14,7 @@ import torch
 from drs_fast import __version__
 from drs_fast.core import RNG_VERSION, Found, Sampler, fingerprint, layout
 from drs_fast.gan import GAN
-from drs_fast.run import probe
+from drs_fast.run import called, probe
 from drs_fast.run.collected import Collected, Rows
 from drs_fast.run.progress import Progress
 from drs_fast.run.schedule import Run
@@ -50,7 +49,10 @@ def save_run(run: Run, out: str | PathLike[str], model: str) -> None:
     if options.chunk_rows is not None:
         spec["chunk_rows"] = options.chunk_rows
     examine = functools.partial(probe.kept, run.gan, model)
-    with Writer.open(out, spec, n, bytes_per_sample=row_bytes, examine=examine) as writer:
+    with (
+        called.remembered(sampler),
+        Writer.open(out, spec, n, bytes_per_sample=row_bytes, examine=examine) as writer,
+    ):
         _check_rows(writer, run, columns)
         _check_state(writer, run)
         if writer.complete:
@@ -126,7 +128,7 @@ def _spec(sampler: Sampler, gan: GAN) -> dict[str, Any]:
     plain = {name: value for name, value in fields.items() if not callable(value)}
     functions, named = sampler.functions, {}
     if functions:
-        named["functions_sha256"] = fingerprint.sha256(*functions)
+        named["functions_sha256"] = called.sha256(functions)
     if data := sampler.data(gan):
         named["data_sha256"] = fingerprint.sha256(*data)
     nested = {
@@ -181,12 +183,7 @@ class Shards:
     def __enter__(self) -> "Shards":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
         if error is None:  # otherwise closing the writer waits for what is being written
             for future, _ in self._written:
                 future.result()

@@ -11,18 +11,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from drs_fast import ops
-from drs_fast.core import Found, Rng, Sampler, Starvation, check_invalid, last_row
+from drs_fast.core import Rng, Sampler, Starvation, check_invalid, last_row
 from drs_fast.core.sampler import checked, those_that
 from drs_fast.gan import BLOCK_MULTIPLE, GAN, SMALLEST, classes
-from drs_fast.run import steps, tuning
+from drs_fast.run import lanes, memory, starvation, steps, tuning
 from drs_fast.run.collected import Rows
 from drs_fast.run.options import Options
 from drs_fast.run.progress import Progress
-from drs_fast.run.steps import Landed, Step
+from drs_fast.run.steps import Landed, Lane, Step
 from drs_fast.samplers.common import clipped
 
-TRAIN = "train the discriminator on, or calibrate it: a few logits outweigh all others"
 LARGEST_STEP = 2**17  # rows, where blocks of G and D do not divide a sampler's groups
 # More than the expected samples that a last step must be expected to bring: in memory another one
 # may follow it, on disk one that falls short is taken again.
@@ -97,6 +95,7 @@ class Run:
     def example(self) -> Rows:
         """One example row of everything a step can return, for shapes and dtypes."""
         x = self.gan.row()
+        memory.check_batch(self.gan, x.nbytes)
         rows = {
             "ids": x.new_zeros(1, dtype=torch.int64),
             "logit": x.new_zeros(1, dtype=torch.float32),
@@ -128,7 +127,7 @@ class Run:
             return
         example = {name: self.example[name] for name in ("logit", *names)}
         sampler, state = self.chosen()
-        lane = steps.lane(
+        lane = lanes.lane(
             self.gan, sampler, state, self.rng, self.step_rows, example, self.options.cuda_graph
         )
         for landed in steps.landed(lane, self._steps(chunks, lane, whole, again)):
@@ -207,7 +206,7 @@ class Run:
         return (last_row(ids) // group + 1) * group
 
     def _steps(
-        self, chunks: Iterable[tuple[int, int, int]], lane: steps.Lane, whole: int, again: bool
+        self, chunks: Iterable[tuple[int, int, int]], lane: Lane, whole: int, again: bool
     ) -> Iterator[Step]:
         """Whole groups, no step across two chunks, and no more rows than may still be tried."""
         most = self.options.max_proposals
@@ -283,8 +282,7 @@ class Run:
             raise Starvation(
                 f"none of the last {self.idle:,} proposals was {accepted} ({self.accepted:,} of "
                 f"{self.proposals:,} in all{lacking}); "
-                f"{_histogram(self.gan, self.rng, self.sampler.found(self.state))}"
-                f"{_remedies(self.sampler)}"
+                f"{starvation.explained(self.gan, self.rng, self.sampler, self.state)}"
             )
 
 
@@ -297,26 +295,3 @@ def _first(pieces: list[Rows], count: int) -> list[Rows]:
             kept.append({name: rows[:here] for name, rows in piece.items()})
         count -= here
     return kept
-
-
-def _histogram(gan: GAN, rng: Rng, found: Found) -> str:
-    """The burn-in logits in words."""
-    what, logit = found.unit, found.judged
-    if logit is None:
-        logit = gan.logits(ops.latents(gan, rng, gan.block), ops.labels(gan, rng, gan.block))[1]
-    finite = logit[torch.isfinite(logit)].double()
-    if not len(finite):
-        return f"none of {len(logit):,} {what} is finite. Remedies:"
-    quantiles = torch.quantile(finite[:100_000], finite.new_tensor([0.0, 0.25, 0.5, 0.75, 1.0]))
-    low, quarter, middle, upper, top = (f"{float(q):.3g}" for q in quantiles)
-    against = "".join(f", {k} = {float(v.max()):.4g}" for k, v in found.limits.items())
-    return (
-        f"{what} of {len(logit):,} proposals: lowest {low}, a quarter below {quarter}, half below "
-        f"{middle}, three quarters below {upper}, highest {top}{against}. Remedies:"
-    )
-
-
-def _remedies(sampler: Sampler) -> str:
-    """One a line, numbered: the sampler's own, and what always helps."""
-    lines = (*sampler.remedies, TRAIN)
-    return "".join(f"\n  {i}. {line}" for i, line in enumerate(lines, start=1))

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from drs_fast import ops
 from drs_fast.core import BadLogits, Batch, Found, Rng
-from drs_fast.core.arguments import describe, integer, number, one_of
+from drs_fast.core.arguments import describe, integer, number, one_of, told
 from drs_fast.core.layout import Logits, OfClasses, Proposed, Scalar
 from drs_fast.core.sources import imported
 from drs_fast.gan import BLOCK_MULTIPLE, GAN
@@ -175,9 +175,7 @@ class Latent(RejectionSampler):
         try:
             critic: Critic = getattr(imported(module), name)
         except Exception as error:  # the user's module may raise anything
-            raise ValueError(
-                f"critic {self.critic!r} cannot be loaded: {type(error).__name__}: {error}"
-            ) from error
+            raise ValueError(f"critic {self.critic!r} cannot be loaded: {told(error)}") from error
         if not callable(critic):
             raise ValueError(f"critic {self.critic!r} must be a function, got {describe(critic)}")
         return critic

@@ -43,7 +43,11 @@ class Folder:
             raise
 
     def __del__(self) -> None:
-        self._unlock()  # if an interruption came before anyone could close it
+        # If an interruption came before anyone could close it, or even before it was complete.
+        try:  # noqa: SIM105, because `suppress` is Python, which can be interrupted itself
+            self._unlock()
+        except BaseException:  # another interruption, which Python would print
+            pass
 
     def submit(self, write: Callable[..., None], *given: Any) -> Future[None]:
         """Runs `write` in the thread, after everything submitted earlier."""

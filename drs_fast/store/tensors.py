@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
+import safetensors.torch
 from safetensors import safe_open
 from torch import Tensor
 
@@ -63,6 +64,21 @@ class Tensors:
 
     def _unreadable(self, error: Exception) -> Corrupt:
         return Corrupt(f"{self.path} cannot be read: {error}; run `drs-fast verify` for details")
+
+
+def serialized(tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> bytes:
+    """A safetensors file of these tensors."""
+    apart: dict[str, Tensor] = {}
+    seen = set()
+    for name, rows in tensors.items():
+        rows = rows.detach().cpu().contiguous()
+        memory = rows.untyped_storage().data_ptr()
+        # Copies only tensors that share memory, such as x and z of an identity: safetensors refuses
+        # those. A large copy in this thread would start a second team of OpenMP threads, and from
+        # then on the threads of both teams would sleep between any two operations.
+        apart[name] = rows.clone() if memory in seen else rows
+        seen.add(memory)
+    return safetensors.torch.save(apart, metadata)
 
 
 def open_shard(path: Path, count: int, *, or_more: bool = False) -> Tensors:

@@ -5,24 +5,19 @@ only then is the shard recorded in shards.jsonl. Recorded shards are never compu
 others are.
 """
 
-import errno
 import hashlib
 import itertools
 import json
-import os
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from os import PathLike
-from pathlib import Path
-from types import TracebackType
 from typing import Any, cast
 
-import safetensors.torch
 from torch import Tensor
 
 from drs_fast.core import last_row
-from drs_fast.store.folder import Folder, make_directory
+from drs_fast.store import place
+from drs_fast.store.folder import Folder
 from drs_fast.store.format import (
     MANIFEST,
     RECORDS,
@@ -46,12 +41,10 @@ from drs_fast.store.manifest import (
     Manifest,
     check_totals,
     found,
-    read_manifest,
     written,
 )
-from drs_fast.store.tensors import Layout, check_rows, open_shard, read_state
+from drs_fast.store.tensors import Layout, check_rows, open_shard, read_state, serialized
 
-SPARE_BYTES = 2**20
 Examine = Callable[[Manifest | None, bool], Mapping[str, Any]]
 
 
@@ -80,19 +73,7 @@ class Writer:
         Conflict if the directory holds a run of another spec or a larger n, or other files, or if
         another process writes to it. OSError (ENOSPC) if the disk cannot hold the missing samples.
         """
-        directory = Path(path).absolute()
-        try:
-            str(directory).encode()
-        except UnicodeEncodeError:
-            raise ValueError(
-                f"a directory with a name in UTF-8 was expected, got {str(path)!r}; choose another"
-            ) from None
-        try:
-            if not (directory / MANIFEST).exists():
-                make_directory(directory)
-        except (FileExistsError, NotADirectoryError):
-            raise Conflict(f"{directory} is not a directory; choose another directory") from None
-        folder = Folder(directory)
+        folder = Folder(place.made(path))
         try:
             return cls(folder, spec, n, bytes_per_sample, examine)
         except BaseException:
@@ -114,7 +95,7 @@ class Writer:
         blocked = irregular(folder.path)
         if blocked:
             raise Corrupt("; ".join(blocked))
-        before = _manifest_before(folder.path, spec, n)
+        before = place.manifest_before(folder.path, spec, n)
         folder.remove(temporaries(folder.path))
         self.state: dict[str, Tensor] | None = None
         self.records: dict[int, Record] = {}
@@ -124,7 +105,7 @@ class Writer:
         self._state_sha256: str | None = None
         if before is not None:
             self._go_on(before)
-        _check_space(folder.path, n - self.count, bytes_per_sample)
+        place.check_space(folder.path, n - self.count, bytes_per_sample)
         self._spec = {**spec, **examine(before, self.complete)}
         if not self.complete:
             # A kill between two of these leaves a run that both the old and the new n can resume.
@@ -162,12 +143,7 @@ class Writer:
     def __enter__(self) -> "Writer":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     @property
@@ -202,7 +178,7 @@ class Writer:
 
         Conflict if shards were made with another state.
         """
-        data = _serialized(tensors, {"facts": json.dumps(dict(facts), sort_keys=True)})
+        data = serialized(tensors, {"facts": json.dumps(dict(facts), sort_keys=True)})
         sha256 = hashlib.sha256(data).hexdigest()
         if self.records and sha256 != self._state_sha256:
             raise Conflict(
@@ -229,7 +205,7 @@ class Writer:
                 f"expected a new chunk, with ids and as many rows of each tensor, "
                 f"got chunk {chunk} with { ({name: len(rows) for name, rows in tensors.items()}) }"
             )
-        data = _serialized(tensors)
+        data = serialized(tensors)
         sha256 = hashlib.sha256(data).hexdigest()
         last = {"last_row": last_row(tensors["ids"])}
         record = Record(chunk, counts.pop(), len(data), sha256, cut, {**counters, **last})
@@ -270,67 +246,3 @@ class Writer:
         path = self.path / name
         if not path.exists() or path.read_bytes() != data:
             self._folder.put(name, data)
-
-
-def _manifest_before(directory: Path, spec: Mapping[str, Any], n: int) -> Manifest | None:
-    if not (directory / MANIFEST).exists():
-        others = sorted(set(os.listdir(directory)) - {f"{MANIFEST}.tmp"})
-        if others:
-            raise Conflict(
-                f"{directory} holds other files ({', '.join(others[:3])}) but no {MANIFEST}; "
-                "choose another directory"
-            )
-        return None
-    manifest = read_manifest(directory)
-    here, there = _flat(spec), _flat({key: manifest.get(key) for key in spec})
-    differing = [
-        f"  {key}: there {there.get(key, 'null')}, here {here.get(key, 'null')}"
-        for key in sorted({*here, *there})
-        if here.get(key) != there.get(key)
-    ]
-    if differing:
-        raise Conflict(
-            "\n".join([f"{directory} holds another run:", *differing])
-            + "\nchoose another directory or repeat the settings"
-        )
-    if n < manifest["n"]:
-        raise Conflict(
-            f"{directory} is a run of {manifest['n']} samples, got a request for {n}; "
-            "choose another directory"
-        )
-    return manifest
-
-
-def _flat(spec: Mapping[str, Any]) -> dict[str, str]:
-    """Keys, with JSON values; keys of an inner dict as "outer.inner"."""
-    flat: dict[str, str] = {}
-    for key, value in spec.items():
-        inner = value if isinstance(value, dict) else None
-        parts = {key: value} if inner is None else {f"{key}.{k}": v for k, v in inner.items()}
-        flat.update({name: json.dumps(part, sort_keys=True) for name, part in parts.items()})
-    return flat
-
-
-def _check_space(directory: Path, missing: int, bytes_per_sample: int) -> None:
-    needed = missing * bytes_per_sample
-    free = shutil.disk_usage(directory).free
-    if needed > 0 and needed + SPARE_BYTES > free:
-        raise OSError(
-            errno.ENOSPC,
-            f"{missing:,} samples need {needed + SPARE_BYTES:,} bytes, but {free:,} are free",
-            str(directory),
-        )
-
-
-def _serialized(tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> bytes:
-    apart: dict[str, Tensor] = {}
-    seen = set()
-    for name, rows in tensors.items():
-        rows = rows.detach().cpu().contiguous()
-        memory = rows.untyped_storage().data_ptr()
-        # Copies only tensors that share memory, such as x and z of an identity: safetensors refuses
-        # those. A large copy in this thread would start a second team of OpenMP threads, and from
-        # then on the threads of both teams would sleep between any two operations.
-        apart[name] = rows.clone() if memory in seen else rows
-        seen.add(memory)
-    return safetensors.torch.save(apart, metadata)

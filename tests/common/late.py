@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from drs_fast import ops
-from drs_fast.run import steps
+from drs_fast.run import lanes, steps
 
 
 class Lagging:
@@ -41,7 +41,7 @@ class Lagging:
 
 
 class Graphs:
-    """steps.captured, whose replays are calls; a capture runs nothing."""
+    """lanes.captured, whose replays are calls; a capture runs nothing."""
 
     def __init__(self, fault):
         self.fault = fault
@@ -76,10 +76,10 @@ def gpu(fault=None):
     graphs, own = Graphs(fault), SimpleNamespace(**vars(ops))
     own.ring = graphs.ring
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(steps, "Readings", graphs.readings_of)
-        patch.setattr(steps, "ops", own)
-        patch.setattr(steps, "captured", graphs.captured)
-        patch.setattr(steps.Drawn, "rows", drawn_by_the_host)
+        patch.setattr(lanes, "Readings", graphs.readings_of)
+        patch.setattr(lanes, "ops", own)
+        patch.setattr(lanes, "captured", graphs.captured)
+        patch.setattr(lanes.Drawn, "rows", drawn_by_the_host)
         yield graphs
     for reading in graphs.readings:
         reading.check()

@@ -24,9 +24,9 @@ CASES = {
     "uniform": lambda t, f: t.uniform(f.rng, None, 5000, stream=1, draw=0, device=f.cpu),
     "words": lambda t, f: t.words(f.rng, None, 5000, 128, stream=0, draw=0, device=f.cpu),
     "normal": lambda t, f: t.normal(f.rng, None, 5000, 128, stream=0, draw=0, device=f.cpu),
-    "accept": lambda t, f: t.accept(f.logit, f.rng, None, *f.threshold),
-    "accept per row": lambda t, f: t.accept(f.logit, f.rng, f.ids, f.logit.double(), *f.rest),
-    "probability": lambda t, f: t.probability(f.logit, *f.threshold),
+    "accept": lambda t, f: t.accept(f.logit, f.rng, None, f.threshold),
+    "accept per row": lambda t, f: t.accept(f.logit, f.rng, f.ids, f.log_m_per_row),
+    "probability": lambda t, f: t.probability(f.logit, f.threshold),
     "largest": lambda t, f: t.largest(f.logit),
     "order_statistic": lambda t, f: t.order_statistic(f.logit, 80.0),
     "order_statistic float64": lambda t, f: t.order_statistic(f.logit.double(), 80.0),
@@ -85,14 +85,15 @@ class Fixture:
         self.groups, self.start = self.logit.view(-1, 5), self.logit[:1000].double()
         self.z = torch.zeros(5000, 128)
         self.threshold = checks.threshold(self.logit, 1.0, 0.5, 1e-6)
-        self.rest = self.threshold[1:]
+        self.log_m_per_row = self.threshold._replace(log_m=self.logit.double())
 
     def per_row(self):
         from drs_fast.core.compacted import Compacted
 
         logit = self.logit.double()
         out = Compacted.empty(logit, ())
-        self.backend._compact(logit, (), self.rng, self.ids, (logit, logit, self.rest[1]), out)
+        both = self.threshold._replace(log_m=logit, gamma=logit)
+        self.backend._compact(logit, (), self.rng, self.ids, both, out)
 
     def compact(self, width, dtype=torch.float32, *more, d=0, ring=False, single_pass=True):
         from drs_fast import ops

@@ -526,10 +526,11 @@ def test_whatever_hinders_real_samples_is_said(error):
         raise error
 
     diagnosis = doctor.doctor(model(real=absent))
-    assert diagnosis.findings == ()
-    assert any(
-        "cannot be obtained: " in line and "not mounted" in line for line in diagnosis.unknown
-    )
+    kind = type(error).__name__
+    ((code, seen, remedy),) = diagnosis.findings
+    assert (code, remedy) == ("real-samples", compared.REAL)
+    assert re.fullmatch(rf"real failed on 4096: {kind}: '?not mounted'?", seen)
+    assert any("the real samples cannot be used" in line for line in diagnosis.unknown)
 
 
 def test_real_samples_given_here_come_first():
@@ -603,7 +604,10 @@ GIVEN = {  # real samples: the finding, or the words of the error, where they we
     "none": (lambda: real()[:0], r"must give a tensor of samples .*got \(0, 2\) float32"),
     "few": (lambda: real()[:9], "at least 10 real samples, got 9"),
     "sparse": (lambda: real().to_sparse(), "must be a dense tensor.*to_dense"),
-    "on meta": (lambda: real().to("meta"), "real must hold numbers, got .* on meta"),
+    "on meta": (
+        lambda: real().to("meta"),
+        "real must be a dense tensor of numbers, got .* on meta",
+    ),
     "eight bits": (
         lambda: real().to(torch.float8_e4m3fn),
         "numbers of a standard dtype, got .*float8",

@@ -249,11 +249,30 @@ def raising(error):
     return function
 
 
-@pytest.mark.parametrize(
-    "error", [KeyError("ema"), AttributeError("no layer"), IndexError("9"), ZeroDivisionError()]
-)
-def test_whatever_a_network_raises_names_the_network(error):
-    message = f"failed on .*128, 2.* {type(error).__name__}: .*check latent_dim=2"
+class Mute(Exception):
+    """Its message cannot be had."""
+
+    def __str__(self):
+        raise TypeError("no message")
+
+
+SHAPES = "; check latent_dim=2 and labels=None .*"
+RAISED = [
+    (KeyError("ema"), "KeyError: 'ema'"),
+    (AttributeError("no layer"), "AttributeError: no layer"),
+    (ZeroDivisionError(), "ZeroDivisionError: "),
+    (FileNotFoundError(2, "No such file"), r"FileNotFoundError: \[Errno 2\] No such file"),
+    (NotImplementedError("later"), "NotImplementedError: later"),
+    (Mute(), "Mute, whose message cannot be read"),
+    (IndexError("9"), f"IndexError: 9{SHAPES}"),
+    (RuntimeError("mat1 and mat2"), f"RuntimeError: mat1 and mat2{SHAPES}"),
+    (TypeError("takes 1"), f"TypeError: takes 1{SHAPES}"),
+]
+
+
+@pytest.mark.parametrize(("error", "said"), RAISED, ids=[said for _, said in RAISED])
+def test_whatever_a_network_raises_names_the_network(error, said):
+    message = f"failed on .*128, 2.* {said}$"
     with pytest.raises(ValueError, match=f"generator {message}"):
         GAN(raising(error), lambda x: x[:, 0], 2, block=256).logits(latents(3))
     with pytest.raises(ValueError, match=f"discriminator {message}") as caught:

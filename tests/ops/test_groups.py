@@ -430,7 +430,10 @@ WRONG = [
     (lambda: ops.select(LOGIT.long(), RNG), r"logit must be .*, got \(4, 3\) int64"),
     (lambda: ops.chain(LOGIT[:, 0], RNG), r"\(B, K\) with K >= 1, got \(4,\); write logit.view\("),
     (lambda: ops.select(LOGIT[:, :0], RNG), r"\(B, K\) with K >= 1, got \(4, 0\)$"),
-    (lambda: ops.chain(LOGIT.to("meta"), RNG), r"logit must hold numbers, got .* on meta"),
+    (
+        lambda: ops.chain(LOGIT.to("meta"), RNG),
+        r"logit must be a dense tensor of numbers, got .* on meta",
+    ),
     (lambda: ops.chain(LOGIT, 0), r"rng must be drs.Rng\(seed, row\), got 0"),
     (lambda: ops.chain(LOGIT, RNG, ids=torch.arange(4)), r"ids must be \(12,\) int64, got \(4,\)"),
     (

@@ -39,7 +39,7 @@ triton, tl = pytest.importorskip("triton"), pytest.importorskip("triton.language
 kernels = importlib.import_module("drs_fast.backends.triton")
 MODULES = {
     name: importlib.import_module(f"drs_fast.backends.triton.{name}")
-    for name in ("arithmetic", "random", "decision", "compact", "quantile")
+    for name in ("arithmetic", "random", "decision", "copying", "compact", "quantile")
 }
 arithmetic, compact = MODULES["arithmetic"], MODULES["compact"]
 
@@ -266,7 +266,7 @@ def test_rows_of_all_kinds_in_one_launch(force, launched, way):
 @pytest.mark.parametrize(("read", "write"), [(0, 1), (1, 0), (1, 1), (2, 0), (2, 2), (4, 12)])
 def test_rows_at_any_byte(monkeypatch, read, write):
     n, d = 200, 12
-    as_words = kernels._as_words
+    as_words = kernels.as_words
 
     def aligned(*arguments):
         # Processors forgive what GPUs do not.
@@ -275,7 +275,7 @@ def test_rows_at_any_byte(monkeypatch, read, write):
             assert words.data_ptr() % words.dtype.itemsize == 0
         return sources, targets, layout
 
-    monkeypatch.setattr(kernels, "_as_words", aligned)
+    monkeypatch.setattr(kernels, "as_words", aligned)
     logit = logits(n)
     source = (noise(n * d + read) * 50).to(torch.uint8)[read:].view(n, d)
 
@@ -361,7 +361,7 @@ def check_threshold(gammas=(-8.0, 0.0, 5.0), epsilons=(0.0, 1e-6)):
         for eps in epsilons:
             logit, c1 = adversarial_logits(1.2345, gamma, eps), reference.power(wide(gamma))
             s = -reference.exponential(wide(-eps))[1]
-            p = reference.probability(logit, log_m, wide(gamma), s)
+            p = reference.probability(logit, reference.Threshold(log_m, wide(gamma), s))
             k = torch.round(p * 2.0**53).long() + torch.tensor([-1, 0, 1])[:, None]
             k = k.clamp(0, 2**53 - 1).flatten()
             logit = logit.repeat(3)
@@ -719,7 +719,7 @@ MUTANTS = {
     "infinity not counted": (
         "compact", '~(value < float("inf"))', "(value != value)", check_compacted),
     "a place behind": (
-        "compact", "index = first + tl.load(indices + k, mask=within, other=0)\n    slot",
+        "copying", "index = first + tl.load(indices + k, mask=within, other=0)\n    slot",
         "index = first + tl.load(indices + tl.maximum(k - 1, 0), mask=within, other=0)\n    slot",
         check_compacted),
     "prefix without the inclusive word": (
@@ -818,14 +818,14 @@ def no_triton(monkeypatch):
     def missing():
         raise ModuleNotFoundError("No module named 'triton'")
 
-    monkeypatch.setattr(kernels, "_triton", missing)
+    monkeypatch.setattr(kernels, "installed", missing)
 
 
 def broken_triton(monkeypatch):
     def broken():
         raise ImportError("libtriton.so: undefined symbol")
 
-    monkeypatch.setattr(kernels, "_triton", broken)
+    monkeypatch.setattr(kernels, "installed", broken)
 
 
 def old_triton(monkeypatch):

@@ -10,7 +10,7 @@ from runs import SHIFT, columns, files, toy
 import drs_fast as drs
 from drs_fast import backends, ops
 from drs_fast.backends import cuda
-from drs_fast.run import steps
+from drs_fast.run import lanes
 from drs_fast.run.generate import ENDLESS
 from drs_fast.run.options import Options
 from drs_fast.run.progress import Progress
@@ -68,13 +68,13 @@ class Captures:
 
     def __init__(self, monkeypatch):
         self.count = 0
-        captured = steps.captured
+        captured = lanes.captured
 
         def counted(*arguments):
             self.count += 1
             return captured(*arguments)
 
-        monkeypatch.setattr(steps, "captured", counted)
+        monkeypatch.setattr(lanes, "captured", counted)
 
 
 def assert_equal(found, expected):

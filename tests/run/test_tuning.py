@@ -16,7 +16,7 @@ import drs_fast as drs
 from drs_fast import ops, store
 from drs_fast.cli import main as cli
 from drs_fast.report import report
-from drs_fast.run import generate, steps, tuning
+from drs_fast.run import generate, lanes, tuning
 from drs_fast.samplers.drs import DRS
 
 QUICK = DRS(burn_in=1024)
@@ -489,13 +489,13 @@ def test_flags_reach_generate(monkeypatch, tmp_path, flags, given):
 
 
 def test_cuda_graph_reaches_the_lane(monkeypatch):
-    seen, lane = [], steps.lane
+    seen, lane = [], lanes.lane
 
     def spy(*rest):
         seen.append(rest[-1])
         return lane(*rest)
 
-    monkeypatch.setattr(steps, "lane", spy)
+    monkeypatch.setattr(lanes, "lane", spy)
     for flag in (True, False):
         drs.generate(toy(), QUICK, 5, cuda_graph=flag)
         next(drs.stream(toy(), QUICK, cuda_graph=flag))

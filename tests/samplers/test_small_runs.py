@@ -9,7 +9,7 @@ from runs import QUICK, Counted, columns, equal, files, toy
 
 import drs_fast as drs
 from drs_fast import store
-from drs_fast.run import steps
+from drs_fast.run import lanes
 from drs_fast.run.options import Options
 from drs_fast.run.schedule import Run
 from drs_fast.samplers.ddls import DDLS
@@ -180,9 +180,9 @@ def test_the_papers_adaption_takes_whole_batches():
 
 def test_latents_are_not_drawn_in_vain(monkeypatch):
     drawn = []
-    latents = steps.ops.latents
+    latents = lanes.ops.latents
     monkeypatch.setattr(
-        steps.ops, "latents", lambda gan, rng, n, **named: drawn.append(n) or latents(gan, rng, n)
+        lanes.ops, "latents", lambda gan, rng, n, **named: drawn.append(n) or latents(gan, rng, n)
     )
     drs.generate(toy(), OBRS(burn_in=100), 64)
     assert sum(drawn) == 100 + 256

@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader
 from drs_fast import store
 from drs_fast.store import folder as folder_module
 from drs_fast.store.format import sealed
-from drs_fast.store.writer import _serialized
+from drs_fast.store.tensors import serialized
 
 CHUNK_ROWS = FACTS["chunk_rows"]
 STATE = {"logit": torch.arange(50.0), "log_m": torch.tensor(1.25, dtype=torch.float64)}
@@ -964,7 +964,25 @@ def test_a_shard_is_made_without_more_openmp_threads():
     try:
         with ThreadPoolExecutor(1) as thread:
             alone = threads_after(lambda: None)
-            assert threads_after(lambda: _serialized(large)) == alone
+            assert threads_after(lambda: serialized(large)) == alone
             assert threads_after(lambda: large["z"].clone()) > alone  # what a team would look like
     finally:
         torch.set_num_threads(threads)
+
+
+def test_a_folder_that_is_interrupted_as_it_goes_says_nothing(tmp_path, monkeypatch):
+    said = []
+    monkeypatch.setattr(sys, "unraisablehook", said.append)
+
+    def interrupted(directory):
+        os.close(directory)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(folder_module, "_release", interrupted)
+        folder = folder_module.Folder(tmp_path)
+        folder._thread.shutdown()
+        del folder  # as after a second Ctrl-C
+    folder_module.Folder.__new__(folder_module.Folder)  # interrupted before it was complete
+    assert said == []
+    folder_module.Folder(tmp_path).close()  # the lock has gone

@@ -2,7 +2,6 @@
 
 import functools
 import importlib
-import struct
 from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
@@ -11,7 +10,15 @@ import torch
 from torch import Tensor
 
 from drs_fast.backends import workspaces
-from drs_fast.backends.reference import Number
+from drs_fast.backends.reference import Threshold
+from drs_fast.backends.triton.arguments import (
+    as_words,
+    bits,
+    forms,
+    installed,
+    power_of_two,
+    tensors,
+)
 from drs_fast.core import Rng
 from drs_fast.core.compacted import COUNT_MASK, HEADER, TILE, Compacted, Ring
 
@@ -31,7 +38,7 @@ def refuses(device: torch.device) -> str | None:
     if device.type not in ("cuda", "cpu"):
         return f"needs CUDA tensors, these are on {device.type}"
     try:
-        triton = _triton()
+        triton = installed()
         version = tuple(int(part) for part in triton.__version__.split(".")[:2])
     except ModuleNotFoundError:
         return "Triton is not installed; pip install triton"
@@ -81,7 +88,7 @@ def _elements(
 ) -> Tensor:
     out = torch.empty((n, d), dtype=dtype, device=device)
     if d:
-        draws = min(_power_of_two(-(-d // 4)), DRAWS)
+        draws = min(power_of_two(-(-d // 4)), DRAWS)
         _launch(
             "random.elements", device, n, out, ids, rng.signed_seed, rng.row, n, stream, draw,
             HAS_IDS=ids is not None, NORMAL=dtype == torch.float32, D=d, DRAWS=draws,
@@ -90,25 +97,23 @@ def _elements(
     return out
 
 
-def probability(logit: Tensor, log_m: Number, gamma: Number, s: float) -> Tensor:
+def probability(logit: Tensor, threshold: Threshold) -> Tensor:
     out = torch.empty(len(logit), dtype=torch.float64, device=logit.device)
     _launch(
         "decision.probability", logit.device, len(logit), logit,
-        *_tensors(log_m, gamma), out, *_bits(log_m, gamma, s), len(logit),
-        **_forms(log_m, gamma), BLOCK=TILE,
+        *tensors(threshold), out, *bits(threshold), len(logit),
+        **forms(threshold), BLOCK=TILE,
     )  # fmt: skip
     return out
 
 
-def accept(
-    logit: Tensor, rng: Rng, ids: Tensor | None, log_m: Number, gamma: Number, s: float
-) -> Tensor:
+def accept(logit: Tensor, rng: Rng, ids: Tensor | None, threshold: Threshold) -> Tensor:
     out = torch.empty(len(logit), dtype=torch.bool, device=logit.device)
     _launch(
         "decision.accept", logit.device, len(logit), logit, ids,
-        *_tensors(log_m, gamma), out, *_bits(log_m, gamma, s),
+        *tensors(threshold), out, *bits(threshold),
         rng.signed_seed, rng.row, len(logit),
-        HAS_IDS=ids is not None, **_forms(log_m, gamma), BLOCK=TILE,
+        HAS_IDS=ids is not None, **forms(threshold), BLOCK=TILE,
     )  # fmt: skip
     return out
 
@@ -118,39 +123,25 @@ def accept_compact(
     rows: tuple[Tensor, ...],
     rng: Rng,
     ids: Tensor | None,
-    log_m: Number,
-    gamma: Number,
-    s: float,
+    threshold: Threshold,
     out: Compacted,
 ) -> Compacted:
-    _compact(logit, rows, rng, ids, (log_m, gamma, s), out)
+    _compact(logit, rows, rng, ids, threshold, out)
     return out
 
 
 def accept_latents(
-    logit: Tensor,
-    rng: Rng,
-    ids: Tensor | None,
-    log_m: Number,
-    gamma: Number,
-    s: float,
-    out: Compacted,
+    logit: Tensor, rng: Rng, ids: Tensor | None, threshold: Threshold, out: Compacted
 ) -> Compacted:
     (z,) = out.rows
-    _compact(logit, (), rng, ids, (log_m, gamma, s), replace(out, rows=()), z)
+    _compact(logit, (), rng, ids, threshold, replace(out, rows=()), z)
     return out
 
 
 def accept_append(
-    logit: Tensor,
-    rows: tuple[Tensor, ...],
-    ids: Tensor | None,
-    log_m: Number,
-    gamma: Number,
-    s: float,
-    ring: Ring,
+    logit: Tensor, rows: tuple[Tensor, ...], ids: Tensor | None, threshold: Threshold, ring: Ring
 ) -> Ring:
-    _compact(logit, rows, Rng(ring.seed), ids, (log_m, gamma, s), ring)
+    _compact(logit, rows, Rng(ring.seed), ids, threshold, ring)
     return ring
 
 
@@ -185,7 +176,7 @@ def langevin(
 ) -> Tensor:
     (n, d), out = z.shape, torch.empty_like(z)
     if d:
-        draws = min(_power_of_two(-(-d // 4)), DRAWS)
+        draws = min(power_of_two(-(-d // 4)), DRAWS)
         _launch(
             "groups.langevin", z.device, n, z, grad, out, ids, drift, scale,
             rng.signed_seed, rng.row, n, step * -(-d // 4), HAS_IDS=ids is not None, D=d,
@@ -219,7 +210,7 @@ def _compact(
     rows: tuple[Tensor, ...],
     rng: Rng,
     ids: Tensor | None,
-    threshold: tuple[Number, Number, float],
+    threshold: Threshold,
     out: Compacted | Ring,
     z: Tensor | None = None,
     single_pass: bool | None = None,
@@ -240,27 +231,27 @@ def _compact(
         single_pass = n <= SINGLE_PASS_ROWS and torch.version.hip is None
     status_words = -(-room // TILE)
     indices = workspace[HEADER + 2 * (status_words + 1) :].view(torch.int32)
-    sources, targets, layout = _as_words(rows, out.rows)
-    deciding, bits = (logit, ids, *_tensors(*threshold[:2])), _bits(*threshold)
+    sources, targets, layout = as_words(rows, out.rows)
+    deciding = (logit, ids, *tensors(threshold))
     copying = (logit, ids, sources, targets, out.ids, out.logit, z)
     numbers = (rng.signed_seed, rng.row, n, capacity)
     flags: dict[str, Any] = {"HAS_IDS": ids is not None, "RING": state is not None, "BLOCK": TILE}
     shape: dict[str, Any] = {
         "LAYOUT": layout,
         "D": d,
-        "LATENTS": min(_power_of_two(-(-d // 4)), DRAWS) if d else 0,
+        "LATENTS": min(power_of_two(-(-d // 4)), DRAWS) if d else 0,
         "CHUNK": CHUNK,
     }
     if single_pass:
         _launch(
             "compact.single_pass", logit.device, n, *deciding, *copying[2:], counts, state,
-            workspace, indices, *bits, *numbers, slots, status_words,
-            **flags, **shape, **_forms(*threshold[:2]),
+            workspace, indices, *bits(threshold), *numbers, slots, status_words,
+            **flags, **shape, **forms(threshold),
         )  # fmt: skip
         return
     _launch(
         "compact.decide_tiles", logit.device, n, *deciding, counts, state, workspace, indices,
-        *bits, *numbers, status_words, **flags, **_forms(*threshold[:2]),
+        *bits(threshold), *numbers, status_words, **flags, **forms(threshold),
     )  # fmt: skip
     _launch(
         "compact.copy_tiles", logit.device, n, *copying, state, workspace, indices,
@@ -287,56 +278,3 @@ def _launch(
 def _kernel(name: str) -> Any:
     module, function = name.split(".")
     return getattr(importlib.import_module(f"{__name__}.{module}"), function)
-
-
-def _as_words(rows: tuple[Tensor, ...], targets: tuple[Tensor, ...]) -> tuple[Any, Any, Any]:
-    """The same memory as words of up to 4 bytes; (words per row, words between rows, columns)."""
-    found = []
-    for source, target in zip(rows, targets, strict=True):
-        size = source.element_size()
-        width = size * (target[:1].numel() if len(target) else 0)
-        stride = size * source.stride(0) if len(source) > 1 else width
-        if width == 0:
-            continue
-        common = source.data_ptr() | target.data_ptr() | width | stride
-        word = next(bytes for bytes in (4, 2, 1) if common % bytes == 0)
-        dtype = {4: torch.int32, 2: torch.int16, 1: torch.uint8}[word]
-        columns = min(_power_of_two(width // word), 1024)
-        found.append(
-            (_view(source, dtype), _view(target, dtype), (width // word, stride // word, columns))
-        )
-    sources, targets, layout = zip(*found, strict=True) if found else ((), (), ())
-    return sources, targets, layout
-
-
-def _view(tensor: Tensor, dtype: torch.dtype) -> Any:
-    return _triton().reinterpret(tensor, dtype)
-
-
-@functools.cache
-def _triton() -> Any:
-    return importlib.import_module("triton")
-
-
-def _tensors(*values: Number) -> list[Tensor | None]:
-    return [None if isinstance(value, float) else value for value in values]
-
-
-def _bits(*values: Number) -> list[int]:
-    """The numbers as integers, because Triton turns a float into float32."""
-    numbers = [value if isinstance(value, float) else 0.0 for value in values]
-    return list(struct.unpack(f"{len(numbers)}q", struct.pack(f"{len(numbers)}d", *numbers)))
-
-
-def _forms(log_m: Number, gamma: Number) -> dict[str, Any]:
-    return {"LOG_M": _form(log_m), "GAMMA": _form(gamma)}
-
-
-def _form(value: Number) -> str:
-    if isinstance(value, float):
-        return "number"
-    return "one a row" if value.ndim else "tensor"
-
-
-def _power_of_two(n: int) -> int:
-    return 1 << max(n - 1, 0).bit_length()

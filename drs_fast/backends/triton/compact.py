@@ -6,15 +6,8 @@ Source: Merrill and Garland, Single-pass parallel prefix scan with decoupled loo
 import triton
 import triton.language as tl
 
-from drs_fast.backends.triton.arithmetic import (
-    ACCEPT,
-    LATENT,
-    NUMBERS,
-    decide,
-    normals,
-    parameter,
-    uniform_bits,
-)
+from drs_fast.backends.triton.arithmetic import ACCEPT, NUMBERS, decide, parameter, uniform_bits
+from drs_fast.backends.triton.copying import copy_tile
 from drs_fast.backends.triton.random import row_numbers
 from drs_fast.core import compacted
 
@@ -71,71 +64,6 @@ def _store_indices(indices, keep, BLOCK: tl.constexpr):
     place = tl.cumsum(kept) - kept
     tl.store(indices + place, tl.arange(0, BLOCK), mask=keep)
     return tl.sum(kept)
-
-
-@triton.jit
-def _copy_tile(
-    logit, ids, sources, targets, out_ids, out_logit, z, indices, seed, row, first, start, count,
-    slots,
-    HAS_IDS: tl.constexpr, LAYOUT: tl.constexpr, D: tl.constexpr, BLOCK: tl.constexpr,
-    CHUNK: tl.constexpr, LATENTS: tl.constexpr,
-):  # fmt: skip
-    """Copies rows first + indices[0:count] to the slots from start on; slots is a bit mask."""
-    k = tl.arange(0, BLOCK)
-    within = k < count
-    index = first + tl.load(indices + k, mask=within, other=0)
-    slot = (start + k) & slots
-    tl.store(out_ids + slot, row_numbers(ids, row, index, within, HAS_IDS), mask=within)
-    tl.store(out_logit + slot, tl.load(logit + index, mask=within), mask=within)
-    for i in tl.static_range(len(sources)):
-        _copy_rows(
-            sources[i], targets[i], indices, first, start, count, slots,
-            LAYOUT[i][0], LAYOUT[i][1], LAYOUT[i][2], CHUNK // LAYOUT[i][2],
-        )  # fmt: skip
-    if LATENTS > 0:
-        _make_latents(
-            z, ids, indices, seed, row, first, start, count, slots,
-            HAS_IDS, D, LATENTS, CHUNK // (4 * LATENTS),
-        )  # fmt: skip
-
-
-@triton.jit
-def _copy_rows(
-    source, target, indices, first, start, count, slots,
-    WIDTH: tl.constexpr, STRIDE: tl.constexpr, COLUMNS: tl.constexpr, ROWS: tl.constexpr,
-):  # fmt: skip
-    done = 0
-    while done < count:
-        k = done + tl.arange(0, ROWS)
-        within = k < count
-        index = first + tl.load(indices + k, mask=within, other=0)
-        read = (source + index * STRIDE)[:, None]
-        write = (target + ((start + k) & slots) * WIDTH)[:, None]
-        for left in range(0, WIDTH, COLUMNS):
-            column = (left + tl.arange(0, COLUMNS))[None, :]
-            mask = within[:, None] & (column < WIDTH)
-            tl.store(write + column, tl.load(read + column, mask=mask), mask=mask)
-        done += ROWS
-
-
-@triton.jit
-def _make_latents(
-    z, ids, indices, seed, row, first, start, count, slots,
-    HAS_IDS: tl.constexpr, D: tl.constexpr, DRAWS: tl.constexpr, ROWS: tl.constexpr,
-):  # fmt: skip
-    done = 0
-    while done < count:
-        k = done + tl.arange(0, ROWS)
-        within = k < count
-        index = first + tl.load(indices + k, mask=within, other=0)
-        number = row_numbers(ids, row, index, within, HAS_IDS)[:, None]
-        write = (z + ((start + k) & slots) * D)[:, None]
-        for left in range(0, (D + 3) // 4, DRAWS):
-            draw = (left + tl.arange(0, DRAWS))[None, :]
-            column = (4 * left + tl.arange(0, 4 * DRAWS))[None, :]
-            value = normals(seed, number, LATENT, draw)
-            tl.store(write + column, value, mask=within[:, None] & (column < D))
-        done += ROWS
 
 
 @triton.jit
@@ -234,7 +162,7 @@ def single_pass(
         if following == 0:
             _clear(status, status_words, BLOCK)
     start += before
-    _copy_tile(
+    copy_tile(
         logit, ids, sources, targets, out_ids, out_logit, z, indices, seed, row, first, start,
         tl.minimum(count, limit - start), slots, HAS_IDS, LAYOUT, D, BLOCK, CHUNK, LATENTS,
     )  # fmt: skip
@@ -310,7 +238,7 @@ def copy_tiles(
     starts = workspace + HEADER + status_words + tile
     start = tl.load(starts)
     count = tl.minimum(tl.load(starts + 1), limit) - start
-    _copy_tile(
+    copy_tile(
         logit, ids, sources, targets, out_ids, out_logit, z, indices + tile * BLOCK, seed, row,
         tile * BLOCK, start, count, slots, HAS_IDS, LAYOUT, D, BLOCK, CHUNK, LATENTS,
     )  # fmt: skip

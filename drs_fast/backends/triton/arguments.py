@@ -1,0 +1,67 @@
+"""Turns what an op is given into what a kernel takes."""
+
+import functools
+import importlib
+import struct
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from drs_fast.backends.reference import Number, Threshold
+
+
+@functools.cache
+def installed() -> Any:
+    """The module triton; ModuleNotFoundError if there is none."""
+    return importlib.import_module("triton")
+
+
+def as_words(rows: tuple[Tensor, ...], targets: tuple[Tensor, ...]) -> tuple[Any, Any, Any]:
+    """The same memory as words of up to 4 bytes; (words per row, words between rows, columns)."""
+    found = []
+    for source, target in zip(rows, targets, strict=True):
+        size = source.element_size()
+        width = size * (target[:1].numel() if len(target) else 0)
+        stride = size * source.stride(0) if len(source) > 1 else width
+        if width == 0:
+            continue
+        common = source.data_ptr() | target.data_ptr() | width | stride
+        word = next(bytes for bytes in (4, 2, 1) if common % bytes == 0)
+        dtype = {4: torch.int32, 2: torch.int16, 1: torch.uint8}[word]
+        columns = min(power_of_two(width // word), 1024)
+        found.append(
+            (_view(source, dtype), _view(target, dtype), (width // word, stride // word, columns))
+        )
+    sources, targets, layout = zip(*found, strict=True) if found else ((), (), ())
+    return sources, targets, layout
+
+
+def _view(tensor: Tensor, dtype: torch.dtype) -> Any:
+    return installed().reinterpret(tensor, dtype)
+
+
+def tensors(threshold: Threshold) -> list[Tensor | None]:
+    """log_m and gamma where they are tensors."""
+    return [None if isinstance(value, float) else value for value in threshold[:2]]
+
+
+def bits(threshold: Threshold) -> list[int]:
+    """The numbers as integers, because Triton turns a float into float32."""
+    numbers = [value if isinstance(value, float) else 0.0 for value in threshold]
+    return list(struct.unpack(f"{len(numbers)}q", struct.pack(f"{len(numbers)}d", *numbers)))
+
+
+def forms(threshold: Threshold) -> dict[str, Any]:
+    """Whether log_m and gamma are numbers, tensors, or tensors of one a row."""
+    return {"LOG_M": _form(threshold.log_m), "GAMMA": _form(threshold.gamma)}
+
+
+def _form(value: Number) -> str:
+    if isinstance(value, float):
+        return "number"
+    return "one a row" if value.ndim else "tensor"
+
+
+def power_of_two(n: int) -> int:
+    return 1 << max(n - 1, 0).bit_length()

@@ -1,0 +1,112 @@
+"""Calls functions that a user gave, and checks what they return."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from drs_fast.core.arguments import describe, told
+from drs_fast.core.sampler import those_that
+from drs_fast.core.tensors import plain
+
+ADVICE = {  # where a function other than the two networks fails
+    "link": "a link maps scores (n,) to log ratios (n,)",
+    "prior": "a prior maps normals (n, latent_dim) to latents (n, latent_dim)",
+    "real": "real maps n to samples (n, ...), or with labels to (samples, y)",
+}
+OF_SHAPES = (RuntimeError, TypeError, ValueError, IndexError)  # what wrong shapes and dtypes raise
+
+
+def result(
+    role: str, function: Callable[..., Any], given: tuple[Any, ...], advice: str, bf16: bool
+) -> Any:
+    """What the function returns, with bf16 under autocast.
+
+    ValueError if it fails, with the advice if shapes may be the reason.
+    """
+    try:
+        if not bf16:
+            return function(*given)
+        with torch.autocast(given[0].device.type, torch.bfloat16, cache_enabled=False):
+            return function(*given)
+    except (torch.OutOfMemoryError, MemoryError):
+        raise
+    except Exception as error:  # the user's code may raise anything
+        found = ", ".join(describe(argument) for argument in given)
+        advice = f"; {advice}" if type(error) in OF_SHAPES else ""
+        raise ValueError(f"{role} failed on {found}: {told(error)}{advice}") from error
+
+
+def alike(rows: Tensor, others: Tensor) -> bool:
+    """Whether rows of both (n, ...) can be put in one tensor unchanged."""
+    return (
+        rows.shape[1:] == others.shape[1:]
+        and rows.dtype == others.dtype
+        and rows.device == others.device
+    )
+
+
+def one_per_sample(role: str, score: Any, n: int, device: torch.device) -> Tensor:
+    """The scores (n,) a critic or link returned; ValueError unless one number per sample."""
+    if isinstance(score, (tuple, list)) and score:
+        score = score[0]
+    if isinstance(score, Tensor):
+        score = plain(role, score, verb="return")
+    if isinstance(score, dict):
+        raise ValueError(
+            f"{role} must return a tensor, got a dict of {sorted(map(str, score))}; wrap it: "
+            'GAN(G, lambda x: D(x)["the key of its logit"], ...)'
+        )
+    fits = isinstance(score, Tensor) and score.shape[:1] == (n,) and score.numel() == n
+    if isinstance(score, Tensor) and fits and score.is_floating_point():
+        if score.device != device:
+            raise ValueError(f"{role} must return its numbers on {device}, got {describe(score)}")
+        return score if score.ndim == 1 else score.reshape(n)
+    remedy = (
+        "return real numbers before any rounding or comparison"
+        if fits
+        else "average over patches or classes in a wrapper, for example "
+        "GAN(G, lambda x: D(x).mean(dim=(1, 2, 3)), ...)"
+    )
+    raise ValueError(
+        f"{role} must return one floating-point number per sample, ({n},) or ({n}, 1), "
+        f"got {describe(score)}; {remedy}"
+    )
+
+
+def samples(given: Any, n: int) -> Tensor:
+    """The samples (n, ...) that a generator returned; ValueError if they are something else."""
+    made = plain("generator", given, "a tensor of samples", "return")
+    if made.shape[:1] != (n,):
+        raise ValueError(
+            f"generator must return a tensor of {n} samples for {n} latents, got {describe(made)}"
+        )
+    return made
+
+
+def latents(given: Any, normals: Tensor) -> Tensor:
+    """The latents, like the normals, that a prior returned, float32; ValueError otherwise."""
+    z = plain("prior", given, "a tensor of latents", "return")
+    fits = z.shape == normals.shape and z.device == normals.device
+    if not fits or z.is_complex():
+        raise ValueError(
+            f"prior must map normals {describe(normals)} to latents of that shape, real "
+            f"numbers on {normals.device}, got {describe(z)}"
+        )
+    return z.float()
+
+
+def slope(logit: Tensor, leaf: Tensor) -> Tensor:
+    """The gradient of every row's logit with respect to that row."""
+    found = None
+    if logit.requires_grad:
+        (found,) = torch.autograd.grad(logit, leaf, torch.ones_like(logit), allow_unused=True)
+    if found is None:
+        raise ValueError(
+            "the sampler follows the logit's gradient, but there is none: G or D is constant, or "
+            "breaks the graph by detach, no_grad, integers or NumPy; make them differentiable, or "
+            "use a sampler that needs no gradient "
+            f"({those_that(lambda each: 'gradients' not in each.tallies)})"
+        )
+    return found
