@@ -641,7 +641,7 @@ def test_what_hides_is_within_the_interval_of_a_run(hurried, tmp_path):
     assert low <= truth <= high <= float(state.high) <= 0.02
     assert f"to {high:.3%})" in squeezed.note(state, sums)
     said = report.described(run, run.state)
-    words = report.words(run, run.state, said, "not asked for")
+    words = report.words(run, said, "not asked for")
     assert f"to {high:.3%}), 95 % interval" in words
     said = words.split("where none seen")[1].split("at most ")[1].split("%")[0]
     assert 100 * hidden < float(said) < 100 * high
