@@ -1,4 +1,4 @@
-"""What a bound loses of each class or mode, as reports show it."""
+"""What a bound loses in each class or mode, as reports show it."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""The words and the pictures of a run, and the demo that makes both."""
+"""The text and pictures of a report, and the demo that makes both."""
 
 import sys
 from dataclasses import dataclass
@@ -53,7 +53,7 @@ def make(path: Path, *shape: int, n: int = 300, save=("x", "logit"), **options) 
 
 
 def read(path: Path):
-    """The pixels of a PNG that shows something."""
+    """The pixels of a PNG, which must not be blank."""
     assert path.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     assert SMALLEST_PICTURE < path.stat().st_size < LARGEST_PICTURE
     pixels = mpl_image.imread(path)[..., :3]
@@ -62,7 +62,7 @@ def read(path: Path):
 
 
 def frame_is_white(pixels) -> bool:
-    """Checks that nothing was cut off at the picture's edge."""
+    """Whether nothing was cut off at the picture's edge."""
     return all(edge.min() == 1.0 for edge in (pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]))
 
 
@@ -330,7 +330,7 @@ def test_of_any_sampler_the_tallies_are_shown():
 
 @dataclass(frozen=True)
 class Own(DRS):
-    """A sampler of the user's, which reports do not know."""
+    """A user's own sampler, unknown to reports."""
 
 
 def test_a_report_draws_a_rejection_sampler_of_ones_own(tmp_path):
