@@ -12,6 +12,8 @@ from every_sampler import NAMES, quick, smooth
 
 import drs_fast as drs
 from drs_fast import ops, store
+from drs_fast.backends import reference
+from drs_fast.gan import classes
 from drs_fast.ratio import calibrate
 from drs_fast.report import report
 from drs_fast.squeeze import bound, search
@@ -158,6 +160,8 @@ def test_a_run_on_disk_is_the_same(setting, tmp_path):
 
 
 def every_op(gan, logit):
+    for kept in (reference._power, reference.stabiliser, classes._ends):
+        kept.cache_clear()  # else what another setting left there would do
     rng, n = drs.Rng(3, 5), len(logit)
     rows, groups = ops.normal(rng, n, 3), logit.view(-1, 10)
     threshold = {"log_m": 1.5, "gamma": 0.5}
@@ -168,6 +172,8 @@ def every_op(gan, logit):
         ops.words(rng, n, 5),
         [ops.latents(gan(prior), rng, n) for prior in ("uniform", "truncated normal", torch.sinh)],
         ops.labels(gan("normal"), rng, n),
+        classes.weights(3, [0.1, 0.2, 0.3]),
+        classes.drawn(logit.new_tensor([1 / 3, 0.6], dtype=torch.float64), 2, (1 / 3, 2 / 3)),
         ops.probability(logit, **threshold),
         ops.accept(logit, rng, **threshold),
         accepted(ops.accept_compact(logit, rows, rng=rng, **threshold)),
