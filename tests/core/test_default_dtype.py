@@ -209,6 +209,14 @@ def test_ops_give_the_same_bits(setting, backend):
     same(found, expected)
 
 
+def test_a_gan_keeps_no_inference_tensor():
+    """A later gradient or write in place would fail on it."""
+    gan = smooth()
+    with torch.inference_mode():
+        judged(gan)
+    assert not gan.row().is_inference()
+
+
 def test_a_library_imported_later_is_the_same():
     program = """
 import torch
