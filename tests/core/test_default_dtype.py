@@ -113,6 +113,7 @@ JOBS = {
     "squeeze": lambda gan: drs.generate(
         gan, drs.Squeeze(drs.samplers.DRS(gamma=0.0), 0.9, 0.9), 60, batch_size=256
     ),
+    "no bound": lambda gan: drs.Squeeze(drs.samplers.DRS(), use_bound=False).init(gan, drs.Rng(0)),
     "stream": lambda gan: next(drs.stream(gan, drs.samplers.DRS(), batch_size=256)),
     "class quota": lambda gan: drs.generate(
         gan, drs.samplers.DRS(classes="within"), 60, label_weights=[1, 2, 3], batch_size=256
@@ -122,7 +123,8 @@ JOBS = {
     "beta": trained(drs.calibrate, method="beta", n=400),
     "isotonic": trained(drs.calibrate, method="isotonic", n=400),
     "reliability": lambda gan: (calibrate.report(gan, 400), calibrate.curve(gan, 400)),
-    "relativistic": trained(drs.relativistic, n=400),
+    "relativistic": trained(drs.relativistic, loss="RaSGAN", n=400),
+    "least squares": trained(drs.relativistic, loss="RLSGAN", n=400),
     "density_ratio": trained(drs.density_ratio, width=8, depth=1, penalty=0.05, **FEW),
     "keep_train": trained(drs.keep_train, samples=400, max_steps=4),
     "contrastive": trained(drs.contrastive, steps=2, batch=64),
