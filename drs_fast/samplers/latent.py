@@ -18,6 +18,7 @@ from drs_fast import ops
 from drs_fast.core import BadLogits, Batch, Found, Rng
 from drs_fast.core.arguments import describe, integer, number, one_of, told
 from drs_fast.core.layout import Logits, OfClasses, Proposed, Scalar
+from drs_fast.core.sampler import Described, Recorded
 from drs_fast.core.sources import imported
 from drs_fast.gan import BLOCK_MULTIPLE, GAN
 from drs_fast.gan.classes import CHOICES, WITHIN
@@ -129,6 +130,10 @@ class Latent(RejectionSampler):
             unit="log weights",
             limits={"cap": state.cap},
         )
+
+    @classmethod
+    def described(cls, run: Recorded) -> Described:
+        return Described({}, {"cap": run.state.cap}, "log weights above cap")
 
     def _completed(self, gan: GAN, state: LatentState, kept: Batch) -> Batch:
         """The samples of accepted latents."""

@@ -387,7 +387,7 @@ def saved(file, network):
 
 
 def said(file):
-    """The messages of both functions that read a file."""
+    """The error messages of both functions that read a file."""
     messages = []
     for read in (drs.weights, real_samples):
         with pytest.raises(ValueError) as caught:
@@ -416,7 +416,7 @@ def test_a_file_that_was_cut_off_is_damaged_and_not_to_be_trusted(tmp_path, netw
 
 
 def test_a_byte_of_a_pickle_that_changed_is_damage(tmp_path, network):
-    """Its checksum tells it from a pickle that needs code."""
+    """The checksum distinguishes it from a pickle that needs code."""
     file = tmp_path / "w.pt"
     whole = saved(file, network)
     start, refused = whole.index(b"\x80\x02"), []

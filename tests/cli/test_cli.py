@@ -134,7 +134,7 @@ def test_quiet_prints_nothing(run):
 
 @pytest.fixture
 def generated(monkeypatch):
-    """What the engine was asked for, instead of a run."""
+    """Records what the engine was asked for, instead of running."""
     calls = []
 
     def generate(*given, **named):
