@@ -89,7 +89,7 @@ def words(
     lines += [f"  {name:<24}{value}" for name, value in facts.items() if value is not None]
     lines += _table({"raw (burn-in)": raw, "accepted": accepted})
     if n > READ:
-        lines.append(f"  quantiles and pictures use the first {READ:,} samples")
+        lines.append(f"  quantiles, classes and pictures use the first {READ:,} samples")
     return "\n".join(lines)
 
 
