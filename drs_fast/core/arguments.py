@@ -84,7 +84,8 @@ def usable(device: Any) -> torch.device:
         if where.type != "cpu":
             torch.empty(0, device=where)
     except Exception as error:  # of any backend that this PyTorch was built without
-        raise ValueError(f"device is {where}, which cannot be used here: {error}") from None
+        reason = str(error).partition(". ")[0]  # PyTorch goes on for a hundred lines
+        raise ValueError(f"device is {where}, which cannot be used here: {reason}") from None
     return where
 
 

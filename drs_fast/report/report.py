@@ -83,7 +83,7 @@ def words(samples: Samples, said: Described, balanced: Balance | str) -> str:
     lines += [f"  {name:<24}{value}" for name, value in facts.items() if value is not None]
     lines += _table({"raw (burn-in)": raw, "accepted": accepted})
     if n > READ:
-        lines.append(f"  quantiles and pictures use the first {READ:,} samples")
+        lines.append(f"  quantiles, classes and pictures use the first {READ:,} samples")
     return "\n".join(lines)
 
 
