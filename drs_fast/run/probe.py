@@ -14,6 +14,7 @@ import torch
 
 from drs_fast import ops
 from drs_fast.core import PROBE_ROW, Rng, fingerprint
+from drs_fast.core.loose import loose
 from drs_fast.gan import GAN, SMALLEST
 from drs_fast.store import Conflict
 
@@ -97,9 +98,11 @@ def _refused(there: Mapping[str, object], here: Mapping[str, object]) -> str:
 
 
 def weights(gan: GAN, changing: set[int]) -> str:
-    """The sha256 of what was learnt, without the buffers of these ids, which calls change."""
+    """The sha256 of what was learnt, without the tensors of these ids, which calls change."""
     parts = (gan.generator, gan.discriminator, gan.link, gan.prior)
-    return fingerprint.weights(*parts, changing=changing)
+    saved = fingerprint.weights(*parts, changing=changing)
+    others = sorted(fingerprint.sha256(one) for one in loose(*parts) if id(one) not in changing)
+    return fingerprint.sha256(saved, others) if others else saved
 
 
 def sha256(gan: GAN, seed: int = 0) -> str:
@@ -137,24 +140,30 @@ def _seeded(device: torch.device, seed: int) -> Iterator[None]:
 
 @contextmanager
 def _unchanged(gan: GAN) -> Iterator[set[int]]:
-    """Buffers that a call changes are put back; at the end the set has the ids of these."""
+    """Buffers that a call changes are put back; at the end the set has the ids of these.
+
+    It also has the ids of other tensors and arrays that a call changes.
+    """
     changed = set[int]()
-    found = fingerprint.modules(gan.generator, gan.discriminator, gan.link)
+    parts = (gan.generator, gan.discriminator, gan.link, gan.prior)
+    found = fingerprint.modules(*parts)
     # TorchScript's inner modules can only be found through their outer one.
     modules = {id(module): module for outer in found for module in outer.modules()}
     buffers = [
-        (module, name, buffer, buffer.detach().clone())
+        (module, name, buffer, buffer.detach().clone(), fingerprint.sha256(buffer))
         for module in modules.values()
         for name, buffer in module.named_buffers(recurse=False)
     ]
+    others = [(one, fingerprint.sha256(one)) for one in loose(*parts)]
     try:
         yield changed
     finally:
-        with torch.inference_mode():
-            for module, name, buffer, value in buffers:
-                if module._buffers[name] is not buffer:
-                    module._buffers[name] = buffer
-                    changed.add(id(buffer))
-                if not torch.equal(buffer, value):
+        for module, name, buffer, value, before in buffers:
+            if module._buffers[name] is not buffer:
+                module._buffers[name] = buffer
+                changed.add(id(buffer))
+            if fingerprint.sha256(buffer) != before:
+                with torch.inference_mode():
                     buffer.copy_(value)
-                    changed.add(id(buffer))
+                changed.add(id(buffer))
+        changed.update(id(one) for one, before in others if fingerprint.sha256(one) != before)
