@@ -14,7 +14,8 @@ from drs_fast.core import fingerprint, parts
 def loose(*values: Any) -> list[Tensor | np.ndarray[Any, Any]]:
     """Tensors and arrays in closures, attributes, globals, classes and other buffers.
 
-    Left out is what a call made, and what lists and dicts hold, because calls fill these.
+    Left out are attributes that a call made, and what lists and dicts hold, because calls fill
+    these.
     """
     reached = list(fingerprint.reached(*values))
     kinds = dict.fromkeys(part if isinstance(part, type) else type(part) for part in reached)
@@ -23,11 +24,7 @@ def loose(*values: Any) -> list[Tensor | np.ndarray[Any, Any]]:
         *(member for kind in kinds for _, member in parts.of_class(kind)),
     ]
     pieces = (piece for value in held for piece in (value if type(value) is tuple else (value,)))
-    found = {
-        id(piece): piece
-        for piece in pieces
-        if isinstance(piece, (Tensor, np.ndarray)) and not parts.left_by_call(piece)
-    }
+    found = {id(piece): piece for piece in pieces if isinstance(piece, (Tensor, np.ndarray))}
     saved = {id(tensor) for part in reached for tensor in _saved(part)}
     return [piece for key, piece in found.items() if key not in saved]
 

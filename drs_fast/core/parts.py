@@ -112,7 +112,7 @@ def attributes(owner: Any) -> dict[str, Any]:
             name: buffer
             for name, buffer in owner._buffers.items()
             if name not in fleeting & owner._non_persistent_buffers_set
-            and (built or not left_by_call(buffer))
+            and (built or not _left_by_call(buffer))
         }
         # Weights that pruning and weight normalisation compute anew in every call.
         fleeting = fleeting.union(
@@ -121,11 +121,11 @@ def attributes(owner: Any) -> dict[str, Any]:
     return {
         name: value
         for name, value in found.items()
-        if name not in fleeting and (built or not left_by_call(value))
+        if name not in fleeting and (built or not _left_by_call(value))
     }
 
 
-def left_by_call(value: Any) -> bool:
+def _left_by_call(value: Any) -> bool:
     return isinstance(value, Tensor) and (_of_inference(value) or value.grad_fn is not None)
 
 

@@ -49,7 +49,7 @@ def save_run(run: Run, out: str | PathLike[str], model: str) -> None:
     }
     if options.chunk_rows is not None:
         spec["chunk_rows"] = options.chunk_rows
-    examine = functools.partial(probe.kept, run.gan, model)
+    examine = functools.partial(probe.kept, run.gan, model, sampler=sampler)
     with Writer.open(out, spec, n, bytes_per_sample=row_bytes, examine=examine) as writer:
         _check_rows(writer, run, columns)
         _check_state(writer, run)

@@ -13,6 +13,8 @@ import drs_fast as drs
 from drs_fast import store
 from drs_fast.cli import main as cli
 from drs_fast.run import probe
+from drs_fast.samplers.latent import Latent
+from drs_fast.squeeze import Squeeze
 from drs_fast.store.format import MANIFEST, sealed
 from drs_fast.store.manifest import read_manifest
 
@@ -574,3 +576,37 @@ def test_a_buffer_may_be_any_tensor(tmp_path, held):
     for n in (100, 200):
         gan = drs.GAN(Holding(held()), lambda x: x[:, 0], 2)
         assert len(drs.generate(gan, QUICK, n, out=tmp_path)) == n
+
+
+class Hidden(torch.nn.Module):
+    """A number in a private attribute, which no walk takes for data."""
+
+    def __init__(self, k):
+        super().__init__()
+        self._k = k
+
+    def forward(self, z, y=None):
+        return self._k * z[:, 0]
+
+
+@pytest.mark.parametrize("labels", [None, 3])
+@pytest.mark.parametrize("wrap", [lambda one: one, lambda one: Squeeze(one, use_bound=False)])
+def test_the_critic_of_latents_is_probed(tmp_path, labels, wrap):
+    def generated(k, n):
+        gan = toy() if labels is None else conditional()
+        return drs.generate(gan, wrap(Latent(Hidden(k), burn_in=1024)), n, out=tmp_path)
+
+    generated(1.0, 100)
+    assert len(generated(1.0, 200)) == 200
+    with pytest.raises(store.Conflict, match="probe_sha256"):
+        generated(3.0, 300)
+
+
+def test_a_model_may_be_built_in_inference_mode(tmp_path):
+    def make():
+        return drs.GAN(looked_up(1), lambda x, y: x[:, 0], 2, labels=1000)
+
+    drs.generate(make(), QUICK, 100, out=tmp_path)
+    with torch.inference_mode():
+        gan = make()
+    assert len(drs.generate(gan, QUICK, 200, out=tmp_path)) == 200
