@@ -15,7 +15,7 @@ import torch
 from drs_fast import ops
 from drs_fast.core import PROBE_ROW, Rng, Sampler, fingerprint
 from drs_fast.core.loose import loose
-from drs_fast.gan import GAN, SMALLEST
+from drs_fast.gan import GAN, SMALLEST, classes
 from drs_fast.store import Conflict
 
 WEIGHTS, MODEL, PROBE = "weights_sha256", "model_sha256", "probe_sha256"
@@ -110,7 +110,8 @@ def weights(gan: GAN, changing: set[int]) -> str:
 
 
 def sha256(gan: GAN, sampler: Sampler | None = None, seed: int = 0) -> str:
-    """The sha256 of x and logits of some rows that nothing else reaches, spread over all classes.
+    """The sha256 of x and logits of some rows that nothing else reaches, evenly from all classes
+    that are proposed.
 
     sampler: what its functions give for these rows counts too.
     seed: of the random numbers that G and D draw from PyTorch.
@@ -118,7 +119,8 @@ def sha256(gan: GAN, sampler: Sampler | None = None, seed: int = 0) -> str:
     z = ops.latents(gan, Rng(0, PROBE_ROW), ROWS)
     given: tuple[torch.Tensor, ...] = (z,)
     if gan.labels is not None:
-        given = (z, torch.arange(ROWS, device=z.device) * gan.labels // ROWS)
+        proposed = torch.tensor(classes.occurring(gan.labels, gan.label_weights), device=z.device)
+        given = (z, proposed[torch.arange(ROWS, device=z.device) * len(proposed) // ROWS])
     with _seeded(z.device, seed):
         # In blocks, because more rows at once may not fit into memory.
         blocks = [tuple(t[k : k + gan.block] for t in given) for k in range(0, ROWS, gan.block)]

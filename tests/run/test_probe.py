@@ -312,6 +312,22 @@ def test_every_class_is_in_the_probe(tmp_path, classes, changed):
     assert len(drs.generate(make(0.0), QUICK, 200, out=tmp_path)) == 200
 
 
+@pytest.mark.parametrize(
+    "given", [{"only": 501}, {"label_weights": [k == 501 for k in range(1000)]}]
+)
+def test_only_classes_that_are_proposed_are_in_the_probe(tmp_path, given):
+    def make(k):
+        def generator(z, y):
+            return z + float(k) * (y == 501)[:, None]
+
+        return drs.GAN(generator, lambda x, y: x[:, 0], 2, labels=1000)
+
+    drs.generate(make(0), QUICK, 100, out=tmp_path, **given)
+    with pytest.raises(store.Conflict, match="probe_sha256"):
+        drs.generate(make(1), QUICK, 200, out=tmp_path, **given)
+    assert len(drs.generate(make(0), QUICK, 200, out=tmp_path, **given)) == 200
+
+
 def test_weights_of_a_class_that_is_not_in_the_probe_are_seen(tmp_path):
     def make(k):
         table = torch.nn.Embedding(1000, 2)
