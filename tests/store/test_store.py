@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from runs import FACTS, SPEC, summary, tried
+from runs import FACTS, SPEC, files, summary, tried
 from torch.utils.data import DataLoader
 
 from drs_fast import store
@@ -519,6 +519,23 @@ def test_two_writers(tmp_path):
         with pytest.raises(store.Conflict, match="another process is writing"):
             store.repair(tmp_path / "out")
     write(tmp_path / "out", 250)
+
+
+def test_a_run_that_was_moved_writes_nothing_where_it_was(tmp_path):
+    path, moved, whole = tmp_path / "run", tmp_path / "moved", tmp_path / "whole"
+    write(whole, 100)
+    with store.Writer.open(path, SPEC, 100) as writer:
+        writer.save_state(STATE, FACTS)
+        path.rename(moved)
+        write(path, 100, spec={**SPEC, "seed": 8})
+        other = files(path)
+        with pytest.raises(store.Conflict, match="was moved while it was being written"):
+            writer.append(0, chunk_of(0), cut=False, counters=tried(CHUNK_ROWS))
+        with pytest.raises(store.Conflict, match="was moved"):
+            writer.save_state(STATE, FACTS)
+    assert files(path) == other
+    write(moved, 100)
+    assert files(moved) == files(whole)
 
 
 def test_the_lock_ends_with_its_process(tmp_path):
