@@ -138,6 +138,10 @@ class Sampler(ABC):
         """Tensors that the samples depend on; a run on disk knows their sha256."""
         return ()
 
+    def probed(self, gan: "GAN", z: Tensor, y: Tensor | None = None) -> tuple[Tensor, ...]:
+        """What the functions give for these latents; a run on disk goes on only if they agree."""
+        return ()
+
     # After burn-in.
 
     def found(self, state: Any) -> Found:

@@ -14,7 +14,8 @@ SMALLEST = 128  # rows per call that give the same bits as 256 on CPUs; with man
 
 def block_rows(rows: int) -> int:
     """The block size for a batch: the next power of two or, from 256 on, multiple of 256."""
-    if integer("batch_size", rows, 1, MOST_ROWS) < BLOCK_MULTIPLE:
+    rows = integer("batch_size", rows, 1, MOST_ROWS)
+    if rows < BLOCK_MULTIPLE:
         return 1 << (rows - 1).bit_length()
     return -(-rows // BLOCK_MULTIPLE) * BLOCK_MULTIPLE
 

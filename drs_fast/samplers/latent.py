@@ -91,6 +91,10 @@ class Latent(RejectionSampler):
     def functions(self) -> tuple[Critic, ...]:
         return (self._critic,)
 
+    def probed(self, gan: GAN, z: Tensor, y: Tensor | None = None) -> tuple[Tensor, ...]:
+        with _of_critic():
+            return (self._judge(gan).logits(z, y)[1],)
+
     @property
     def remedies(self) -> tuple[str, ...]:
         return ("set a lower cap: log weights above it count the same",)

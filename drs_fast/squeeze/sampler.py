@@ -89,6 +89,9 @@ class Squeeze(Sampler):
     def energy(self) -> bool:
         return self.sampler.energy
 
+    def probed(self, gan: GAN, z: Tensor, y: Tensor | None = None) -> tuple[Tensor, ...]:
+        return self.sampler.probed(gan, z, y)
+
     @property
     def remedies(self) -> tuple[str, ...]:
         return self.sampler.remedies

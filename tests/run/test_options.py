@@ -32,10 +32,10 @@ def test_the_command_line_has_the_defaults():
 
 def test_options_are_put_in_order():
     options = Options(
-        seed=np.uint64(2**63), batch_size=300, save=("logit", "ids", "x"), tune="compile"
+        seed=np.uint64(2**63), batch_size=np.int32(300), save=("logit", "ids", "x"), tune="compile"
     )
     assert (options.seed, options.batch_size) == (2**63, 512)
-    assert type(options.seed) is int
+    assert type(options.seed) is type(options.batch_size) is int
     assert (options.save, options.tune) == (("x", "logit"), ("compile",))
     assert dataclasses.replace(options) == options
 
