@@ -90,7 +90,7 @@ def usable(device: Any) -> torch.device:
 
 
 def told(error: BaseException) -> str:
-    """An error's type and message; the type alone if its message cannot be had."""
+    """An error's type and message; the type alone if its message cannot be read."""
     try:
         message = str(error)
     except Exception:  # a class of the user's

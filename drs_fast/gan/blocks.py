@@ -32,7 +32,8 @@ def called(
     function: takes the number of its first row, and the rows, zero-padded to room(size) rows.
     """
     n, whole = len(rows[0]), list[Tensor]()
-    with torch.inference_mode(not differentiate), torch.set_grad_enabled(differentiate):
+    # Not in inference mode: a tensor that G or D keeps from there could not be trained with later.
+    with torch.inference_mode(False), torch.set_grad_enabled(differentiate):
         for start in range(0, max(1, n), block):
             size = min(block, n - start)
             full = room(size)
@@ -40,12 +41,11 @@ def called(
             for i, part in enumerate(parts):
                 part = part.detach() if part.requires_grad else part
                 own = part if size == full else part.narrow(0, 0, size)
-                with torch.inference_mode(False):
-                    if size == n:
-                        whole.append(own.clone(memory_format=torch.contiguous_format))
-                        continue
-                    if start == 0:
-                        whole.append(part.new_empty((n, *part.shape[1:])))
+                if size == n:
+                    whole.append(own.clone(memory_format=torch.contiguous_format))
+                    continue
+                if start == 0:
+                    whole.append(part.new_empty((n, *part.shape[1:])))
                 whole[i].narrow(0, start, size).copy_(own)
     return whole
 

@@ -271,8 +271,7 @@ class GAN:
     def _generate(self, start: int, z: Tensor, *label: Tensor) -> Tensor:
         made = calls.samples(self._call("generator", z, *(y.clone() for y in label)), len(z))
         if self._row is None:
-            with torch.inference_mode(False):
-                self._row = made.new_empty((1, *made.shape[1:]), requires_grad=False)
+            self._row = made.new_empty((1, *made.shape[1:]), requires_grad=False)
         elif not calls.alike(made, self._row):
             raise ValueError(
                 "generator must return samples of one shape and dtype on one device, got "

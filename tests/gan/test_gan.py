@@ -62,6 +62,27 @@ def test_what_comes_back_can_be_trained_on():
     (x.clone().requires_grad_() @ torch.ones(3)).sum().backward()
 
 
+class Keeping(torch.nn.Module):
+    """Keeps a tensor that its first call makes, as rotary embeddings do."""
+
+    scale = None
+
+    def forward(self, z):
+        if self.scale is None:
+            self.scale = torch.linspace(1.0, 2.0, z.shape[1])
+        return z * self.scale
+
+
+@pytest.mark.parametrize("out", [None, "run"])
+@pytest.mark.parametrize("mode", [torch.enable_grad, torch.inference_mode])
+def test_what_a_call_keeps_can_be_differentiated_and_trained_with(tmp_path, out, mode):
+    generator = Keeping()
+    gan = GAN(generator, lambda x: x.square().sum(1), 2)
+    with mode():
+        drs.generate(gan, drs.samplers.DDLS(steps=2), 10, out=out and tmp_path / out)
+    generator(torch.ones(1, 2, requires_grad=True)).square().sum().backward()
+
+
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
 def test_gradients_whatever_the_caller_switched_off(mode):
     gan = made()
@@ -250,7 +271,7 @@ def raising(error):
 
 
 class Mute(Exception):
-    """Its message cannot be had."""
+    """Its message cannot be read."""
 
     def __str__(self):
         raise TypeError("no message")

@@ -111,7 +111,8 @@ class Learning(nn.Linear):
 
 def test_weights_that_a_call_changed_count(tmp_path):
     critic = Learning(2, 1)
-    drawn(critic, 100, tmp_path)
+    with pytest.warns(UserWarning, match="other numbers for the same rows"):
+        drawn(critic, 100, tmp_path)
     with pytest.raises(Conflict, match="functions_sha256"):
         drawn(critic, 200, tmp_path)
 

@@ -313,7 +313,7 @@ def test_every_class_is_in_the_probe(tmp_path, classes, changed):
 
 
 @pytest.mark.parametrize(
-    "given", [{"only": 501}, {"label_weights": [k == 501 for k in range(1000)]}]
+    "given", [{"only": 501}, {"label_weights": [float(k == 501) for k in range(1000)]}]
 )
 def test_only_classes_that_are_proposed_are_in_the_probe(tmp_path, given):
     def make(k):
