@@ -2,25 +2,44 @@
 
 __version__ = "0.1.0"
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 import drs_fast.cli.interrupts  # noqa: F401  first, because the others take seconds
 from drs_fast import ops, samplers
-from drs_fast.adapters.load import load, weights
 from drs_fast.core import BadLogits, Batch, Rng, Stale, Starvation
 from drs_fast.core.compacted import Compacted, Ring
 from drs_fast.doctor.doctor import doctor
 from drs_fast.gan import GAN
 from drs_fast.ops import backend
-from drs_fast.ratio.calibrate import calibrate
-from drs_fast.ratio.contrastive import contrastive
-from drs_fast.ratio.features import density_ratio
-from drs_fast.ratio.head import keep_train
-from drs_fast.ratio.latent_weights import latent_weights
-from drs_fast.ratio.relativistic import relativistic
 from drs_fast.run.generate import generate, stream
-from drs_fast.run.plan import Plan, plan
 from drs_fast.squeeze import Squeeze
 from drs_fast.store import Conflict, Corrupt
 from drs_fast.store import open_run as open
+
+if TYPE_CHECKING:
+    from drs_fast.adapters.load import load, weights
+    from drs_fast.ratio.calibrate import calibrate
+    from drs_fast.ratio.contrastive import contrastive
+    from drs_fast.ratio.features import density_ratio
+    from drs_fast.ratio.head import keep_train
+    from drs_fast.ratio.latent_weights import latent_weights
+    from drs_fast.ratio.relativistic import relativistic
+    from drs_fast.run.plan import Plan, plan
+
+# Imported when they are asked for, because many programs never do.
+LATER = {
+    "Plan": "run.plan",
+    "calibrate": "ratio.calibrate",
+    "contrastive": "ratio.contrastive",
+    "density_ratio": "ratio.features",
+    "keep_train": "ratio.head",
+    "latent_weights": "ratio.latent_weights",
+    "load": "adapters.load",
+    "plan": "run.plan",
+    "relativistic": "ratio.relativistic",
+    "weights": "adapters.load",
+}
 
 __all__ = [
     "GAN",
@@ -52,3 +71,15 @@ __all__ = [
     "stream",
     "weights",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{LATER[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *LATER})

@@ -1,7 +1,9 @@
 """Your own image GAN: from checkpoints to samples on disk, and a report of them.
 
 python examples/own_gan.py         trains for a few seconds if there are no checkpoints yet
-python examples/own_gan.py plan    also measures how fast it runs here, for about half a minute
+python examples/own_gan.py plan    also measures how fast it runs here, for half a minute or more
+
+Needs pip install -c constraints.txt -e '.[demo,zoo]'
 
 From a shell: drs-fast doctor examples/own_gan.py:make, and so for plan and generate.
 """

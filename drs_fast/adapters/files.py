@@ -2,6 +2,8 @@
 
 import pickle
 import pickletools
+import re
+import stat
 import warnings
 import zipfile
 from pathlib import Path
@@ -11,6 +13,8 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
+
+from drs_fast.core.arguments import describe
 
 NUMPY, SAFETENSORS, TORCH = "a NumPy array", "a safetensors file", "a file of torch.save"
 SUFFIXES = {NUMPY: ".npy", SAFETENSORS: ".safetensors", TORCH: ".pt"}
@@ -29,11 +33,23 @@ PAGE = "a web page instead of the file; download the file itself, logged in if n
 HEAD = 1024  # bytes that identify a file
 LONGEST_HEADER = 10**8  # bytes, for safetensors
 LEGACY = 0x1950A86A20F9469CFC6C, 5  # torch's files before zip: first number, and number of pickles
+ABSENT = "there is no such file"
+OTHERS = (
+    (stat.S_ISDIR, "a directory"),
+    (stat.S_ISFIFO, "a pipe"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+)
 AGAIN = "copy or download it again"
 TRUST = (
     "loading it would run code, which could be anyone's. If you trust it, convert it once: load "
-    "it with its own project, then safetensors.torch.save_file(model.state_dict(), 'w.safetensors')"
 )
+CONVERTED = {  # by what is wanted
+    "weights": "it with its own project, then safetensors.torch.save_file(model.state_dict(), "
+    "'w.safetensors')",
+    "samples": "it with its own project, then numpy.save('x.npy', samples as an array of numbers)",
+}
+GLOBAL = re.compile(r"GLOBAL (\S+)")  # what torch.load says it refuses
 
 
 def read(file: Path, what: str) -> Any:
@@ -41,9 +57,8 @@ def read(file: Path, what: str) -> Any:
 
     what: "weights" or "samples". ValueError says why a file cannot be read.
     """
-    if not file.is_file():
-        state = "it is a directory; name a file" if file.is_dir() else "there is no such file"
-        raise ValueError(f"no {what} at {file}: {state}")
+    if problem := fault(file):
+        raise ValueError(f"no {what} at {file}: {problem}")
     with file.open("rb") as stream:
         head = stream.read(HEAD)
     if not head:
@@ -62,7 +77,7 @@ def read(file: Path, what: str) -> Any:
     try:
         if found == SAFETENSORS:
             return load_file(file)
-        return _numpy(file) if found == NUMPY else _torch(file)
+        return _numpy(file) if found == NUMPY else _torch(file, what)
     except MemoryError:
         raise
     except _Refused as error:
@@ -73,6 +88,20 @@ def read(file: Path, what: str) -> Any:
         raise ValueError(
             f"{file} is damaged or cut off at {size:,} bytes ({reason}); {AGAIN}"
         ) from error
+
+
+def fault(file: Path) -> str | None:
+    """What is there instead of a file, in words; None if it is a file."""
+    try:
+        mode = file.stat().st_mode
+    except FileNotFoundError:
+        return "it is a link to a file that is not there" if file.is_symlink() else ABSENT
+    except OSError as error:  # such as a circle of links, or a name that is too long
+        return f"it cannot be read: {error.strerror}"
+    if stat.S_ISREG(mode):
+        return None
+    found = next((words for test, words in OTHERS if test(mode)), "a socket")
+    return f"it is {found}; name a file"
 
 
 class _Refused(Exception):
@@ -110,14 +139,26 @@ def _numpy(file: Path) -> Tensor:
         ) from error
 
 
-def _torch(file: Path) -> Any:
+def _torch(file: Path, what: str) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about how it was pickled
             return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         _check_whole(file)
-        raise _Refused(f"holds more than tensors: {TRUST}") from error
+        held = GLOBAL.search(str(error))
+        named = f", such as {held[1]}" if held else ""
+        raise _Refused(f"holds more than tensors{named}: {TRUST}{CONVERTED[what]}") from error
+
+
+def content(found: Any) -> str:
+    """What a file holds, in words."""
+    if isinstance(found, dict):
+        names = ", ".join(repr(name) for name in list(found)[:4])
+        return f"a dict of {len(found)}: {names}{', ...' if len(found) > 4 else ''}"
+    if isinstance(found, (list, tuple)):
+        return f"a {type(found).__name__} of {len(found)}"
+    return f"a tensor {describe(found)}" if isinstance(found, Tensor) else describe(found)
 
 
 def _check_whole(file: Path) -> None:

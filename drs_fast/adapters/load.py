@@ -10,6 +10,7 @@ import torch
 
 from drs_fast import zoo
 from drs_fast.adapters import files
+from drs_fast.core.arguments import told
 from drs_fast.core.sources import imported
 from drs_fast.gan import GAN, Real
 
@@ -24,12 +25,21 @@ def load(name: str) -> GAN:
         raise ValueError(f"model must be a name, got {name!r}")
     if ":" not in name:
         if name not in zoo.NAMES:
+            fault = files.fault(Path(name)) or "it is a file"
+            what = "" if fault == files.ABSENT else f", but {fault}"
             raise ValueError(
-                f"model must be one of {', '.join(zoo.NAMES)}, or 'file.py:function', "
-                f"or 'package.module:function' with a function that returns a drs.GAN, got {name!r}"
+                f"model must be one of {', '.join(zoo.NAMES)}, or 'file.py:function', or "
+                "'package.module:function' with a function that returns a drs.GAN, got "
+                f"{name!r}{what}"
             )
         return zoo.load(name)
     source, _, attribute = name.rpartition(":")
+    if not source or not attribute:
+        missing = "function after the colon" if source else "file or module before the colon"
+        raise ValueError(
+            f"model must be 'file.py:function' or 'package.module:function', got {name!r}, with no "
+            f"{missing}"
+        )
     function = getattr(_module(source), attribute, None)
     if function is None:
         raise ValueError(f"{source} has no function {attribute!r}")
@@ -49,26 +59,33 @@ def weights(path: str | Path) -> dict[str, Any]:
     file = Path(path)
     state = files.read(file, "weights")
     if not isinstance(state, dict):
-        raise ValueError(f"{file} must hold a state dict, got a {type(state).__name__}")
+        raise ValueError(
+            f"{file} must hold a state dict, got {files.content(state)}; samples go to --real or "
+            "GAN(real=...)"
+        )
     return state
 
 
 def real_samples(file: Path) -> Real:
     """Reads real samples, or (samples, labels), from a file; nothing in it is run."""
     found = files.read(file, "samples")
+    held = files.content(found)
     if isinstance(found, dict):
         x = next(iter(found.values())) if len(found) == 1 else found.get("x")
         found = (x, found["y"]) if "y" in found else x
     if isinstance(found, (tuple, list)) and len(found) == 2:
         return found[0], found[1]
     if not isinstance(found, torch.Tensor):
-        raise ValueError(f"{file} must hold a tensor of samples, or x and its labels y")
+        raise ValueError(f"{file} must hold a tensor of samples, or x and its labels y, got {held}")
     return found
 
 
 def _module(source: str) -> ModuleType:
-    if source.endswith(".py") and not Path(source).is_file():
-        raise ValueError(f"no file {source}")
+    file, is_python = Path(source), source.endswith(".py")
+    if is_python or len(file.parts) > 1:  # else it is a module, even where a folder is called so
+        fault = files.fault(file) or (None if is_python else "its name does not end in .py")
+        if fault:
+            raise ValueError(f"no file {source} to import: {fault}")
     with _blamed(source):
         return imported(source)
 
@@ -79,6 +96,4 @@ def _blamed(source: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        raise ValueError(
-            f"{source} could not be loaded: {type(error).__name__}: {error}"
-        ) from error
+        raise ValueError(f"{source} could not be loaded: {told(error)}") from error

@@ -171,7 +171,10 @@ def _names(given: str) -> tuple[str, ...]:
 
 
 def _numbers(given: str) -> list[float]:
-    return [float(number) for number in given.split(",")]
+    try:
+        return [float(number) for number in given.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be numbers such as 3,1,2, got {given!r}") from None
 
 
 def _sampler_of(given: list[str]) -> Any:

@@ -84,8 +84,18 @@ def usable(device: Any) -> torch.device:
         if where.type != "cpu":
             torch.empty(0, device=where)
     except Exception as error:  # of any backend that this PyTorch was built without
-        raise ValueError(f"device is {where}, which cannot be used here: {error}") from None
+        reason = str(error).partition(". ")[0]  # PyTorch goes on for a hundred lines
+        raise ValueError(f"device is {where}, which cannot be used here: {reason}") from None
     return where
+
+
+def told(error: BaseException) -> str:
+    """An error's type and message; the type alone if its message cannot be read."""
+    try:
+        message = str(error)
+    except Exception:  # a class of the user's
+        return f"{type(error).__name__}, whose message cannot be read"
+    return f"{type(error).__name__}: {message}"
 
 
 def describe(value: Any) -> str:

@@ -82,9 +82,14 @@ def _named(key: str) -> str:
     return key.replace("_orig_mod.", "")
 
 
+def reached(*values: Any) -> Iterator[Any]:
+    """All parts of these callables, as `sha256` walks through them."""
+    return _reached(values, {})
+
+
 def modules(*values: Any) -> Iterator[nn.Module]:
     """The modules that these callables use, including those in wrappers and closures."""
-    return (value for value in _reached(values, {}) if isinstance(value, nn.Module))
+    return (value for value in reached(*values) if isinstance(value, nn.Module))
 
 
 def _digest(values: Iterator[Any]) -> str:

@@ -32,12 +32,28 @@ class Found(NamedTuple):
 
 
 class Recorded(NamedTuple):
-    """What a run on disk holds of its sampler; empty where burn-in has not ended."""
+    """What a run on disk holds of its sampler."""
 
-    state: dict[str, Tensor]
+    state: Any  # as `init` returned it
     tallies: dict[str, int]
     proposals: int
+    eps: float  # of the acceptance probability; 0 where there is none
     remark: str
+
+
+class Thresholds(NamedTuple):
+    """What a row is accepted by: log_m and gamma are (), or (K,) if each class has its own."""
+
+    log_m: Tensor
+    gamma: Tensor
+    eps: float
+
+    def of_rows(self, y: Tensor | None) -> dict[str, Any]:
+        """The same for rows with labels (n,), as `ops` take it."""
+        log_m, gamma = self.log_m, self.gamma
+        if log_m.ndim and y is not None:
+            log_m, gamma = log_m[y], gamma[y]
+        return {"log_m": log_m, "gamma": gamma, "eps": self.eps}
 
 
 class Bounded(NamedTuple):
@@ -47,12 +63,17 @@ class Bounded(NamedTuple):
     logit: Tensor
     bound: Tensor
     chance: Tensor  # with which each row was chosen
+    proposed: Tensor  # (K,) how often the run proposes each class; (0,): as often as the GAN does
 
 
 class Described(NamedTuple):
-    """What `drs-fast report` says of a sampler's run: lines by their names, and what to draw."""
+    """What `drs-fast report` says and draws of a run, beside what all have in common."""
 
-    lines: dict[str, str]
+    lines: dict[str, str]  # what to say, by name
+    limits: Mapping[str, Tensor] = MappingProxyType({})  # numbers that burn-in froze, by name
+    above: str = "logits above log_m"  # what the counter `above` counts
+    logits: Tensor | None = None  # (n,) of burn-in's proposals
+    thresholds: Thresholds | None = None  # what those logits are accepted by
     bounded: Bounded | None = None
 
 
@@ -115,6 +136,10 @@ class Sampler(ABC):
 
     def data(self, gan: "GAN") -> tuple[Tensor | None, ...]:
         """Tensors that the samples depend on; a run on disk knows their sha256."""
+        return ()
+
+    def probed(self, gan: "GAN", z: Tensor, y: Tensor | None = None) -> tuple[Tensor, ...]:
+        """What the functions give for these latents; a run on disk goes on only if they agree."""
         return ()
 
     # After burn-in.

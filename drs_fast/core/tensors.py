@@ -11,32 +11,35 @@ from torch.nn.parameter import Parameter, is_lazy
 from drs_fast.core.arguments import describe
 
 OWN = (Tensor, Parameter)
+WHOLE = (
+    torch.bool, torch.int8, torch.int16, torch.int32, torch.int64,
+    torch.uint8, torch.uint16, torch.uint32, torch.uint64,
+)  # fmt: skip
+STANDARD = (  # what PyTorch can make numbers of, and compute with
+    *WHOLE, torch.float16, torch.bfloat16, torch.float32, torch.float64,
+    torch.complex64, torch.complex128,
+)  # fmt: skip
 WORDS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by size in bytes
 
 
-def plain(name: str, value: Any, kind: str = "a tensor") -> Tensor:
+def plain(name: str, value: Any, kind: str = "a tensor", verb: str = "be") -> Tensor:
     """The value as a plain Tensor; ValueError unless its numbers lie in memory.
 
     Refuses sparse, nested and quantized tensors, and those without memory, as on "meta" or in a
-    traced graph. kind: what is wanted, in words.
+    traced graph. kind: what is wanted, in words. verb: "return" where `name` is a function.
     """
     # Other layouts have no address, so the common case need not ask for the layout.
     if type(value) in OWN and not (value.is_nested or value.is_quantized) and _held(value):
         return value  # type: ignore[no-any-return]
     if not isinstance(value, Tensor):
-        raise ValueError(f"{name} must be {kind}, got {describe(value)}{_conversion(value)}")
+        raise ValueError(f"{name} must {verb} {kind}, got {describe(value)}{_conversion(value)}")
+    fix = ", which has no memory of its own; pass a plain tensor"
     if _own_memory(value):
         if value.layout is not strided or value.is_nested or value.is_quantized:
-            raise ValueError(
-                f"{name} must be a dense tensor, got {describe(value)}; {_densifier(value)}"
-            )
-        own = value.as_subclass(Tensor)
-        if _held(own):
+            fix = _densifier(value)
+        elif _held(own := value.as_subclass(Tensor)):
             return own
-    raise ValueError(
-        f"{name} must hold numbers, got {describe(value)}, which has no memory of its own; "
-        "pass a plain tensor"
-    )
+    raise ValueError(f"{name} must {verb} a dense tensor of numbers, got {describe(value)}{fix}")
 
 
 def dense(tensor: Tensor) -> Tensor:
@@ -82,5 +85,5 @@ def _conversion(value: Any) -> str:
 
 def _densifier(tensor: Tensor) -> str:
     if tensor.is_nested:
-        return "torch.nested.to_padded_tensor makes one"
-    return f"{'dequantize' if tensor.is_quantized else 'to_dense'}() makes one"
+        return "; torch.nested.to_padded_tensor makes one"
+    return f"; {'dequantize' if tensor.is_quantized else 'to_dense'}() makes one"

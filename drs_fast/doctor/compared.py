@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from drs_fast.core.arguments import describe
+from drs_fast.core.arguments import describe, told
 from drs_fast.doctor import units
 from drs_fast.doctor.probes import Finding
 from drs_fast.doctor.symptoms import Chart, RealSamples, Sampled
@@ -30,6 +30,7 @@ LIKELY = 2.0  # standard errors: to clear a model takes less certainty than to a
 CHANCE = 0.55  # below this AUC there is little to gain
 UNLIKELY = math.log(32_000)  # SURE standard errors, one-sided, are a chance of one in this many
 PARTS = "D's AUC, slope and top tenth"
+REAL = "let real= be or return samples (n, ...), or with labels (samples, y)"
 PROBABILITIES = "use link='probability', or remove D's sigmoid"
 
 
@@ -47,12 +48,11 @@ def real_of(gan: GAN, n: int, chart: Chart) -> RealSamples | None:
     else:
         try:
             return RealSamples(*gan.real_samples(n))
-        except Unusable as error:
-            reason, _, remedy = str(error).partition("; ")
-            chart.findings.append(Finding("real-samples", reason, remedy))
-            reason = "the real samples cannot be used"
         except Exception as error:  # the user's function may raise anything
-            reason = f"real samples cannot be obtained: {error}"
+            said = str(error) if type(error) in (Unusable, ValueError) else told(error)
+            seen, _, remedy = said.partition("; ")
+            chart.findings.append(Finding("real-samples", seen, remedy or REAL))
+            reason = "the real samples cannot be used"
     chart.unknown.append(f"the range of real samples, {PARTS}: {reason}")
     return None
 

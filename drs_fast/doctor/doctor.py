@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from drs_fast import ops
 from drs_fast.core import BURN_IN_ROW, Rng
-from drs_fast.core.arguments import integer
+from drs_fast.core.arguments import integer, told
 from drs_fast.doctor import compared, probes, symptoms
 from drs_fast.doctor.probes import BLOCK, Finding
 from drs_fast.doctor.symptoms import Chart, Sampled
@@ -90,7 +90,7 @@ def _examine(
         chart.findings.append(
             Finding(
                 "fails",
-                f"{type(error).__name__}: {error}",
+                told(error),
                 "G must map (n, latent_dim) float32 [and (n,) int64 labels] to n samples, and "
                 "D must map those to n numbers",
             )

@@ -199,7 +199,7 @@ def in_place(gan: GAN, z: Tensor, x: Tensor, y: Tensor | None) -> Iterator[str]:
         ("discriminator", gan.discriminator, x),
     ):
         given = rows.clone()
-        with torch.inference_mode():
+        with torch.no_grad():
             function(given, *labels)
         if _moved(rows, given) > 0.0:
             yield (

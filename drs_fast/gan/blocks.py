@@ -8,12 +8,14 @@ from torch import Tensor
 from drs_fast.core.arguments import integer
 
 BLOCK_MULTIPLE = 256
+MOST_ROWS = 2**31  # no call has as many: GPUs count the rows of a batch in 31 bits
 SMALLEST = 128  # rows per call that give the same bits as 256 on CPUs; with many threads 64 do not
 
 
 def block_rows(rows: int) -> int:
     """The block size for a batch: the next power of two or, from 256 on, multiple of 256."""
-    if integer("batch_size", rows, 1) < BLOCK_MULTIPLE:
+    rows = integer("batch_size", rows, 1, MOST_ROWS)
+    if rows < BLOCK_MULTIPLE:
         return 1 << (rows - 1).bit_length()
     return -(-rows // BLOCK_MULTIPLE) * BLOCK_MULTIPLE
 
@@ -30,7 +32,8 @@ def called(
     function: takes the number of its first row, and the rows, zero-padded to room(size) rows.
     """
     n, whole = len(rows[0]), list[Tensor]()
-    with torch.inference_mode(not differentiate), torch.set_grad_enabled(differentiate):
+    # Not in inference mode: a tensor that G or D keeps from there could not be trained with later.
+    with torch.inference_mode(False), torch.set_grad_enabled(differentiate):
         for start in range(0, max(1, n), block):
             size = min(block, n - start)
             full = room(size)
@@ -38,12 +41,11 @@ def called(
             for i, part in enumerate(parts):
                 part = part.detach() if part.requires_grad else part
                 own = part if size == full else part.narrow(0, 0, size)
-                with torch.inference_mode(False):
-                    if size == n:
-                        whole.append(own.clone(memory_format=torch.contiguous_format))
-                        continue
-                    if start == 0:
-                        whole.append(part.new_empty((n, *part.shape[1:])))
+                if size == n:
+                    whole.append(own.clone(memory_format=torch.contiguous_format))
+                    continue
+                if start == 0:
+                    whole.append(part.new_empty((n, *part.shape[1:])))
                 whole[i].narrow(0, start, size).copy_(own)
     return whole
 

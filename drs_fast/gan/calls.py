@@ -6,20 +6,25 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from drs_fast.core.arguments import describe
+from drs_fast.core.arguments import describe, told
 from drs_fast.core.sampler import those_that
+from drs_fast.core.tensors import plain
 
 ADVICE = {  # where a function other than the two networks fails
     "link": "a link maps scores (n,) to log ratios (n,)",
     "prior": "a prior maps normals (n, latent_dim) to latents (n, latent_dim)",
     "real": "real maps n to samples (n, ...), or with labels to (samples, y)",
 }
+OF_SHAPES = (RuntimeError, TypeError, ValueError, IndexError)  # what wrong shapes and dtypes raise
 
 
 def result(
     role: str, function: Callable[..., Any], given: tuple[Any, ...], advice: str, bf16: bool
 ) -> Any:
-    """What the function returns; ValueError with the advice if it fails. bf16: under autocast."""
+    """What the function returns, with bf16 under autocast.
+
+    ValueError if it fails, with the advice if shapes may be the reason.
+    """
     try:
         if not bf16:
             return function(*given)
@@ -29,9 +34,8 @@ def result(
         raise
     except Exception as error:  # the user's code may raise anything
         found = ", ".join(describe(argument) for argument in given)
-        raise ValueError(
-            f"{role} failed on {found}: {type(error).__name__}: {error}; {advice}"
-        ) from error
+        advice = f"; {advice}" if type(error) in OF_SHAPES else ""
+        raise ValueError(f"{role} failed on {found}: {told(error)}{advice}") from error
 
 
 def alike(rows: Tensor, others: Tensor) -> bool:
@@ -43,32 +47,12 @@ def alike(rows: Tensor, others: Tensor) -> bool:
     )
 
 
-def dense(tensor: Tensor) -> bool:
-    """Whether the tensor is a block of numbers in memory, and computes as one, in any subclass."""
-    return (
-        tensor.layout is torch.strided
-        and not (tensor.is_nested or tensor.is_quantized or tensor.is_meta)
-        and type(tensor).__torch_dispatch__ is Tensor.__torch_dispatch__
-    )
-
-
-def plain(role: str, value: Any) -> Any:
-    """The value a user's function returned; ValueError if it is a tensor that is not dense."""
-    if not isinstance(value, Tensor):
-        return value
-    if not dense(value):
-        raise ValueError(
-            f"{role} must return a dense tensor of numbers, got {describe(value)}; convert it, for "
-            "example with to_dense(), dequantize(), to_padded_tensor(...) or full_tensor()"
-        )
-    return value if type(value) is Tensor else value.as_subclass(Tensor)
-
-
 def one_per_sample(role: str, score: Any, n: int, device: torch.device) -> Tensor:
     """The scores (n,) a critic or link returned; ValueError unless one number per sample."""
     if isinstance(score, (tuple, list)) and score:
         score = score[0]
-    score = plain(role, score)
+    if isinstance(score, Tensor):
+        score = plain(role, score, verb="return")
     if isinstance(score, dict):
         raise ValueError(
             f"{role} must return a tensor, got a dict of {sorted(map(str, score))}; wrap it: "
@@ -91,26 +75,26 @@ def one_per_sample(role: str, score: Any, n: int, device: torch.device) -> Tenso
     )
 
 
-def samples(made: Any, n: int) -> Tensor:
+def samples(given: Any, n: int) -> Tensor:
     """The samples (n, ...) that a generator returned; ValueError if they are something else."""
-    made = plain("generator", made)
-    if not isinstance(made, Tensor) or made.shape[:1] != (n,):
+    made = plain("generator", given, "a tensor of samples", "return")
+    if made.shape[:1] != (n,):
         raise ValueError(
             f"generator must return a tensor of {n} samples for {n} latents, got {describe(made)}"
         )
     return made
 
 
-def latents(z: Any, normals: Tensor) -> Tensor:
+def latents(given: Any, normals: Tensor) -> Tensor:
     """The latents, like the normals, that a prior returned, float32; ValueError otherwise."""
-    z = plain("prior", z)
-    fits = isinstance(z, Tensor) and z.shape == normals.shape and z.device == normals.device
+    z = plain("prior", given, "a tensor of latents", "return")
+    fits = z.shape == normals.shape and z.device == normals.device
     if not fits or z.is_complex():
         raise ValueError(
             f"prior must map normals {describe(normals)} to latents of that shape, real "
             f"numbers on {normals.device}, got {describe(z)}"
         )
-    return z.float()  # type: ignore[no-any-return]
+    return z.float()
 
 
 def slope(logit: Tensor, leaf: Tensor) -> Tensor:

@@ -4,16 +4,20 @@ import functools
 import heapq
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence, Set
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from drs_fast.core.arguments import describe, number
+from drs_fast.core.tensors import STANDARD, plain
 
 Rows = dict[str, Tensor]
 JOINT, WITHIN = "joint", "within"
 CHOICES = (JOINT, WITHIN)
+NO_LIST = (str, bytes, Mapping, Set)
 
 
 def weights(labels: int | None, given: Sequence[float] | Tensor | None) -> tuple[float, ...] | None:
@@ -22,20 +26,29 @@ def weights(labels: int | None, given: Sequence[float] | Tensor | None) -> tuple
         return None
     if labels is None:
         raise ValueError("got label weights, but this GAN has no labels; build GAN(..., labels=K)")
-    try:
-        listed = torch.as_tensor(given, dtype=torch.float64, device="cpu")
-    except (TypeError, ValueError, RuntimeError):
-        listed = torch.zeros(())
-    if listed.shape != (labels,):
-        got = describe(listed) if listed.ndim else describe(given)
+    listed = _listed(given)
+    if not isinstance(listed, Collection) or isinstance(listed, NO_LIST) or len(listed) != labels:
+        got = describe(given) + (f" of {len(given)}" if isinstance(given, (list, tuple)) else "")
         raise ValueError(f"label_weights must be {labels} numbers, one per class, got {got}")
-    found = [number("label_weights", value, 0.0, math.inf) for value in listed.tolist()]
+    found = [number("label_weights", _listed(value), 0.0, math.inf) for value in listed]
     most = max(found)
     if most == 0.0:
         raise ValueError("label_weights are all 0; give the classes you want a positive weight")
     found = [value / most for value in found]  # their sum may overflow
     total = math.fsum(found)
     return tuple(value / total for value in found)
+
+
+def _listed(given: Any) -> Any:
+    """A tensor or an array as lists of numbers, or a number; everything else as it is."""
+    if isinstance(given, Tensor):
+        given = plain("label_weights", given)
+        if given.dtype in STANDARD:  # of others PyTorch makes no numbers
+            return given.tolist()
+        raise ValueError(
+            f"label_weights must be numbers of a standard dtype, got {describe(given)}"
+        )
+    return given.tolist() if isinstance(given, np.ndarray) else given
 
 
 def check(labels: int | None, y: Tensor | None, n: int) -> None:
@@ -47,10 +60,13 @@ def check(labels: int | None, y: Tensor | None, n: int) -> None:
             else f"this GAN has {labels} classes; pass y (n,) int64, and real samples as "
             "real=(x, y)"
         )
-    if y is not None and not (isinstance(y, Tensor) and y.shape == (n,) and y.dtype == torch.int64):
+    if y is None:
+        return
+    y = plain("y", y, f"({n},) int64")
+    if y.shape != (n,) or y.dtype != torch.int64:
         raise ValueError(f"y must be ({n},) int64, got {describe(y)}")
     # On a GPU, looking at the labels would mean waiting for them.
-    if y is not None and y.device.type == "cpu" and len(y):
+    if y.device.type == "cpu" and len(y):
         low, high = int(y.min()), int(y.max())
         if low < 0 or high >= (labels or 0):
             wrong = low if low < 0 else high

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from drs_fast.core import fingerprint
 from drs_fast.core.arguments import describe, integer, usable
+from drs_fast.core.tensors import plain
 from drs_fast.gan import blocks, calls, classes, links, real_data
 
 PRIORS = ("normal", "uniform", "truncated normal")
@@ -206,7 +207,7 @@ class GAN:
         # Elsewhere another shape rounds differently, and tuned modules are tuned for one shape.
         if self._runs or self.device.type != "cpu":
             return self.block
-        return min(self.block, blocks.block_rows(max(rows, blocks.SMALLEST)))
+        return blocks.block_rows(min(max(rows, blocks.SMALLEST), self.block))
 
     def from_normals(self, normals: Tensor) -> Tensor:
         """Latents (n, latent_dim) float32 from normals of that shape, for a callable prior."""
@@ -236,6 +237,8 @@ class GAN:
         y: Tensor | None,
         differentiate: bool = False,
     ) -> list[Tensor]:
+        if differentiate and not (rows.is_floating_point() or rows.is_complex()):
+            raise ValueError(f"gradients need floating-point numbers, got {describe(rows)}")
         given = (rows.detach(),) if y is None else (rows.detach(), y)
         return blocks.called(function, given, self.block, self.call_rows, differentiate)
 
@@ -268,13 +271,13 @@ class GAN:
     def _generate(self, start: int, z: Tensor, *label: Tensor) -> Tensor:
         made = calls.samples(self._call("generator", z, *(y.clone() for y in label)), len(z))
         if self._row is None:
-            with torch.inference_mode(False):
-                self._row = made.new_empty((1, *made.shape[1:]), requires_grad=False)
+            self._row = made.new_empty((1, *made.shape[1:]), requires_grad=False)
         elif not calls.alike(made, self._row):
             raise ValueError(
                 "generator must return samples of one shape and dtype on one device, got "
-                f"{describe(made[0])} in the block from row {start} on, and before that "
-                f"{describe(self._row[0])}; if you changed the generator itself, use gan.on()"
+                f"{describe(made[0])} {f'from row {start} on' if start else 'in this call'}, and "
+                f"before that {describe(self._row[0])}; if you changed the generator itself, use "
+                "gan.on()"
             )
         return made
 
@@ -297,11 +300,12 @@ class GAN:
         return calls.result(role, function, arguments, advice, bf16)
 
     def _check(self, z: Tensor, y: Tensor | None) -> None:
-        if not isinstance(z, Tensor) or z.ndim != 2 or z.shape[1] != self.latent_dim:
+        z = plain("z", z, f"(n, {self.latent_dim})")
+        if z.ndim != 2 or z.shape[1] != self.latent_dim:
             raise ValueError(f"z must be (n, {self.latent_dim}), got {describe(z)}")
         self._check_labels(z, y)
 
     def _check_labels(self, rows: Tensor, y: Tensor | None) -> None:
-        if not isinstance(rows, Tensor) or not calls.dense(rows) or not rows.ndim:
+        if not plain("x", rows, "a tensor of samples (n, ...)").ndim:
             raise ValueError(f"x must be a tensor of samples (n, ...), got {describe(rows)}")
         classes.check(self.labels, y, len(rows))

@@ -6,15 +6,7 @@ import torch
 from torch import Tensor
 
 from drs_fast.core.arguments import describe
-from drs_fast.core.tensors import plain
-
-KINDS = (
-    torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.complex64, torch.complex128,
-)  # fmt: skip
-WHOLE = (
-    torch.bool, torch.int8, torch.int16, torch.int32, torch.int64,
-    torch.uint8, torch.uint16, torch.uint32, torch.uint64,
-)  # fmt: skip
+from drs_fast.core.tensors import STANDARD, WHOLE, plain
 
 
 class Unusable(ValueError):
@@ -23,17 +15,17 @@ class Unusable(ValueError):
 
 def samples(x: Any) -> Tensor:
     """The samples (n, ...) as a plain tensor."""
-    if not isinstance(x, Tensor) or (not x.is_nested and (not x.ndim or not len(x))):
+    try:
+        dense = plain("real", x) if isinstance(x, Tensor) else None
+    except ValueError as error:
+        raise Unusable(str(error)) from None
+    if dense is None or not dense.ndim or not len(dense):
         what = f"a tuple of {len(x)}" if isinstance(x, tuple) else describe(x)
         raise Unusable(
             "real must give a tensor of samples (n, ...), or with labels (samples, y), "
             f"got {what}; torch.as_tensor converts an array or a list"
         )
-    try:
-        dense = plain("real", x)
-    except ValueError as error:
-        raise Unusable(str(error)) from None
-    if dense.dtype not in (*KINDS, *WHOLE):
+    if dense.dtype not in STANDARD:
         raise Unusable(f"real must give numbers of a standard dtype, got {describe(x)}; x.float()")
     return dense.detach()
 

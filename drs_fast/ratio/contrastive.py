@@ -14,6 +14,7 @@ from drs_fast import ops
 from drs_fast.core import TRAINING_ROW, Rng
 from drs_fast.core.arguments import describe, integer, one_of, positive
 from drs_fast.gan import GAN, links
+from drs_fast.gan.calls import one_per_sample
 from drs_fast.gan.real_data import alike
 from drs_fast.samplers.common.pushes import Moves
 from drs_fast.training.fitting import Draws, of_gan
@@ -102,9 +103,9 @@ class Critic(nn.Module):
         self.link = links.LINKS[link] if isinstance(link, str) else copy.deepcopy(link)
 
     def forward(self, x: Tensor, *y: Tensor) -> Tensor:
-        score = self.discriminator(x, *y)
-        score = score[0] if isinstance(score, (tuple, list)) else score
-        return self.link(score.reshape(len(x))).reshape(len(x))
+        n, where = len(x), x.device
+        score = one_per_sample("discriminator", self.discriminator(x, *y), n, where)
+        return one_per_sample("link", self.link(score), n, where)
 
 
 def _loss(kind: str, real: Tensor, pushed: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from torch.nn.functional import softplus
 from drs_fast.core.arguments import describe, flag, integer, positive
 from drs_fast.core.rows import WEIGHT_ROW
 from drs_fast.gan import GAN, links
+from drs_fast.gan.calls import one_per_sample
 from drs_fast.training import fitting, frozen
 from drs_fast.training.fitting import Draws, of_gan
 from drs_fast.training.frozen import Learned, Material, OnRows, Rows, Tap
@@ -143,10 +144,9 @@ class Whole(nn.Module):
         return super().train(False)
 
     def forward(self, x: Tensor, *label: Tensor) -> Tensor:
-        score = self.critic(x, *label)
-        if isinstance(score, (tuple, list)):
-            score = score[0]
-        return self.link(score.reshape(len(x)))
+        n, where = len(x), x.device
+        score = one_per_sample("discriminator", self.critic(x, *label), n, where)
+        return one_per_sample("link", self.link(score), n, where)
 
 
 def last_linear(gan: GAN, material: Material) -> Tap:

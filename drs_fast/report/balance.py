@@ -7,7 +7,7 @@ from torch import Tensor
 
 from drs_fast import ops, zoo
 from drs_fast.core import LABEL, Rng
-from drs_fast.core.sampler import Bounded
+from drs_fast.core.sampler import Described
 from drs_fast.gan import classes
 from drs_fast.store import Samples
 
@@ -32,22 +32,17 @@ def of_rows(group: str, of: Tensor, accepted: Tensor, passed: Tensor, seen: Tens
     return Balance(group, mass / mass.sum(), (lost / mass).nan_to_num())
 
 
-def of_run(samples: Samples, state: dict[str, Tensor], bounded: Bounded | None) -> Balance | str:
+def of_run(samples: Samples, said: Described) -> Balance | str:
     """By the labels, or by what a GAN of the zoo shows; or why it is not known."""
-    if bounded is None:
+    if said.bounded is None or said.thresholds is None:
         return "no bound is used"
-    ids, logit, bound, chance = bounded
+    ids, logit, bound, chance, proposed = said.bounded
     try:
-        group, of = _groups(samples, state, ids)
+        group, of = _groups(samples, proposed, ids)
     except RuntimeError as missing:
         return str(missing)
-    log_m, gamma = state["log_m"], state["gamma"]
-    if log_m.ndim:
-        log_m, gamma = log_m[of], gamma[of]
-    eps = samples.manifest.get("eps") or 0.0
-    accepted, passed = (
-        ops.probability(judged, log_m=log_m, gamma=gamma, eps=eps) for judged in (logit, bound)
-    )
+    by = said.thresholds.of_rows(of)
+    accepted, passed = (ops.probability(judged, **by) for judged in (logit, bound))
     return of_rows(group, of, accepted, passed, chance.double())
 
 
@@ -66,13 +61,13 @@ def words(found: Balance | str) -> dict[str, str]:
     }
 
 
-def _groups(samples: Samples, state: dict[str, Tensor], ids: Tensor) -> tuple[str, Tensor]:
+def _groups(samples: Samples, proposed: Tensor, ids: Tensor) -> tuple[str, Tensor]:
     """What the groups are called, and the group of each row, (n,) int64."""
     manifest, rng = samples.manifest, Rng(samples.manifest["seed"])
     labels = manifest["labels"]
     if labels is not None and "y" in samples.columns:
         u = ops.uniform(rng, len(ids), stream=LABEL, ids=ids)
-        weighted = state["proposed"].tolist() or manifest["label_weights"] or ()
+        weighted = proposed.tolist() or manifest["label_weights"] or ()
         return "class", classes.drawn(u, labels, tuple(weighted) or None)
     known = zoo.groups(manifest["model"])
     if known is None:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from drs_fast import ops
 from drs_fast.core import BURN_IN_ROW, Rng
+from drs_fast.core.sampler import Described
 from drs_fast.gan import GAN
 from drs_fast.report import pictures, report
 from drs_fast.report.pictures import Panel, Square
@@ -94,10 +95,10 @@ def _modes(path: Path, samples: Samples, raw: Tensor, logit: Tensor) -> Path:
 
 
 def _digits(path: Path, samples: Samples, raw: Tensor, logit: Tensor) -> Path:
-    state = samples.state
-    p = ops.probability(
-        logit, log_m=state["log_m"], gamma=state["gamma"], eps=samples.manifest["eps"] or 0.0
-    )
+    thresholds = _described(samples).thresholds
+    if thresholds is None:
+        raise RuntimeError(f"{samples.path} holds no thresholds")
+    p = ops.probability(logit, **thresholds.of_rows(None))
     order = p.argsort(descending=True, stable=True)
     panels = [
         Panel(
@@ -110,8 +111,12 @@ def _digits(path: Path, samples: Samples, raw: Tensor, logit: Tensor) -> Path:
     return pictures.grids(path, panels, f"{len(raw):,} raw digits")
 
 
+def _described(samples: Samples) -> Described:
+    return report.described(samples, report.state_of(samples))
+
+
 def _scores(path: Path, samples: Samples) -> Path:
-    found = report.scores(samples, report.state_of(samples))
+    found = report.scores(samples, _described(samples))
     if found is None:
         raise RuntimeError(f"{samples.path} holds no scores")
     return pictures.scores(path, *found, report.heading(samples))

@@ -8,12 +8,13 @@ import torch
 from torch import Tensor
 
 from drs_fast import ops, samplers
-from drs_fast.core import Sampler
-from drs_fast.core.sampler import Bounded, Described, Recorded
+from drs_fast.core import Nothing, Sampler, layout
+from drs_fast.core.sampler import Described, Recorded
 from drs_fast.gan import classes
 from drs_fast.report import balance, pictures
 from drs_fast.report.balance import Balance
 from drs_fast.report.pictures import Panel, Square
+from drs_fast.samplers.common.rejection import RejectionSampler
 from drs_fast.squeeze import Squeeze
 from drs_fast.store import Samples, open_run
 from drs_fast.store.format import read_records
@@ -40,20 +41,17 @@ def write(
     if run.resolve() in (folder.resolve(), *folder.resolve().parents):
         raise ValueError(f"out must be outside the run, got {folder}; choose another --out")
     samples = open_run(path)
-    state = state_of(samples)
     folder.mkdir(parents=True, exist_ok=True)
-    said = described(samples, state)
-    balanced = balance.of_run(samples, state, said.bounded)
-    drawn, reasons = _draw(samples, state, said.bounded, balanced, folder)
-    text = words(samples, state, said, balanced)
+    said = described(samples, state_of(samples))
+    balanced = balance.of_run(samples, said)
+    drawn, reasons = _draw(samples, said, balanced, folder)
+    text = words(samples, said, balanced)
     if reasons:
         text += "\nnot drawn" + "".join(f"\n  {reason}" for reason in reasons)
     return text, drawn
 
 
-def words(
-    samples: Samples, state: dict[str, Tensor], said: Described, balanced: Balance | str
-) -> str:
+def words(samples: Samples, said: Described, balanced: Balance | str) -> str:
     """The numbers of a run, one a line."""
     manifest, n = samples.manifest, len(samples)
     counters = _counters(samples)
@@ -65,22 +63,18 @@ def words(
         "seed": manifest["seed"],
         "samples": f"{n:,} ({whole})",
         "proposals": f"{counters['proposals']:,}",
-        "acceptance": _acceptance(n, counters["proposals"], state.get("acceptance")),
-        "log_m": _range(state.get("log_m")),
-        "cap": _range(state.get("cap")),
-        "gamma": _range(state.get("gamma")),
+        "acceptance": _acceptance(n, counters["proposals"], manifest.get("acceptance")),
+        **{name: _range(value) for name, value in said.limits.items()},
         "eps": manifest.get("eps"),
         "G + D calls per sample": f"{counters['calls'] / n:.4g}" if n else None,
         "invalid logits": f"{counters['invalid']:,}",
-        f"{'log weights above cap' if 'cap' in state else 'logits above log_m'}": (
-            f"{counters['above']:,}"
-        ),
+        said.above: f"{counters['above']:,}",
         **said.lines,
         "moves accepted": _percent(manifest.get("acceptance_rate")),
         **_classes(samples),
         **balance.words(balanced),
     }
-    raw, accepted = _logits(samples, state)
+    raw, accepted = said.logits, _accepted(samples)
     if raw is not None and bool(torch.isfinite(raw).any()):
         facts["effective sample share"] = (
             f"{_effective_share(raw):.2%} of raw samples, (sum w)^2 / (n sum w^2), w = exp(logit)"
@@ -89,7 +83,7 @@ def words(
     lines += [f"  {name:<24}{value}" for name, value in facts.items() if value is not None]
     lines += _table({"raw (burn-in)": raw, "accepted": accepted})
     if n > READ:
-        lines.append(f"  quantiles and pictures use the first {READ:,} samples")
+        lines.append(f"  quantiles, classes and pictures use the first {READ:,} samples")
     return "\n".join(lines)
 
 
@@ -111,13 +105,18 @@ def _classes(samples: Samples) -> dict[str, str]:
 
 
 def described(samples: Samples, state: dict[str, Tensor]) -> Described:
-    """What the sampler says of the run; of one that is not built in what is said of any."""
+    """What the run's sampler says of it, which may not be built in."""
     manifest, counters = samples.manifest, _counters(samples)
     tallies = {name: counters[name] for name in manifest.get("tallies", ())}
-    run = Recorded(state, tallies, counters["proposals"], manifest.get("remark", ""))
+    eps, remark = manifest.get("eps") or 0.0, manifest.get("remark", "")
+    run = Recorded(Nothing(), tallies, counters["proposals"], eps, remark)
     kinds: tuple[type[Sampler], ...] = (Squeeze, *samplers.kinds())
-    known = {kind.__name__: kind for kind in kinds}
-    return known.get(manifest["sampler"]["name"], Sampler).described(run)
+    name = manifest["sampler"]["name"]
+    known = [(kind.State, kind.described) for kind in kinds if kind.__name__ == name]
+    for kept, told in (*known, (RejectionSampler.State, RejectionSampler.described)):
+        if not layout.unlike(kept, state, manifest.get("labels")):
+            return told(run._replace(state=kept(**state)))
+    return Sampler.described(run)
 
 
 def state_of(samples: Samples) -> dict[str, Tensor]:
@@ -125,21 +124,22 @@ def state_of(samples: Samples) -> dict[str, Tensor]:
     return samples.state if "state_sha256" in samples.manifest else {}
 
 
-def scores(samples: Samples, state: dict[str, Tensor]) -> tuple[Tensor, Tensor] | None:
+def scores(samples: Samples, said: Described) -> tuple[Tensor, Tensor] | None:
     """F and the acceptance probability of the burn-in proposals, (n,) float64 each.
 
-    None if the sampler's state does not hold logits, log_m and gamma.
+    None if the sampler does not say what it accepted them by.
     """
-    if not {"logits", "log_m", "gamma"} <= state.keys():
+    logit, thresholds = said.logits, said.thresholds
+    if logit is None or thresholds is None:
         return None
-    logit, log_m, gamma = state["logits"].double(), state["log_m"], state["gamma"]
-    if log_m.ndim:  # one per class, but the state does not keep the labels
-        y = classes.turns(len(log_m), samples.manifest["label_weights"], 0, len(logit))
-        log_m, gamma = log_m[y], gamma[y]
-    eps = samples.manifest.get("eps") or 0.0
-    d = logit - log_m
-    score = d - torch.log(-torch.expm1((d - eps).clamp(max=0.0))) - gamma
-    return score, ops.probability(state["logits"], log_m=log_m, gamma=gamma, eps=eps)
+    y = None
+    if thresholds.log_m.ndim:  # one per class, but the state does not keep the labels
+        labels, weights = len(thresholds.log_m), samples.manifest["label_weights"]
+        y = classes.turns(labels, weights, 0, len(logit))
+    of_rows = thresholds.of_rows(y)
+    d = logit.double() - of_rows["log_m"]
+    score = d - torch.log(-torch.expm1((d - of_rows["eps"]).clamp(max=0.0))) - of_rows["gamma"]
+    return score, ops.probability(logit, **of_rows)
 
 
 def heading(samples: Samples) -> str:
@@ -150,32 +150,28 @@ def heading(samples: Samples) -> str:
 
 
 def _draw(
-    samples: Samples,
-    state: dict[str, Tensor],
-    bounded: Bounded | None,
-    balanced: Balance | str,
-    folder: Path,
+    samples: Samples, said: Described, balanced: Balance | str, folder: Path
 ) -> tuple[list[Path], list[str]]:
     """Draws the pictures; returns their paths, and why others are missing."""
     title = heading(samples)
     drawn: list[Path] = []
     reasons: list[str] = []
-    found = scores(samples, state)
+    found = scores(samples, said)
     if found is None:
         reasons.append("scores: the sampler's state does not hold logits, log_m and gamma")
     else:
         drawn.append(pictures.scores(folder / "scores.png", *found, title))
-    if bounded is not None:
-        _, logit, bound, chance = bounded
+    if said.bounded is not None:
+        _, logit, bound, chance, _ = said.bounded
         drawn.append(pictures.bounds(folder / "bounds.png", logit, bound, chance, title))
         if isinstance(balanced, str):
             reasons.append(f"balance: {balanced}")
         else:
             drawn.append(pictures.balance(folder / "balance.png", balanced, title))
-    raw, accepted = _logits(samples, state)
+    accepted = _accepted(samples)
     groups = {
         f"{name}, {len(logit):,}": logit
-        for name, logit in (("raw (burn-in)", raw), ("accepted", accepted))
+        for name, logit in (("raw (burn-in)", said.logits), ("accepted", accepted))
         if logit is not None and bool(torch.isfinite(logit).any())
     }
     if accepted is None:
@@ -222,10 +218,10 @@ def _best_and_worst(samples: Samples, logit: Tensor | None) -> list[Panel]:
     ]
 
 
-def _logits(samples: Samples, state: dict[str, Tensor]) -> tuple[Tensor | None, Tensor | None]:
-    """Raw logits of the burn-in, and accepted logits."""
+def _accepted(samples: Samples) -> Tensor | None:
+    """The logits of samples, if there are any."""
     saved = "logit" in samples.columns and len(samples) > 0
-    return state.get("logits"), samples.logit[:READ] if saved else None
+    return samples.logit[:READ] if saved else None
 
 
 def _absence(samples: Samples, column: str) -> str:
@@ -244,9 +240,9 @@ def _counters(samples: Samples) -> dict[str, int]:
     return {**totals, "proposals": manifest.get("proposals", whole_chunks)}
 
 
-def _acceptance(n: int, proposals: int, expected: Tensor | None = None) -> str:
+def _acceptance(n: int, proposals: int, expected: float | None = None) -> str:
     found = f"{n / proposals:.2%}" if proposals else "unknown"
-    return found if expected is None else f"{found} ({float(expected):.2%} expected in burn-in)"
+    return found if expected is None else f"{found} ({expected:.2%} expected in burn-in)"
 
 
 def _percent(share: float | None) -> str | None:
@@ -258,9 +254,7 @@ def _sampler(spec: SamplerSpec) -> str:
     return f"{spec['name']}({', '.join(f'{key}={value}' for key, value in fields.items())})"
 
 
-def _range(value: Tensor | None) -> str | None:
-    if value is None:
-        return None
+def _range(value: Tensor) -> str:
     if value.numel() == 1:
         return f"{float(value):.6g}"
     return f"{float(value.min()):.6g} to {float(value.max()):.6g} over {value.numel()} classes"

@@ -9,7 +9,7 @@ from torch import Tensor
 from drs_fast.core import Rng
 from drs_fast.core.arguments import integer
 from drs_fast.gan import GAN, PRECISIONS, block_rows, classes
-from drs_fast.run import tuning
+from drs_fast.run import memory, tuning
 
 SAVEABLE = ("x", "z", "logit")
 Weights = Sequence[float] | Tensor | None
@@ -60,7 +60,9 @@ class Options:
             weights = classes.only(gan.labels, self.only)
         if weights is not None:
             gan = gan.labelled(weights)
-        return gan.on(self.device, self.batch_size, self.precision)
+        gan = gan.on(self.device, self.batch_size, self.precision)
+        memory.check_batch(gan)
+        return gan
 
     def check_group(self, group: int) -> None:
         """ValueError unless chunk_rows is the sampler's group times a power of two."""

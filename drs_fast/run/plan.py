@@ -17,7 +17,7 @@ from drs_fast import ops
 from drs_fast.core import BURN_IN_ROW, Rng, Sampler
 from drs_fast.core.arguments import integer
 from drs_fast.gan import GAN, PRECISIONS
-from drs_fast.run import pages, tuning
+from drs_fast.run import memory, pages, tuning
 from drs_fast.run.generate import ENDLESS
 from drs_fast.run.options import Options
 from drs_fast.run.progress import Progress
@@ -103,7 +103,7 @@ class Plan:
         lines += [f"refused: {reason}" for reason in self.refused]
         lines += [] if self.drawn is None else ["", str(self.drawn)]
         if self.drawn is not None and self.n is not None:
-            lines.append(f"{self.n:,} samples: about {self.drawn.hours(self.n):.3g} hours")
+            lines.append(f"{self.n:,} samples: about {_spoken(self.drawn.hours(self.n))}")
         flags, arguments = f"--batch-size {self.batch_size}", f"batch_size={self.batch_size}"
         if self.precision != PRECISIONS[0]:
             flags += f" --precision {self.precision}"
@@ -113,6 +113,14 @@ class Plan:
             arguments += f", tune={self.tune!r}"
         lines += ["", f"drs-fast generate ... {flags}", f"drs.generate(..., {arguments})"]
         return "\n".join(lines)
+
+
+def _spoken(hours: float) -> str:
+    """A time in the unit that suits it."""
+    for unit, share in (("seconds", 3600.0), ("minutes", 60.0)):
+        if hours * share < 100.0:
+            return f"{hours * share:.3g} {unit}"
+    return f"{hours:.3g} hours"
 
 
 def _line(name: str, way: Way, first: Way) -> str:
@@ -134,7 +142,7 @@ def plan(
     """Times G and D at several batch sizes and with each `tune`; recommends what to use.
 
     sampler: if given, it draws for a few seconds with the recommended arguments.
-    n: number of samples you want from it; the plan then estimates the hours.
+    n: number of samples you want from it; the plan then estimates the time.
     batch_size: try only this one. Another size than the usual 4096, or a variant, is recommended if
         it is 5 % faster in six of eight rounds.
     progress: print progress to standard error.
@@ -145,6 +153,8 @@ def plan(
     if n is not None and sampler is None:
         raise ValueError(f"got n={n:,} but no sampler; give one, such as drs.samplers.DRS()")
     gan = gan.on(device, batch_size, precision)
+    memory.check_batch(gan)
+    memory.check_batch(gan, gan.row().nbytes)
 
     def say(line: str) -> None:
         if progress:

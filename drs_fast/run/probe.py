@@ -13,8 +13,9 @@ from contextlib import contextmanager
 import torch
 
 from drs_fast import ops
-from drs_fast.core import PROBE_ROW, Rng, fingerprint
-from drs_fast.gan import GAN, SMALLEST
+from drs_fast.core import PROBE_ROW, Rng, Sampler, fingerprint
+from drs_fast.core.loose import loose
+from drs_fast.gan import GAN, SMALLEST, classes
 from drs_fast.store import Conflict
 
 WEIGHTS, MODEL, PROBE = "weights_sha256", "model_sha256", "probe_sha256"
@@ -22,7 +23,11 @@ ROWS = SMALLEST  # a call for fewer is padded to as many
 
 
 def kept(
-    gan: GAN, model: str, manifest: Mapping[str, object] | None, complete: bool
+    gan: GAN,
+    model: str,
+    manifest: Mapping[str, object] | None,
+    complete: bool,
+    sampler: Sampler | None = None,
 ) -> dict[str, object]:
     """What the manifest of a run keeps of the model: of a run that is there what it was begun with.
 
@@ -32,12 +37,12 @@ def kept(
     Raises Conflict where it is another model.
     """
     if manifest is None:
-        return _begun(gan, model)
+        return _begun(gan, model, sampler)
     there = {key: manifest[key] for key in (WEIGHTS, MODEL, PROBE) if key in manifest}
     here: dict[str, object] = {MODEL: model}
     if WEIGHTS in there and not (complete and model == there[MODEL]):
         with _unchanged(gan) as changing:
-            probe = None if there.get(PROBE) is None else sha256(gan)
+            probe = None if there.get(PROBE) is None else sha256(gan, sampler)
         here |= {WEIGHTS: weights(gan, changing), PROBE: probe}
     deciding = (WEIGHTS, MODEL if here.get(PROBE) is None else PROBE)
     if any(here[key] != there[key] for key in deciding if key in here):
@@ -45,11 +50,11 @@ def kept(
     return there
 
 
-def _begun(gan: GAN, model: str) -> dict[str, object]:
+def _begun(gan: GAN, model: str, sampler: Sampler | None) -> dict[str, object]:
     with _unchanged(gan) as changing:
-        first = sha256(gan)
-        steady = first == sha256(gan, seed=1)
-        again = steady or first == sha256(gan)
+        first = sha256(gan, sampler)
+        steady = first == sha256(gan, sampler, seed=1)
+        again = steady or first == sha256(gan, sampler)
     if not steady:
         warnings.warn(
             "G or D gave other numbers for the same rows on a second call (random numbers inside, "
@@ -63,7 +68,7 @@ def _begun(gan: GAN, model: str) -> dict[str, object]:
 def _refused(there: Mapping[str, object], here: Mapping[str, object]) -> str:
     differing = [key for key in here if here[key] != there.get(key)]
     if WEIGHTS in differing:
-        why = "G or D has other weights: give those of the beginning"
+        why = "G or D has other weights, or other tensors beside them: give those of the beginning"
     elif WEIGHTS not in here:
         why = (
             "this run was begun by an earlier version, which cannot tell what a call leaves in a "
@@ -97,26 +102,31 @@ def _refused(there: Mapping[str, object], here: Mapping[str, object]) -> str:
 
 
 def weights(gan: GAN, changing: set[int]) -> str:
-    """The sha256 of what was learnt, without the buffers of these ids, which calls change."""
+    """The sha256 of what was learnt, without the tensors of these ids, which calls change."""
     parts = (gan.generator, gan.discriminator, gan.link, gan.prior)
-    return fingerprint.weights(*parts, changing=changing)
+    saved = fingerprint.weights(*parts, changing=changing)
+    others = sorted(fingerprint.sha256(one) for one in loose(*parts) if id(one) not in changing)
+    return fingerprint.sha256(saved, others) if others else saved
 
 
-def sha256(gan: GAN, seed: int = 0) -> str:
-    """The sha256 of x and logits of some rows that nothing else reaches, spread over all classes.
+def sha256(gan: GAN, sampler: Sampler | None = None, seed: int = 0) -> str:
+    """The sha256 of x and logits of some rows that nothing else reaches, evenly from all classes
+    that are proposed.
 
+    sampler: what its functions give for these rows counts too.
     seed: of the random numbers that G and D draw from PyTorch.
     """
     z = ops.latents(gan, Rng(0, PROBE_ROW), ROWS)
     given: tuple[torch.Tensor, ...] = (z,)
     if gan.labels is not None:
-        given = (z, torch.arange(ROWS, device=z.device) * gan.labels // ROWS)
+        proposed = torch.tensor(classes.occurring(gan.labels, gan.label_weights), device=z.device)
+        given = (z, proposed[torch.arange(ROWS, device=z.device) * len(proposed) // ROWS])
     with _seeded(z.device, seed):
         # In blocks, because more rows at once may not fit into memory.
-        found = [
-            fingerprint.sha256(*gan.logits(*(rows[k : k + gan.block] for rows in given)))
-            for k in range(0, ROWS, gan.block)
-        ]
+        blocks = [tuple(t[k : k + gan.block] for t in given) for k in range(0, ROWS, gan.block)]
+        found = [fingerprint.sha256(*gan.logits(*block)) for block in blocks]
+        more = () if sampler is None else (sampler.probed(gan, *block) for block in blocks)
+        found += [fingerprint.sha256(*tensors) for tensors in more if tensors]
     return fingerprint.sha256(found)
 
 
@@ -137,24 +147,30 @@ def _seeded(device: torch.device, seed: int) -> Iterator[None]:
 
 @contextmanager
 def _unchanged(gan: GAN) -> Iterator[set[int]]:
-    """Buffers that a call changes are put back; at the end the set has the ids of these."""
+    """Buffers that a call changes are put back; at the end the set has the ids of these.
+
+    It also has the ids of other tensors and arrays that a call changes.
+    """
     changed = set[int]()
-    found = fingerprint.modules(gan.generator, gan.discriminator, gan.link)
+    parts = (gan.generator, gan.discriminator, gan.link, gan.prior)
+    found = fingerprint.modules(*parts)
     # TorchScript's inner modules can only be found through their outer one.
     modules = {id(module): module for outer in found for module in outer.modules()}
     buffers = [
-        (module, name, buffer, buffer.detach().clone())
+        (module, name, buffer, buffer.detach().clone(), fingerprint.sha256(buffer))
         for module in modules.values()
         for name, buffer in module.named_buffers(recurse=False)
     ]
+    others = [(one, fingerprint.sha256(one)) for one in loose(*parts)]
     try:
         yield changed
     finally:
-        with torch.inference_mode():
-            for module, name, buffer, value in buffers:
-                if module._buffers[name] is not buffer:
-                    module._buffers[name] = buffer
-                    changed.add(id(buffer))
-                if not torch.equal(buffer, value):
+        for module, name, buffer, value, before in buffers:
+            if module._buffers[name] is not buffer:
+                module._buffers[name] = buffer
+                changed.add(id(buffer))
+            if fingerprint.sha256(buffer) != before:
+                with torch.inference_mode():
                     buffer.copy_(value)
-                    changed.add(id(buffer))
+                changed.add(id(buffer))
+        changed.update(id(one) for one, before in others if fingerprint.sha256(one) != before)

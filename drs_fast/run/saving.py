@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import itertools
+import json
 import math
 from collections import Counter, deque
 from concurrent.futures import Future
@@ -13,8 +14,9 @@ import torch
 
 from drs_fast import __version__
 from drs_fast.core import RNG_VERSION, Found, Sampler, fingerprint, layout
+from drs_fast.core.arguments import describe
 from drs_fast.gan import GAN
-from drs_fast.run import probe
+from drs_fast.run import called, probe
 from drs_fast.run.collected import Collected, Rows
 from drs_fast.run.progress import Progress
 from drs_fast.run.schedule import Run
@@ -48,8 +50,11 @@ def save_run(run: Run, out: str | PathLike[str], model: str) -> None:
     }
     if options.chunk_rows is not None:
         spec["chunk_rows"] = options.chunk_rows
-    examine = functools.partial(probe.kept, run.gan, model)
-    with Writer.open(out, spec, n, bytes_per_sample=row_bytes, examine=examine) as writer:
+    examine = functools.partial(probe.kept, run.gan, model, sampler=sampler)
+    with (
+        called.remembered(sampler),
+        Writer.open(out, spec, n, bytes_per_sample=row_bytes, examine=examine) as writer,
+    ):
         _check_rows(writer, run, columns)
         _check_state(writer, run)
         if writer.complete:
@@ -125,9 +130,11 @@ def _spec(sampler: Sampler, gan: GAN) -> dict[str, Any]:
     plain = {name: value for name, value in fields.items() if not callable(value)}
     functions, named = sampler.functions, {}
     if functions:
-        named["functions_sha256"] = fingerprint.sha256(*functions)
+        named["functions_sha256"] = called.sha256(functions)
     if data := sampler.data(gan):
         named["data_sha256"] = fingerprint.sha256(*data)
+    for name, value in plain.items():
+        _check_field(sampler, name, value)
     nested = {
         name: _spec(value, gan) for name, value in plain.items() if isinstance(value, Sampler)
     }
@@ -138,6 +145,17 @@ def _spec(sampler: Sampler, gan: GAN) -> dict[str, Any]:
         **nested,
         **named,
     }
+
+
+def _check_field(sampler: Sampler, name: str, value: Any) -> None:
+    """ValueError unless a manifest can hold the field's value."""
+    try:
+        json.dumps(None if isinstance(value, Sampler) else value, sort_keys=True)
+    except TypeError:
+        raise ValueError(
+            f"{name} of {type(sampler).__name__} must be a number, a string, a list of these, or a "
+            f"function to be kept in a manifest, got {describe(value)}; convert it in __post_init__"
+        ) from None
 
 
 def _fill(run: Run, writer: Writer, columns: tuple[str, ...], bar: Progress) -> None:

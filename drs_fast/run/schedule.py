@@ -14,7 +14,7 @@ from torch import Tensor
 from drs_fast.core import Rng, Sampler, Starvation, check_invalid, last_row
 from drs_fast.core.sampler import checked, those_that
 from drs_fast.gan import BLOCK_MULTIPLE, GAN, SMALLEST, classes
-from drs_fast.run import lanes, starvation, steps, tuning
+from drs_fast.run import lanes, memory, starvation, steps, tuning
 from drs_fast.run.collected import Rows
 from drs_fast.run.options import Options
 from drs_fast.run.progress import Progress
@@ -95,6 +95,7 @@ class Run:
     def example(self) -> Rows:
         """One example row of everything a step can return, for shapes and dtypes."""
         x = self.gan.row()
+        memory.check_batch(self.gan, x.nbytes)
         rows = {
             "ids": x.new_zeros(1, dtype=torch.int64),
             "logit": x.new_zeros(1, dtype=torch.float32),

@@ -142,7 +142,7 @@ class DRS(RejectionSampler):
 
     @classmethod
     def described(cls, run: Recorded) -> Described:
-        return Described(clipped.described(run.tallies))
+        return super().described(run)._replace(lines=clipped.described(run.tallies))
 
     def init(self, gan: GAN, rng: Rng) -> RejectionState:
         within = self.classes == WITHIN

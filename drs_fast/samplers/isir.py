@@ -15,6 +15,7 @@ from drs_fast import ops
 from drs_fast.core import Batch, Found, Rng, Sampler
 from drs_fast.core.arguments import integer
 from drs_fast.core.layout import Logits
+from drs_fast.core.sampler import Described, Recorded
 from drs_fast.gan import GAN
 from drs_fast.samplers.common import groups
 from drs_fast.samplers.common.burn_in import burn_in, by_class
@@ -74,6 +75,10 @@ class ISIR(Sampler):
 
     def found(self, state: ISIRState) -> Found:
         return Found(1.0 / self.group, spent=len(state.logits), judged=state.logits)
+
+    @classmethod
+    def described(cls, run: Recorded) -> Described:
+        return super().described(run)._replace(logits=run.state.logits)
 
     def step(
         self, gan: GAN, state: ISIRState, z: Tensor, y: Tensor | None, rng: Rng

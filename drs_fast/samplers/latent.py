@@ -16,8 +16,9 @@ from torch import Tensor
 
 from drs_fast import ops
 from drs_fast.core import BadLogits, Batch, Found, Rng
-from drs_fast.core.arguments import describe, integer, number, one_of
+from drs_fast.core.arguments import describe, integer, number, one_of, told
 from drs_fast.core.layout import Logits, OfClasses, Proposed, Scalar
+from drs_fast.core.sampler import Described, Recorded
 from drs_fast.core.sources import imported
 from drs_fast.gan import BLOCK_MULTIPLE, GAN
 from drs_fast.gan.classes import CHOICES, WITHIN
@@ -90,6 +91,10 @@ class Latent(RejectionSampler):
     def functions(self) -> tuple[Critic, ...]:
         return (self._critic,)
 
+    def probed(self, gan: GAN, z: Tensor, y: Tensor | None = None) -> tuple[Tensor, ...]:
+        with _of_critic():
+            return (self._judge(gan).logits(z, y)[1],)
+
     @property
     def remedies(self) -> tuple[str, ...]:
         return ("set a lower cap: log weights above it count the same",)
@@ -129,6 +134,10 @@ class Latent(RejectionSampler):
             unit="log weights",
             limits={"cap": state.cap},
         )
+
+    @classmethod
+    def described(cls, run: Recorded) -> Described:
+        return Described({}, {"cap": run.state.cap}, "log weights above cap")
 
     def _completed(self, gan: GAN, state: LatentState, kept: Batch) -> Batch:
         """The samples of accepted latents."""
@@ -175,9 +184,7 @@ class Latent(RejectionSampler):
         try:
             critic: Critic = getattr(imported(module), name)
         except Exception as error:  # the user's module may raise anything
-            raise ValueError(
-                f"critic {self.critic!r} cannot be loaded: {type(error).__name__}: {error}"
-            ) from error
+            raise ValueError(f"critic {self.critic!r} cannot be loaded: {told(error)}") from error
         if not callable(critic):
             raise ValueError(f"critic {self.critic!r} must be a function, got {describe(critic)}")
         return critic

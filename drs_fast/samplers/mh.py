@@ -17,6 +17,7 @@ from drs_fast.core import BURN_IN_ROW, REAL, Batch, Found, Rng, Sampler
 from drs_fast.core.arguments import integer, one_of
 from drs_fast.core.layout import Layout, Logits
 from drs_fast.core.rows import RESTART
+from drs_fast.core.sampler import Described, Recorded
 from drs_fast.gan import GAN, classes
 from drs_fast.gan.real_data import alike
 from drs_fast.samplers.common import groups
@@ -140,6 +141,10 @@ class MH(Sampler):
 
     def found(self, state: MHState) -> Found:
         return Found(1.0 / self.group, spent=len(state.logits), judged=state.logits)
+
+    @classmethod
+    def described(cls, run: Recorded) -> Described:
+        return super().described(run)._replace(logits=run.state.logits)
 
     def step(
         self, gan: GAN, state: MHState, z: Tensor, y: Tensor | None, rng: Rng

@@ -16,6 +16,7 @@ from drs_fast import ops
 from drs_fast.core import SELECT, Batch, Found, Rng, Sampler
 from drs_fast.core.arguments import flag, integer
 from drs_fast.core.layout import Layout, Logits, Scalar
+from drs_fast.core.sampler import Described, Recorded
 from drs_fast.gan import GAN
 from drs_fast.samplers.common import groups
 from drs_fast.samplers.common.burn_in import burn_in, by_class
@@ -104,6 +105,10 @@ class SIR(Sampler):
 
     def found(self, state: SIRState) -> Found:
         return Found(float(state.acceptance), spent=len(state.logits), judged=state.logits)
+
+    @classmethod
+    def described(cls, run: Recorded) -> Described:
+        return super().described(run)._replace(logits=run.state.logits)
 
     def step(
         self, gan: GAN, state: SIRState, z: Tensor, y: Tensor | None, rng: Rng

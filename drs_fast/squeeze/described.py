@@ -2,22 +2,22 @@
 
 from drs_fast.core.sampler import Bounded, Described, Recorded
 from drs_fast.samplers.common import clipped
+from drs_fast.samplers.common.rejection import RejectionSampler
 from drs_fast.squeeze import audit, stages
 from drs_fast.squeeze.stages import SqueezeState
 
 
 def described(run: Recorded) -> Described:
     """What the bound loses, as the tallies say, and the rows of the search that it was seen on."""
-    lines = clipped.described(run.tallies)
-    if not run.state:
-        return Described(lines)
-    lines["squeeze"] = run.remark.partition(": ")[2]
-    state = SqueezeState(**run.state)
+    state: SqueezeState = run.state
+    lines = {**clipped.described(run.tallies), "squeeze": run.remark.partition(": ")[2]}
     if run.tallies["mass"]:
         lines |= _losses(run, state)
+    found = RejectionSampler.described(run._replace(state=state.unbounded))._replace(lines=lines)
     if not len(state.checked):
-        return Described(lines)
-    return Described(lines, Bounded(state.looked, *state.checked.unbind(dim=1)))
+        return found
+    logit, bound, chance = state.checked.unbind(dim=1)
+    return found._replace(bounded=Bounded(state.looked, logit, bound, chance, state.proposed))
 
 
 def _losses(run: Recorded, state: SqueezeState) -> dict[str, str]:

@@ -19,7 +19,7 @@ from drs_fast.core.arguments import flag, number
 from drs_fast.core.sampler import Described, Recorded, those_that
 from drs_fast.gan import GAN
 from drs_fast.samplers.common import rejection
-from drs_fast.samplers.common.rejection import RejectionSampler, RejectionState, of_rows
+from drs_fast.samplers.common.rejection import RejectionSampler, of_rows
 from drs_fast.squeeze import audit
 from drs_fast.squeeze.bound import Slice, drawn, given
 from drs_fast.squeeze.described import described
@@ -88,6 +88,9 @@ class Squeeze(Sampler):
     @property
     def energy(self) -> bool:
         return self.sampler.energy
+
+    def probed(self, gan: GAN, z: Tensor, y: Tensor | None = None) -> tuple[Tensor, ...]:
+        return self.sampler.probed(gan, z, y)
 
     @property
     def remedies(self) -> tuple[str, ...]:
@@ -217,7 +220,7 @@ class Squeeze(Sampler):
         )
 
     def _inner(self, state: SqueezeState) -> Any:
-        return self.sampler.restored(RejectionState(*state[: len(RejectionState._fields)]))
+        return self.sampler.restored(state.unbounded)
 
     def _step(
         self, gan: GAN, state: SqueezeState, rng: Rng, slices: Iterable[Slice]

@@ -11,7 +11,7 @@ from drs_fast import ops
 from drs_fast.core import AUDIT
 from drs_fast.core.layout import Layout, Logits, OfClasses, Proposed, Scalar
 from drs_fast.samplers.common.intervals import Share
-from drs_fast.samplers.common.rejection import Rejection, of_rows
+from drs_fast.samplers.common.rejection import Rejection, RejectionState, of_rows
 from drs_fast.squeeze.audit import loss, power_of_two
 from drs_fast.squeeze.bound import Bound, Slice, padded, unpacked
 
@@ -44,6 +44,11 @@ class SqueezeState(NamedTuple):
     work: Annotated[Tensor, Layout(torch.float64, ((4,),))] = torch.zeros(
         4, dtype=torch.float64, device="cpu"
     )
+
+    @property
+    def unbounded(self) -> RejectionState:
+        """What the sampler found, without the bounds."""
+        return RejectionState(*self[: len(RejectionState._fields)])
 
 
 class Survivors(NamedTuple):

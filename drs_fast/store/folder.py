@@ -43,7 +43,11 @@ class Folder:
             raise
 
     def __del__(self) -> None:
-        self._unlock()  # if an interruption came before anyone could close it
+        # If an interruption came before anyone could close it, or even before it was complete.
+        try:  # noqa: SIM105, because `suppress` is Python, which can be interrupted itself
+            self._unlock()
+        except BaseException:  # another interruption, which Python would print
+            pass
 
     def submit(self, write: Callable[..., None], *given: Any) -> Future[None]:
         """Runs `write` in the thread, after everything submitted earlier."""
@@ -96,6 +100,7 @@ class Folder:
         """Replaces a file's content by data, or changes nothing. OSError names the path."""
         temporary = self.path / f"{name}.tmp"
         with _explained(self.path / name, len(data)):
+            self._check_place()
             file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | BINARY, 0o666)
             try:
                 try:
@@ -112,6 +117,7 @@ class Folder:
     def append(self, name: str, data: bytes) -> None:
         """Appends data to a file, or changes nothing. OSError names the path."""
         with _explained(self.path / name, len(data)):
+            self._check_place()
             file = os.open(self.path / name, os.O_WRONLY | os.O_APPEND | BINARY)
             size = os.fstat(file).st_size
             try:
@@ -125,10 +131,21 @@ class Folder:
 
     def remove(self, names: list[str]) -> None:
         """Removes those of the files that exist."""
+        self._check_place()
         for name in names:
             (self.path / name).unlink(missing_ok=True)
         if names:
             self._sync()
+
+    def _check_place(self) -> None:
+        """Conflict if the locked directory was moved, and another one stands in its place."""
+        if self._directory is None:
+            return
+        if not os.path.samestat(os.fstat(self._directory), os.stat(self.path)):
+            raise Conflict(
+                f"{self.path} was moved while it was being written, and another directory stands "
+                "there now; to go on, run the same command with the new name"
+            )
 
     def _sync(self) -> None:
         if self._directory is not None:

@@ -9,6 +9,7 @@ import itertools
 import json
 import os
 import re
+import stat
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -62,7 +63,7 @@ def unsealed(data: bytes, indent: int | None = None) -> dict[str, Any]:
 
 
 class Line(TypedDict):
-    """A line of shards.jsonl, which also holds the sampler's tallies, each an integer >= 0."""
+    """A line of shards.jsonl. It also holds the sampler's tallies, integers in [0, 2^127)."""
 
     chunk: Count  # its number
     count: Count  # samples
@@ -193,8 +194,18 @@ def irregular(directory: Path) -> list[str]:
             f"{entry.path} is not a file; move it away"
             for entry in entries
             if (entry.name in own or SHARD.fullmatch(entry.name) or TEMPORARY.fullmatch(entry.name))
-            and not os.path.isfile(entry.path)  # also false for a loop of links
+            and not _is_file(entry.path)
         )
+
+
+def _is_file(path: str) -> bool:
+    """PermissionError where one may not know."""
+    try:
+        return stat.S_ISREG(os.stat(path).st_mode)
+    except PermissionError:
+        raise
+    except OSError:  # such as a loop of links
+        return False
 
 
 def temporaries(directory: Path) -> list[str]:

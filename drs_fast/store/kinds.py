@@ -20,11 +20,10 @@ class Kind:
         return Kind(f"{self.words}, or null", lambda value: value is None or self.holds(value))
 
 
-def _integer(least: int, bits: int | None) -> Kind:
-    words = f"an integer >= {least}" if bits is None else f"an integer in [{least}, 2^{bits})"
+def _integer(least: int, bits: int) -> Kind:
     return Kind(
-        words,
-        lambda value: type(value) is int and least <= value and (bits is None or value < 2**bits),
+        f"an integer in [{least}, 2^{bits})",
+        lambda value: type(value) is int and least <= value < 2**bits,
     )
 
 
@@ -33,10 +32,12 @@ def _list_of(kind: Kind, words: str) -> Kind:
 
 
 def _is_number(value: Any) -> bool:
-    return type(value) in (int, float) and value == value
+    if type(value) is int:
+        return bool(abs(value) < 2**127)  # larger ones may not fit into a float
+    return type(value) is float and value == value
 
 
-COUNT, POSITIVE, AMOUNT = _integer(0, 63), _integer(1, 63), _integer(0, None)
+COUNT, POSITIVE, AMOUNT = _integer(0, 63), _integer(1, 63), _integer(0, 127)
 FLAG = Kind("true or false", lambda value: isinstance(value, bool))
 TEXT = Kind("a string", lambda value: isinstance(value, str))
 TEXTS = _list_of(TEXT, "a list of strings")

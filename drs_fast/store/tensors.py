@@ -91,7 +91,9 @@ def open_shard(path: Path, count: int, *, or_more: bool = False) -> Tensors:
     if "ids" not in shard.layout or (
         min(sizes) < count or len(sizes) > 1 if or_more else sizes != {count}
     ):
-        raise Corrupt(f"{path} must hold ids and {count} rows of each tensor, got {shard.rows}")
+        raise Corrupt(
+            f"{path} must hold ids and {count} rows of each tensor, got {described(shard.layout)}"
+        )
     for name, (dtype, dimensions) in COLUMNS.items():
         found, shape = shard.layout.get(name, (dtype, (0,) * dimensions))
         if (found, len(shape)) != (dtype, dimensions):

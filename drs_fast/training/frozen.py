@@ -11,6 +11,7 @@ from drs_fast import ops
 from drs_fast.core import Rng, fingerprint
 from drs_fast.core.arguments import describe, integer
 from drs_fast.core.rows import ORDER_ROW, RATIO_ROW
+from drs_fast.core.tensors import plain
 from drs_fast.gan import GAN
 from drs_fast.gan.real_data import alike
 from drs_fast.training.fitting import Draws
@@ -103,8 +104,8 @@ class Frozen(nn.Module):
 
     def features(self, x: Tensor, *label: Tensor) -> Tensor:
         """(n, d) float32."""
-        found = self.take(x, *label)
-        if not isinstance(found, Tensor) or found.shape[:1] != x.shape[:1]:
+        found = plain("features", self.take(x, *label), "a tensor of features", "return")
+        if found.shape[:1] != x.shape[:1]:
             raise ValueError(
                 f"features must be a tensor with a row for each of {len(x)} samples, "
                 f"got {describe(found)}"

@@ -1,5 +1,6 @@
 import collections
 import gzip
+import os
 import pickle
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 import drs_fast as drs
+from drs_fast.adapters.files import CONVERTED
 from drs_fast.adapters.load import real_samples
 from drs_fast.cli import main as cli
 
@@ -105,10 +107,71 @@ def test_a_file_may_import_its_neighbours(tmp_path):
             sys.modules.pop(name, None)
 
 
-@pytest.mark.parametrize("attribute", ["missing", ""])
-def test_a_missing_function_is_named(model, attribute):
-    with pytest.raises(ValueError, match=rf"my_model\.py has no function '{attribute}'"):
-        drs.load(f"{model}:{attribute}")
+def test_a_missing_function_is_named(model):
+    with pytest.raises(ValueError, match=r"my_model\.py has no function 'missing'"):
+        drs.load(f"{model}:missing")
+
+
+@pytest.mark.parametrize(
+    ("name", "missing"),
+    [
+        (":make", "no file or module before the colon"),
+        ("my_model.py:", "no function after the colon"),
+        (":", "no file or module before"),
+    ],
+)
+def test_half_a_name(name, missing):
+    with pytest.raises(ValueError, match=f"model must be .*, got '{name}', with {missing}"):
+        drs.load(name)
+
+
+def others(folder):
+    """What is no file, by what is said of it."""
+    (folder / "folder").mkdir()
+    os.mkfifo(folder / "pipe")
+    (folder / "loop").symlink_to(folder / "loop")
+    (folder / "dangling").symlink_to(folder / "absent")
+    return {
+        folder / "folder": "it is a directory; name a file",
+        folder / "pipe": "it is a pipe; name a file",
+        folder / "loop": "it cannot be read: Too many levels of symbolic links",
+        folder / "dangling": "it is a link to a file that is not there",
+        folder / ("a" * 300): "it cannot be read: File name too long",
+        Path("/dev/null"): "it is a device; name a file",
+        folder / "absent": "there is no such file",
+    }
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no pipes and devices with a path")
+def test_what_is_no_file_is_said(tmp_path):
+    for path, words in others(tmp_path).items():
+        for read, what in ((drs.weights, "weights"), (real_samples, "samples")):
+            with pytest.raises(ValueError, match=f"no {what} at {path}: {words}"):
+                read(path)
+        with pytest.raises(ValueError, match=f"no file {path} to import: {words}"):
+            drs.load(f"{path}:make")
+        said = "" if "no such file" in words else f", but {words}"
+        with pytest.raises(ValueError, match=f"model must be one of .*, got '{path}'{said}$"):
+            drs.load(str(path))
+
+
+def test_a_file_that_is_no_model_is_said(model, tmp_path):
+    with pytest.raises(ValueError, match=r"got '.*my_model\.py', but it is a file$"):
+        drs.load(str(model))
+    torch.save(torch.zeros(3), tmp_path / "w.pt")
+    with pytest.raises(ValueError, match=r"w\.pt to import: its name does not end in \.py"):
+        drs.load(f"{tmp_path / 'w.pt'}:make")
+
+
+def test_a_folder_that_is_a_package_is_imported(tmp_path, monkeypatch):
+    (tmp_path / "package_beside").mkdir()
+    (tmp_path / "package_beside" / "__init__.py").write_text(GOOD)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    try:
+        assert drs.load("package_beside:make").latent_dim == 3
+    finally:
+        sys.modules.pop("package_beside", None)
 
 
 @pytest.mark.parametrize(
@@ -259,8 +322,38 @@ def test_a_whole_module_is_refused(tmp_path, network):
 
 def test_a_tensor_is_no_state_dict(tmp_path):
     torch.save(torch.zeros(3), tmp_path / "tensor.pt")
-    with pytest.raises(ValueError, match="must hold a state dict, got a Tensor"):
+    message = r"tensor.pt must hold a state dict, got a tensor \(3,\) float32; samples go to --real"
+    with pytest.raises(ValueError, match=message):
         drs.weights(tmp_path / "tensor.pt")
+    torch.save([torch.zeros(3), torch.zeros(2)], tmp_path / "list.pt")
+    with pytest.raises(ValueError, match="must hold a state dict, got a list of 2; samples go to"):
+        drs.weights(tmp_path / "list.pt")
+
+
+def test_a_state_dict_is_no_sample(tmp_path, network):
+    torch.save(network.state_dict(), tmp_path / "w.pt")
+    message = r"must hold a tensor of samples.*, got a dict of 7: '0.weight', '0.bias', .*\.\.\.$"
+    with pytest.raises(ValueError, match=message):
+        real_samples(tmp_path / "w.pt")
+    torch.save([torch.zeros(3)] * 3, tmp_path / "list.pt")
+    with pytest.raises(ValueError, match=r"must hold a tensor of samples.*, got a list of 3$"):
+        real_samples(tmp_path / "list.pt")
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".pkl"])
+def test_samples_that_are_no_plain_tensor_are_not_told_to_save_weights(tmp_path, suffix):
+    file, samples = tmp_path / f"samples{suffix}", np.zeros((4, 2))
+    if suffix == ".pt":
+        torch.save(samples, file)
+    else:
+        file.write_bytes(pickle.dumps(samples))
+    such = r", such as numpy\S*" if suffix == ".pt" else ""
+    message = rf"holds more than tensors{such}: .*numpy.save\('x.npy', samples"
+    with pytest.raises(ValueError, match=message) as caught:
+        real_samples(file)
+    assert "state_dict" not in str(caught.value)
+    with pytest.raises(ValueError, match=rf"than tensors{such}: .*save_file\(model.state_dict"):
+        drs.weights(file)
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
@@ -294,13 +387,14 @@ def saved(file, network):
 
 
 def said(file):
-    """The messages of both functions that read a file."""
+    """The error messages of both functions that read a file."""
     messages = []
     for read in (drs.weights, real_samples):
         with pytest.raises(ValueError) as caught:
             read(file)
         messages.append(str(caught.value))
-    assert messages[0].replace("weights", "samples") == messages[1]
+    alike = messages[0].replace(CONVERTED["weights"], CONVERTED["samples"])
+    assert alike.replace("weights", "samples") == messages[1]
     assert str(file) in messages[0]
     return messages[0]
 
@@ -322,7 +416,7 @@ def test_a_file_that_was_cut_off_is_damaged_and_not_to_be_trusted(tmp_path, netw
 
 
 def test_a_byte_of_a_pickle_that_changed_is_damage(tmp_path, network):
-    """Its checksum tells it from a pickle that needs code."""
+    """The checksum distinguishes it from a pickle that needs code."""
     file = tmp_path / "w.pt"
     whole = saved(file, network)
     start, refused = whole.index(b"\x80\x02"), []

@@ -27,7 +27,7 @@ OWN = [
 
 @pytest.fixture
 def only_rows(monkeypatch):
-    """Neither whole runs, which start processes, nor the other ops."""
+    """Leaves out whole runs, which start processes, and the other ops."""
     monkeypatch.setattr(gpu.gpu_other, "measured", lambda *rest: gpu.blank(n=0))
     monkeypatch.setattr(gpu, "loop_rows", lambda *rest: ())
 

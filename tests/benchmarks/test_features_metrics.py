@@ -1,4 +1,4 @@
-"""Metrics in a classifier's feature space on cases known exactly, and their planted faults."""
+"""Metrics in a classifier's feature space, on cases known exactly and with planted faults."""
 
 import math
 
@@ -88,7 +88,7 @@ def test_precision_and_recall_by_hand():
 
 
 def test_the_third_neighbour_is_not_the_second():
-    """Ball of 0 to its third neighbour reaches to 3, to its second only to 2."""
+    """The ball around 0 reaches 3 with three neighbours, and only 2 with two."""
     real, x = torch.tensor([0.0, 1, 2, 3])[:, None], torch.tensor([[-2.5]])
     assert features.inside(x, real, 3) == 1
     assert features.inside(x, real, 2) == 0
@@ -138,7 +138,7 @@ def test_balance_and_total_variation():
 
 
 def test_labels_belong_to_the_images():
-    """Nearest neighbours of other images have the same label: 10 % if rows were mixed up."""
+    """Nearest neighbours share the label; with rows mixed up, only 10 % would."""
     (images, held_out), (known, truth) = digits.split(), features.labels()
     nearest = torch.cdist(held_out.flatten(1), images.flatten(1)).argmin(dim=1)
     assert len(truth) == len(held_out) == digits.HELD_OUT

@@ -1,4 +1,4 @@
-"""Metrics of the benchmarks on cases computed by hand, and their floors and ceilings."""
+"""The benchmarks' metrics on cases computed by hand, and their floors and ceilings."""
 
 import math
 
@@ -117,7 +117,7 @@ def test_floors_of_finite_samples():
 
 
 def on_the_roll(*shares):
-    """Points of the noiseless curve at these parts of its t, in float64."""
+    """Points of the noiseless curve at these fractions of its t, in float64."""
     return swissroll.roll(swissroll.START + swissroll.TURN * torch.tensor(shares).double())
 
 

@@ -46,6 +46,12 @@ def sound():
     real = drs.ops.normal(drs.Rng(1), 4096, 2, stream=8) + torch.tensor([1.0, 0.0])
     return drs.GAN(lambda z: z * 1.0, lambda x: x[:, 0] - 0.5, 2, real=real)
 
+def unreal():
+    def real(n):
+        raise OSError("not mounted")
+
+    return drs.GAN(lambda z: z * 1.0, lambda x: x[:, 0] - 0.5, 2, real=real)
+
 def faulty():
     raise NotImplementedError("no checkpoint here")
 """
@@ -128,7 +134,7 @@ def test_quiet_prints_nothing(run):
 
 @pytest.fixture
 def generated(monkeypatch):
-    """What the engine was asked for, instead of a run."""
+    """Records what the engine was asked for, instead of running."""
     calls = []
 
     def generate(*given, **named):
@@ -408,6 +414,12 @@ def test_doctor_gives_a_diagnosis_where_generate_gives_an_error(run):
         assert f"\n{code}\n" in out
 
 
+def test_doctor_says_that_the_models_own_real_samples_fail(run):
+    code, out, err = run("doctor", "MODELS:unreal")
+    assert (code, err) == (8, "")
+    assert "unreal: 1 problem\n\nreal-samples\n  seen: real failed on 4096: OSError: not" in out
+
+
 @pytest.mark.parametrize("kind", ["npy", "pt", "safetensors", "tuple.pt", "x.safetensors"])
 def test_doctor_takes_real_samples_from_a_file(run, tmp_path, kind):
     x = drs.ops.normal(drs.Rng(2), 4096, 2, stream=8) + torch.tensor([1.0, 0.0])
@@ -571,6 +583,7 @@ def test_a_device_that_is_not_there_is_exit_code_2(run, device):
     code, _, err = run(*GENERATE, "--device", device)
     assert code == 2
     assert err.startswith(f"drs-fast: device is {device}")
+    assert len(err) < 300  # PyTorch lists a hundred lines of backends
 
 
 def test_a_burn_in_beyond_the_reserved_rows(run):
@@ -585,3 +598,11 @@ def test_what_is_said_of_a_bound_needs_squeeze(run, flag, tmp_path):
     assert code == 2
     assert err == f"drs-fast: {flag[0]} {float(flag[1]):g} needs --squeeze\n"
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("given", ["a", "1,,2", "1;2", ""])
+def test_label_weights_that_are_no_numbers(given, capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["generate", "digits", "-n", "1", "--out", "o", "--label-weights", given])
+    said = f"argument --label-weights: must be numbers such as 3,1,2, got {given!r}"
+    assert said in capsys.readouterr().err

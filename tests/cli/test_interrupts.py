@@ -1,4 +1,4 @@
-"""Ctrl-C, signals, sys.exit, forked children, and looking at a run while it is written."""
+"""Ctrl-C, signals, sys.exit, forked children, and reading a run while it is written."""
 
 import contextlib
 import itertools
@@ -30,7 +30,7 @@ TESTS = Path(__file__).parents[1]
 
 
 def python(*words, **options):
-    """A process whose Ctrl-C is that of a terminal, with what it printed."""
+    """A finished process, with its output; SIGINT acts in it as in a terminal."""
     return subprocess.run(
         [sys.executable, *map(str, words)],
         capture_output=True,
@@ -61,7 +61,7 @@ def test_two_interrupts_and_a_rerun_at_once(trials):
 
 @pytest.fixture
 def interrupts_of_a_write(monkeypatch):
-    """The third shard's write interrupts the main thread several times, and notes who writes."""
+    """Writing the third shard interrupts the main thread, and notes whether the lock is held."""
     append, main, noted = store.Writer.append, threading.main_thread().ident, []
 
     def slow(writer, chunk, *rest, **named):
@@ -101,7 +101,7 @@ def test_an_interrupt_between_open_and_with_loses_no_lock(tmp_path, monkeypatch)
 
 @pytest.mark.parametrize("name", ["open", "write", "fsync", "replace"])
 def test_two_interrupts_within_a_write(tmp_path, monkeypatch, name):
-    """The second one comes while the first is cleaning up."""
+    """The second interrupt comes while the first one is cleaned up."""
     run(tmp_path / "direct", 400)
     for k in range(4):
         real, calls = getattr(os, name), []
@@ -197,7 +197,7 @@ def test_a_forked_child_frees_nothing(tmp_path, fork):
 
 
 def test_a_generator_that_forks(tmp_path):
-    """The child is there when the run has ended, and an extension of the run finds it free."""
+    """The child outlives the run, and the directory is free all the same."""
     calls, children = itertools.count(), []
 
     def forking(z):
@@ -367,7 +367,7 @@ def test_nobody_reads_the_output():
 
 
 def damaged(path):
-    """Every state in which a reader may find the directory of a live run."""
+    """Puts the directory into every state in which a reader may find a live run."""
     lines = (path / "shards.jsonl").read_bytes().splitlines(keepends=True)
     shards = sorted(path.glob("chunk-*"))
     shutil.copy(shards[0], path / "chunk-00000099.safetensors")  # written, not yet recorded
@@ -446,7 +446,7 @@ def test_verify_all_the_time_beside_a_run(tmp_path, monkeypatch):
 
 
 def test_a_writer_waits_for_one_that_looks(tmp_path):
-    """verify has the lock for a moment."""
+    """verify holds the lock for a moment."""
     (tmp_path / "run").mkdir()
     directory = os.open(tmp_path / "run", os.O_RDONLY)
     fcntl.flock(directory, fcntl.LOCK_SH)

@@ -12,6 +12,8 @@ from every_sampler import NAMES, quick, smooth
 
 import drs_fast as drs
 from drs_fast import ops, store
+from drs_fast.backends import reference
+from drs_fast.gan import classes
 from drs_fast.ratio import calibrate
 from drs_fast.report import report
 from drs_fast.squeeze import bound, search
@@ -111,6 +113,7 @@ JOBS = {
     "squeeze": lambda gan: drs.generate(
         gan, drs.Squeeze(drs.samplers.DRS(gamma=0.0), 0.9, 0.9), 60, batch_size=256
     ),
+    "no bound": lambda gan: drs.Squeeze(drs.samplers.DRS(), use_bound=False).init(gan, drs.Rng(0)),
     "stream": lambda gan: next(drs.stream(gan, drs.samplers.DRS(), batch_size=256)),
     "class quota": lambda gan: drs.generate(
         gan, drs.samplers.DRS(classes="within"), 60, label_weights=[1, 2, 3], batch_size=256
@@ -120,7 +123,8 @@ JOBS = {
     "beta": trained(drs.calibrate, method="beta", n=400),
     "isotonic": trained(drs.calibrate, method="isotonic", n=400),
     "reliability": lambda gan: (calibrate.report(gan, 400), calibrate.curve(gan, 400)),
-    "relativistic": trained(drs.relativistic, n=400),
+    "relativistic": trained(drs.relativistic, loss="RaSGAN", n=400),
+    "least squares": trained(drs.relativistic, loss="RLSGAN", n=400),
     "density_ratio": trained(drs.density_ratio, width=8, depth=1, penalty=0.05, **FEW),
     "keep_train": trained(drs.keep_train, samples=400, max_steps=4),
     "contrastive": trained(drs.contrastive, steps=2, batch=64),
@@ -158,6 +162,8 @@ def test_a_run_on_disk_is_the_same(setting, tmp_path):
 
 
 def every_op(gan, logit):
+    for kept in (reference._power, reference.stabiliser, classes._ends):
+        kept.cache_clear()  # else what another setting left there would do
     rng, n = drs.Rng(3, 5), len(logit)
     rows, groups = ops.normal(rng, n, 3), logit.view(-1, 10)
     threshold = {"log_m": 1.5, "gamma": 0.5}
@@ -168,6 +174,8 @@ def every_op(gan, logit):
         ops.words(rng, n, 5),
         [ops.latents(gan(prior), rng, n) for prior in ("uniform", "truncated normal", torch.sinh)],
         ops.labels(gan("normal"), rng, n),
+        classes.weights(3, [0.1, 0.2, 0.3]),
+        classes.drawn(logit.new_tensor([1 / 3, 0.6], dtype=torch.float64), 2, (1 / 3, 2 / 3)),
         ops.probability(logit, **threshold),
         ops.accept(logit, rng, **threshold),
         accepted(ops.accept_compact(logit, rows, rng=rng, **threshold)),
@@ -201,6 +209,14 @@ def test_ops_give_the_same_bits(setting, backend):
         with SETTINGS[setting]():
             found = every_op(gan, logit)
     same(found, expected)
+
+
+def test_a_gan_keeps_no_inference_tensor():
+    """A later gradient or write in place would fail on it."""
+    gan = smooth()
+    with torch.inference_mode():
+        judged(gan)
+    assert not gan.row().is_inference()
 
 
 def test_a_library_imported_later_is_the_same():

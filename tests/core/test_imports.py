@@ -160,6 +160,19 @@ def test_import_does_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_import_leaves_for_later_what_many_programs_never_use(tmp_path):
+    done = python(
+        "import drs_fast\n"
+        "rooms = {name.split('.')[1] for name in sys.modules if name.startswith('drs_fast.')}\n"
+        "assert not rooms & {'adapters', 'report', 'zoo'}, rooms\n"
+        "assert set(drs_fast.LATER) <= set(drs_fast.__all__) & set(dir(drs_fast))\n"
+        "for name in drs_fast.LATER:\n"
+        "    assert getattr(drs_fast, name).__name__ == name\n",
+        tmp_path,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
 def test_beside_the_rooms_there_is_only_the_front_door():
     files = {file.name for file in ROOT.iterdir() if file.suffix == ".py"}
     assert files == {"__init__.py", "__main__.py"}

@@ -14,7 +14,7 @@ LONGEST = 65  # lines that can be read in two minutes
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """Runs an example once; gives what it printed. All share a directory, and so checkpoints."""
+    """Runs an example once and returns its output. All share a directory of checkpoints."""
     folder, printed = tmp_path_factory.mktemp("examples"), {}
 
     def run(name):

@@ -1,4 +1,4 @@
-"""The tables in docs/ say what the files in benchmarks/results/ say."""
+"""The tables in docs/ agree with the files in benchmarks/results/."""
 
 import json
 import re
@@ -26,7 +26,7 @@ def table(page, name):
 
 
 def says(cell, *values):
-    """Whether the numbers in a cell are these, as far as they are written out."""
+    """Whether a cell shows these numbers, to the digits it has."""
     written = NUMBER.findall(cell)
     return len(written) == len(values) and all(
         abs(float(number.replace(",", "")) - value)
@@ -44,7 +44,7 @@ def test_a_wrong_figure_is_seen():
 
 
 def quality(row, columns, cost=True):
-    """(cell's values) of a row, in the order of the columns; None: the table has a dash."""
+    """The values of a row's cells, in column order; None where the table has a dash."""
     found = [row[key] if spread else row[key][:1] for key, spread in columns]
     return (
         found

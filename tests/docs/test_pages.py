@@ -1,4 +1,4 @@
-"""What README.md and docs/ show runs as it stands, and what they name is there."""
+"""The code in README.md and docs/ runs as it stands, and what they name exists."""
 
 import pkgutil
 import re
@@ -85,7 +85,7 @@ def test_readme_runs(desk, capsys):
 
 @pytest.mark.parametrize("page", named(PAGES))
 def test_a_block_is_of_a_known_kind(page):
-    """So that none escapes the tests by a title that nobody knows."""
+    """An unknown title would let a block escape the tests."""
     fences = re.findall(r"^```(.+)$", page.read_text(), flags=re.MULTILINE)
     assert len(fences) == len(BLOCK.findall(page.read_text()))
     for title, _ in blocks(page):
@@ -138,7 +138,7 @@ def test_links_and_files_are_there(page):
 
 @pytest.mark.parametrize("page", named(PAGES))
 def test_commands_are_taken(page):
-    """Every drs-fast line is one that the parser takes."""
+    """The parser accepts every drs-fast line."""
     lines = [line for _, text in blocks(page, "bash") for line in text.splitlines()]
     lines += re.findall(r"`(drs-fast (?:generate|doctor) [^`]*)`", page.read_text())
     for line in lines:
@@ -160,7 +160,7 @@ def test_every_sampler_is_in_the_table(page):
 
 
 def shown():
-    """What the reference shows: path -> object."""
+    """What the API reference shows: path -> object."""
     for path in re.findall(r"^::: (\S+)$", (ROOT / "docs/api.md").read_text(), re.MULTILINE):
         yield path, pkgutil.resolve_name(path)
 

@@ -1,4 +1,4 @@
-"""The built site: nothing in it is fetched from outside, and the reference shows the docstrings."""
+"""The built site: it fetches nothing from outside, and the reference shows the docstrings."""
 
 import html
 import inspect
@@ -76,7 +76,7 @@ def test_links_between_pages_lead_somewhere(site):
 
 
 def plain(text):
-    """Without the marks and the line breaks that Markdown turns into something else."""
+    """The text without the marks and line breaks that Markdown turns into something else."""
     return " ".join(re.sub(r"[`*]", "", text).split())
 
 

@@ -1,4 +1,4 @@
-"""What is written down in several places is written alike, and what is named exists."""
+"""Facts stated in several places agree, and what is named exists."""
 
 import re
 import tomllib

@@ -1,4 +1,4 @@
-"""The doctor against planted faults, and against models with none."""
+"""The doctor on models with planted faults, and on sound ones."""
 
 import math
 import re
@@ -49,7 +49,7 @@ class Ratio(nn.Module):
 
 
 class Then(nn.Module):
-    """A module, then a function or a module on its output."""
+    """A module followed by a function or a module."""
 
     def __init__(self, first, then):
         super().__init__()
@@ -110,13 +110,13 @@ def dropout_left_on():
 
 
 def minibatch_deviation(x, group=4):
-    """StyleGAN's: members of a group are n / 4 apart."""
+    """StyleGAN's minibatch deviation: members of a group are n / 4 apart."""
     spread = x.view(group, -1).std(dim=0).repeat(group)
     return x + spread
 
 
 def neighbours(x):
-    """Groups of rows that follow each other, as with pac = 8."""
+    """Groups of consecutive rows, as with pac = 8."""
     return x.view(-1, 8).mean(dim=1, keepdim=True).expand(-1, 8).reshape(-1)
 
 
@@ -176,7 +176,7 @@ def only_zeros_pass(x):
 
 
 def knows_them(n=4096):
-    """Real samples on a grid, on which generated ones never are."""
+    """Real samples on a grid that generated samples never hit."""
 
     def judge(x):
         return x[:, 0] + 20.0 * (x * 8.0 == (x * 8.0).round()).all(dim=1)
@@ -185,7 +185,7 @@ def knows_them(n=4096):
 
 
 def pictures(activation, change):
-    """Pixels are activation(normal), the real ones brighter, and then changed."""
+    """Pixels are activation(normal); real ones are brighter and then changed."""
     gan = healthy.pictures(0, activation, lambda x: x.clamp(-3.0, 3.0))
     gan.real = change(gan.real)
     return gan
@@ -367,7 +367,7 @@ def test_networks_on_two_devices():
 
 @pytest.mark.parametrize("name", healthy.HEALTHY)
 def test_nothing_is_found_in_a_healthy_model(name):
-    """No false alarm in 1,840 runs with other seeds, 5 or 30 per case."""
+    """There was no false alarm in 1,840 runs with other seeds, 5 or 30 per case."""
     diagnosis = doctor.doctor(healthy.HEALTHY[name](0), n=512 if name == "digits" else 4096)
     assert diagnosis.findings == (), str(diagnosis)
 
@@ -377,7 +377,7 @@ def test_there_are_forty_healthy_models():
 
 
 def test_no_seed_makes_a_sound_model_ill():
-    """Three checks of 4 standard errors, one-sided: a false positive here in 500 suites."""
+    """Three one-sided checks of 4 standard errors: one false positive in 500 runs of the suite."""
     for seed in range(20):
         diagnosis = doctor.doctor(model(real=real(512, seed=1000 + seed)), n=512, seed=seed)
         assert diagnosis.findings == (), f"seed {seed}: {diagnosis}"
@@ -495,7 +495,7 @@ def test_values_in_the_unit_interval_are_a_question_to_few_real_samples(rows):
 
 
 def test_real_samples_tell_logits_from_probabilities():
-    """1,000 samples suffice for a sure and right answer, whatever the seed."""
+    """1,000 samples are enough for a certain, correct answer, whatever the seed."""
     for seed in range(10):
         logits = healthy.HEALTHY["uniform, logits in [0, 1]"](seed)
         odds = healthy.shifted(seed, then=lambda x: 1.0 / (1.0 + torch.exp(-x)))
@@ -526,10 +526,11 @@ def test_whatever_hinders_real_samples_is_said(error):
         raise error
 
     diagnosis = doctor.doctor(model(real=absent))
-    assert diagnosis.findings == ()
-    assert any(
-        "cannot be obtained: " in line and "not mounted" in line for line in diagnosis.unknown
-    )
+    kind = type(error).__name__
+    ((code, seen, remedy),) = diagnosis.findings
+    assert (code, remedy) == ("real-samples", compared.REAL)
+    assert re.fullmatch(rf"real failed on 4096: {kind}: '?not mounted'?", seen)
+    assert any("the real samples cannot be used" in line for line in diagnosis.unknown)
 
 
 def test_real_samples_given_here_come_first():
@@ -603,7 +604,10 @@ GIVEN = {  # real samples: the finding, or the words of the error, where they we
     "none": (lambda: real()[:0], r"must give a tensor of samples .*got \(0, 2\) float32"),
     "few": (lambda: real()[:9], "at least 10 real samples, got 9"),
     "sparse": (lambda: real().to_sparse(), "must be a dense tensor.*to_dense"),
-    "on meta": (lambda: real().to("meta"), "real must hold numbers, got .* on meta"),
+    "on meta": (
+        lambda: real().to("meta"),
+        "real must be a dense tensor of numbers, got .* on meta",
+    ),
     "eight bits": (
         lambda: real().to(torch.float8_e4m3fn),
         "numbers of a standard dtype, got .*float8",

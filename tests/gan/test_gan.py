@@ -62,6 +62,27 @@ def test_what_comes_back_can_be_trained_on():
     (x.clone().requires_grad_() @ torch.ones(3)).sum().backward()
 
 
+class Keeping(torch.nn.Module):
+    """Keeps a tensor that its first call makes, as rotary embeddings do."""
+
+    scale = None
+
+    def forward(self, z):
+        if self.scale is None:
+            self.scale = torch.linspace(1.0, 2.0, z.shape[1])
+        return z * self.scale
+
+
+@pytest.mark.parametrize("out", [None, "run"])
+@pytest.mark.parametrize("mode", [torch.enable_grad, torch.inference_mode])
+def test_what_a_call_keeps_can_be_differentiated_and_trained_with(tmp_path, out, mode):
+    generator = Keeping()
+    gan = GAN(generator, lambda x: x.square().sum(1), 2)
+    with mode():
+        drs.generate(gan, drs.samplers.DDLS(steps=2), 10, out=out and tmp_path / out)
+    generator(torch.ones(1, 2, requires_grad=True)).square().sum().backward()
+
+
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
 def test_gradients_whatever_the_caller_switched_off(mode):
     gan = made()
@@ -249,11 +270,30 @@ def raising(error):
     return function
 
 
-@pytest.mark.parametrize(
-    "error", [KeyError("ema"), AttributeError("no layer"), IndexError("9"), ZeroDivisionError()]
-)
-def test_whatever_a_network_raises_names_the_network(error):
-    message = f"failed on .*128, 2.* {type(error).__name__}: .*check latent_dim=2"
+class Mute(Exception):
+    """Its message cannot be read."""
+
+    def __str__(self):
+        raise TypeError("no message")
+
+
+SHAPES = "; check latent_dim=2 and labels=None .*"
+RAISED = [
+    (KeyError("ema"), "KeyError: 'ema'"),
+    (AttributeError("no layer"), "AttributeError: no layer"),
+    (ZeroDivisionError(), "ZeroDivisionError: "),
+    (FileNotFoundError(2, "No such file"), r"FileNotFoundError: \[Errno 2\] No such file"),
+    (NotImplementedError("later"), "NotImplementedError: later"),
+    (Mute(), "Mute, whose message cannot be read"),
+    (IndexError("9"), f"IndexError: 9{SHAPES}"),
+    (RuntimeError("mat1 and mat2"), f"RuntimeError: mat1 and mat2{SHAPES}"),
+    (TypeError("takes 1"), f"TypeError: takes 1{SHAPES}"),
+]
+
+
+@pytest.mark.parametrize(("error", "said"), RAISED, ids=[said for _, said in RAISED])
+def test_whatever_a_network_raises_names_the_network(error, said):
+    message = f"failed on .*128, 2.* {said}$"
     with pytest.raises(ValueError, match=f"generator {message}"):
         GAN(raising(error), lambda x: x[:, 0], 2, block=256).logits(latents(3))
     with pytest.raises(ValueError, match=f"discriminator {message}") as caught:

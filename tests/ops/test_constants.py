@@ -1,4 +1,4 @@
-"""Python, Triton, C++ and CUDA have the same numbers: the header says what Python says."""
+"""Python, Triton, C++ and CUDA share the same constants: the header agrees with Python."""
 
 import importlib
 import math
@@ -26,14 +26,14 @@ ALONE = {"MASK", "NUMERATOR", "DENOMINATOR"}  # numbers that Python alone needs
 
 
 def single(value):
-    """The float32 next to a fraction, as a float: rounded once."""
+    """The float32 nearest to a fraction, rounded once, as a float."""
     near = np.float32(float(value))
     around = (near, *(np.nextafter(near, np.float32(to)) for to in (-np.inf, np.inf)))
     return float(min(around, key=lambda one: abs(Fraction(float(one)) - value)))
 
 
 def literal(text):
-    """What a compiler makes of a literal, or of a quotient of two."""
+    """The value a compiler gives to a literal, or to the quotient of two."""
     text = text.strip()
     if re.fullmatch(r"(0x[0-9A-Fa-f]+|\d+)u?", text):
         return int(text.rstrip("u"), 0)
@@ -46,7 +46,7 @@ def literal(text):
 
 
 def constants(source):
-    """A header's names, and (type, values): of a number one, of a list as many as it has."""
+    """A header's constants: name -> (type, values), with one value for a scalar."""
     lines = re.sub(r"\\\n\s*", "", source).splitlines()
     found = {}
     for line in lines:
@@ -61,13 +61,13 @@ def constants(source):
 
 
 def values(kind, value):
-    """Python's numbers as this type has them."""
+    """Python's numbers, rounded to this type."""
     listed = value if isinstance(value, tuple) else (value,)
     return tuple(single(Fraction(repr(one))) for one in listed) if kind == "float" else listed
 
 
 def differing(source, python):
-    """Names that only one has, or that have other values."""
+    """Names that are in only one of the two, or whose values differ."""
     header = constants(source)
     return (header.keys() ^ python.keys()) | {
         name
@@ -86,7 +86,7 @@ def test_the_header_has_the_numbers_of_python():
 
 
 def neighbours(kind, value):
-    """The same number or list with the next value in one place, for every place."""
+    """Copies of a number or list, each with one entry moved to the next value."""
     listed = values(kind, value)
     for at, one in enumerate(listed):
         if kind == "float":
@@ -135,7 +135,7 @@ def test_triton_has_the_numbers_of_python():
 
 
 def telling(source):
-    """Literals that no source has by chance."""
+    """Literals too long to appear in a source by chance."""
     bare = re.sub(r"//.*|#.*", "", source)
     found = re.findall(r"0x[0-9A-Fa-f]{6,}|\d\.\d{5,}(?:e-?\d+)?|\d{10,}", bare)
     return {text.lower() for text in found}

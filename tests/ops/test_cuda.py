@@ -1,4 +1,4 @@
-"""The CUDA C++ kernels equal the reference in every bit: on a GPU, else as threads of the host."""
+"""The CUDA C++ kernels match the reference bit for bit, on a GPU or as threads of the host."""
 
 import importlib.util
 import shutil
@@ -53,7 +53,7 @@ def compiled(source, *arguments):
 
 @pytest.fixture(scope="module")
 def bindings(tmp_path_factory):
-    """Compiled once, because they take several times as long as the kernels."""
+    """Compiled once, because compiling takes several times as long as the kernels."""
     made = tmp_path_factory.mktemp("bindings") / "module.o"
     if not ON_GPU:
         python = [sys.executable, "-m", "pybind11", "--includes"]
@@ -63,7 +63,7 @@ def bindings(tmp_path_factory):
 
 
 def emulation(folder, bindings, source=SOURCES, name="_cuda"):
-    """The CUDA sources compiled for the host, where each CUDA thread is a thread."""
+    """The CUDA sources compiled for the host; each CUDA thread is a host thread."""
     made = folder / f"{name}.so"
     kernels = [source / file for file in ("compact.cu", "elementwise.cu")]
     start = [] if name == "_cuda" else [f"-Wl,--defsym=PyInit_{name}=PyInit__cuda"]
@@ -76,7 +76,7 @@ def emulation(folder, bindings, source=SOURCES, name="_cuda"):
 
 @pytest.fixture(scope="module", autouse=True)
 def kernels(tmp_path_factory, bindings):
-    """The backend `cuda`; on the host if there is no GPU."""
+    """The `cuda` backend, run on the host if there is no GPU."""
     with pytest.MonkeyPatch.context() as patch:
         if not ON_GPU:
             patch.setattr(cuda, "_cuda", emulation(tmp_path_factory.mktemp("emulation"), bindings))

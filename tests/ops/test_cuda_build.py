@@ -1,4 +1,4 @@
-"""The CUDA extension where nvcc built it: imports without a GPU, refuses, and its machine code."""
+"""The CUDA extension as nvcc builds it: import without a GPU, refusals, and machine code."""
 
 import importlib.util
 import re

@@ -1,4 +1,4 @@
-"""The decision: against 50 digits, next to the threshold, and with planted faults."""
+"""The accept decision: against 50 digits, next to the threshold, and with planted faults."""
 
 import math
 import random
@@ -33,7 +33,7 @@ def thresholds(log_m, gamma, eps):
 
 
 def grid(gamma, eps):
-    """Critical values of d: the ends, the maximum, eps, and where p is near 1/2."""
+    """Critical values of d: both ends, the maximum, near eps, and where p is near 1/2."""
     draw = random.Random(f"{gamma} {eps}")
     half = -math.log(math.exp(-gamma) + math.exp(-eps))  # p = 1/2
     points = [-700.0, -699.5, 5.0, 0.0, -0.0, -5e-324, -1e-300, -1e-17, -1e-9, half]
@@ -118,7 +118,7 @@ def moved(logit, steps):
 
 
 def assert_equal_decisions(logit, rng, u=None, **kwargs):
-    """u: the rows' uniforms from the reference, if the caller has them already."""
+    """u: the rows' uniforms, if the caller already has them from the reference."""
     with backend("reference"):
         if u is None:
             expected = ops.accept(logit, rng, **kwargs)
@@ -225,7 +225,7 @@ def test_float32_filter_at_the_ends_of_u():
 
 
 def mixed_logits(n, row, log_m, dtype):
-    """Normal, near the maximum, far below, huge, above, NaN and both infinities, in turn by row."""
+    """Ordinary, near-maximum, very low, huge, too large, NaN and infinite logits, mixed."""
     z = ops.normal(Rng(99, row), n, 1)[:, 0].double()
     u = ops.uniform(Rng(99, row), n, stream=4)
     which = (ops.uniform(Rng(99, row), n, stream=6) * 64).long()
@@ -349,7 +349,7 @@ SMALLEST_ROWS = (
 
 
 def check_definition():
-    """Decisions of a few rows by Python integers and 50 digits."""
+    """Decisions for a few rows, computed with Python integers and 50 digits."""
     for gamma, eps in ((-50.0, 1e-6), (-8.0, 0.0), (0.0, 1e-6), (5.0, 1e-14), (25.0, 1e-3)):
         half = -math.log(math.exp(-gamma) + math.exp(-eps))
         z = ops.normal(Rng(1), 300, 1)[:, 0].double()
@@ -369,7 +369,7 @@ def check_tie():
 
 
 def check_tiny_probability():
-    """At p = 1e-8 the rows with u < 1e-8 are accepted, not those with u < 2^-24."""
+    """At p = 1e-8, rows with u < 1e-8 are accepted, and not all with u < 2^-24."""
     ids = torch.tensor(SMALLEST_ROWS)
     logit = torch.full((len(ids),), math.log(1e-8), dtype=torch.float64)
     keep = ops.accept(logit, Rng(0), log_m=0.0, gamma=0.0, eps=0.0, ids=ids)
@@ -377,7 +377,7 @@ def check_tiny_probability():
 
 
 def check_threshold():
-    """Decisions next to the threshold, by exact u and 50 digits, where the two differ enough."""
+    """Decisions next to the threshold, from exact u and 50 digits, where p and u differ enough."""
     rows = range(2**32 - 50, 2**32 + 250)
     log_m, gamma, eps = 0.3, -2.0, 1e-6
     for k in (-(2**-48), 2**-48):
@@ -400,7 +400,7 @@ def check_special():
 
 
 def check_cpu_bits():
-    """The other backend's probabilities, which a contracted multiply-add or torch.exp changes."""
+    """Probabilities agree between backends; a fused multiply-add or torch.exp would change them."""
     logit = ops.normal(Rng(2), 100_000, 1)[:, 0].double() * 5
     with backend("cpu"):
         expected = ops.probability(logit, log_m=3.0, gamma=1.0)

@@ -1,4 +1,4 @@
-"""What only a GPU shows: races, tiles that wait, streams, graphs, and no host in between."""
+"""What only a GPU shows: races, waiting tiles, streams, graphs, and no host in the loop."""
 
 import pytest
 import torch
@@ -25,7 +25,7 @@ def bits(tensor):
 
 
 def assert_same(found, expected):
-    """Whether they are equal bit for bit, on any device."""
+    """Whether two results are equal bit for bit, on any device."""
     assert found.dtype == expected.dtype
     assert torch.equal(bits(found), bits(expected.to(found.device)))
 
@@ -46,7 +46,7 @@ def empty_out(logit, *rows):
 
 
 def expected_out(logit, rows, rng, **arguments):
-    """By the best backend of the CPU; poison past the count; then to the device."""
+    """Computed by the best CPU backend, poisoned past the count, then moved to the device."""
     host = [tensor.cpu() for tensor in (logit, *rows)]
     out = empty_out(*host)
     ops.accept_compact(*host, rng=rng, out=out, **arguments)
@@ -63,7 +63,7 @@ WAYS = ("single pass", "two launches", "CUDA C++")
 
 @pytest.fixture(autouse=True)
 def way(request, monkeypatch):
-    """A backend for the GPU: Triton, in one launch or two, or CUDA C++."""
+    """A GPU backend: Triton in one launch or two, or CUDA C++."""
     chosen = getattr(request, "param", WAYS[0])
     first = "cuda" if chosen == "CUDA C++" else "triton"
     if chosen == "two launches":
@@ -149,7 +149,7 @@ def test_many_more_tiles_than_run_at_once(way):
 
 
 def captured(call):
-    """A graph of the call in torch's own capture mode, after the usual warm-up."""
+    """A CUDA graph of the call, captured in torch's default mode after the usual warm-up."""
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
@@ -166,7 +166,7 @@ BATCH, REPLAYS, CAPACITY, D = 4096, 10_000, 2**21, 8
 
 
 def reference_ids(rng):
-    """The rows of all replays: logits are a function of the latents, and these of the row."""
+    """The rows of all replays; logits depend on the latents alone, and latents on the row alone."""
     step = 64 * BATCH
     parts = []
     for start in range(rng.row, rng.row + REPLAYS * BATCH, step):

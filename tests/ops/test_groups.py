@@ -1,4 +1,4 @@
-"""chain, select and langevin: plain loops, their laws, and the same bits from every backend."""
+"""chain, select and langevin: plain loops, laws, and the same bits from every backend."""
 
 import inspect
 import math
@@ -41,7 +41,7 @@ def agree(request):
 
 
 def groups(b, k, dtype=torch.float32, seed=0):
-    """Logits with ties and every odd value."""
+    """Logits with ties, NaN and infinities."""
     logit = (noise(b, k, seed=seed) * 4.0).round() / 2.0 - 1.0
     odd = noise(b, k, seed=seed + 1)
     for value, low in ((NAN, 1.4), (INF, 1.6), (-INF, 1.8), (3e4, 2.3), (-3e4, 2.5)):
@@ -131,7 +131,7 @@ def check_select():
 
 
 def chi_square(counts, chances):
-    """The p value; 0 if something impossible occurred."""
+    """The p value; 0 if something impossible happened."""
     counts, chances = counts.double(), chances.double()
     possible = chances > 0
     if counts[~possible].sum():
@@ -162,7 +162,7 @@ def check_chances_without_replacement():
 
 
 def check_transition():
-    """From a state at 0 a candidate at d < 0 is taken with probability exp(d)."""
+    """From a state with logit 0, a candidate with logit d < 0 is taken with probability exp(d)."""
     pvalues = []
     for i, d in enumerate((-0.1, -1.0, -2.5)):
         index = ops.chain(torch.full((N, 1), d), Rng(13, N * i), start=torch.zeros(N))
@@ -172,7 +172,7 @@ def check_transition():
 
 
 def check_stationary():
-    """Candidates from one law, weighted by another: the chain ends in the product."""
+    """With candidates from one law, weighted by another, the chain's end follows the product."""
     law = torch.tensor([-1.0, 0.0, 1.0])
     which = (ops.uniform(Rng(14), 40 * 5_000, stream=0) * 3).long()
     ends = ops.chain(law[which].view(5_000, 40), Rng(14))
@@ -182,7 +182,7 @@ def check_stationary():
 
 
 def check_noise():
-    """Steps 3 and 4 from z with a gradient: independent normals of the variance of the step."""
+    """Steps 3 and 4 add independent normals of the right variance."""
     z, grad = noise(N // 5, 5), noise(N // 5, 5, seed=1)
     bins, residuals = [], []
     for step in (3, 4):
@@ -205,7 +205,7 @@ def check_noise():
 
 
 def check_steps():
-    """The bits in words of the contract."""
+    """The expected bits, computed from the contract."""
     for d in (1, 4, 6):
         z, grad, rng = noise(50, d), noise(50, d, seed=1), Rng(16, 2**50)
         for step in (0, 5):
@@ -262,7 +262,7 @@ FAULTS = [
 
 
 def check_zero(monkeypatch):
-    """u = 0, which occurs once in 2^53 rows, must not draw anything of weight 0."""
+    """u = 0, which happens once in 2^53 rows, must not draw a candidate of weight 0."""
     zeros = lambda rng, ids, n, **kwargs: torch.zeros(n, dtype=torch.float64)  # noqa: E731
     monkeypatch.setattr(reference, "uniform", zeros)
     logit = torch.tensor([[-INF, NAN, 1.0, -300.0, -INF]])
@@ -320,7 +320,7 @@ def test_chains_of_every_scale(agree, scale):
 
 
 def test_chains_next_to_the_threshold(agree):
-    """Where u and exp(d) differ in their last bits, if at all; both decisions come up."""
+    """Cases where u and exp(d) differ by their last bits or not at all, with both decisions."""
     rng, n = Rng(17), 256
     d = ops.uniform(rng, n, stream=core.CHAIN).log()
     moved = []
@@ -430,7 +430,10 @@ WRONG = [
     (lambda: ops.select(LOGIT.long(), RNG), r"logit must be .*, got \(4, 3\) int64"),
     (lambda: ops.chain(LOGIT[:, 0], RNG), r"\(B, K\) with K >= 1, got \(4,\); write logit.view\("),
     (lambda: ops.select(LOGIT[:, :0], RNG), r"\(B, K\) with K >= 1, got \(4, 0\)$"),
-    (lambda: ops.chain(LOGIT.to("meta"), RNG), r"logit must hold numbers, got .* on meta"),
+    (
+        lambda: ops.chain(LOGIT.to("meta"), RNG),
+        r"logit must be a dense tensor of numbers, got .* on meta",
+    ),
     (lambda: ops.chain(LOGIT, 0), r"rng must be drs.Rng\(seed, row\), got 0"),
     (lambda: ops.chain(LOGIT, RNG, ids=torch.arange(4)), r"ids must be \(12,\) int64, got \(4,\)"),
     (

@@ -1,4 +1,4 @@
-"""torch.compile, torch.export and opcheck see the ops as operators; eager calls do without them."""
+"""torch.compile, torch.export and opcheck see the ops as operators; eager calls skip them."""
 
 import contextlib
 
@@ -22,7 +22,7 @@ LOG_M, GAMMA = torch.tensor(1.5, dtype=torch.float64), torch.tensor(0.5, dtype=t
 
 
 def flat(result):
-    """Every tensor of a result; of compacted rows, only the defined ones."""
+    """Every tensor of a result; from compacted rows, only the defined part."""
     if isinstance(result, (torch.Tensor, tuple)):
         return list(result) if isinstance(result, tuple) else [result]
     n = int(result.count)

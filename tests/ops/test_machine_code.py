@@ -1,4 +1,4 @@
-"""Machine code of the Triton kernels, compiled for GPUs that are not here (sm_80 and sm_90)."""
+"""Machine code of the Triton kernels, compiled for absent GPUs (sm_80 and sm_90)."""
 
 import json
 import os
@@ -36,7 +36,7 @@ def start(arch, *words, cache=None):
 
 @pytest.fixture(scope="module")
 def kernels():
-    """What both architectures' machine code holds; compiled side by side."""
+    """What the machine code for both architectures contains; compiled in parallel."""
     processes = [start(arch) for arch in ARCHITECTURES]
     outputs = [process.communicate(timeout=280)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0]
@@ -78,7 +78,7 @@ def test_indices_are_read_behind_a_barrier(kernels, arch):
 
 @pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_registers_stay_within_the_record(kernels, arch):
-    """The figures of tests/common/registers.json, which has those of every tested Triton."""
+    """The register counts in tests/common/registers.json for the installed Triton."""
     if triton.__version__ not in REGISTERS:
         pytest.skip(f"no record of Triton {triton.__version__}")
     record = REGISTERS[triton.__version__][str(arch)]
@@ -96,7 +96,7 @@ FAULTS = {
 
 @pytest.fixture(scope="module")
 def faulty(tmp_path_factory):
-    """A kernel with each fault; the cache of compiled kernels knows nothing of the barrier."""
+    """A kernel with each fault, in a cache of its own because its keys ignore the barrier."""
     process = start(90, "single pass 128", *FAULTS, cache=tmp_path_factory.mktemp("cache"))
     return json.loads(process.communicate(timeout=200)[0])
 

@@ -1,4 +1,4 @@
-"""The C++ backend equals the reference in every bit; priors and normals follow their laws."""
+"""The C++ backend matches the reference bit for bit; priors and normals follow their laws."""
 
 import dataclasses
 import itertools
@@ -53,7 +53,7 @@ def untouched(tensor, count):
 
 
 def assert_compacted(out, mask, logit, ids, rows, capacity, log_m=LOG_M):
-    """out holds the rows of the mask, in order, up to the capacity, and nothing past them."""
+    """out holds the rows in the mask, in order, up to its capacity, and nothing past them."""
     kept = mask.nonzero()[:, 0][:capacity]
     count = len(kept)
     assert int(out.count) == count
@@ -240,7 +240,7 @@ def test_reused_out_forgets_the_last_call():
 
 
 def sizes_past_the_caches(n):
-    """Row tensors wide enough for the streamed copy, and narrow ones that go beside them."""
+    """Row tensors wide enough for the streamed copy, next to narrow ones."""
     return {
         "256 bytes": noise(n, 64),
         "64 bytes": noise(n, 16),
@@ -414,7 +414,7 @@ def normals():
 
 
 class TestNormal:
-    """Each bound fails for fewer than one seed in 10^4 if the law is right."""
+    """If the law is right, each bound fails for fewer than one seed in 10^4."""
 
     def test_moments(self, normals):
         z = normals.double().flatten()
@@ -485,7 +485,10 @@ def test_a_backend_that_cannot_run_says_why(monkeypatch):
 
 
 def test_a_forced_backend_serves_or_refuses():
-    with backend("cpu"), pytest.raises(ValueError, match=r"must hold numbers, got .* on meta"):
+    with (
+        backend("cpu"),
+        pytest.raises(ValueError, match=r"must be a dense tensor of numbers, got .* on meta"),
+    ):
         ops.probability(torch.empty(3, device="meta"), log_m=0.0)
     with backend("reference"):
         with backend("cpu"):
@@ -496,7 +499,7 @@ def test_a_forced_backend_serves_or_refuses():
 
 
 class Wrapper(torch.Tensor):
-    """A tensor that has a shape and no memory."""
+    """A tensor with a shape but no memory."""
 
     @classmethod
     def __torch_dispatch__(cls, function, types, args=(), kwargs=None):

@@ -1,4 +1,4 @@
-"""Random words against Random123's known answers and a second implementation in Python integers."""
+"""Random words against Random123's known answers and a second version in Python integers."""
 
 import pytest
 import torch
@@ -27,7 +27,7 @@ def name(request):
 
 
 def raw_words(name, seed, row, stream, draw):
-    """Words of any 64-bit row, also of those past 2^63 that no Rng names."""
+    """Words of any 64-bit row, including those past 2^63 that no Rng can name."""
     signed = row - 2**64 if row >= 2**63 else row
     ids = torch.tensor([signed])
     if name == "reference":

@@ -1,4 +1,4 @@
-"""Latents under a callable prior: every row's bits are its own, and what a prior may return."""
+"""Latents under a callable prior: each row depends on itself alone; what a prior may return."""
 
 import os
 import subprocess
@@ -18,7 +18,7 @@ def made(prior, d=3, **settings):
 
 
 def mixed(z):
-    """By strided loops, by contiguous ones, and by sums over a row."""
+    """A prior that uses strided loops, contiguous loops, and sums over a row."""
     return torch.cat([z[:, :1].sinh() + z.square().sum(dim=1, keepdim=True), z[:, 1:].tan()], dim=1)
 
 
@@ -29,7 +29,7 @@ def linear(d):
 
 
 def assert_rows_are_their_own(prior, d):
-    """Remade one by one, in pieces, by ids in any order, and with others that are far away."""
+    """Rows come out alike one by one, in pieces, by ids in any order, and beside distant rows."""
     gan, n, row = made(prior, d), 600, 1003
     whole = ops.latents(gan, Rng(1, row), n)
     with threads(3):

@@ -1,6 +1,6 @@
 """The tests of the C++ ops under AddressSanitizer and UndefinedBehaviorSanitizer.
 
-They pass no row, one row, tensors of any stride and copies of many megabytes to every op.
+They call every op with no rows, one row, strided tensors and copies of many megabytes.
 """
 
 import os
@@ -37,7 +37,7 @@ sys.exit(pytest.main(sys.argv[3:]))
 
 @pytest.fixture(scope="module")
 def preloaded():
-    """What a Python that was built without sanitizers must load before all else."""
+    """The library that a Python built without sanitizers must load first."""
     if shutil.which("g++") is None:
         pytest.skip("no g++ here")
     asked = [["g++", f"-print-file-name={name}"] for name in LIBRARIES]

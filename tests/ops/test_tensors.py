@@ -1,4 +1,4 @@
-"""Which tensors the ops take: every backend takes the same, and says why it refuses others."""
+"""Which tensors the ops accept: the same for every backend, and refusals say why."""
 
 import dataclasses
 import fractions
@@ -40,7 +40,7 @@ BACKENDS = ["reference", pytest.param("cpu", marks=needs_cpu)]
 
 
 def kept(out):
-    """All rows; of compacted rows, only the defined ones."""
+    """All rows; from compacted rows, only the defined ones."""
     if not isinstance(out, Compacted):
         return list(out) if isinstance(out, tuple) else list(written(out))
     count = int(out.count)
@@ -56,7 +56,7 @@ def same(found, expected):
 
 
 def origin(error):
-    """The file whose line raised it."""
+    """The file in which the error was raised."""
     return Path(traceback.extract_tb(error.__traceback__)[-1].filename)
 
 
@@ -119,7 +119,7 @@ LOGITS = {place for place in PLACES if "," not in place} - {"langevin"} | {"chai
 
 @pytest.mark.parametrize("kind", DENSE, ids=str)
 def test_dtypes_of_logits_thresholds_and_ids(kind):
-    """Four dtypes are logits; integers are thresholds too; nothing else is either."""
+    """Logits may have four dtypes; thresholds may also be integers; nothing else is accepted."""
     for place, (given, call) in PLACES.items():
         what = place.rpartition(", ")[2]
         odd = exotic.of_dtype(kind, *given.shape, seed=4)
@@ -251,7 +251,7 @@ def test_many_numbers_that_share_memory_are_taken():
 
 
 def outcome(name, call):
-    """What a backend returns for a call, or the message with which our own check refuses it."""
+    """What a backend returns for a call, or the message of the check that refuses it."""
     with backend(name):
         try:
             return call()
@@ -262,7 +262,7 @@ def outcome(name, call):
 
 
 def any_call(draw):
-    """An op whose arguments are each as they should be, or one of the odd ones."""
+    """An op with arguments that are each valid or odd."""
     place = draw.choice(list(PLACES))
     given, call = PLACES[place]
     kind = draw.choice(["plain", "taken", "refused", "dtype", "shape", "values"])

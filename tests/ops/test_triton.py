@@ -1,4 +1,4 @@
-"""The Triton kernels equal the reference in every bit, in the interpreter and on a GPU."""
+"""The Triton kernels match the reference bit for bit, in the interpreter and on a GPU."""
 
 import dataclasses
 import importlib
@@ -65,7 +65,7 @@ def assert_backends_agree(call):
 
 
 def assert_numbers_agree(call):
-    """The same for an op with a device argument."""
+    """The same, for an op that takes a device."""
     with backend("reference"):
         expected = call("cpu")
     with backend("triton"):
@@ -98,7 +98,7 @@ def launched(monkeypatch):
 
 @pytest.fixture
 def workspace(monkeypatch):
-    """workspace() returns the one that launches share, initially zeros."""
+    """workspace() returns the workspace that launches share, initially zeros."""
     shared = {}
     monkeypatch.setattr(workspaces, "_kept", shared)
     return lambda: next(iter(shared.values()))[0].cpu()
@@ -354,7 +354,7 @@ def adversarial_logits(log_m, gamma, eps):
 
 
 def check_threshold(gammas=(-8.0, 0.0, 5.0), epsilons=(0.0, 1e-6)):
-    """The decisions of the three uniforms around each probability."""
+    """Decisions at the three uniforms around each probability."""
     log_m = wide(1.2345)
     flips = []
     for gamma in gammas:
@@ -397,7 +397,7 @@ def check_exponential():
 
 
 def check_box_muller():
-    """At the ends of the words and where the quadrant changes."""
+    """Words at both ends of their range and where the quadrant changes."""
     centres = torch.arange(0, 2**32 + 1, 2**28)[:, None]
     word = (centres + torch.arange(-3, 4)).flatten().clamp(0, 2**32 - 1)
     word = torch.cat((word, torch.tensor([2**k + j for k in range(3, 31) for j in (-1, 0, 1)])))
@@ -493,7 +493,7 @@ def test_launches_share_a_workspace(force, workspace):
 
 
 def batches(sizes, row, has_ids=False, content="nan"):
-    """(logit, x, ids) of batch after batch."""
+    """(logit, x, ids) of several batches."""
     for i, n in enumerate(sizes):
         logit = (noise(n, seed=i) * 2.0 - 1.0).float()
         if content == "nan":
@@ -601,7 +601,7 @@ def check_orders():
 
 
 def check_status():
-    """Every tile leaves the count up to and including it, marked with the launch's epoch."""
+    """Every tile writes the count up to and including itself, tagged with the launch's epoch."""
     with backend("triton"):
         ring = appended((3000,), 0, 4096)(moved)
         for epoch, n in enumerate((3000, 1500, 2900), 1):
@@ -616,7 +616,7 @@ def check_status():
 
 
 def check_wrapped_epoch():
-    """The last epoch of all is followed by the first, whose old words are cleared."""
+    """The last epoch wraps round to the first, and old words are cleared."""
     tiles = 3
 
     def start(ring):
@@ -635,7 +635,7 @@ def check_wrapped_epoch():
 
 
 def check_late_word():
-    """A tile waits for a word of its own launch, whatever an earlier one has left there."""
+    """A tile waits for a word of its own launch, whatever an earlier launch left there."""
     epoch, tile = 6, 40
     status = wide([0] * 64).long()
     status[:tile] = torch.tensor([status_word(epoch, ALONE, k) for k in range(tile)])
@@ -650,7 +650,7 @@ def check_late_word():
 
 
 def check_look_back():
-    """With the inclusive words anywhere, and what lies before the nearest of them worthless."""
+    """With inclusive words anywhere, and garbage before the nearest one."""
     epoch = 9
     draw = np.random.default_rng(1)
     for tile in (0, 1, 2, 31, 32, 33, 34, 64, 65, 100):
@@ -762,7 +762,7 @@ MUTANTS = {
 
 @pytest.fixture
 def plant(monkeypatch, tmp_path):
-    """plant(module, old, new): every kernel sees one place of one module changed."""
+    """plant(module, old, new): all kernels see a module with one place changed."""
 
     def change(name, old, new):
         original = MODULES[name]

@@ -29,7 +29,7 @@ SMOOTH = ("platt", "temperature", "beta")
 
 
 class Critic(nn.Module):
-    """A map of the true log ratio."""
+    """The true log ratio, changed by `distort`."""
 
     def __init__(self, distort=lambda logit: logit):
         super().__init__()
@@ -58,12 +58,12 @@ def steep(logit):
 
 
 def quietly(gan, method="platt", **settings):
-    """Calibrated; that it warns of nothing is checked by Python's warnings being errors."""
+    """The calibrated GAN; warnings are errors, so it must not warn."""
     return calibrate(gan, method, n=N, **settings)
 
 
 def drawn(n_real, n_generated, seed=0):
-    """True logits of that many samples."""
+    """The true logits of real and generated samples."""
     draws = Draws(seed)
     return Logits(
         truth(draws.normal(n_real, 1).double() + SHIFT),
@@ -121,7 +121,7 @@ def test_beta_finds_two_slopes():
 
 
 def test_beta_never_falls():
-    """Where a slope would be negative it is 0, and the others are fitted without it."""
+    """A slope that would be negative is set to 0, and the rest are fitted without it."""
     logits = drawn(2_000, 2_000)
     bent = Logits(*(-logit.abs() + 0.3 * logit for logit in logits))
     weights = fit("beta", bent).weights
@@ -136,7 +136,7 @@ def ties(logits):
 
 
 def stairs(logits):
-    """30 steps of equal samples, ever more of them real; the last are pooled one by one."""
+    """30 levels with rising shares of real samples; the last ones are pooled one by one."""
     steps, each = 30, 40
     shares = [(k, each - k) for k in range(1, steps + 1)]
     real = torch.cat([torch.full((k,), float(i)) for i, (k, _) in enumerate(shares)])
@@ -300,7 +300,7 @@ def test_the_report_looks_at_the_top_tenth_alone():
 
 
 def test_logits_far_below_all_real_ones_do_not_hide_the_others():
-    """Like those of a Cauchy against a normal, with which Newton's method would not move."""
+    """Scores like a Cauchy against a normal, where Newton's method would not move."""
     real, generated = drawn(4000, 4000, 3)
     far = generated.clone()
     far[:5] = -1e10
@@ -351,7 +351,7 @@ def test_the_numbers_of_a_report():
 
 
 def test_how_much_dawids_z_varies():
-    """With given counts its variance is 1 - 4 E[D (1 - D)], here 0.25: |Z| > 2 is 4 sd away."""
+    """Given the counts, Z has variance 1 - 4 E[D (1 - D)] = 0.25, so |Z| > 2 is 4 sd away."""
     z = torch.tensor([measure(drawn(400, 400, seed)).z for seed in range(200)])
     logit = torch.cat(drawn(200_000, 200_000))
     chance = torch.sigmoid(logit)
@@ -443,7 +443,7 @@ def test_a_relativistic_critic_is_calibrated_on_top():
 
 
 def test_labels_of_generated_samples_are_those_of_the_real_ones():
-    """A class of its own scale each, seen with the real classes' frequencies, 9 to 1."""
+    """Two classes with scales of their own, seen as often as the real classes, 9 to 1."""
     asked = []
 
     def generator(z, y):
@@ -466,7 +466,7 @@ def test_labels_of_generated_samples_are_those_of_the_real_ones():
 
 
 def test_what_is_fitted_is_not_what_is_reported():
-    """Halves are decided row by row, so that another n moves no sample to the other half."""
+    """Halves are decided row by row, so another n moves no sample to the other half."""
     index = torch.arange(1000.0).double()
     few, many = (halves(Logits(index[:n], index[:n]), 7) for n in (100, 1000))
     for some, more in zip(few, many, strict=True):

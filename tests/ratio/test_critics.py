@@ -44,7 +44,7 @@ def hinge_slope():
     ],
 )
 def test_the_best_line_is_found(gan, make, link, slope):
-    """Seed 3 starts near it; a start on the other side would need more steps."""
+    """Seed 3 starts near the answer; a start on the other side would need more steps."""
     own = gan.discriminator.linear.weight.clone()
     state = torch.get_rng_state()
     judged = make(gan, 3, steps=1_500)

@@ -1,4 +1,4 @@
-"""Density ratios in a feature space: what the losses lead to, and what a GAN gets."""
+"""Density ratios in a feature space: where the losses lead, and what a GAN gains."""
 
 import math
 from itertools import pairwise
@@ -67,7 +67,7 @@ def lowest(loss, penalty, ratio):
 
 @pytest.mark.parametrize(("penalty", "times"), [(10.0, 1), (1.5, 1), (1.0, 1), (0.5, 2)])
 def test_barr_is_lowest_at_the_ratio_or_above(penalty, times):
-    """It is convex and has a kink, about which a descent would hop for ever."""
+    """The loss is convex with a kink, around which a descent would oscillate for ever."""
     for factor in (0.5, 1, 2):
         at_factor = lowest(features.barr_loss, penalty, factor * RATIO)
         assert at_factor == (factor == times)
@@ -103,7 +103,7 @@ def toy(critic=lambda x: x[:, 0]):
 
 
 def waves(x):
-    """(n, 10): they show the grid to the network, as a classifier's features show its classes."""
+    """(n, 10): features that reveal the grid, as a classifier's features reveal its classes."""
     angle = 2 * math.pi * x
     return torch.cat([x, angle.sin(), angle.cos(), (2 * angle).sin(), (2 * angle).cos()], dim=1)
 
@@ -139,7 +139,7 @@ def test_the_report_says_how_it_came_out(fitted):
 
 
 def test_the_penalty_with_the_largest_held_out_mean_is_chosen():
-    """Without epochs to fall apart, the mean itself tells: lambda 1000 holds R down."""
+    """With few epochs nothing diverges, and the mean decides: a large penalty holds R down."""
     gan = features.density_ratio(toy(), waves, loss="barr", **SMALL | {"penalty": (10.0, 0.1)})
     found = features.report(gan)
     assert found.penalty == 0.1

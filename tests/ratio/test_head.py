@@ -1,4 +1,4 @@
-"""Keep-training: critics that are no ratio become one, and nothing else changes."""
+"""Keep-training turns critics into density ratios and changes nothing else."""
 
 import math
 from itertools import pairwise
@@ -24,7 +24,7 @@ def real(n):
 
 
 class Saturated(nn.Module):
-    """A critic such as the hinge loss makes: far from a ratio, and flat where it is sure."""
+    """A critic like those of the hinge loss: far from a ratio, and flat where it is sure."""
 
     def __init__(self):
         super().__init__()
@@ -83,7 +83,7 @@ def test_the_link_is_a_ratio_and_hinge_alone_is_refused(trained):
 
 
 def test_the_best_weights_are_kept(monkeypatch):
-    """The rate is so large that the loss goes up and down."""
+    """The learning rate is so large that the loss goes up and down."""
     seen = []
     loss_of = fitting.held_out_loss
     monkeypatch.setattr(
@@ -176,7 +176,7 @@ def test_gradients_flow_to_the_latents(trained):
 
 
 class Conditional(nn.Module):
-    """Judges nothing; its features are the sample alone."""
+    """An untrained critic whose only feature is the sample."""
 
     def __init__(self):
         super().__init__()
@@ -214,7 +214,7 @@ def test_raw_samples_serve_where_there_is_no_critic():
 
 
 class Normed(nn.Module):
-    """Batch norm, dropout, spectral norm, a score in a tuple, and a sigmoid at its end."""
+    """A critic with batch norm, dropout, spectral norm, a score in a tuple, and a sigmoid."""
 
     def __init__(self):
         super().__init__()

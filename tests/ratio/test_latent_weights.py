@@ -1,4 +1,4 @@
-"""latent_weights: known answers, the losses written out, and what is refused.
+"""latent_weights: known answers, the losses written out, and refusals.
 
 Tolerances of means and deviations of samples are several times their standard errors (0.007): they
 leave room for what training misses, and the planted faults lie far outside.
@@ -49,7 +49,7 @@ def exact(critic=None, **fields):
 
 
 def adversarial():
-    """G(z) = z, real samples of N(MEAN, SD^2), and a critic that knows nothing."""
+    """G(z) = z, real samples from N(MEAN, SD^2), and an untrained critic."""
     real = MEAN + SD * Draws(9).normal(10_000, 1)
     return exact(Draws(5).build(lambda: Small(1)), real=real)
 
@@ -58,7 +58,7 @@ FAR = 4.0
 
 
 def two_islands(z):
-    """A plane onto two islands, and necessarily onto what lies between them."""
+    """A generator that maps a plane to two islands, and inevitably to the gap between them."""
     return torch.stack([FAR * torch.tanh(2 * z[:, 0]) + 0.2 * z[:, 0], 0.3 * z[:, 1]], dim=1)
 
 
@@ -71,12 +71,12 @@ def islands():
 
 
 def between(x):
-    """Share of x that is 4 sd or more from either island's middle, on this side of it."""
+    """Share of x in the gap: 4 sd or more from the middle of both islands."""
     return float((x[:, 0].abs() < FAR - 1.2).double().mean())
 
 
 def follows(critic, tolerance, n=10_000):
-    """Whether Latent's samples have the data's mean and deviation."""
+    """Whether Latent's samples have the mean and deviation of the data."""
     x = drs.generate(exact(), Latent(critic), n, seed=4).x
     return abs(float(x.mean()) - MEAN) < tolerance and abs(float(x.std()) - SD) < tolerance
 
@@ -133,7 +133,7 @@ def test_each_class_has_its_own_weights():
 
 
 def test_classes_against_a_critic_that_learns():
-    """Runs, and takes the labels of real samples for latents."""
+    """A planted fault that runs: takes the labels of real samples for latents."""
     seen = []
 
     def generator(z, y):

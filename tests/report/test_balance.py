@@ -1,4 +1,4 @@
-"""What a bound loses of each class or mode, as reports show it."""
+"""What a bound loses in each class or mode, as reports show it."""
 
 import math
 
@@ -59,7 +59,7 @@ def squeezed(gan, out, **options):
 
 
 def balanced(samples, state):
-    return balance.of_run(samples, state, report.described(samples, state).bounded)
+    return balance.of_run(samples, report.described(samples, state))
 
 
 def test_the_report_of_modes(tmp_path, hurried, capsys):

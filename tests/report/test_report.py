@@ -1,6 +1,7 @@
-"""The words and the pictures of a run, and the demo that makes both."""
+"""The text and pictures of a report, and the demo that makes both."""
 
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -9,9 +10,10 @@ from runs import FACTS, SPEC, files, summary, tried
 from torch import nn
 
 import drs_fast as drs
-from drs_fast.core import BURN_IN_ROW, Sampler
+from drs_fast.core import BURN_IN_ROW, Nothing, Sampler
 from drs_fast.core.sampler import Described, Recorded
 from drs_fast.report import demo, pictures, report
+from drs_fast.samplers.common.rejection import RejectionState
 from drs_fast.samplers.drs import DRS
 from drs_fast.store import Writer
 
@@ -51,7 +53,7 @@ def make(path: Path, *shape: int, n: int = 300, save=("x", "logit"), **options) 
 
 
 def read(path: Path):
-    """The pixels of a PNG that shows something."""
+    """The pixels of a PNG, which must not be blank."""
     assert path.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     assert SMALLEST_PICTURE < path.stat().st_size < LARGEST_PICTURE
     pixels = mpl_image.imread(path)[..., :3]
@@ -60,7 +62,7 @@ def read(path: Path):
 
 
 def frame_is_white(pixels) -> bool:
-    """Checks that nothing was cut off at the picture's edge."""
+    """Whether nothing was cut off at the picture's edge."""
     return all(edge.min() == 1.0 for edge in (pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]))
 
 
@@ -136,7 +138,7 @@ def test_demo_draws_raw_accepted_and_real_densities(tmp_path, monkeypatch):
 
 def test_scores_are_the_paper_formula(tmp_path):
     run = drs.open(make(tmp_path / "run", 2))
-    score, p = report.scores(run, run.state)
+    score, p = report.scores(run, report.described(run, run.state))
     log_m, gamma = float(run.state["log_m"]), float(run.state["gamma"])
     d = run.state["logits"].double() - log_m
     expected = d - torch.log(1 - torch.exp(d - 1e-6)) - gamma
@@ -149,7 +151,7 @@ def test_scores_use_each_row_s_class(tmp_path):
     sampler = DRS(burn_in=2_000, classes="within")
     run = drs.generate(gan(2, labels=3), sampler, 300, out=tmp_path / "run")
     assert run.state["log_m"].shape == (3,)
-    _, p = report.scores(run, run.state)
+    _, p = report.scores(run, report.described(run, run.state))
     y = torch.arange(3_000) % 3
     each = [float(p[y == k].mean()) for k in range(3)]
     assert float(run.state["acceptance"]) == pytest.approx(3 / sum(1 / a for a in each), rel=1e-9)
@@ -162,7 +164,7 @@ def test_scores_use_each_row_s_class(tmp_path):
 def test_score_at_and_above_the_maximum(tmp_path, eps):
     sampler = DRS(burn_in=2_000, gamma=0.0, log_m=0.0, eps=eps)
     run = drs.generate(gan(2), sampler, 300, out=tmp_path / "run")
-    score, p = report.scores(run, run.state)
+    score, p = report.scores(run, report.described(run, run.state))
     above = run.state["logits"] > eps
     assert bool(above.any())
     assert bool(torch.isposinf(score[above]).all())
@@ -316,13 +318,67 @@ def test_a_sampler_says_what_is_shown_of_it(tmp_path, monkeypatch):
     monkeypatch.setattr(DRS, "described", classmethod(described))
     assert f"  {'own line':<24}42\n" in report.write(run)[0]
     samples = drs.open(run)
-    assert told[0].state.keys() == samples.state.keys()
-    assert told[0][1:] == ({}, samples.manifest["proposals"], "")
+    assert isinstance(told[0].state, RejectionState)
+    assert told[0].state._asdict().keys() == samples.state.keys()
+    assert told[0][1:] == ({}, samples.manifest["proposals"], 1e-6, "")
 
 
 def test_of_any_sampler_the_tallies_are_shown():
-    recorded = Recorded({}, {"moves": 1234, "unmoved": 0}, 99, "")
-    assert Sampler.described(recorded) == ({"moves": "1,234", "unmoved": "0"}, None)
+    recorded = Recorded(Nothing(), {"moves": 1234, "unmoved": 0}, 99, 0.0, "")
+    assert Sampler.described(recorded) == Described({"moves": "1,234", "unmoved": "0"})
+
+
+@dataclass(frozen=True)
+class Own(DRS):
+    """A user's own sampler, unknown to reports."""
+
+
+def test_a_report_draws_a_rejection_sampler_of_ones_own(tmp_path):
+    drs.generate(gan(2), Own(burn_in=2_000), 50, out=tmp_path / "run")
+    text, paths = report.write(tmp_path / "run")
+    assert "  log_m " in text
+    assert "  gamma " in text
+    assert "scores.png" in [path.name for path in paths]
+
+
+@pytest.mark.parametrize("damage", ["missing", "unknown", "shape"])
+def test_of_a_state_of_another_version_only_the_tallies_are_shown(tmp_path, damage):
+    run = drs.open(make(tmp_path / "run", 2, n=50))
+    state = dict(run.state)
+    if damage == "missing":
+        del state["gamma"]
+    elif damage == "unknown":
+        state["other"] = state["gamma"]
+    else:
+        state["logits"] = state["logits"][:, None]
+    assert report.described(run, state) == Described({})
+
+
+def critic(z):
+    return z[:, 0]
+
+
+@pytest.mark.parametrize(
+    ("sampler", "limits", "logits"),
+    [
+        (drs.samplers.OBRS(burn_in=1_000), ["log_m", "gamma"], True),
+        (drs.samplers.Latent(critic, burn_in=1_000), ["cap"], False),
+        (drs.samplers.MH(4, start="first", burn_in=1_000), [], True),
+        (drs.samplers.SIR(pool=640, size=2, burn_in=1_000), [], True),
+        (drs.samplers.ISIR(steps=2, burn_in=1_000), [], True),
+        (drs.samplers.DGFlow(steps=2, burn_in=100), [], False),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Sampler) else "",
+)
+def test_what_samplers_have_drawn_of_them(tmp_path, sampler, limits, logits):
+    drs.generate(gan(2), sampler, 20, out=tmp_path / "run", batch_size=256)
+    text = report.write(tmp_path / "run")[0]
+    shown = [name for name in ("log_m", "cap", "gamma") if f"\n  {name:<24}" in text]
+    assert shown == limits
+    assert ("raw (burn-in)" in text) == logits
+    assert ("log weights above cap" in text) == (limits == ["cap"])
+    assert ("logits above log_m" in text) == (limits != ["cap"])
+    assert ("scores: the sampler" in text) == ("gamma" not in limits)
 
 
 def test_quantiles_of_long_runs_are_of_the_first_samples(tmp_path, monkeypatch):

@@ -1,9 +1,12 @@
+import dataclasses
 import itertools
 import math
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from runs import QUICK, SPEC, Counted, Usage, columns, conditional, equal, files, toy
@@ -567,6 +570,27 @@ def test_wrong_arguments_are_named(tmp_path, change, words):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@dataclasses.dataclass(frozen=True)
+class Own(DRS):
+    extra: object = None
+
+
+@pytest.mark.parametrize(
+    "value",
+    [np.int64(3), torch.ones(2), Path("a"), 1j, object()],
+    ids=lambda value: type(value).__name__,
+)
+def test_a_field_that_a_manifest_cannot_hold_is_named(tmp_path, value):
+    message = r"^extra of Own must be a number, a string, .* in __post_init__$"
+    with pytest.raises(ValueError, match=message):
+        drs.generate(toy(), Own(burn_in=1024, extra=value), 10, out=tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    assert drs.generate(toy(), Own(burn_in=1024, extra=value), 10).count == 10
+    plain = Own(burn_in=1024, extra=[1, {"a": (0.5, None)}])
+    assert len(drs.generate(toy(), plain, 10, out=tmp_path)) == 10
+    assert len(drs.generate(toy(), plain, 20, out=tmp_path)) == 20
+
+
 def test_a_device_that_is_not_there():
     with pytest.raises((ValueError, RuntimeError), match=r"(?i)cuda"):
         drs.generate(drs.load("25gaussians"), DRS(), 5, device="cuda")

@@ -1,5 +1,8 @@
 """A run goes on only where G and D still give the numbers that it was begun with."""
 
+import dataclasses
+import functools
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +13,8 @@ import drs_fast as drs
 from drs_fast import store
 from drs_fast.cli import main as cli
 from drs_fast.run import probe
+from drs_fast.samplers.latent import Latent
+from drs_fast.squeeze import Squeeze
 from drs_fast.store.format import MANIFEST, sealed
 from drs_fast.store.manifest import read_manifest
 
@@ -307,6 +312,22 @@ def test_every_class_is_in_the_probe(tmp_path, classes, changed):
     assert len(drs.generate(make(0.0), QUICK, 200, out=tmp_path)) == 200
 
 
+@pytest.mark.parametrize(
+    "given", [{"only": 501}, {"label_weights": [float(k == 501) for k in range(1000)]}]
+)
+def test_only_classes_that_are_proposed_are_in_the_probe(tmp_path, given):
+    def make(k):
+        def generator(z, y):
+            return z + float(k) * (y == 501)[:, None]
+
+        return drs.GAN(generator, lambda x, y: x[:, 0], 2, labels=1000)
+
+    drs.generate(make(0), QUICK, 100, out=tmp_path, **given)
+    with pytest.raises(store.Conflict, match="probe_sha256"):
+        drs.generate(make(1), QUICK, 200, out=tmp_path, **given)
+    assert len(drs.generate(make(0), QUICK, 200, out=tmp_path, **given)) == 200
+
+
 def test_weights_of_a_class_that_is_not_in_the_probe_are_seen(tmp_path):
     def make(k):
         table = torch.nn.Embedding(1000, 2)
@@ -447,3 +468,161 @@ def test_the_environment_is_no_model_data(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("SOME_FACTOR", "2")
     assert cli.main(command(model, 300, out)) == 7
     assert "probe_sha256" in capsys.readouterr().err
+
+
+def table(k):
+    """Class 501 is not in the probe of 1000 classes."""
+    rows = torch.zeros(1000, 2)
+    rows[501] = k
+    return rows
+
+
+class Lookup(torch.nn.Module):
+    def __init__(self, rows, buffer):
+        super().__init__()
+        if buffer:
+            self.register_buffer("_rows", rows, persistent=False)
+        else:
+            self._rows = rows
+
+    def forward(self, z, y):
+        return z + self._rows[y]
+
+
+@dataclasses.dataclass(frozen=True)
+class Looked:
+    rows: torch.Tensor
+
+    def __call__(self, z, y):
+        return z + self.rows[y]
+
+
+def looked_up(k):
+    rows = table(k)
+    return lambda z, y: z + rows[y]
+
+
+def looked_up_in_an_array(k):
+    rows = table(k).numpy()
+    return lambda z, y: z + torch.from_numpy(rows)[y]
+
+
+def looked_up_in_a_class(k):
+    class Class:
+        ROWS = (table(k),)
+
+        def __call__(self, z, y):
+            return z + self.ROWS[0][y]
+
+    return Class()
+
+
+BESIDE = {
+    "an attribute": lambda k: Lookup(table(k), buffer=False),
+    "a buffer that is not saved": lambda k: Lookup(table(k), buffer=True),
+    "a dataclass": lambda k: Looked(table(k)),
+    "a closure": looked_up,
+    "an array": looked_up_in_an_array,
+    "a class": looked_up_in_a_class,
+    "a partial": lambda k: functools.partial(lambda rows, z, y: z + rows[y], table(k)),
+}
+
+
+@pytest.mark.parametrize("make", BESIDE.values(), ids=BESIDE)
+def test_tensors_beside_the_state_dict_are_weights(tmp_path, make):
+    one, same, other = (drs.GAN(make(k), lambda x, y: x[:, 0], 2, labels=1000) for k in (1, 1, 2))
+    assert probe.sha256(one) == probe.sha256(other)
+    drs.generate(one, QUICK, 100, out=tmp_path)
+    for gan in (one, same):
+        drs.generate(gan, QUICK, 200, out=tmp_path)
+    with pytest.raises(store.Conflict, match="weights_sha256"):
+        drs.generate(other, QUICK, 300, out=tmp_path)
+
+
+class Counting(torch.nn.Module):
+    """Counts its calls in a tensor that no state_dict holds, and in an array."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls, self.more = torch.zeros(()), np.zeros(1)
+
+    def forward(self, z):
+        self.calls.add_(1.0)
+        self.more += 1.0
+        return z
+
+
+COUNTING = {
+    "G": lambda: drs.GAN(Counting(), lambda x: x[:, 0], 2),
+    "a prior": lambda: drs.GAN(lambda z: z, lambda x: x[:, 0], 2, prior=Counting()),
+    "a prior's buffer": lambda: drs.GAN(lambda z: z, lambda x: x[:, 0], 2, prior=Buffer()),
+    "a link's buffer": lambda: drs.GAN(lambda z: z, lambda x: x[:, 0], 2, link=Buffer()),
+}
+
+
+@pytest.mark.parametrize("make", COUNTING.values(), ids=COUNTING)
+def test_counters_are_no_weights(tmp_path, make):
+    gan = make()
+    for n, given in ((100, gan), (200, gan), (300, make())):
+        assert len(drs.generate(given, QUICK, n, out=tmp_path)) == n
+
+
+UNUSUAL = {
+    "without numbers": lambda: torch.ones(3, device="meta"),
+    "sparse": lambda: torch.eye(3).to_sparse(),
+    "sparse rows": lambda: torch.eye(3).to_sparse_csr(),
+    "nested": lambda: torch.nested.nested_tensor([torch.ones(2), torch.ones(3)]),
+    "ragged": lambda: torch.nested.nested_tensor(
+        [torch.ones(2), torch.ones(3)], layout=torch.jagged
+    ),
+    "of oneDNN": lambda: torch.ones(4).to_mkldnn(),
+}
+
+
+class Holding(Buffer):
+    def __init__(self, held):
+        super().__init__()
+        self.register_buffer("held", held)
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested:UserWarning")
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support:UserWarning")
+@pytest.mark.parametrize("held", UNUSUAL.values(), ids=UNUSUAL)
+def test_a_buffer_may_be_any_tensor(tmp_path, held):
+    for n in (100, 200):
+        gan = drs.GAN(Holding(held()), lambda x: x[:, 0], 2)
+        assert len(drs.generate(gan, QUICK, n, out=tmp_path)) == n
+
+
+class Hidden(torch.nn.Module):
+    """A number in a private attribute, which no walk takes for data."""
+
+    def __init__(self, k):
+        super().__init__()
+        self._k = k
+
+    def forward(self, z, y=None):
+        return self._k * z[:, 0]
+
+
+@pytest.mark.parametrize("labels", [None, 3])
+@pytest.mark.parametrize("wrap", [lambda one: one, lambda one: Squeeze(one, use_bound=False)])
+def test_the_critic_of_latents_is_probed(tmp_path, labels, wrap):
+    def generated(k, n):
+        gan = toy() if labels is None else conditional()
+        return drs.generate(gan, wrap(Latent(Hidden(k), burn_in=1024)), n, out=tmp_path)
+
+    generated(1.0, 100)
+    assert len(generated(1.0, 200)) == 200
+    with pytest.raises(store.Conflict, match="probe_sha256"):
+        generated(3.0, 300)
+
+
+def test_a_model_may_be_built_in_inference_mode(tmp_path):
+    def make():
+        return drs.GAN(looked_up(1), lambda x, y: x[:, 0], 2, labels=1000)
+
+    drs.generate(make(), QUICK, 100, out=tmp_path)
+    with torch.inference_mode():
+        gan = make()
+    assert len(drs.generate(gan, QUICK, 200, out=tmp_path)) == 200

@@ -1,6 +1,6 @@
 """What a log_m that is too small leaves out, where the truth is known: log-normal ratios.
 
-Every test of a law fails by chance at most once in 10^4 runs over all seeds; seeds are fixed.
+Each test of a law would fail by chance for at most one seed in 10^4; seeds are fixed.
 """
 
 import math
@@ -157,7 +157,7 @@ def test_sums_are_read_before_they_overflow():
 
 
 def coverage(sd, kept, runs=600):
-    """The share of intervals that hold the truth, with log_m from 10,000 rows."""
+    """The share of intervals that contain the truth, with log_m from 10,000 rows."""
     held = 0
     draws = torch.distributions.Normal(0.0, 1.0)
     for seed in range(runs):

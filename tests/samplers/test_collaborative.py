@@ -1,4 +1,4 @@
-"""Collaborative: its moves and chains written out, what is cut open of G, and what is refused."""
+"""Collaborative: moves and chains written out, how G is split at a layer, and refusals."""
 
 import copy
 import math
@@ -18,7 +18,7 @@ from drs_fast.training.fitting import Draws
 
 
 class Layered(nn.Module):
-    """A generator that goes on using latent and label behind its layers, and writes in place."""
+    """A generator that uses latent and label again after its layers, and writes in place."""
 
     def __init__(self, labels=0):
         super().__init__()
@@ -42,7 +42,7 @@ class Layered(nn.Module):
 
 
 class Critic(nn.Module):
-    """With hills that large steps leap over."""
+    """A critic with hills that large steps jump over."""
 
     def __init__(self):
         super().__init__()
@@ -63,7 +63,7 @@ def given(model, n):
 
 
 def written_out(logit_of, point, count, size, momentum, *, keep=True, weigh=True):
-    """Where the moves of every row lead, and the logit there."""
+    """Where each row's moves end, and the logit there."""
     best, top, speed = point, logit_of(point).detach(), torch.zeros_like(point)
     for _ in range(count):
         leaf = point.detach().requires_grad_()
@@ -78,7 +78,7 @@ def written_out(logit_of, point, count, size, momentum, *, keep=True, weigh=True
 
 
 def refined(layer, n=300, labels=None):
-    """What is refined, and a function of those settings that writes it out."""
+    """Settings, and a function that computes the same moves step by step."""
     fields = {"steps": 8, "step_size": 0.1, "momentum": 0.9}
     model = layered(labels)
     z, y = given(model, n)
@@ -167,7 +167,7 @@ def test_rows_may_be_cut_anywhere(layer, monkeypatch):
 
 
 def coupled(climb):
-    """Rows that see the others of their block: a planted fault."""
+    """A planted fault: rows that depend on the rest of their block."""
 
     def wrong(space, points):
         logit, slope = climb(space, points)
@@ -290,7 +290,7 @@ def test_networks_of_other_dtypes(layer, inner):
 
 @pytest.mark.parametrize("beyond", [math.nan, math.inf, -math.inf])
 def test_rows_keep_their_best_valid_place(beyond):
-    """All climb towards a wall; those that begin behind it are no samples."""
+    """All rows climb towards a wall; those that begin behind it give no samples."""
 
     def critic(x):
         return torch.where(x[:, 0] > 3.0, beyond, x[:, 0])

@@ -1,6 +1,6 @@
 """DCD's moves written out, and what the critic learns from them.
 
-Normal deviates beyond 4.5 sd: 7e-6 a check by chance.
+Checks allow 4.5 sd: 7e-6 false alarms per check.
 """
 
 import copy
@@ -78,7 +78,7 @@ def test_sample_moves(anneal):
 
 
 def test_noise_sets_the_temperature():
-    """Latents without a prior: exp(logit / noise^2), up to the step's bias."""
+    """Without a prior, latents follow exp(logit / noise^2), up to the step's bias."""
     size, sd, n = 0.1, 0.5, 25
     batch = steps(DCD(steps=n, step_size=size, noise=sd), gan(8), 2**12)
     variance = 1.0
@@ -151,7 +151,7 @@ class Small(torch.nn.Module):
 
 
 def toy(link="logit", **fields):
-    """Real points lie around (1, 0); the critic knows nothing yet."""
+    """Real points around (1, 0), and an untrained critic."""
     from drs_fast.training.fitting import Draws
 
     draws = Draws(3)
@@ -164,7 +164,7 @@ QUICK = {"steps": 60, "rate": 1e-2, "moves": 3, "step_size": 0.1, "batch": 128}
 
 
 def gap(model, original, **push):
-    """How much higher the critic puts real samples than those pushed up its own slope."""
+    """How much higher the critic scores real samples than samples pushed up its slope."""
     pushed = steps(DCD(**push), model, 1000)
     real = model.scores(original.real)
     return float(real.mean() - pushed.logit[: int(pushed.count)].mean())

@@ -1,4 +1,4 @@
-"""DDLS on the linear-Gaussian oracle. Normal deviates beyond 4.5 sd: 7e-6 a check by chance."""
+"""DDLS on the linear-Gaussian oracle. Checks allow 4.5 sd: 7e-6 false alarms per check."""
 
 import math
 
@@ -65,7 +65,7 @@ def test_adjusted_variance_and_acceptance(size, share):
 
 
 def test_states_that_moves_were_refused_from_count_again():
-    """At 0.9 a good part is refused, and leaving those chains out would not give this variance."""
+    """At 0.9 many moves are rejected; leaving those chains out would give another variance."""
     n, k = 2**14, 15
     batch = steps(DDLS(kind="mala", steps=k, step_size=0.9), gan(), n)
     share = int(batch.stats["accepted_steps"]) / (n * k)
@@ -76,7 +76,7 @@ def test_states_that_moves_were_refused_from_count_again():
 
 
 def test_chains_that_only_count_when_they_moved_are_noticed(monkeypatch):
-    """The last state of the chains whose last move was accepted is too narrow or too wide."""
+    """Chains whose last move was accepted are too narrow or too wide."""
     found = {}
     real = ddls.metropolis
 
@@ -149,7 +149,7 @@ def test_planted_faults_are_noticed(settings, fault, monkeypatch):
 
 
 def test_a_tenth_less_noise_is_another_temperature(monkeypatch):
-    """Noise that does not match the step: the variance is T = 0.81 times the right one."""
+    """Noise that does not match the step gives T = 0.81 times the right variance."""
     monkeypatch.setattr(drs.ops, "langevin", with_noise(0.9))
     batch = steps(DDLS(kind="ula", steps=25, step_size=0.1), gan(8), 2**12)
     assert abs(deviation(batch.z, 0.81 * ula_variance(0.1))) < LIMIT
@@ -340,7 +340,7 @@ def test_a_wrong_value_names_its_field(name, value):
 
 @pytest.mark.parametrize("d", [1, 8, 64])
 def test_a_step_size_is_found_in_spite_of_walls(d):
-    """The first coordinate has density exp(3 x) on [-1, 1], of mean 0.6716; 5 sd and a bias."""
+    """The first coordinate has density exp(3 x) on [-1, 1], mean 0.6716; allows 5 sd and a bias."""
     model = drs.GAN(lambda z: 1.0 * z, lambda x: 3.0 * x[:, 0], d, prior="uniform", block=1024)
     x = drs.generate(model, DDLS(), 1024, batch_size=1024).x
     assert float(x[:, 0].mean()) == pytest.approx(0.6716, abs=0.08)

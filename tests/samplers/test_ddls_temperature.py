@@ -1,4 +1,4 @@
-"""DDLS at other temperatures and with steps that shrink. 4.5 sd: 7e-6 a check by chance."""
+"""DDLS at other temperatures and with shrinking steps. 4.5 sd: 7e-6 false alarms per check."""
 
 import math
 
@@ -16,7 +16,7 @@ LIMIT = 4.5
 
 
 def prediction(h, heat=1.0, scale=1.0, n=None, shrink=lambda step: (1.0, 1.0)):
-    """The variance of the unadjusted chain after n steps from variance 1, or in the end."""
+    """Variance of the unadjusted chain after n steps from variance 1, or in the limit."""
     precision = 1.0 + scale * SLOPE
     if n is None:
         return heat / precision / (1 - h * precision / 4)
@@ -55,7 +55,7 @@ def kinetic(eta, friction, heat, precision, n):
 
 @pytest.mark.parametrize("kind", ["mala", "hmc"])
 def test_a_move_accepted_as_at_temperature_1_is_noticed(kind, monkeypatch):
-    """Noise alone does not make a temperature where moves are rejected."""
+    """Where moves are rejected, noise alone does not set the temperature."""
     real = metropolis.accepted
     for module in (metropolis, hamiltonian):
         monkeypatch.setattr(module, "accepted", lambda gain, *rest: real(0.3 * gain, *rest))
@@ -82,7 +82,7 @@ def test_without_noise_chains_only_climb():
 
 
 def test_a_step_is_found_at_the_temperature():
-    """MALA's law in step / sd^2 is the same at every temperature: so is what is found."""
+    """MALA's law in step / sd^2 does not depend on the temperature, nor does the step found."""
     kind = {"kind": "mala", "steps": 60}
     cold, warm, hot = (
         float(DDLS(**kind, temperature=t).init(gan(4), drs.Rng(0)).step_size)
@@ -97,7 +97,7 @@ def test_a_step_is_found_at_the_temperature():
 @pytest.mark.parametrize("n", [3, 4, 9, 30])
 @pytest.mark.parametrize(("decay", "noise_decay"), [(0.3, 1.0), (1.0, 0.5), (0.5, 0.5)])
 def test_variance_when_steps_shrink(n, decay, noise_decay):
-    """From the fourth step on, then from the seventh, and so on."""
+    """The step shrinks at the fourth step, then at the seventh, and so on."""
     sampler = DDLS("ula", n, 0.1, decay=decay, noise_decay=noise_decay, decay_every=3)
 
     def shrink(step):
@@ -108,7 +108,7 @@ def test_variance_when_steps_shrink(n, decay, noise_decay):
 
 
 def test_steps_that_shrink_leave_mala_exact():
-    """Every single move leaves the target as it is, so that a chain begun there stays there."""
+    """Every move preserves the target, so a chain that starts there stays there."""
     model, n = gan(), 2**14
     z = drs.ops.normal(drs.Rng(3), n, 1) * math.sqrt(0.5 * VARIANCE)
     for kind in ("mala", "hmc"):
@@ -135,7 +135,7 @@ def normals(model, n, step):
 
 
 def energy_gradient(model, z, weight=1.0):
-    """Gradient of -log p0(z) - weight logit, as in their code."""
+    """Gradient of -log p0(z) - weight * logit, as in the published code."""
     _, _, slope = model.gradients(z.float())
     return z - weight * slope.double()
 

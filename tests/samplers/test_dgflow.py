@@ -1,6 +1,6 @@
 """DGflow on the linear-Gaussian oracle, and its formulas written out.
 
-Normal deviates beyond 4.5 sd: 7e-6 a check by chance.
+Checks allow 4.5 sd: 7e-6 false alarms per check.
 """
 
 import math
@@ -18,7 +18,7 @@ LANGEVIN = drs.ops.langevin
 
 
 def variance(n, step_size=0.1, noise=0.01):
-    """Variance of the KL flow after n steps from variance 1: only the critic's slope, and noise."""
+    """Variance of the KL flow after n steps from variance 1: the critic's slope and noise alone."""
     value = 1.0
     for _ in range(n):
         value = (1 - step_size * SLOPE) ** 2 * value + 2 * step_size * noise

@@ -16,13 +16,13 @@ SLOPE = torch.tensor([1.5, -2.0, 0.5])
 
 
 def linear(scale=1.0, **fields):
-    """G doubles, the critic is linear: its slope is SLOPE in x and 2 SLOPE in z."""
+    """G doubles and the critic is linear: its slope is SLOPE in x and 2 SLOPE in z."""
     return drs.GAN(lambda z: 2 * z, lambda x: scale * (x * SLOPE).sum(dim=1), 3, **fields)
 
 
 @pytest.mark.parametrize("space", ["latent", "sample"])
 def test_lipschitz_constant_of_generated_pairs(space):
-    """The released code's."""
+    """As the released code computes it."""
     model = linear()
     z = drs.ops.latents(model, drs.Rng(5, BURN_IN_ROW), 60)
     x, logit = model.logits(z)
@@ -46,7 +46,7 @@ def test_lipschitz_constant_on_a_line_is_exact():
 
 
 def steep(x):
-    """Slope 20 where x_0 is in (1, 1.05), which has a share of .012, and slope 1 elsewhere."""
+    """Slope 20 for x_0 in (1, 1.05), a share of .012, and slope 1 elsewhere."""
     return x[:, 0] + 19 * (x[:, 0] - 1).clamp(0, 0.05)
 
 
@@ -55,7 +55,7 @@ def steep(x):
     "critic", [steep, lambda x: (20 * x[:, 0]).tanh()], ids=["narrow", "saturated"]
 )
 def test_a_steep_critic_is_seen(critic, space):
-    """No sample of 1,000 lies in the narrow region once in 10^5 seeds."""
+    """None of 1,000 samples is in the narrow region for one seed in 10^5."""
     model = drs.GAN(lambda z: 2 * z, lambda x: critic(x / 2), 8)
     slope = 20 if space == "latent" else 10
     for seed in range(5):
@@ -83,7 +83,7 @@ def test_where_the_constant_is_right_samples_stay():
 
 
 def test_a_jump_without_a_gradient_is_seen_by_pairs():
-    """Its gradient is 0 at every sample, or 1e-6."""
+    """The gradient is about 1e-6 at every sample."""
     model = drs.GAN(torch.clone, lambda x: (1e9 * x[:, 0]).tanh() + 1e-6 * x[:, 0], 1)
     assert float(DOT().init(model, drs.Rng(0)).lipschitz) > 1.0
 
@@ -99,7 +99,7 @@ def test_a_constant_critic_is_refused():
 
 
 def moved(sampler, model, n=400, seed=0):
-    """The starts and the ends in the sampler's space, and the constant."""
+    """Starts and ends in the sampler's space, and the Lipschitz constant."""
     z = drs.ops.latents(model, drs.Rng(seed), n)
     batch = steps(sampler, model, n, seed)
     constant = float(sampler.init(model, drs.Rng(seed)).lipschitz)
@@ -151,7 +151,7 @@ ROW_SUM = moving.row_sum
 
 
 def test_every_row_has_its_own_distance(monkeypatch):
-    """A norm over the whole batch gives other moves, which depend on the other rows."""
+    """A norm over the whole batch would make moves depend on the other rows."""
     sampler = DOT(space="sample", optimiser="sgd", steps=5)
     together, alone = cut(sampler, curved(), [300]), cut(sampler, curved(), [100] * 3)
     assert same(together, alone)
@@ -208,7 +208,7 @@ def test_samples_stay_in_the_box_that_is_given():
 
 
 def released(critic, z, constant, sampler):
-    """The released code's moves of latents, in float64: project the gradient, then Adam's step."""
+    """Moves of latents as in the released code, in float64: project the gradient, then Adam."""
     start, point = z.double(), z.double().requires_grad_()
     adam = torch.optim.Adam([point], sampler.step_size, betas=(0.0, 0.9))
     for _ in range(sampler.steps):
@@ -232,7 +232,7 @@ def test_released_moves(moves):
 
 
 def test_tangent_moves_climb_the_critic():
-    """Adam's signs of a slope that is nearly radial point anywhere along the sphere."""
+    """For a nearly radial slope, Adam's signs point anywhere along the sphere."""
     along = torch.linspace(-1.0, 1.0, 64)
     critic = lambda x: (along * x).sum(dim=1) - 5 * x.square().sum(dim=1)  # noqa: E731
     start, end, _ = moved(DOT(steps=1), drs.GAN(torch.clone, critic, 64))
@@ -240,7 +240,7 @@ def test_tangent_moves_climb_the_critic():
 
 
 def test_naive_transport_has_no_distance():
-    """Under a linear critic plain ascent goes on at one pace, and turns not back."""
+    """Under a linear critic plain ascent keeps its pace and never turns back."""
     sampler = DOT(space="sample", transport="naive", optimiser="sgd", steps=7, step_size=0.25)
     start, end, constant = moved(sampler, linear())
     assert torch.allclose(end - start, (7 * 0.25 / constant * SLOPE).expand_as(start), atol=1e-5)

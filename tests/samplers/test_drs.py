@@ -29,7 +29,7 @@ def replaced(change):
 
 
 def acceptance(gan, sampler, rows=200_000, seed=3):
-    """Accepted rows and rows of each class over proposals that burn-in has not seen."""
+    """Accepted rows, and all rows, of each class, over proposals that burn-in has not seen."""
     state = sampler.init(gan, drs.Rng(seed))
     rng = drs.Rng(seed, 10**9)
     y = drs.ops.labels(gan, rng, rows)
@@ -332,7 +332,7 @@ def test_one_threshold_for_all_classes():
     ids=["plain", "joint", "within"],
 )
 def test_adapting_follows_the_papers_loop(percentile, gan, choice):
-    """Running maximum before the test, percentile of F within the batch; from equation 8."""
+    """Equation 8 with the running maximum and the batch's percentile of F."""
     sampler, burn, size, eps = (
         DRS(adapt="batch", percentile=percentile, burn_in=200, classes=choice),
         200,
@@ -374,7 +374,7 @@ def published(logit, percentile, log_m, eps=1e-6):
 
 @pytest.mark.parametrize("percentile", [80, 95])
 def test_linear_interpolation_is_that_of_published_code(percentile):
-    """Found in burn-in, of all logits or those of a class, or in every batch."""
+    """Gamma from all burn-in logits, from those of a class, or from every batch."""
     fields = {"percentile": percentile, "interpolation": "linear"}
     gan, rng = scaled(), drs.Rng(4)
     state = DRS(burn_in=33, **fields).init(plain(), rng)

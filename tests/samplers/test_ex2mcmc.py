@@ -1,4 +1,4 @@
-"""Ex2MCMC on the linear-Gaussian oracle and on two modes. Deviates beyond 4.5 sd: 7e-6 a check."""
+"""Ex2MCMC on the linear-Gaussian oracle and two modes. 4.5 sd: 7e-6 false alarms per check."""
 
 import math
 
@@ -18,7 +18,7 @@ SHORT = Ex2MCMC(steps=8, step_size=0.3)
 
 
 def from_target(sampler, d=1, n=2**15):
-    """How far the variance is off after the sampler's steps from latents of the target."""
+    """Error of the variance after the sampler's steps, started from the target."""
     model, rng = gan(d), drs.Rng(0)
     z = math.sqrt(VARIANCE) * drs.ops.latents(model, rng, n)
     state = sampler.init(model, rng)
@@ -180,7 +180,7 @@ def within(x):
 
 
 def without_a_gradient(x):
-    """The logit is high between 1 and 1.1, where its gradient is NaN."""
+    """A logit that is high between 1 and 1.1, where its gradient is NaN."""
     flat = torch.where(within(x), 0.0 * x[:, 0], 1.0)
     return torch.where(within(x), 3.0 + flat.sqrt(), -x[:, 0].abs())
 

@@ -1,6 +1,6 @@
-"""FlEx2MCMC: its flow, what is exact whatever the flow, and what fitting it is good for.
+"""FlEx2MCMC: its flow, what is exact whatever the flow, and what fitting it gains.
 
-Normal deviates beyond 4.5 sd: 7e-6 a check by chance.
+Checks allow 4.5 sd: 7e-6 false alarms per check.
 """
 
 import math
@@ -21,7 +21,7 @@ LIMIT = 4.5
 
 
 def arbitrary(model, seed=8):
-    """A flow of weights that nothing was fitted to."""
+    """A flow with arbitrary weights, fitted to nothing."""
     network = flow.build(model, Draws(0))
     Draws(seed).initialise(network)
     return network
@@ -94,7 +94,7 @@ def test_neither_threads_nor_neighbours_change_bits(inverse):
 
 
 def from_target(proposal, n=2**14, d=2):
-    """How far the variance is off after jumps to the flow's latents from latents of the target."""
+    """Error of the variance after jumps to the flow's latents, started from the target."""
     model, rng, sampler = gan(d), drs.Rng(0), Ex2MCMC(candidates=3, moves=1, steps=4)
     z = math.sqrt(VARIANCE) * drs.ops.latents(model, rng, n)
     return deviation(sampler.run(model, (proposal,), 0.05, z, None, rng).z, VARIANCE)
@@ -143,7 +143,7 @@ def test_chains_with_an_arbitrary_flow_come_to_the_target_from_the_prior():
 
 
 def test_a_flow_that_lost_a_mode_does_no_harm():
-    """It makes latents of the left mode alone; the jumps between are to the prior's."""
+    """The flow covers the left mode alone; jumps between modes use the prior."""
     model, n = two_modes(), 2**13
     network = flow.build(model, Draws(0))
     with torch.no_grad():  # the first coordinate to -2.5 + 0.5 z
@@ -173,7 +173,7 @@ def test_chains_jump_more_often_to_a_fitted_flow():
 
 
 def test_the_flow_is_fitted_to_each_class():
-    """Its latents of class y lie at VARIANCE SLOPE y, where the data are."""
+    """The flow's latents of class y lie at VARIANCE * SLOPE * y, where the data are."""
     model = drs.GAN(lambda z, y: z, lambda x, y: -1.5 * (x[:, 0] - 2 * y).square(), 2, labels=2)
     state = FITTED.init(model, drs.Rng(0))
     y, z = torch.arange(2000) % 2, drs.ops.latents(model, drs.Rng(5), 2000)
@@ -198,7 +198,7 @@ def test_burn_in_gives_the_same_weights_on_any_number_of_threads():
 
 
 def test_latents_that_cannot_be_scored_do_not_stop_the_fit():
-    """The logit is -inf, with a gradient of NaN, for half of what a new flow makes."""
+    """For half of an unfitted flow's latents the logit is -inf and its gradient NaN."""
     model = drs.GAN(torch.clone, lambda x: (x[:, 0] * (x[:, 0] > 0)).log(), 2)
     state = FlEx2MCMC(rounds=20, burn_in=200, step_size=0.1).init(model, drs.Rng(0))
     x = flow.unpacked(model, state.weights).of(drs.ops.latents(model, drs.Rng(1), 2000), None)[0]

@@ -1,4 +1,4 @@
-"""Hamiltonian moves. Kolmogorov-Smirnov below 1e-6, deviations beyond 4.5 sd: at most 7e-6."""
+"""Hamiltonian moves. Checks use KS at p = 1e-6 or 4.5 sd: at most 7e-6 false alarms each."""
 
 import math
 
@@ -19,7 +19,7 @@ ROWS = 2**13
 
 
 class Known:
-    """A GAN whose tempered latents have a known distribution function, which chains begin in."""
+    """A GAN whose tempered latents have a known distribution, in which chains begin."""
 
     def __init__(self, name, heat=1.0):
         sd = math.sqrt(VARIANCE * heat)
@@ -72,7 +72,7 @@ CASES = [("normal", 1.0, 0.8), ("normal", 0.3, 0.8), ("logistic", 1.0, 4.0), ("w
 
 @pytest.mark.parametrize(("name", "heat", "size"), CASES)
 def test_chains_that_begin_in_the_target_stay_there(name, heat, size):
-    """With steps so large that many are rejected."""
+    """Even with steps so large that many are rejected."""
     known = Known(name, heat)
     assert known.p_value(known.start()) > CHANCE
     z, share = known.moved(size)
@@ -183,7 +183,7 @@ def test_the_step_is_found_in_burn_in(target):
 
 
 def test_walls_do_not_make_steps_small():
-    """In 64 dimensions nearly every trajectory meets one; 5 sd of a mean of 0.6716."""
+    """In 64 dimensions nearly every trajectory meets a wall; allows 5 sd around 0.6716."""
     wide = drs.GAN(torch.clone, lambda x: 3.0 * x[:, 0], 64, prior="uniform", block=1024)
     sampler = DDLS("hmc", 20, leapfrog=8, burn_in=256)
     x = steps(sampler, wide, 1024).x

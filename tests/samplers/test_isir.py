@@ -102,7 +102,7 @@ def test_planted_faults_are_noticed(fault, monkeypatch):
 
 
 def stationary(s, candidates, steps, n=20_000):
-    """p value of Kolmogorov and Smirnov: ends of chains that start at the data, N(s^2/2, s^2)."""
+    """KS p value for the ends of chains that start from the data, N(s^2/2, s^2)."""
     k = 1 + steps * (candidates - 1)
     logit = s * drs.ops.normal(Rng(3), n * k, 1).view(n, k) - s * s / 2
     logit[:, 0] += s * s
@@ -135,7 +135,7 @@ def test_known_ratio():
 
 
 def slow(logit, u, candidates):
-    """Where one chain ends, None in no valid row, in plain NumPy: (K,) logits and uniforms."""
+    """Where one chain ends, in NumPy, from (K,) logits and uniforms; None if no row is valid."""
     at = 0
     for first in range(1, len(logit), candidates - 1):
         offered = [*range(first, first + candidates - 1), at]
@@ -149,7 +149,7 @@ def slow(logit, u, candidates):
 
 
 def sometimes_invalid(x, logit):
-    """NaN or infinite by the last bits of x, about as often as is tolerated."""
+    """NaN or infinite depending on the last bits of x, about as often as is tolerated."""
     lottery = x[:, 0].detach().view(torch.int32) % 20_000
     logit = torch.where(x[:, 1] < -1.2, -math.inf, logit)  # an eighth
     return torch.where(lottery == 7, math.nan, torch.where(lottery == 8, math.inf, logit))
@@ -163,7 +163,7 @@ OFFSET = torch.tensor([-7.0, 0.0, 20.0])
 
 
 def conditional():
-    """Every class has its own place, and its own slope of the logit."""
+    """Each class has its own place and its own slope of the logit."""
     return drs.GAN(
         lambda z, y: z + OFFSET[y, None],
         lambda x, y: (0.5 + 0.5 * y) * (x[:, 0] - OFFSET[y]),

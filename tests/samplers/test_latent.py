@@ -59,7 +59,7 @@ def conditional():
 
 
 def sampled(function, sd, mean=0.0, n=20_000):
-    """Whether n accepted latents are N(mean, sd^2), and the other coordinate is untouched."""
+    """Whether n accepted latents follow N(mean, sd^2), with the other coordinate untouched."""
     batch = drs.generate(plain(), Latent(function), n, seed=3)
     p = kstest(batch.z[:, 0].double().numpy(), "norm", (mean, sd)).pvalue
     other = kstest(batch.z[:, 1].double().numpy(), "norm").pvalue
@@ -94,7 +94,7 @@ def test_planted_faults_are_noticed(fault):
 
 
 def test_latents_above_the_cap_count_alike():
-    """The weight is at the cap where |z| < 1, and beyond falls off as a normal density does."""
+    """The weight is at the cap for |z| < 1, and beyond falls off like a normal density."""
     batch = drs.generate(plain(), Latent(critic, cap=-CURVATURE / 2), 20_000, seed=3)
     z = batch.z[:, 0].double()
     inside = math.erf(1 / math.sqrt(2))
@@ -312,7 +312,7 @@ def test_starvation_speaks_of_log_weights_and_the_cap():
 
 
 def test_a_state_that_is_not_taken_for_one_of_logits():
-    """The report takes what is named logits, log_m and gamma for a discriminator's."""
+    """The report must not show a critic's log weights as logits of a discriminator."""
     state = Latent(critic, burn_in=300).init(plain(), Rng(0))
     assert state._fields == ("cap", "acceptance", "log_weights", "proposed")
     assert float(state.cap) == float(state.log_weights.max())

@@ -40,7 +40,7 @@ def small(change=lambda x, logit: logit, real=None):
 
 
 def conditional(real_labels=None):
-    """Every class has its own place; real samples lie half a unit beside the generated ones."""
+    """Each class has its own place; real samples lie half a unit from the generated ones."""
     y = torch.arange(300) % 3 if real_labels is None else real_labels
     real = Draws(4).normal(len(y), 2) + OFFSET[y, None] + 0.5
     return drs.GAN(
@@ -95,7 +95,7 @@ def expected(sampler):
 
 
 def restarted(steps):
-    """How often chains run again, after which they end in a state."""
+    """Probability that a chain runs again and then ends in each state."""
     moves, _ = transitions()
     stays, ends = (1 - moves.sum(dim=1)) ** steps, torch.zeros_like(DATA)
     ratio = (LOGITS.double()[None] - LOGITS.double()[:, None]).exp().clamp(max=1)
@@ -188,7 +188,7 @@ def test_planted_faults_are_noticed(module, name, fault, monkeypatch):
 
 
 def run_again(chain_length=5):
-    """p value of chi-square of the ends of the chains that never left their real start."""
+    """Chi-square p value for the ends of chains that never left their real start."""
     kept, again = (
         drs.generate(discrete(), MH(chain_length=chain_length, unmoved=unmoved), 100_000, seed=2)
         for unmoved in ("keep", "restart")
@@ -207,7 +207,7 @@ def test_chains_run_again_with_other_uniforms(monkeypatch):
 
 
 def began(gan, sampler, chains, seed=0):
-    """Which real sample each chain began at, if not even one proposal can move it."""
+    """Which real sample each chain began at, when no proposal can move it."""
     lost = gan.judged(lambda x, *y: torch.where(x[:, 0] > 1e6, x[:, 0], -math.inf))
     state = sampler.init(gan, Rng(seed))
     rows = chains * sampler.chain_length
@@ -218,7 +218,7 @@ def began(gan, sampler, chains, seed=0):
 
 
 def counted(sizes):
-    """A GAN whose real samples are 0, 1, ..., with so many of each class."""
+    """A GAN with real samples 0, 1, ..., and the given number in each class."""
     n = sum(sizes)
     real = torch.arange(n).float()[:, None]
     if len(sizes) == 1:
@@ -250,7 +250,7 @@ def test_nor_one_of_a_class():
 
 
 def test_blocks_of_chains_follow_each_other(monkeypatch):
-    """Every block goes on about where the one before ended; none is counted twice as new."""
+    """Every block starts about where the last one ended; no real sample counts as new twice."""
     monkeypatch.setattr(groups, "BLOCK", 512)
     found, batch = began(counted([4000, 1000]), MH(chain_length=2), 3072)
     uses = torch.bincount(found, minlength=5000)
@@ -269,7 +269,7 @@ def test_blocks_of_chains_follow_each_other(monkeypatch):
 
 
 def random_order():
-    """p value of chi-square of the first starts among real samples that are sorted."""
+    """Chi-square p value for the first starts among sorted real samples."""
     found, _ = began(counted([20_000]), MH(chain_length=1), 2000)
     counts = torch.bincount(found // 2000, minlength=10).double()
     return chi2.sf(float((counts - 200).square().sum() / 200 / 0.9), 9)
@@ -282,7 +282,7 @@ def test_starts_come_in_a_random_order(monkeypatch):
 
 
 def test_unmoved_chains_give_different_real_samples():
-    """The same construction with shorter chains; 0.482 of them stay."""
+    """The same construction with shorter chains, of which 0.482 never move."""
     gan, n = lognormal(3.0, starts=4096), 4096
     batch = drs.generate(gan, MH(chain_length=100), n)
     own = batch.x[batch.ids < 0]
@@ -383,7 +383,7 @@ def test_never_moved_as_often_as_known(s, chain_length, share):
 def test_dropping_chains_that_never_moved_is_biased_and_keeping_them_is_not(
     chain_length, n, moved_only
 ):
-    """The mean logit of the data is 2, with deviation 2."""
+    """The logit of the data has mean 2 and deviation 2."""
     error = 4 * 2 / math.sqrt(n) + 0.005
     mean = {
         unmoved: float(
@@ -425,7 +425,7 @@ def test_known_ratio_at_640():
 
 
 def slow(gan, sampler, chains, seed):
-    """(id, logit, x) of every chain that gives something, one move after another in Python.
+    """(id, logit, x) of every chain with a result, move by move in Python.
 
     And the tallies of them all.
     """
@@ -485,7 +485,7 @@ def slow(gan, sampler, chains, seed):
 
 
 def sometimes_invalid(x, logit):
-    """NaN or infinite by the last bits of x, about as often as is tolerated."""
+    """NaN or infinite depending on the last bits of x, about as often as is tolerated."""
     lottery = x[:, 0].detach().view(torch.int32) % 20_000
     logit = torch.where(x[:, 1] < -1.2, -math.inf, logit)  # an eighth
     return torch.where(lottery == 7, math.nan, torch.where(lottery == 8, math.inf, logit))

@@ -18,7 +18,7 @@ from drs_fast.samplers.obrs import OBRS
 
 
 def of(logits):
-    """A GAN whose burn-in logits are these, however often."""
+    """A GAN whose burn-in logits are these, repeated as needed."""
     return drs.GAN(lambda z: z, lambda x: logits.repeat(-(-len(x) // len(logits)))[: len(x)], 1)
 
 

@@ -1,4 +1,4 @@
-"""DRS on a GAN whose density ratio is known exactly, and faults that this must notice."""
+"""DRS on a GAN whose density ratio is known exactly, and planted faults."""
 
 import math
 from functools import partial
@@ -17,7 +17,7 @@ GAMMA_80, GAMMA_95 = 1.8226, 3.3943
 
 
 def sampled(sampler, n):
-    """n samples, and what is wrong with them, given the threshold that the sampler settled on."""
+    """n samples, and what is wrong with them, given the threshold that burn-in found."""
     gan = oracle.gan()
     state = sampler.init(gan, drs.Rng(0))
     settings = {"log_m": float(state.log_m), "gamma": float(state.gamma), "eps": sampler.eps}
@@ -192,7 +192,7 @@ ROWS_OF_TINY_U = (
 
 
 def accepts_too_often_or_seldom(backend, p):
-    """Whether the share of accepted rows among those with u < 2^-24 is not p 2^24."""
+    """Whether the accepted share among rows with u < 2^-24 differs from p * 2^24."""
     ids = torch.tensor(ROWS_OF_TINY_U)
     logit = torch.full((len(ids),), math.log(p), dtype=torch.float64)
     with drs.backend(backend):

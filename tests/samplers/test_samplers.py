@@ -1,6 +1,6 @@
-"""What every sampler must do, picked up from its file.
+"""What every sampler must do; samplers are found by their files.
 
-Laws: each test of a law fails by chance at most once in 10^4 runs over all seeds; seeds are fixed.
+Each test of a law would fail by chance for at most one seed in 10^4; seeds are fixed.
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ CLASSES = 3
 
 
 def step(name, gan, n=1, row=0, seed=5):
-    """The sampler, its state, and its samples of the first groups of at least n rows."""
+    """The sampler, its state, and the samples of its first groups, of at least n rows."""
     sampler = make(name)
     n = max(1, n // sampler.group) * sampler.group
     rng = Rng(seed, row)

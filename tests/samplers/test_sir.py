@@ -44,7 +44,7 @@ def conditional():
 
 @pytest.mark.parametrize("replace", [True, False])
 def test_a_draw_follows_the_weights_of_its_pool(replace):
-    """Three proposals of weights 1, 2, 5 in each pool; two draws, each of them with one law."""
+    """Each pool has proposals of weights 1, 2, 5; both draws follow the same law."""
     weights = torch.tensor([1.0, 2.0, 5.0])
     gan = drs.GAN(lambda z: z, lambda x: weights.log().repeat(len(x))[: len(x)], 1, block=768)
     sampler = SIR(pool=3, size=2, replace=replace, burn_in=768)
@@ -121,7 +121,7 @@ def ranks(sampler, pools=20_000):
 
 
 def alike(logit):
-    """Whether all draws of a pool have the law of the first one: their means, and KS."""
+    """Whether all draws of a pool follow the first one's law: means, and KS."""
     first, last, rest = logit[:, 0], logit[:, -1], logit[:, 1:].mean(dim=1)
     errors = [
         float((first - other).mean() / (first - other).std()) * math.sqrt(len(logit))
@@ -150,7 +150,7 @@ def test_order_that_betrays_something_would_be_noticed(monkeypatch):
 
 
 def test_copies_are_no_neighbours():
-    """Neighbouring draws are equal as often as draws far apart."""
+    """Adjacent draws are equal as often as distant ones."""
     batch = drs.generate(lognormal(2.0), SIR(pool=160, size=16, burn_in=500), 64_000)
     ids = batch.ids.view(-1, 16)
     near = (ids[:, 0::2] == ids[:, 1::2]).double().mean(dim=1)
@@ -160,7 +160,7 @@ def test_copies_are_no_neighbours():
 
 
 def test_small_pools_stay_near_the_generator():
-    """One of 2 proposals: the law is not the data, and says so."""
+    """With one of 2 proposals the law is not the data, and says so."""
     with pytest.warns(UserWarning, match="a pool of 2 proposals is worth"):
         batch = drs.generate(lognormal(2.0), SIR(pool=2, size=1, burn_in=5000), 20_000)
     mean = float(batch.logit.double().mean())
@@ -176,7 +176,7 @@ def test_laws_are_said_plainly():
 
 
 def test_the_whole_pool_without_replacement_is_the_generator():
-    """The law is in between: total variation of x from N(1, 1) grows with the size."""
+    """Smaller sizes lie between: total variation of x from N(1, 1) grows with the size."""
     distances = []
     for size in (16, 320, 640):
         with warnings.catch_warnings():
@@ -193,7 +193,7 @@ def test_the_whole_pool_without_replacement_is_the_generator():
 
 
 def slow(gan, sampler, pools, seed):
-    """Ids of what is drawn, pool after pool in Python, and how many are different."""
+    """Ids drawn, pool by pool in Python, and how many differ."""
     k = sampler.pool
     rows = pools * k
     z, y = drs.ops.latents(gan, Rng(seed), rows), drs.ops.labels(gan, Rng(seed), rows)
@@ -281,7 +281,7 @@ def test_pools_without_a_valid_proposal_give_nothing():
 
 
 def balanced(pools=6000):
-    """p value of chi-square of the classes of pools, of which each is of one class."""
+    """Chi-square p value for the classes of pools; each pool must have one class."""
     gan, sampler = conditional(), SIR(pool=8, size=4, burn_in=5000)
     batch = drs.generate(gan, sampler, 4 * pools, seed=3)
     own = batch.y.view(pools, 4)
@@ -340,7 +340,7 @@ def test_each_class_has_its_own_share():
 
 
 def test_many_classes_have_their_own_share_too():
-    """With 100 rows per class, as 10,000 would leave, some share would be far from 0.37."""
+    """With only 100 rows per class, which 10,000 would give, some share would miss 0.37 by far."""
     gan = drs.GAN(lambda z, y: z, lambda x, y: x[:, 0] - 0.5, 1, labels=100)
     state = SIR().init(gan, Rng(0))
     assert len(state.logits) == 100_000

@@ -37,7 +37,7 @@ def counted(make=toy):
 
 
 def labelled():
-    """Every sample tells how many rows the call had that made it; the logit does not."""
+    """Every sample shows how many rows its call had; the logit does not."""
     return drs.GAN(
         lambda z: torch.cat([z, torch.full((len(z), 1), float(len(z)))], dim=1),
         lambda x: x[:, 0] - 0.25 * x[:, 1].square(),
@@ -106,7 +106,7 @@ def test_a_group_is_enough_where_one_is_asked_for():
 
 
 def hopeful(monkeypatch):
-    """Every row is expected to be accepted, so that a small step comes too early."""
+    """Makes runs expect to accept every row, so that a small step comes too early."""
     always = property(lambda run: 1.0, lambda run, rate: None)
     monkeypatch.setattr(Run, "_rate", always, raising=False)
 
@@ -125,7 +125,7 @@ def test_another_small_step_follows_one_that_falls_short(monkeypatch, n):
 
 
 def test_what_was_taken_in_vain_is_not_on_disk(monkeypatch, tmp_path):
-    """There the counts of a chunk are those of its rows, however often the run was broken off."""
+    """A chunk's counts on disk are those of its rows, however often the run was interrupted."""
     hopeful(monkeypatch)
     sampler = DRS(burn_in=1024, target_acceptance=0.1)
     gan = counted()
@@ -237,7 +237,7 @@ def test_a_run_that_was_killed_goes_on_to_the_same_bytes(tmp_path, monkeypatch, 
 @pytest.mark.parametrize("sampler", [QUICK, RARE])
 @pytest.mark.parametrize("device", ["cpu", "gpu"])
 def test_holes_are_filled_to_their_ends(tmp_path, monkeypatch, sampler, device):
-    """Also where the last step of a chunk has no sample, so that n is there before it."""
+    """Even where a chunk's last step has no sample, so that n is reached before it."""
     if device == "gpu":
         monkeypatch.setattr(Run, "_few", lambda run, again: run.step_rows)
     n = 120 if sampler is RARE else 900

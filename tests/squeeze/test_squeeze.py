@@ -1,6 +1,6 @@
-"""Bounds of latents: a subset of the samples, a known loss, and what is refused.
+"""Bounds on latents: a subset of the samples, a known loss, and refusals.
 
-Bounds are fitted in a hurry here, so that they are poor. The statistical test states its own
+Bounds are fitted in a hurry here, and so are poor. The statistical test states its own
 false-positive rate; everything else is exact.
 """
 
@@ -44,7 +44,7 @@ GANS = {
 
 
 def forced(gan, sampler, *, cascade, margin=0.5, audits=-4.0, seed=0):
-    """A state with margins of our own, so that a known part is lost."""
+    """A state with chosen margins, so that a known share is lost."""
     decides = sampler.rejection(gan, sampler.init(gan, Rng(seed)))._replace(free=False)
     found = search.Search(decides, Rng(seed), 0.5, 0.0)
     seen = found.proposals.known()
@@ -208,7 +208,7 @@ def test_a_bound_makes_use_of_its_tolerance(hurried):
 
 
 def test_a_search_that_cannot_pay_is_not_begun(monkeypatch):
-    """The logit is enough work for a bound to be less, but not for such a search."""
+    """The logit costs more than a bound, but too little to pay for such a search."""
     monkeypatch.setattr(search, "LEAST_WORK", 1e16)
     gan = hill()
     judge, more = gan.discriminator, torch.ones(4, 2**14)
@@ -249,7 +249,7 @@ def test_the_classes_have_their_own_log_m(hurried):
 @pytest.mark.parametrize("cascade", [False, True])
 @pytest.mark.parametrize("labels", [None, 3])
 def test_rows_are_seen_as_often_as_they_say(cascade, labels, hurried):
-    """Rows here over what each stands for: a sum of mean n, within 4 standard errors of it."""
+    """The weights of seen rows add up to n, within 4 standard errors."""
     gan, n = hill(labels), 2**17
     state = forced(gan, EXACT, cascade=cascade, audits=0.0)
     of = stages.Stages(EXACT.rejection(gan, EXACT.init(gan, Rng(0))), state)
@@ -279,7 +279,7 @@ def test_a_bound_that_loses_more_than_allowed_is_not_used(hurried, tmp_path, mon
 
 @pytest.mark.parametrize("burn_in", [300, 10_000])
 def test_a_search_that_takes_too_long_is_given_up(burn_in, hurried, monkeypatch):
-    """Before it begins, or, where a short burn-in takes acceptance for likely, later."""
+    """Before it begins, or later where a short burn-in overestimates the acceptance."""
     squeezed = drs.Squeeze(samplers.DRS(gamma=0.0, burn_in=burn_in), tolerance=0.01)
     before = float(squeezed.sampler.init(hill(), Rng(0)).acceptance)
     monkeypatch.setattr(search.Search, "costs", Costs(1.0, 1e6, 1.0, 1.0))
@@ -435,7 +435,7 @@ def losses(accepted, passed, seen):
 
 
 def test_a_row_stands_for_all_that_it_was_chosen_from():
-    """One of 2^20 rows, whose bound is far too low, is nearly half of all samples."""
+    """One row in 2^20 has a bound far too low and stands for nearly half of all samples."""
     found = losses([1.0] * 10, [1.0] * 9 + [0.0], [2.0**-17] * 9 + [2.0**-20])
     assert found.share == pytest.approx(8 / 17)
     assert found.low > 0.0
@@ -642,7 +642,7 @@ def test_what_hides_is_within_the_interval_of_a_run(hurried, tmp_path):
     assert low <= truth <= high <= float(state.high) <= 0.02
     assert f"to {high:.3%})" in squeezed.note(state, sums)
     said = report.described(run, run.state)
-    words = report.words(run, run.state, said, "not asked for")
+    words = report.words(run, said, "not asked for")
     assert f"to {high:.3%}), 95 % interval" in words
     said = words.split("where none seen")[1].split("at most ")[1].split("%")[0]
     assert 100 * hidden < float(said) < 100 * high
@@ -650,7 +650,7 @@ def test_what_hides_is_within_the_interval_of_a_run(hurried, tmp_path):
 
 @pytest.mark.parametrize("labels", [None, 3])
 def test_evenly_drawn_rows_take_nothing_from_the_estimate(labels, hurried):
-    """Two sums over both kinds of rows, each within 4 standard errors of what it is about.
+    """Two sums over both kinds of rows, each within 4 standard errors of its expectation.
 
     Without the evenly drawn rows' share of the chances both are off by far more.
     """
@@ -722,7 +722,7 @@ def test_intervals_cover_rare_and_heavy_losses(name):
 
 
 def bets(loss, weight, runs, rows):
-    """In how many of the runs wealth ever exceeds 40, at 100 looks; and the share that it takes.
+    """How many runs reach wealth 40 in 100 looks, by when, and how many a lower end would stop.
 
     A row is lost by a chance, or seen seldom and then lost `weight` times; tolerance 0.01.
     """

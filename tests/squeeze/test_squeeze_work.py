@@ -1,4 +1,4 @@
-"""What a search decides by: counted work, and never the clock, so that equal runs are equal."""
+"""A search decides by counted work and never by the clock, so equal runs stay equal."""
 
 import hashlib
 import itertools
@@ -20,7 +20,7 @@ from drs_fast.training.fitting import Draws
 
 @pytest.fixture
 def small(monkeypatch):
-    """Small searches, which need not be worth it; bounds must."""
+    """Small searches that need not pay; bounds still must."""
     monkeypatch.setattr(search, "ROWS", (1024, 2048))
     monkeypatch.setattr(search, "LEAST_WORK", -math.inf)
     monkeypatch.setattr(bound, "EPOCHS", 2)
@@ -35,7 +35,7 @@ def network(*widths):
 
 
 def dear():
-    """`hill`, with work that changes no logit."""
+    """`hill`, with extra work that changes no logit."""
     plain, more = hill(), network(4, 512, 512, 1)
     return GAN(
         plain.generator,
@@ -91,7 +91,7 @@ def test_a_prior_counts():
 
 
 def test_cheap_functions_are_cheap_and_networks_dear():
-    """A call against the large bound: an oracle is cheaper, digits is far dearer."""
+    """A call against the large bound: an oracle costs less, digits far more."""
     costs = {name: Costs.of(drs.load(name)) for name in drs.zoo.NAMES} | {"hill": Costs.of(hill())}
     ratio = {name: cost.call / cost.large for name, cost in costs.items()}
     assert ratio["hill"] < 0.5
@@ -110,7 +110,7 @@ BEGUN = {  # by what the samplers of the benchmark find in burn-in
 
 @pytest.mark.parametrize(("name", "gamma"), BEGUN)
 def test_where_a_search_is_begun(name, gamma, monkeypatch):
-    """As it was where a clock decided on it."""
+    """A search begins where it did when a clock decided."""
     begun = []
     monkeypatch.setattr(
         search.Search, "_plan", lambda self, none, most: (begun.append(most), none)[1]
@@ -121,7 +121,7 @@ def test_where_a_search_is_begun(name, gamma, monkeypatch):
 
 
 def test_digits_at_gamma_0_take_too_much_work():
-    """At the acceptance that its search finds; at that of plain digits they do not."""
+    """At the acceptance that the search finds; at that of plain digits they do not."""
     call, samples = Costs.of(drs.load("digits")).call, search.needed(drs.Squeeze.tolerance, 0.0)
     assert 1_162 * samples * call < search.MOST_WORK < 38_726 * samples * call
     assert search.needed(drs.Squeeze.tolerance, 0.02) * 38_726 * call < search.MOST_WORK
@@ -134,7 +134,7 @@ def test_a_gpu_may_do_more():
 
 @pytest.mark.parametrize("worth", [search.WORTH, 0.0])
 def test_no_byte_depends_on_the_clock(worth, small, monkeypatch, tmp_path):
-    """Nothing reads a sane one here: every reading is another number, in every run another."""
+    """Every reading of the clock is a different number, in every run."""
     monkeypatch.setattr(search, "WORTH", worth)
     gan, squeezed, found = dear(), drs.Squeeze(EXACT, tolerance=0.3), []
     for run in range(3):
@@ -200,7 +200,7 @@ def test_no_search_is_too_long_where_a_bound_is_asked_for(small, monkeypatch):
 
 @pytest.mark.parametrize("level", [None, -200.0])
 def test_a_bound_that_is_asked_for_and_not_found_is_an_error(level, small, monkeypatch):
-    """None keeps the tolerance; or hardly anything is accepted, and a search would never end."""
+    """No bound keeps the tolerance, or so few rows are accepted that no search would end."""
     monkeypatch.setattr(search, "MOST", 0.01)  # spreads
     gan, sampler = hill(), EXACT
     if level is not None:
@@ -232,7 +232,7 @@ def test_the_flag_needs_another(tmp_path, capsys):
 
 
 def test_the_acceptance_does_not_depend_on_the_threads():
-    """A sum of so many numbers is split among threads, unless it is told not to."""
+    """A sum of so many numbers is split among threads unless this is prevented."""
     threads, found = torch.get_num_threads(), []
     try:
         for n in (1, 2):

@@ -105,6 +105,8 @@ def test_a_key_of_another_kind_is_named_with_what_it_must_be(key):
         ("sampler", {"name": "DRS", "law_version": 0}),
         ("clipped_interval", [0.5, 0.25]),
         ("calls_per_sample", -1),
+        pytest.param("acceptance_rate", 10**400, id="more than a float holds"),
+        ("label_weights", [0, 10**400]),
     ],
 )
 def test_ranges(key, value):
@@ -117,7 +119,7 @@ def test_phases():
     assert "chunk_rows" in manifest.wrong({**asked, "state_sha256": "0" * 64})[0]
     assert "proposals" in manifest.wrong({**asked, "complete": True})[-1]
     assert manifest.wrong({**COMPLETE, "tallies": ["moves"]}) == [
-        "moves must be an integer >= 0, got null"
+        "moves must be an integer in [0, 2^127), got null"
     ]
     with pytest.raises(ValueError, match=r"cannot be written: seed must be an integer in \[0, 2"):
         manifest.written({**COMPLETE, "seed": None})
@@ -160,7 +162,8 @@ def put(run, *new):
         ({"above": True}, "above must be an integer in [0, 2^63), got true"),
         ({"last_row": -2}, "last_row must be an integer in [-1, 2^63), got -2"),
         ({"sha256": "0"}, 'sha256 must be 64 hexadecimal digits, got "0"'),
-        ({"moves": 1.5}, "moves must be an integer >= 0, got 1.5"),
+        ({"moves": 1.5}, "moves must be an integer in [0, 2^127), got 1.5"),
+        ({"moves": 10**400}, "moves must be an integer in [0, 2^127), got 1000"),
         ({"rows": 257}, "257 rows in a chunk of 256"),
         ({"rows": 255}, "255 rows in a chunk of 256"),
         ({"last_row": 256}, "names 256 as the last row"),
@@ -516,6 +519,22 @@ def test_a_file_that_cannot_be_read_is_not_called_damaged(tmp_path, monkeypatch,
         assert cli.main(["verify", "--repair", str(path)]) == 5
     assert files(path) == before
     assert store.verify(path) == []
+
+
+def test_a_directory_whose_files_may_not_be_looked_at_is_not_called_damaged(tmp_path, monkeypatch):
+    path = tmp_path / "run"
+    drs.generate(toy(), QUICK, 300, out=path, chunk_rows=256)
+    stat = os.stat
+
+    def refused(file, **how):
+        if str(file).endswith("chunk-00000000.safetensors"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(file))
+        return stat(file, **how)
+
+    monkeypatch.setattr(os, "stat", refused)
+    for look in (store.verify, store.repair):
+        with pytest.raises(PermissionError):
+            look(path)
 
 
 def test_a_run_that_changes_while_it_is_opened_is_read_again(tmp_path, monkeypatch):

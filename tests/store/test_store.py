@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from runs import FACTS, SPEC, summary, tried
+from runs import FACTS, SPEC, files, summary, tried
 from torch.utils.data import DataLoader
 
 from drs_fast import store
@@ -521,6 +521,24 @@ def test_two_writers(tmp_path):
     write(tmp_path / "out", 250)
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="a directory in use cannot be moved there")
+def test_a_run_that_was_moved_writes_nothing_where_it_was(tmp_path):
+    path, moved, whole = tmp_path / "run", tmp_path / "moved", tmp_path / "whole"
+    write(whole, 100)
+    with store.Writer.open(path, SPEC, 100) as writer:
+        writer.save_state(STATE, FACTS)
+        path.rename(moved)
+        write(path, 100, spec={**SPEC, "seed": 8})
+        other = files(path)
+        with pytest.raises(store.Conflict, match="was moved while it was being written"):
+            writer.append(0, chunk_of(0), cut=False, counters=tried(CHUNK_ROWS))
+        with pytest.raises(store.Conflict, match="was moved"):
+            writer.save_state(STATE, FACTS)
+    assert files(path) == other
+    write(moved, 100)
+    assert files(moved) == files(whole)
+
+
 def test_the_lock_ends_with_its_process(tmp_path):
     code = (
         "import sys, os; from drs_fast import store; "
@@ -767,7 +785,7 @@ def test_wrong_records_with_right_checksums_are_found(damaged, key, value):
     del manifest["crc32"]
     (damaged / "manifest.json").write_bytes(sealed({**manifest, "complete": False}, indent=2))
     if value == 3:
-        with pytest.raises(store.Corrupt, match="3 rows of each tensor"):
+        with pytest.raises(store.Corrupt, match=r"3 rows of each tensor, got .*ids int64 \(\d+,\)"):
             store.open_run(damaged)
     else:
         assert len(store.open_run(damaged)) == 0
@@ -968,3 +986,21 @@ def test_a_shard_is_made_without_more_openmp_threads():
             assert threads_after(lambda: large["z"].clone()) > alone  # what a team would look like
     finally:
         torch.set_num_threads(threads)
+
+
+def test_a_folder_that_is_interrupted_as_it_goes_says_nothing(tmp_path, monkeypatch):
+    said = []
+    monkeypatch.setattr(sys, "unraisablehook", said.append)
+
+    def interrupted(directory):
+        os.close(directory)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(folder_module, "_release", interrupted)
+        folder = folder_module.Folder(tmp_path)
+        folder._thread.shutdown()
+        del folder  # as after a second Ctrl-C
+    folder_module.Folder.__new__(folder_module.Folder)  # interrupted before it was complete
+    assert said == []
+    folder_module.Folder(tmp_path).close()  # the lock has gone

@@ -1,4 +1,4 @@
-"""The shipped GANs: what they promise, and that training repeats itself."""
+"""The shipped GANs: what they promise, and that training is reproducible."""
 
 import builtins
 import importlib.util
@@ -158,7 +158,7 @@ def test_real_roll_follows_the_formula() -> None:
 
 @needs_sklearn
 def test_real_roll_is_that_of_scikit_learn() -> None:
-    """The same curve, and means per axis and of the distance within 5 standard errors (1e-6)."""
+    """The same curve: means per axis and of the distance within 5 standard errors (1e-6)."""
     from sklearn.datasets import make_swiss_roll
 
     points, _ = make_swiss_roll(20_000, noise=0.25, random_state=0)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from drs_fast.core.arguments import describe
+from drs_fast.core.tensors import plain
 from drs_fast.gan import GAN
 from drs_fast.training import frozen
 
@@ -83,14 +84,12 @@ class Cut(nn.Module):
             calls += 1
             if calls > 1:
                 raise ValueError(f"the part {self.name!r} is called more than once; use another")
-            if (
-                not isinstance(returned, Tensor)
-                or not returned.is_floating_point()
-                or returned.shape[:1] != z.shape[:1]
-            ):
+            part_name = f"the part {self.name!r}"
+            wanted = f"a floating-point tensor with one row for each of {len(z)} latents"
+            returned = plain(part_name, returned, wanted, "return")
+            if not returned.is_floating_point() or returned.shape[:1] != z.shape[:1]:
                 raise ValueError(
-                    f"the part {self.name!r} must return a floating-point tensor with one row for "
-                    f"each of {len(z)} latents, got {describe(returned)}; use another part"
+                    f"{part_name} must return {wanted}, got {describe(returned)}; use another part"
                 )
             return change(returned)
 

@@ -12,6 +12,7 @@ from drs_fast import ops
 from drs_fast.core import Batch, Found, Rng, Sampler
 from drs_fast.core.compacted import Ring
 from drs_fast.core.layout import Logits, OfClasses, Proposed, Scalar
+from drs_fast.core.sampler import Described, Recorded, Thresholds
 from drs_fast.core.threads import one_thread
 from drs_fast.gan import GAN, classes
 from drs_fast.samplers.common.burn_in import burn_in, by_class
@@ -42,8 +43,8 @@ class Rejection(NamedTuple):
 class RejectionSampler(Sampler):
     """A sampler that decides on each row alone, by its logit and thresholds; Squeeze takes it.
 
-    It writes `rejection` beside `law`, `init` and `step`, and `restored` if its state is no
-    RejectionState.
+    It writes `rejection` beside `law`, `init` and `step`; if its state is no RejectionState,
+    `restored` and `described` too.
     """
 
     State: ClassVar[Any] = RejectionState
@@ -77,13 +78,21 @@ class RejectionSampler(Sampler):
         decides = self.rejection(gan, state)
         return appending(gan, decides.state, ring, names, decides.eps)
 
+    @classmethod
+    def described(cls, run: Recorded) -> Described:
+        log_m, gamma, _, logits, _ = run.state
+        return Described(
+            super().described(run).lines,
+            limits={"log_m": log_m, "gamma": gamma},
+            logits=logits,
+            thresholds=Thresholds(log_m, gamma, run.eps),
+        )
 
-Thresholds = Callable[[Tensor], tuple[Tensor, Tensor]]
+
+Rule = Callable[[Tensor], tuple[Tensor, Tensor]]  # log_m and gamma of logits
 
 
-def thresholds(
-    gan: GAN, rng: Rng, n: int, within: bool, eps: float, found: Thresholds
-) -> RejectionState:
+def thresholds(gan: GAN, rng: Rng, n: int, within: bool, eps: float, found: Rule) -> RejectionState:
     """log_m and gamma by `found`, from n burn-in logits; if `within`, from those of each class."""
     if within and gan.labels is None:
         raise ValueError("classes='within' needs a GAN with labels; build GAN(..., labels=K)")
@@ -98,7 +107,7 @@ def thresholds(
 
 
 def _of_classes(
-    gan: GAN, logit: Tensor, groups: list[Tensor], eps: float, found: Thresholds
+    gan: GAN, logit: Tensor, groups: list[Tensor], eps: float, found: Rule
 ) -> RejectionState:
     """Proposes each class as often as its share and its rejection rate require.
 
@@ -166,7 +175,4 @@ def appending(
 
 def of_rows(state: RejectionState, y: Tensor | None, eps: float) -> dict[str, Any]:
     """The threshold: one for all rows, or one per row, by its class."""
-    log_m, gamma = state.log_m, state.gamma
-    if log_m.ndim and y is not None:
-        log_m, gamma = log_m[y], gamma[y]
-    return {"log_m": log_m, "gamma": gamma, "eps": eps}
+    return Thresholds(state.log_m, state.gamma, eps).of_rows(y)
