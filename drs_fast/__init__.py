@@ -5,7 +5,7 @@ __version__ = "0.1.0"
 import drs_fast.cli.interrupts  # noqa: F401  first, because the others take seconds
 from drs_fast import ops, samplers
 from drs_fast.adapters.load import load, weights
-from drs_fast.core import BadLogits, Batch, Rng, Stale, Starvation
+from drs_fast.core import BadLogits, Batch, OutOfTime, Rng, Stale, Starvation
 from drs_fast.core.compacted import Compacted, Ring
 from drs_fast.doctor.doctor import doctor
 from drs_fast.gan import GAN
@@ -29,6 +29,7 @@ __all__ = [
     "Compacted",
     "Conflict",
     "Corrupt",
+    "OutOfTime",
     "Plan",
     "Ring",
     "Rng",
