@@ -384,7 +384,7 @@ def test_interruptions_have_their_codes(run, monkeypatch, error, code):
 
 
 def test_the_table_has_every_code():
-    assert set(EXIT_CODES) == {*range(10), 130, 141, 143}
+    assert set(EXIT_CODES) == {*range(10), 75, 130, 141, 143}
 
 
 # --- doctor
