@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import drs_fast.cli.interrupts  # noqa: F401  first, because the others take seconds
 from drs_fast import ops, samplers
-from drs_fast.core import BadLogits, Batch, Rng, Stale, Starvation
+from drs_fast.core import BadLogits, Batch, OutOfTime, Rng, Stale, Starvation
 from drs_fast.core.compacted import Compacted, Ring
 from drs_fast.doctor.doctor import doctor
 from drs_fast.gan import GAN
@@ -48,6 +48,7 @@ __all__ = [
     "Compacted",
     "Conflict",
     "Corrupt",
+    "OutOfTime",
     "Plan",
     "Ring",
     "Rng",

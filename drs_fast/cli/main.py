@@ -18,9 +18,9 @@ import torch
 from drs_fast import store
 from drs_fast.cli import interrupts
 from drs_fast.cli.commands import fail
-from drs_fast.cli.exit_codes import BROKEN_PIPE
+from drs_fast.cli.exit_codes import BROKEN_PIPE, OUT_OF_TIME
 from drs_fast.cli.parser import parser
-from drs_fast.core import BadLogits, Stale, Starvation
+from drs_fast.core import BadLogits, OutOfTime, Stale, Starvation
 
 
 def command() -> NoReturn:
@@ -62,6 +62,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return fail(4, error)
     except Stale as error:
         return fail(9, error)
+    except OutOfTime as error:
+        return fail(OUT_OF_TIME, error)
     except store.Conflict as error:
         return fail(7, error)
     except store.Corrupt as error:

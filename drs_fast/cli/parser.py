@@ -80,6 +80,8 @@ def parser(given: list[str]) -> argparse.ArgumentParser:
     _add_option(generate, "device", DEVICE, type=str)
     generate.add_argument("--backend", choices=backends.NAMES, help="force one")
     _add_option(generate, "max_proposals", "rows to try in all")
+    limit = "when to stop, after a chunk; the same command resumes"
+    _add_option(generate, "max_seconds", limit, type=float)
     _add_option(generate, "patience", "rows without an accepted one before giving up")
     _add_option(generate, "chunk_rows", "rows a shard is made from")
     _add_option(generate, "precision", "of G and D", choices=PRECISIONS)

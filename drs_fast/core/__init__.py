@@ -1,7 +1,14 @@
 """Used everywhere: named random numbers, batches, the sampler contract, errors and checks."""
 
 from drs_fast.core.batch import Batch, last_row
-from drs_fast.core.errors import MAX_INVALID_SHARE, BadLogits, Stale, Starvation, check_invalid
+from drs_fast.core.errors import (
+    MAX_INVALID_SHARE,
+    BadLogits,
+    OutOfTime,
+    Stale,
+    Starvation,
+    check_invalid,
+)
 from drs_fast.core.rng import Rng
 from drs_fast.core.rows import (
     ACCEPT,
@@ -43,6 +50,7 @@ __all__ = [
     "Batch",
     "Found",
     "Nothing",
+    "OutOfTime",
     "Rng",
     "Sampler",
     "Stale",

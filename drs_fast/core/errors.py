@@ -9,6 +9,15 @@ class BadLogits(RuntimeError):
     """The discriminator's output cannot be sampled from."""
 
 
+class OutOfTime(RuntimeError):
+    """`max_seconds` ended before the run; `partial` holds the samples of a run in memory.
+
+    A run on disk keeps all chunks that were finished, and the same call goes on after them.
+    """
+
+    partial: Batch | None = None
+
+
 class Stale(RuntimeError):
     """A squeezed run's bound loses too much; `partial` holds the samples of a run in memory."""
 

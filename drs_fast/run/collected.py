@@ -64,6 +64,17 @@ class Collected:
             self._copied.synchronize()
 
 
+def first_of(pieces: list[Rows], count: int) -> list[Rows]:
+    """The first `count` rows of the pieces, as views."""
+    kept = []
+    for piece in pieces:
+        here = min(count, len(piece["ids"]))
+        if here:
+            kept.append({name: rows[:here] for name, rows in piece.items()})
+        count -= here
+    return kept
+
+
 def _copy_aside(targets: list[tuple[Tensor, Tensor]], copied: torch.cuda.Event) -> None:
     """Copies from a GPU to pinned memory, alongside steps in flight but before later steps."""
     device = targets[0][1].device

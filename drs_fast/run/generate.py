@@ -7,10 +7,10 @@ from typing import overload
 import torch
 from torch import Tensor
 
-from drs_fast.core import BURN_IN_ROW, Batch, Sampler, Stale, Starvation
+from drs_fast.core import BURN_IN_ROW, Batch, OutOfTime, Sampler, Stale, Starvation
 from drs_fast.core.arguments import integer
 from drs_fast.gan import GAN
-from drs_fast.run import pages
+from drs_fast.run import clock, pages
 from drs_fast.run.collected import Collected, Rows
 from drs_fast.run.options import Options, Weights
 from drs_fast.run.progress import Progress
@@ -26,17 +26,19 @@ ENDLESS = ((0, 0, BURN_IN_ROW),)  # one chunk of all rows
 def generate(
     gan: GAN, sampler: Sampler, n: int, *, seed: int = ..., batch_size: int = ...,
     device: torch.device | str | None = ..., out: None = ..., save: tuple[str, ...] = ...,
-    max_proposals: int | None = ..., patience: int = ..., chunk_rows: int | None = ...,
-    precision: str = ..., tune: tuple[str, ...] = ..., cuda_graph: bool = ...,
-    label_weights: Weights = ..., only: int | None = ..., progress: bool = ...,
+    max_proposals: int | None = ..., max_seconds: float | None = ..., patience: int = ...,
+    chunk_rows: int | None = ..., precision: str = ..., tune: tuple[str, ...] = ...,
+    cuda_graph: bool = ..., label_weights: Weights = ..., only: int | None = ...,
+    progress: bool = ...,
 ) -> Batch: ...  # fmt: skip
 @overload
 def generate(
     gan: GAN, sampler: Sampler, n: int, *, seed: int = ..., batch_size: int = ...,
     device: torch.device | str | None = ..., out: str | PathLike[str], save: tuple[str, ...] = ...,
-    max_proposals: int | None = ..., patience: int = ..., chunk_rows: int | None = ...,
-    precision: str = ..., tune: tuple[str, ...] = ..., cuda_graph: bool = ...,
-    label_weights: Weights = ..., only: int | None = ..., progress: bool = ...,
+    max_proposals: int | None = ..., max_seconds: float | None = ..., patience: int = ...,
+    chunk_rows: int | None = ..., precision: str = ..., tune: tuple[str, ...] = ...,
+    cuda_graph: bool = ..., label_weights: Weights = ..., only: int | None = ...,
+    progress: bool = ...,
 ) -> Samples: ...  # fmt: skip
 def generate(
     gan: GAN,
@@ -49,6 +51,7 @@ def generate(
     out: str | PathLike[str] | None = None,
     save: tuple[str, ...] = ("x", "logit"),
     max_proposals: int | None = None,
+    max_seconds: float | None = None,
     patience: int = 1_000_000,
     chunk_rows: int | None = None,
     precision: str = "fp32",
@@ -68,6 +71,9 @@ def generate(
         it lazily. Without it, a Batch of exactly n rows.
     save: which of "x", "z", "logit" `out` keeps; ids (and labels) always.
     max_proposals: rows to try in all. patience: rows without an accepted one before giving up.
+    max_seconds: when to end with OutOfTime: in memory after a step, in `out` after a chunk, where
+        the same call goes on, with any max_seconds. Burn-in counts, but is finished and kept; a
+        call that goes on makes at least one chunk, so that repeated calls reach n.
     chunk_rows: rows a shard is made from, a power of two times the sampler's group.
     precision: of G and D, "fp32" or "bf16"; then stats (or the manifest) have a `flip_rate`, the
         share of burn-in rows whose decision it changes.
@@ -76,18 +82,19 @@ def generate(
     label_weights, only: of a GAN with labels, how often each class is proposed, in place of the
         GAN's own label_weights, or the one class to draw.
     cuda_graph: whether a step on a GPU is captured once and replayed, where G and D allow it.
-    Raises Starvation or Stale (in memory with what there is in `partial`), BadLogits, or
+    Raises Starvation, Stale or OutOfTime (in memory with what there is in `partial`), BadLogits, or
     Conflict if `out` holds another run, or G and D give other numbers than at its beginning.
     """
     n = integer("n", n, 0)
     options = Options(
         seed=seed, batch_size=batch_size, device=device, save=save, max_proposals=max_proposals,
-        patience=patience, chunk_rows=chunk_rows, precision=precision, tune=tune,
-        cuda_graph=cuda_graph, label_weights=label_weights, only=only, progress=progress,
+        max_seconds=max_seconds, patience=patience, chunk_rows=chunk_rows, precision=precision,
+        tune=tune, cuda_graph=cuda_graph, label_weights=label_weights, only=only, progress=progress,
     )  # fmt: skip
+    limit = clock.Limit(options.max_seconds)
     # Before G and D are called, because that leaves caches.
     model = None if out is None else options.placed(gan).sha256()
-    run = Run(gan, sampler, n, options)
+    run = Run(gan, sampler, n, options, limit)
     with pages.kept():
         if out is None or model is None:
             return _generated(run, n)
@@ -102,7 +109,8 @@ def _generated(run: Run, n: int) -> Batch:
         try:
             for landed in run.landed(ENDLESS, run.names, bar):
                 collected.add(landed.rows)
-        except (Starvation, Stale) as stop:
+            run.check_time("raise it, or write to a directory, where the same call goes on")
+        except (OutOfTime, Starvation, Stale) as stop:
             stop.partial = _collected(run, collected.tensors())
             raise
     run.warn()

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from drs_fast.core import Rng
-from drs_fast.core.arguments import integer
+from drs_fast.core.arguments import integer, positive
 from drs_fast.gan import GAN, PRECISIONS, block_rows, classes
 from drs_fast.run import memory, tuning
 
@@ -27,6 +27,7 @@ class Options:
     device: torch.device | str | None = None
     save: tuple[str, ...] = ("x", "logit")
     max_proposals: int | None = None
+    max_seconds: float | None = None
     patience: int = 1_000_000
     chunk_rows: int | None = None
     precision: str = PRECISIONS[0]
@@ -37,7 +38,7 @@ class Options:
     progress: bool = False
 
     def __post_init__(self) -> None:
-        checked = {
+        checked: dict[str, object] = {
             "patience": integer("patience", self.patience, 1),
             "max_proposals": _optional("max_proposals", self.max_proposals),
             "chunk_rows": _optional("chunk_rows", self.chunk_rows),
@@ -46,6 +47,8 @@ class Options:
             "save": _saved(self.save),
             "tune": tuning.check(self.tune),
         }
+        if self.max_seconds is not None:
+            checked["max_seconds"] = positive("max_seconds", self.max_seconds)
         if self.only is not None and self.label_weights is not None:
             raise ValueError("give only or label_weights, got both only and label_weights")
         for name, value in checked.items():

@@ -35,6 +35,11 @@ def save_run(run: Run, out: str | PathLike[str], model: str) -> None:
     model: the GAN's sha256 from before G and D were called.
     """
     sampler, n, options = run.sampler, run.n or 0, run.options
+    if sampler.sequential and options.max_seconds is not None:
+        raise ValueError(
+            "max_seconds needs a run that can be resumed, and adapt='batch' with out= cannot be; "
+            "leave one of the three out"
+        )
     columns = options.save if run.gan.labels is None else (*options.save, "y")
     row_bytes = _row_bytes(run, columns)
     spec = {
@@ -97,6 +102,7 @@ def save_run(run: Run, out: str | PathLike[str], model: str) -> None:
             run.resume(sampler.State(**tensors))
         with Progress(n, enabled=options.progress) as bar:
             _fill(run, writer, columns, bar)
+        run.check_time(f"run the same again to go on in {out}")
         writer.finish(_summary(writer, run))
         run.warn()
 

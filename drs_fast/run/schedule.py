@@ -11,11 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from drs_fast.core import Rng, Sampler, Starvation, check_invalid, last_row
+from drs_fast.core import OutOfTime, Rng, Sampler, Starvation, check_invalid, last_row
 from drs_fast.core.sampler import checked, those_that
 from drs_fast.gan import BLOCK_MULTIPLE, GAN, SMALLEST, classes
 from drs_fast.run import lanes, memory, starvation, steps, tuning
-from drs_fast.run.collected import Rows
+from drs_fast.run.clock import Limit
+from drs_fast.run.collected import Rows, first_of
 from drs_fast.run.options import Options
 from drs_fast.run.progress import Progress
 from drs_fast.run.steps import Landed, Lane, Step
@@ -36,6 +37,7 @@ class Run:
         sampler: Sampler,
         n: int | None,
         options: Options,
+        limit: Limit | None = None,
     ) -> None:
         gan, sampler = options.placed(gan), checked(sampler)
         if gan.energy and not sampler.energy:
@@ -57,6 +59,8 @@ class Run:
         self._rate = 1.0  # expected share of accepted rows
         self._draws = False  # whether the sampler draws latents itself, most of them cheaply
         self._flying = 0  # rows of steps that have not landed yet
+        self._limit = limit or Limit()
+        self._late = False  # whether steps are missing because the time was over
         self.accepted = self.proposals = self.calls = self.invalid = self.above = self.idle = 0
         self.tallies = Counter(dict.fromkeys(sampler.tallies, 0))
         self.quota: classes.Quota | None = None
@@ -70,6 +74,7 @@ class Run:
                 sys.stderr.write(f"{line}\n")
 
         self.resume(self.sampler.init(self.gan, self.rng))
+        self._limit.advanced = True
         # It is kept with the state, so it may not depend on n, which may grow.
         found = {"tuned": list(self.options.tune), **self.sampler.facts(self.state)}
         if "remark" in found:
@@ -118,6 +123,7 @@ class Run:
     ) -> Iterator[Landed]:
         """Yields the accepted rows of chunks (number, first row, end), until there are n.
 
+        It ends earlier when the time is over, which `check_time` tells.
         In the step that brings the n-th sample, `accepted` counts all, but the rows end there.
         whole: chunks below this number are needed in full, because later ones exist already. None
             in memory, where steps may end anywhere.
@@ -152,7 +158,8 @@ class Run:
             if self.accepted == self.n and landed.step.chunk >= whole:
                 return
             self._check_hunger()
-        if self.accepted == self.n:
+        self._late = self._limit.stopped
+        if self.accepted == self.n or self._late:
             return
         most, remedies = self.options.max_proposals, ["raise it", *self.sampler.remedies[:1]]
         raise Starvation(
@@ -172,7 +179,7 @@ class Run:
             return self.quota.taken(landed.rows)
         if self.n is None or landed.accepted <= self.n - self.accepted:
             return landed.rows
-        return _first(landed.rows, self.n - self.accepted)
+        return first_of(landed.rows, self.n - self.accepted)
 
     def _with_excess(self, landed: Landed, taken: int, read: bool) -> Landed:
         """Adds up the excess of the step's samples; if `read`, puts all sums in its tallies."""
@@ -194,6 +201,14 @@ class Run:
         """What all counts say."""
         return self.sampler.measured(self.state, totals)
 
+    def check_time(self, remedy: str) -> None:
+        """Raises OutOfTime if the time was over before the rows that are needed."""
+        if self._late:
+            raise OutOfTime(
+                f"{self.accepted:,} of {self.n:,} samples after "
+                f"max_seconds={self.options.max_seconds:g}; {remedy}"
+            )
+
     def warn(self) -> None:
         """Says what the user should hear of a run that has ended."""
         line = self.sampler.warning(self.totals())
@@ -211,10 +226,13 @@ class Run:
         """Whole groups, no step across two chunks, and no more rows than may still be tried."""
         most = self.options.max_proposals
         left = math.inf if most is None else most - self.proposals
-        for chunk, row, end in chunks:
+        for chunk, first, end in chunks:
             if self.accepted == self.n and chunk >= whole:
                 return
+            row = first
             while row < end:
+                if (row == first or not again) and self._limit.stops():
+                    return
                 room, few = int(min(end - row, left)), self._few(again)
                 short = few < min(room, self.step_rows) and chunk >= whole and not lane.in_flight
                 if short and again:
@@ -230,6 +248,7 @@ class Run:
                 self._flying += size
                 yield Step(row, size, chunk, last=row + size == end)
                 row += size
+                self._limit.advanced = True
 
     def _few(self, again: bool) -> int:
         """Whole groups of rows that should bring all the missing samples."""
@@ -284,14 +303,3 @@ class Run:
                 f"{self.proposals:,} in all{lacking}); "
                 f"{starvation.explained(self.gan, self.rng, self.sampler, self.state)}"
             )
-
-
-def _first(pieces: list[Rows], count: int) -> list[Rows]:
-    """The first `count` rows of the pieces, as views."""
-    kept = []
-    for piece in pieces:
-        here = min(count, len(piece["ids"]))
-        if here:
-            kept.append({name: rows[:here] for name, rows in piece.items()})
-        count -= here
-    return kept

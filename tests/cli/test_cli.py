@@ -178,12 +178,14 @@ def test_every_field_has_a_flag(run):
         (("--batch-size", 100), {"batch_size": 100}),
         (("--device", "cpu"), {"device": "cpu"}),
         (("--max-proposals", 7), {"max_proposals": 7}),
+        (("--max-seconds", "1.5"), {"max_seconds": 1.5}),
         (("--patience", 8), {"patience": 8}),
         (("--chunk-rows", 16), {"chunk_rows": 16}),
         (("--quiet",), {"progress": False}),
         (("--save", "z,logit"), {"save": ("z", "logit")}),
         ((), {"seed": 0, "batch_size": 4096, "device": None, "max_proposals": None,
-              "patience": 10**6, "chunk_rows": None, "progress": True, "save": ("x", "logit")}),
+              "max_seconds": None, "patience": 10**6, "chunk_rows": None, "progress": True,
+              "save": ("x", "logit")}),
     ],
 )  # fmt: skip
 def test_each_setting_reaches_the_engine(run, generated, flags, expected):
@@ -237,6 +239,7 @@ def test_version(run):
         ((*GENERATE, "-n", "-1"), 2, "n must be"),
         ((*GENERATE, "--save", "x,y"), 2, "save must be of"),
         ((*GENERATE, "--chunk-rows", "300"), 2, "power of two"),
+        ((*GENERATE, "--max-seconds", "0"), 2, "max_seconds"),
         ((*GENERATE, "--device", "nowhere"), 2, "nowhere"),
         (("generate", "nobody", "-n", "1", "--out", "DIR"), 2, "25gaussians"),
         (("generate", "MODELS:absent", "-n", "1", "--out", "DIR"), 2, "absent"),
@@ -278,6 +281,28 @@ def test_an_unwritable_parent_is_exit_code_5(run, monkeypatch):
     code, _, err = run(*GENERATE)
     assert code == 5
     assert "Permission denied" in err
+
+
+def test_out_of_time_is_exit_code_75_until_the_run_is_complete(run, tmp_path):
+    command, codes = (*GENERATE, "--chunk-rows", 64, "--quiet"), []
+    for there in range(20):  # burn-in, then a chunk at a time
+        code, out, err = run(*command, "--max-seconds", 1e-9)
+        codes.append(code)
+        if code == 0:
+            break
+        samples = drs.open(tmp_path / "run")
+        assert out == ""
+        assert len(samples.counts) == there
+        assert err == (
+            f"drs-fast: {len(samples)} of 50 samples after max_seconds=1e-09; run the same again "
+            f"to go on in {tmp_path / 'run'}\n"
+        )
+    assert len(codes) > 3
+    assert codes == [75] * (len(codes) - 1) + [0]
+    pieces = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()}
+    shutil.rmtree(tmp_path / "run")
+    assert run(*command)[0] == 0
+    assert {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()} == pieces
 
 
 def test_damage_is_exit_code_6_until_repaired(run, tmp_path):
@@ -365,7 +390,7 @@ def test_interruptions_have_their_codes(run, monkeypatch, error, code):
 
 
 def test_the_table_has_every_code():
-    assert set(EXIT_CODES) == {*range(10), 130, 141, 143}
+    assert set(EXIT_CODES) == {*range(10), 75, 130, 141, 143}
 
 
 # --- doctor

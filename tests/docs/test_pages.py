@@ -171,7 +171,8 @@ def test_the_reference_has_every_public_name():
 
 
 def test_errors_that_can_be_caught_are_public():
-    for error in (drs.BadLogits, drs.Starvation, drs.Stale, drs.Conflict, drs.Corrupt):
+    errors = (drs.BadLogits, drs.Starvation, drs.Stale, drs.OutOfTime, drs.Conflict, drs.Corrupt)
+    for error in errors:
         assert issubclass(error, (RuntimeError, ValueError))
         assert f"`{error.__name__}`" in (ROOT / "docs/runs.md").read_text()
 
