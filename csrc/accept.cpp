@@ -1,4 +1,4 @@
-// The ops on logits: probability, accept, accept_compact, order_statistic; and the bare gather.
+// The ops on logits: probability, weight, accept, accept_compact, order_statistic; and the bare gather.
 #include <cmath>
 #include <memory>
 
@@ -12,6 +12,8 @@ auto decide_of(const float*) { return kernels().decide_float; }
 auto decide_of(const double*) { return kernels().decide_double; }
 auto probability_of(const float*) { return kernels().probability_float; }
 auto probability_of(const double*) { return kernels().probability_double; }
+auto weight_of(const float*) { return kernels().weight_float; }
+auto weight_of(const double*) { return kernels().weight_double; }
 
 RowTensor streamable(RowTensor t, int64_t n) {
     t.streamed = t.row_bytes % LINE == 0 && (uintptr_t)t.target % LINE == 0 &&
@@ -60,21 +62,31 @@ Counts decide(const Real* logit, const Rows& rows, const Threshold& threshold, i
     return {counts.count + rest.count, counts.invalid + rest.invalid, counts.above + rest.above};
 }
 
+// A float64 of every row, by the function that `of` finds for the type of the logits.
+template <class Of>
+void per_row(Logits logits, const Threshold& threshold, int64_t n, int threads, double* out, Of of) {
+    typed(logits, [&](auto logit) {
+        const auto function = of(logit);
+        parallel(n, threads, [&](int64_t, int64_t begin, int64_t end) {
+            const int64_t whole = whole_packs(end - begin), last = begin + whole;
+            function(logit + begin, from(threshold, begin), whole, out + begin);
+            if (last == end) return;
+            const Tail tail(logit, Rows{}, threshold, last, end);
+            double found[PACK];
+            function(tail.logit, tail.threshold, PACK, found);
+            std::copy(found, found + (end - last), out + last);
+        });
+    });
+}
+
 }  // namespace
 
 void probability(Logits logits, Threshold threshold, int64_t n, int threads, double* out) {
-    typed(logits, [&](auto logit) {
-        parallel(n, threads, [&](int64_t, int64_t begin, int64_t end) {
-            const int64_t whole = whole_packs(end - begin), last = begin + whole;
-            const auto probability = probability_of(logit);
-            probability(logit + begin, from(threshold, begin), whole, out + begin);
-            if (last == end) return;
-            const Tail tail(logit, Rows{}, threshold, last, end);
-            double p[PACK];
-            probability(tail.logit, tail.threshold, PACK, p);
-            std::copy(p, p + (end - last), out + last);
-        });
-    });
+    per_row(logits, threshold, n, threads, out, [](auto logit) { return probability_of(logit); });
+}
+
+void weight(Logits logits, Threshold threshold, int64_t n, int threads, double* out) {
+    per_row(logits, threshold, n, threads, out, [](auto logit) { return weight_of(logit); });
 }
 
 void accept(Logits logits, Rows rows, Threshold threshold, int64_t n, int threads, uint8_t* keep) {

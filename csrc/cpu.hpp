@@ -49,6 +49,7 @@ void words(Rows rows, uint32_t stream, uint32_t draw, int64_t n, int64_t d, int 
 void normal(Rows rows, uint32_t stream, uint32_t draw, int64_t n, int64_t d, int threads,
             float* out);
 void probability(Logits logits, Threshold threshold, int64_t n, int threads, double* out);
+void weight(Logits logits, Threshold threshold, int64_t n, int threads, double* out);
 void accept(Logits logits, Rows rows, Threshold threshold, int64_t n, int threads, uint8_t* keep);
 Counts accept_compact(Logits logits, Rows rows, Threshold threshold, int64_t n, int threads,
                       const std::vector<RowTensor>& tensors, Place place);

@@ -85,6 +85,19 @@ void probability(const Real* logit, const Threshold& threshold, int64_t n, doubl
     }
 }
 
+// exp(logit - log_m) over the probability.
+template <class Real>
+void weight(const Real* logit, const Threshold& threshold, int64_t n, double* w) {
+    for (int64_t i = 0; i < n; i += PACK) {
+        Odds o;
+        odds(logit, threshold, i, o);
+        for (int v = 0; v < VECTORS; ++v) {
+            const Doubles weight = o.accept[v] + o.reject[v];
+            store(w + i + v * LANES, o.logit[v] - o.logit[v] == 0.0 ? weight : Doubles{});
+        }
+    }
+}
+
 typedef float Floats __attribute__((vector_size(8 * LANES)));
 typedef uint32_t Words32 __attribute__((vector_size(8 * LANES)));
 typedef int32_t Mask32 __attribute__((vector_size(8 * LANES)));

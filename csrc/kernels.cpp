@@ -50,7 +50,8 @@ namespace avx512 {
 #define DRS_KERNELS(isa)                                                                    \
     Kernels {                                                                               \
         #isa, isa::words, isa::uniform, isa::box_muller, isa::probability<float>,           \
-            isa::probability<double>, isa::decide<float>, isa::decide<double>,              \
+            isa::probability<double>, isa::weight<float>, isa::weight<double>,              \
+            isa::decide<float>, isa::decide<double>,                                        \
             isa::exponentials, isa::bounds, isa::gather                                     \
     }
 

@@ -126,6 +126,8 @@ struct Kernels {
                        float* sines);
     void (*probability_float)(const float*, const Threshold&, int64_t n, double* out);
     void (*probability_double)(const double*, const Threshold&, int64_t n, double* out);
+    void (*weight_float)(const float*, const Threshold&, int64_t n, double* out);
+    void (*weight_double)(const double*, const Threshold&, int64_t n, double* out);
     Counts (*decide_float)(const float*, const Rows&, const Threshold&, int64_t index, int64_t n,
                            int64_t* kept);
     Counts (*decide_double)(const double*, const Rows&, const Threshold&, int64_t index, int64_t n,

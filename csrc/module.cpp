@@ -93,6 +93,12 @@ PYBIND11_MODULE(_C, m) {
         },
         without_gil);
     m.def(
+        "weight",
+        [](LogitArgs logits, ThresholdArgs threshold, int64_t n, int threads, Out out) {
+            drs::weight(logits_of(logits), threshold_of(threshold), n, threads, (double*)out);
+        },
+        without_gil);
+    m.def(
         "accept",
         [](LogitArgs logits, RowsArgs rows, ThresholdArgs threshold, int64_t n, int threads,
            Out keep) {

@@ -1,4 +1,4 @@
-// Uniforms, words, normals, probabilities and decisions: one thread per row or per four elements.
+// Uniforms, words, normals, probabilities, weights and decisions: one thread per row or per four elements.
 #include <launch.cuh>  // from this folder, or the emulator's
 
 #include "gpu.hpp"
@@ -66,6 +66,16 @@ __global__ void __launch_bounds__(THREADS)
 
 template <class Logit>
 __global__ void __launch_bounds__(THREADS)
+    weights(Logits logits, Threshold threshold, double* out) {
+    const int64_t i = thread_number();
+    if (i >= logits.n) return;
+    const double value = wide(((const Logit*)logits.data)[i]);
+    const double2 t = terms(value, value_of(threshold.log_m, i), c1_of(threshold, i), threshold.s);
+    out[i] = finite(value) ? t.x + t.y : 0.0;
+}
+
+template <class Logit>
+__global__ void __launch_bounds__(THREADS)
     decisions(Logits logits, Rows rows, Threshold threshold, bool* out) {
     const int64_t i = thread_number();
     if (i >= logits.n) return;
@@ -100,6 +110,12 @@ const char* normal(Stream where, Rows rows, uint32_t stream, uint32_t draw, int6
 const char* probability(Stream where, Logits logits, Threshold threshold, double* out) {
     return launch(where, logits.kind, [&](auto logit) {
         run(where, blocks(logits.n), probabilities<decltype(logit)>, logits, threshold, out);
+    });
+}
+
+const char* weight(Stream where, Logits logits, Threshold threshold, double* out) {
+    return launch(where, logits.kind, [&](auto logit) {
+        run(where, blocks(logits.n), weights<decltype(logit)>, logits, threshold, out);
     });
 }
 

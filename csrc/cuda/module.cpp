@@ -76,6 +76,10 @@ PYBIND11_MODULE(_cuda, m) {
         check(drs::probability(stream_of(where), logits_of(logit), threshold_of(threshold),
                                (double*)out));
     });
+    m.def("weight", [](StreamArgs where, LogitArgs logit, ThresholdArgs threshold, Address out) {
+        check(drs::weight(stream_of(where), logits_of(logit), threshold_of(threshold),
+                          (double*)out));
+    });
     m.def("accept", [](StreamArgs where, LogitArgs logit, RowsArgs rows, ThresholdArgs threshold,
                        Address out) {
         check(drs::accept(stream_of(where), logits_of(logit), rows_of(rows),

@@ -65,6 +65,13 @@ def probability(logit: Tensor, threshold: Threshold) -> Tensor:
     return out
 
 
+def weight(logit: Tensor, threshold: Threshold) -> Tensor:
+    wide, out = _wide(logit), torch.empty(len(logit), dtype=torch.float64, device="cpu")
+    held = _held(threshold)
+    _extension().weight(_logits(wide), _threshold(*held), len(wide), _threads(), _address(out))
+    return out
+
+
 def accept(logit: Tensor, rng: Rng, ids: Tensor | None, threshold: Threshold) -> Tensor:
     wide, keep = _wide(logit), torch.empty(len(logit), dtype=torch.bool, device="cpu")
     held = _held(threshold)

@@ -69,6 +69,14 @@ def probability(logit: Tensor, threshold: Threshold) -> Tensor:
     return out
 
 
+def weight(logit: Tensor, threshold: Threshold) -> Tensor:
+    out = torch.empty(len(logit), dtype=torch.float64, device=logit.device)
+    if len(logit):
+        wide = _wide(logit)
+        _extension().weight(_where(out), _logits(wide), _threshold(threshold), out.data_ptr())
+    return out
+
+
 def accept(logit: Tensor, rng: Rng, ids: Tensor | None, threshold: Threshold) -> Tensor:
     out = torch.empty(len(logit), dtype=torch.bool, device=logit.device)
     if len(logit):

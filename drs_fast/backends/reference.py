@@ -88,6 +88,13 @@ def probability(logit: Tensor, threshold: Threshold) -> Tensor:
     return torch.where(torch.isfinite(logit), p, 0.0)
 
 
+def weight(logit: Tensor, threshold: Threshold) -> Tensor:
+    """exp(logit - log_m) / probability, written without a division; 0 for logits never accepted."""
+    log_m, gamma, s = threshold
+    numerator, rest = _terms(logit, log_m, power(gamma), s)
+    return torch.where(torch.isfinite(logit), numerator + rest, 0.0)
+
+
 def decide(logit: Tensor, u: Tensor, log_m: Number, c1: Number, s: float) -> Tensor:
     """u < sigmoid(F), multiplied out; (n,) bool."""
     numerator, rest = _terms(logit, log_m, c1, s)

@@ -8,6 +8,7 @@ from drs_fast.ops.decide import (
     appending,
     probability,
     ring,
+    weight,
 )
 from drs_fast.ops.dispatch import available, backend
 from drs_fast.ops.draw import labels, latents, normal, uniform, words
@@ -34,5 +35,6 @@ __all__ = [
     "select",
     "uniform",
     "walk",
+    "weight",
     "words",
 ]

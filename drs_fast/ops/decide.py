@@ -36,6 +36,25 @@ def probability(
 
 
 @operator(
+    f"(Tensor logit, {THRESHOLD}) -> Tensor",
+    lambda logit, **_: torch.empty_like(logit, dtype=torch.float64),
+)
+def weight(
+    logit: Tensor,
+    *,
+    log_m: float | Tensor,
+    gamma: float | Tensor = 0.0,
+    eps: float = 1e-6,
+) -> Tensor:
+    """What an accepted row counts for: exp(logit - log_m) / probability, (n,) float64.
+
+    With gamma and eps 0 this is max(1, exp(logit - log_m)). 0 if the logit is not finite.
+    """
+    logit = checks.logit(logit)
+    return call("weight", logit.device)(logit, checks.threshold(logit, log_m, gamma, eps))
+
+
+@operator(
     f"(Tensor logit, {ROWS}, {THRESHOLD}) -> Tensor",
     lambda logit, **_: torch.empty_like(logit, dtype=torch.bool),
 )

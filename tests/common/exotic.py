@@ -123,6 +123,7 @@ def appended(logit, *rows, **how):
 # Place: (a plain tensor that belongs there, the call)
 PLACES = {
     "probability": (LOGIT, lambda t: ops.probability(t, log_m=1.0)),
+    "weight": (LOGIT, lambda t: ops.weight(t, log_m=1.0)),
     "probability, log_m": (LOGIT, lambda t: ops.probability(LOGIT, log_m=t)),
     "probability, gamma": (LOGIT, lambda t: ops.probability(LOGIT, log_m=1.0, gamma=t)),
     "accept": (LOGIT, lambda t: ops.accept(t, RNG, log_m=1.0)),

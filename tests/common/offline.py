@@ -27,6 +27,7 @@ CASES = {
     "accept": lambda t, f: t.accept(f.logit, f.rng, None, f.threshold),
     "accept per row": lambda t, f: t.accept(f.logit, f.rng, f.ids, f.log_m_per_row),
     "probability": lambda t, f: t.probability(f.logit, f.threshold),
+    "weight": lambda t, f: t.weight(f.logit, f.threshold),
     "largest": lambda t, f: t.largest(f.logit),
     "order_statistic": lambda t, f: t.order_statistic(f.logit, 80.0),
     "order_statistic float64": lambda t, f: t.order_statistic(f.logit.double(), 80.0),

@@ -131,6 +131,7 @@ def test_decisions(n, dtype, content, row, strided, log_m, gamma, has_ids):
 
     assert_backends_agree(lambda to: ops.accept(to(logit), rng, ids=to(ids), **arguments(to)))
     assert_backends_agree(lambda to: ops.probability(to(logit), **arguments(to)))
+    assert_backends_agree(lambda to: ops.weight(to(logit), **arguments(to)))
     for capacity in (n, n // 9):
         out = poisoned_out(capacity, logit, rows)
         assert_backends_agree(

@@ -65,9 +65,37 @@ def test_probability_between_the_maximum_and_eps(name, eps):
         d = [eps * f for f in (1e-9, 0.1, 0.5, 0.9, 0.999, 1 - 1e-9, 1.0, 1 + 1e-9, 1.1, 1.999)]
         with backend(name):
             p = ops.probability(wide(d), log_m=0.0, gamma=gamma, eps=eps).tolist()
+            w = ops.weight(wide(d), log_m=0.0, gamma=gamma, eps=eps).tolist()
         allowed = 1e-12 + 2.0**-52 * eps * math.exp(gamma)
-        for x, y in zip(p, d, strict=True):
-            assert abs(mp.mpf(x) - oracle(y, gamma, eps)) < allowed
+        for x, weight, y in zip(p, w, d, strict=True):
+            expected = oracle(y, gamma, eps)
+            assert abs(mp.mpf(x) - expected) < allowed
+            assert abs(mp.mpf(weight) - mp.exp(mp.mpf(y)) / expected) < allowed
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+@pytest.mark.parametrize("eps", EPSILONS)
+def test_weight_against_fifty_digits(name, eps):
+    """It is exp(d) over the probability, and max(1, exp(d)) where gamma and eps are 0."""
+    for gamma in GAMMAS:
+        d = [x for x in grid(gamma, eps) if not 0.0 < x < 2 * eps]
+        with backend(name):
+            w = ops.weight(wide(d), log_m=0.0, gamma=gamma, eps=eps).tolist()
+        for x, y in zip(w, d, strict=True):
+            expected = mp.exp(mp.mpf(y)) / oracle(y, gamma, eps)
+            assert abs(mp.mpf(x) - expected) < 1e-12 * expected
+            if gamma == eps == 0.0:
+                assert x == pytest.approx(max(1.0, math.exp(y)), rel=1e-14)
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+def test_weight_far_away(name):
+    """A row far below is as likely accepted as it is rare; one that is never accepted weighs 0."""
+    logit = wide([-1e300, -torch.inf, torch.inf, torch.nan])
+    with backend(name):
+        assert ops.weight(logit, log_m=0.0, gamma=2.0).tolist() == [
+            pytest.approx(math.exp(2.0), rel=1e-15), 0.0, 0.0, 0.0,
+        ]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", BACKENDS)

@@ -257,6 +257,7 @@ def test_the_host_waits_for_nothing(way):
         ops.accept_append(logit, rows, ring=ring, gamma=GAMMA)
         ops.accept(logit, rng, **ARGUMENTS)
         ops.probability(logit, **ARGUMENTS)
+        ops.weight(logit, **ARGUMENTS)
         ops.quantile_gamma(logit, 80.0, log_m=LOG_M)
         ops.largest(logit)
         ops.uniform(rng, 5000, stream=1, device=DEVICE)

@@ -28,6 +28,7 @@ def everything():
     for logits in (logit, logit.float()):
         for gamma in (0.0, -3.0, 45.0, torch.linspace(-9, 9, N)):
             yield ops.probability(logits, log_m=4.0, gamma=gamma)
+            yield ops.weight(logits, log_m=4.0, gamma=gamma)
             yield ops.accept(logits, rng, log_m=3.9, gamma=gamma)
             kept = ops.accept_compact(logits, image, rows, rng=rng, log_m=3.9, gamma=gamma)
             n = int(kept.count)

@@ -125,6 +125,7 @@ class TestEqualBits:
         ]:
             kwargs = {"log_m": log_m, "gamma": gamma, "eps": eps}
             p = assert_backends_agree(lambda kwargs=kwargs: ops.probability(logit, **kwargs))
+            assert_backends_agree(lambda kwargs=kwargs: ops.weight(logit, **kwargs))
             keep = assert_backends_agree(lambda kwargs=kwargs: ops.accept(logit, rng, **kwargs))
             u = ops.uniform(rng, n, stream=1)
             away = (u - p).abs() > 1e-14

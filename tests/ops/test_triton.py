@@ -163,6 +163,7 @@ class TestEqualBits:
         kwargs = decision(n, row, log_m, gamma, has_ids)
         threshold = {name: kwargs[name] for name in ("log_m", "gamma")}
         assert_backends_agree(lambda to: ops.probability(to(logit), **place(to, threshold)))
+        assert_backends_agree(lambda to: ops.weight(to(logit), **place(to, threshold)))
         mask = assert_backends_agree(lambda to: ops.accept(to(logit), rng, **place(to, kwargs)))
         assert n < 1000 or 0.05 < float(mask.double().mean()) < 0.95
 

@@ -107,6 +107,16 @@ def probability(logit: Tensor, threshold: Threshold) -> Tensor:
     return out
 
 
+def weight(logit: Tensor, threshold: Threshold) -> Tensor:
+    out = torch.empty(len(logit), dtype=torch.float64, device=logit.device)
+    _launch(
+        "decision.weight", logit.device, len(logit), logit,
+        *tensors(threshold), out, *bits(threshold), len(logit),
+        **forms(threshold), BLOCK=TILE,
+    )  # fmt: skip
+    return out
+
+
 def accept(logit: Tensor, rng: Rng, ids: Tensor | None, threshold: Threshold) -> Tensor:
     out = torch.empty(len(logit), dtype=torch.bool, device=logit.device)
     _launch(

@@ -1,4 +1,4 @@
-"""The decision, its probability, and the largest logit: one row per lane."""
+"""The decision, its probability and weight, and the largest logit: one row per lane."""
 
 import triton
 import triton.language as tl
@@ -47,6 +47,22 @@ def probability(
     numerator, rest = terms(value, top, shift, s)
     p = tl.where(finite(value), numerator / (numerator + rest), 0.0)
     tl.store(out + index, p, mask=inside)
+
+
+@triton.jit(do_not_specialize=NUMBERS)
+def weight(
+    logit, log_m, gamma, out,
+    log_m_bits: tl.int64, gamma_bits: tl.int64, s_bits: tl.int64, n: tl.int64,
+    LOG_M: tl.constexpr, GAMMA: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    index = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    inside = index < n
+    value = tl.load(logit + index, mask=inside, other=float("-inf")).to(tl.float64)
+    top = parameter(log_m, log_m_bits, index, inside, LOG_M)
+    shift = parameter(gamma, gamma_bits, index, inside, GAMMA)
+    s = parameter(None, s_bits, index, inside, "number")
+    numerator, rest = terms(value, top, shift, s)
+    tl.store(out + index, tl.where(finite(value), numerator + rest, 0.0), mask=inside)
 
 
 @triton.jit(do_not_specialize=NUMBERS)
