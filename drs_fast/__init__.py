@@ -21,6 +21,7 @@ from drs_fast.run.plan import Plan, plan
 from drs_fast.squeeze import Squeeze
 from drs_fast.store import Conflict, Corrupt
 from drs_fast.store import open_run as open
+from drs_fast.unweighting.unweight import Unweighted, unweight
 
 __all__ = [
     "GAN",
@@ -35,6 +36,7 @@ __all__ = [
     "Squeeze",
     "Stale",
     "Starvation",
+    "Unweighted",
     "backend",
     "calibrate",
     "contrastive",
@@ -50,5 +52,6 @@ __all__ = [
     "relativistic",
     "samplers",
     "stream",
+    "unweight",
     "weights",
 ]

@@ -25,6 +25,7 @@ ROOMS = (
     "squeeze",
     "doctor",
     "store",
+    "unweighting",
     "run",
     "zoo",
     "adapters",
