@@ -6,6 +6,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.dlpack import from_dlpack
 
 from drs_fast.core.arguments import describe
 from drs_fast.core.tensors import dense, plain, words_of
@@ -43,7 +44,7 @@ def log_weights(given: Any) -> Tensor:
     elif isinstance(given, Tensor):
         found = plain("log_weight", given)
     elif isinstance(given, Shared):
-        found = torch.from_dlpack(given)
+        found = from_dlpack(given)
     else:
         raise ValueError(f"log_weight must be {KINDS}, got {_described(given)}")
     if found.ndim != 1 or found.dtype not in DTYPES:

@@ -40,3 +40,13 @@ class Decision:
                 f"weight, which is more than {LARGEST_EXPONENT:g} and too far for a weight"
             )
         return reference.exponential(above)[0]
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What is taken from a table."""
+
+    decision: Decision
+    count: int  # rows that are kept
+    log_weight: str  # a column
+    weight: str | None  # a column of overweights to add

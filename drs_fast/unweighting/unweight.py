@@ -2,7 +2,8 @@
 
 import math
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
@@ -17,7 +18,8 @@ from drs_fast.unweighting.maximum import check, log_maximum
 BATCH = 2**20  # rows
 
 
-class Unweighted(NamedTuple):
+@dataclass(frozen=True)
+class Unweighted:
     """The accepted rows, in row order, each in the kind of array that was given."""
 
     rows: tuple[Any, ...]  # of every array
@@ -92,4 +94,4 @@ def checked_share(max_overweight: float) -> float:
 
 
 def _batches(log_weight: Tensor) -> Iterator[Tensor]:
-    return iter(log_weight.split(BATCH)) if len(log_weight) else iter(())
+    return (log_weight[at : at + BATCH] for at in range(0, len(log_weight), BATCH))
