@@ -56,10 +56,10 @@ def log_weights(given: Any) -> Tensor:
 
 
 def of_numpy(array: np.ndarray[Any, Any]) -> Tensor:
-    """A tensor of an array's numbers, (0,) bool if PyTorch has none of that dtype."""
-    if array.dtype.name == "bfloat16":  # of the package ml_dtypes
+    """A tensor of an array of floating-point numbers (n,); of any other array, (0,) bool."""
+    if array.ndim == 1 and array.dtype.name == "bfloat16":  # of the package ml_dtypes
         return torch.from_numpy(array.astype(np.float32))
-    if array.dtype.kind != "f" or array.dtype.itemsize > 8:
+    if array.ndim != 1 or array.dtype.kind != "f" or array.dtype.itemsize > 8:
         return torch.empty(0, dtype=torch.bool)
     native = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("="))
     # PyTorch warns about arrays that cannot be written to.
