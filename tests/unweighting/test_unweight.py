@@ -54,7 +54,10 @@ def test_numpy(dtype, expected):
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
 def test_pytorch(dtype, expected):
     given = torch.from_numpy(LOG_WEIGHT).to(dtype).requires_grad_()
-    agrees(drs.unweight(given, seed=7, weighted=True), expected)
+    found = drs.unweight(given, given, seed=7, weighted=True)
+    agrees(found, expected)
+    assert torch.equal(found.rows[0], given[expected.ids])
+    assert not found.rows[0].requires_grad
 
 
 def test_strides_and_memory_that_cannot_be_written_to(expected):
