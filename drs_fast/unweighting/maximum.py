@@ -49,7 +49,7 @@ def log_maximum(batches: Batches, max_overweight: float) -> float:
     if math.isinf(top) or max_overweight == 0.0:
         return top
     low, width = 0.0, DEEPEST / BINS
-    above = torch.zeros(3, 1, dtype=torch.int64)
+    above = torch.zeros(3, 1, dtype=torch.int64, device="cpu")
     tolerated = -1.0
     while True:
         counts = _binned(batches, top, low, width)
@@ -70,7 +70,7 @@ def _binned(batches: Batches, top: float, low: float, width: float) -> Tensor:
 
     The first bin begins `low` nats below the top.
     """
-    sums = torch.zeros(3, BINS, dtype=torch.int64)
+    sums = torch.zeros(3, BINS, dtype=torch.int64, device="cpu")
     for batch in batches():
         depth = (top - batch.double()) - low
         inside = (depth >= 0.0) & (depth < BINS * width)
