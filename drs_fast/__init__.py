@@ -16,6 +16,7 @@ from drs_fast.run.generate import generate, stream
 from drs_fast.squeeze import Squeeze
 from drs_fast.store import Conflict, Corrupt
 from drs_fast.store import open_run as open
+from drs_fast.unweighting.unweight import Unweighted, unweight
 
 if TYPE_CHECKING:
     from drs_fast.adapters.load import load, weights
@@ -55,6 +56,7 @@ __all__ = [
     "Squeeze",
     "Stale",
     "Starvation",
+    "Unweighted",
     "backend",
     "calibrate",
     "contrastive",
@@ -70,6 +72,7 @@ __all__ = [
     "relativistic",
     "samplers",
     "stream",
+    "unweight",
     "weights",
 ]
 

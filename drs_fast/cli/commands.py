@@ -16,6 +16,7 @@ from drs_fast.run import generate as engine
 from drs_fast.run.options import Options
 from drs_fast.run.plan import plan
 from drs_fast.squeeze import Squeeze
+from drs_fast.unweighting.tables import unweight_file
 
 USE_BOUND = {"yes": True, "no": False}
 
@@ -140,6 +141,24 @@ def run_report(options: argparse.Namespace) -> int:
     print(text)
     for picture in pictures:
         print(picture)
+    return 0
+
+
+def run_unweight(options: argparse.Namespace) -> int:
+    done = unweight_file(
+        options.file,
+        options.log_weight,
+        options.out,
+        weight=options.weight,
+        seed=options.seed,
+        log_max=options.log_max,
+        max_overweight=options.max_overweight,
+        n=options.n,
+    )
+    if options.report:
+        share = f" ({done.count / done.rows:.2%})" if done.rows else ""
+        print(f"{done.count:,} of {done.rows:,} rows{share} in {options.out}")
+        print(f"log_max: {done.log_max!r}; {done.above:,} of the rows lie above it")
     return 0
 
 

@@ -9,7 +9,7 @@ EXIT_CODES = {
     3: "bad logits: the discriminator's output cannot be sampled from",
     4: "starved: too few proposals were accepted",
     5: "the disk is full, or a file could not be written or read",
-    6: "damaged: verify found problems",
+    6: "damaged: verify found problems, or a table cannot be read",
     7: "the directory is not a run, holds a different run, or is in use",
     8: "the doctor found problems",
     9: "the bound of a squeezed run loses too many samples",

@@ -1,4 +1,4 @@
-"""The command line: drs-fast demo | plan | generate | doctor | verify | report."""
+"""The command line: drs-fast demo | plan | generate | doctor | verify | unweight | report."""
 
 import argparse
 import contextlib

@@ -149,6 +149,40 @@ def parser(given: list[str]) -> argparse.ArgumentParser:
     )
     verify.set_defaults(run=commands.run_verify)
 
+    unweight = added.add_parser(
+        "unweight",
+        allow_abbrev=False,
+        help="keep an unweighted sample of a table's rows, which have log weights",
+        description="Keep each row of a Parquet, .npz or .npy table with probability "
+        "min(1, exp(log weight - log_max)), and write the kept rows to a file of the same kind.",
+    )
+    unweight.add_argument("file", metavar="FILE")
+    unweight.add_argument(
+        "--log-weight", required=True, metavar="COL", help="the column of log weights, in nats"
+    )
+    unweight.add_argument("--out", required=True, help="output file")
+    unweight.add_argument(
+        "--weight",
+        metavar="COL",
+        help="add a column max(1, exp(log weight - log_max)), with which nothing is clipped",
+    )
+    _add_option(unweight, "seed", "random seed")
+    unweight.add_argument(
+        "--log-max",
+        type=float,
+        help="rows of this log weight or more are always kept (default: from --max-overweight)",
+    )
+    unweight.add_argument(
+        "--max-overweight",
+        type=float,
+        default=1e-3,
+        metavar="SHARE",
+        help="of all weight, the most that may be clipped at log_max (default: %(default)s)",
+    )
+    unweight.add_argument("-n", type=int, help="stop after this many kept rows")
+    unweight.add_argument("--quiet", dest="report", action="store_false", help="print nothing")
+    unweight.set_defaults(run=commands.run_unweight)
+
     report = added.add_parser(
         "report", allow_abbrev=False, help="describe a run in numbers and pictures"
     )

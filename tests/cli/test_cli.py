@@ -213,7 +213,7 @@ def test_help_lists_the_exit_codes(run):
     assert code == 0
     for number, meaning in EXIT_CODES.items():
         assert re.search(rf"^ +{number}  {re.escape(meaning)}$", out, re.MULTILINE)
-    for command in ("demo", "generate", "doctor", "verify", "report"):
+    for command in ("demo", "generate", "doctor", "verify", "unweight", "report"):
         assert command in out
 
 

@@ -25,6 +25,7 @@ ROOMS = (
     "squeeze",
     "doctor",
     "store",
+    "unweighting",
     "run",
     "zoo",
     "adapters",
@@ -148,7 +149,7 @@ def test_import_does_nothing(tmp_path):
         "known = set(sys.modules)\n"
         "import drs_fast.report.demo, drs_fast.report.report\n"
         "heavy = ('matplotlib', 'sklearn', 'scipy', 'tqdm', 'triton', 'pandas', 'PIL', 'numba',\n"
-        "         'torchvision', 'mpmath', 'pybind11', 'setuptools')\n"
+        "         'torchvision', 'pyarrow', 'mpmath', 'pybind11', 'setuptools')\n"
         "new = {name.partition('.')[0] for name in set(sys.modules) - known}\n"
         "assert not new & set(heavy), new & set(heavy)\n"
         "assert not torch.cuda.is_initialized()\n"

@@ -1,0 +1,1 @@
+"""Accepts or rejects rows that come with log weights: arrays in memory, and tables on disk."""

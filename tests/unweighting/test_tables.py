@@ -1,0 +1,355 @@
+"""drs-fast unweight: of a file the same rows as of its columns, and nothing else changes."""
+
+import datetime
+import decimal
+import io
+import subprocess
+import sys
+import tracemalloc
+import zipfile
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+import drs_fast as drs
+from drs_fast.cli import main as cli
+from drs_fast.store import replaced
+from drs_fast.unweighting import npy, numpy_files, parquet
+from drs_fast.unweighting.tables import unweight_file
+
+N = 3_000
+RNG = np.random.default_rng(5)
+LOG_WEIGHT = RNG.normal(size=N)
+COUNT = len(drs.unweight(LOG_WEIGHT, seed=2).ids)
+
+
+def arrow_table():
+    """Columns of every kind that is written to Parquet."""
+    start = datetime.datetime(2020, 1, 1)
+    rows = range(N)
+    columns = {
+        "lw": pa.array(LOG_WEIGHT),
+        "half": pa.array(LOG_WEIGHT.astype(np.float16)),
+        "dictionary": pa.array(["a", "b", None] * (N // 3)).dictionary_encode(),
+        "list": pa.array([[i, None] if i % 4 else None for i in rows]),
+        "struct": pa.array([{"a": i, "b": {"c": [str(i)]}} for i in rows]),
+        "zoned": pa.array([start] * N, pa.timestamp("ns", "Europe/Berlin")),
+        "seconds": pa.array([start] * N, pa.timestamp("s")),
+        "decimal": pa.array([decimal.Decimal(i) / 4 for i in rows], pa.decimal128(10, 2)),
+        "map": pa.array([[("k", i)] for i in rows], pa.map_(pa.string(), pa.int16())),
+        "pair": pa.array([[i, i + 1] for i in rows], pa.list_(pa.float32(), 2)),
+        "large": pa.array([f"{i}" for i in rows], pa.large_string()),
+        "view": pa.array([f"{i}" for i in rows], pa.string_view()),
+        "bytes": pa.array([b"ab"] * N, pa.binary(2)),
+        "nulls": pa.nulls(N),
+        "labels": pa.array([["a", "b"]] * N).cast(pa.list_(pa.dictionary(pa.int32(), pa.string()))),
+        "with.dot": pa.array(rows, pa.uint32()),
+    }
+    made = pa.table(columns)
+    energy = made.schema.field("with.dot").with_metadata({"unit": "GeV"})
+    schema = made.schema.set(made.schema.get_field_index("with.dot"), energy)
+    return made.cast(schema.with_metadata({"written by": "the tests"}))
+
+
+@pytest.fixture
+def files(tmp_path):
+    """The same table as each kind of file."""
+    codecs = {"lw": "gzip", "large": "zstd", "dictionary": "brotli"}
+    pq.write_table(arrow_table(), tmp_path / "t.parquet", compression=codecs, row_group_size=1000)
+    wide = RNG.normal(size=(N, 2, 3)).astype(np.float32)
+    columns = {"lw": LOG_WEIGHT, "x": np.asfortranarray(wide), "i": np.arange(N), "version": 3.0}
+    np.savez(tmp_path / "plain.npz", **columns, name=np.array([f"{i}" for i in range(N)]))
+    np.savez_compressed(tmp_path / "packed.npz", **columns)
+    fields = [("lw", ">f8"), ("x", "f4", (2, 3)), ("name", "U5"), ("été", "?")]
+    rows = np.zeros(N, dtype=np.dtype(fields, align=True))
+    rows["lw"], rows["x"], rows["name"] = LOG_WEIGHT, wide, np.arange(N).astype(str)
+    np.save(tmp_path / "rows.npy", rows)
+    return tmp_path
+
+
+@pytest.fixture
+def run(files, capsys, monkeypatch):
+    """Runs a command in the files' folder and returns (exit code, output, errors)."""
+    monkeypatch.chdir(files)
+
+    def command(words):
+        try:
+            code = cli.main(words.split())
+        except SystemExit as end:
+            code = end.code
+        return code, *capsys.readouterr()
+
+    return command
+
+
+def small(monkeypatch, size=170):
+    """Batches far smaller than the table."""
+    monkeypatch.setattr(parquet, "BATCH", size)
+    monkeypatch.setattr(npy, "BYTES", 24 * size)
+
+
+def test_parquet(run, files, monkeypatch):
+    small(monkeypatch)
+    code, out, _ = run("unweight t.parquet --log-weight lw --seed 2 --out kept.parquet --weight w")
+    assert code == 0
+    assert f"{COUNT} of 3,000 rows" in out
+    source, kept = pq.read_table("t.parquet"), pq.read_table("kept.parquet")
+    found = drs.unweight(LOG_WEIGHT, seed=2, weighted=True)
+    assert np.array_equal(kept["w"].to_numpy(), found.weight)
+    assert found.weight.max() > 1.0
+    kept = kept.drop_columns("w")
+    assert kept.schema.equals(source.schema, check_metadata=True)
+    for name in source.column_names:
+        values = source[name].to_pylist()
+        assert str(kept[name].to_pylist()) == str([values[i] for i in found.ids]), name
+    before, after = (pq.ParquetFile(name).metadata for name in ("t.parquet", "kept.parquet"))
+    for i in range(before.num_columns):
+        chunk = before.row_group(0).column(i)
+        assert after.row_group(0).column(i).compression == chunk.compression
+    assert after.num_row_groups == 1
+    run("unweight t.parquet --log-weight lw --seed 2 --log-max -2 --out most.parquet")
+    most, ids = pq.ParquetFile("most.parquet"), drs.unweight(LOG_WEIGHT, seed=2, log_max=-2.0).ids
+    assert most.read(["with.dot"])["with.dot"].to_pylist() == ids.tolist()
+    assert most.metadata.num_row_groups == 3  # of 1,000 rows or a batch more
+    run("unweight t.parquet --log-weight half --seed 2 --out half.parquet")
+    half = drs.unweight(LOG_WEIGHT.astype(np.float16), seed=2)
+    assert pq.read_table("half.parquet")["with.dot"].to_pylist() == half.ids.tolist()
+    assert pq.read_schema("half.parquet").equals(source.schema, check_metadata=True)
+
+
+@pytest.mark.parametrize("name", ["plain.npz", "packed.npz"])
+def test_npz(name, run, monkeypatch):
+    small(monkeypatch)
+    assert run(f"unweight {name} --log-weight lw --seed 2 --out kept.npz --weight w")[0] == 0
+    source, kept = np.load(name), np.load("kept.npz")
+    found = drs.unweight(LOG_WEIGHT, seed=2, weighted=True)
+    assert list(kept) == [*source, "w"]
+    assert np.array_equal(kept["w"], found.weight)
+    assert kept["version"] == 3.0
+    for column in set(source) - {"version"}:
+        assert kept[column].dtype == source[column].dtype
+        assert np.array_equal(kept[column], source[column][found.ids])
+    kinds = {info.compress_type for info in zipfile.ZipFile(name).infolist()}
+    assert {info.compress_type for info in zipfile.ZipFile("kept.npz").infolist()} == kinds
+    run(f"unweight {name} --log-weight lw --seed 2 --out again.npz --weight w")
+    with open("kept.npz", "rb") as first, open("again.npz", "rb") as second:
+        assert first.read() == second.read()
+
+
+def test_npy(run, monkeypatch):
+    small(monkeypatch)
+    assert run("unweight rows.npy --log-weight lw --seed 2 --out kept.npy")[0] == 0
+    source, kept = np.load("rows.npy"), np.load("kept.npy")
+    found = drs.unweight(LOG_WEIGHT, source, seed=2, weighted=True)
+    assert kept.dtype == source.dtype
+    assert np.array_equal(kept, found.rows[0])
+    run("unweight rows.npy --log-weight lw --seed 2 --out more.npy --weight w")
+    more = np.load("more.npy")
+    assert more.dtype.names == ("lw", "x", "name", "été", "w")
+    assert np.array_equal(more["w"], found.weight)
+    for name in source.dtype.names:
+        assert more.dtype[name] == source.dtype[name]
+        assert np.array_equal(more[name], source[name][found.ids])
+
+
+@pytest.mark.parametrize("dtype", ["f8", "U3", [("a", "<f4"), ("b", "i1", (2,))], [("é", "?")]])
+@pytest.mark.parametrize("shape", [(0,), (7,), (5, 1, 2)])
+def test_headers_are_those_of_numpy(dtype, shape):
+    array = np.zeros(shape, dtype)
+    stream = io.BytesIO()
+    np.lib.format.write_array(stream, array)
+    ours = io.BytesIO(npy.header_bytes(array.dtype, shape) + array.tobytes())
+    assert np.array_equal(np.load(ours), array)
+    stream.seek(0)
+    assert npy.read_header(stream, "it") == npy.Header(array.dtype, shape, False)
+
+
+@pytest.mark.parametrize("name", ["t.parquet", "plain.npz", "rows.npy"])
+def test_the_first_n(name, run, monkeypatch):
+    small(monkeypatch)
+    end = name.partition(".")[2]
+    words = f"unweight {name} --log-weight lw --seed 2"
+    found = drs.unweight(LOG_WEIGHT, LOG_WEIGHT, seed=2)
+    for n in (0, 1, 100, COUNT):
+        code, out, _ = run(f"{words} -n {n} --out {n}.{end}")
+        assert code == 0
+        tried = 0 if n == 0 else found.ids[n - 1] + 1
+        assert f"{n} of {tried:,} rows" in out
+        kept = pq.read_table(f"{n}.{end}") if end == "parquet" else np.load(f"{n}.{end}")
+        assert np.array_equal(np.asarray(kept["lw"]), found.rows[0][:n])
+    code, _, error = run(f"{words} -n {COUNT + 1} --out more.{end}")
+    assert code == 4
+    assert f"{COUNT} of 3,000 rows were accepted, fewer than {COUNT + 1}; leave -n out" in error
+
+
+def test_settings_reach_the_decision(run):
+    run("unweight rows.npy --log-weight lw --out a.npy --log-max 1.5 --quiet")
+    assert np.array_equal(
+        np.load("a.npy")["lw"], LOG_WEIGHT[drs.unweight(LOG_WEIGHT, log_max=1.5).ids]
+    )
+    _, out, _ = run("unweight rows.npy --log-weight lw --out b.npy --max-overweight 0.1 --seed 4")
+    found = drs.unweight(LOG_WEIGHT, max_overweight=0.1, seed=4, weighted=True)
+    assert np.array_equal(np.load("b.npy")["lw"], LOG_WEIGHT[found.ids])
+    above = (found.log_max < LOG_WEIGHT).sum()
+    assert f"log_max: {found.log_max!r}; {above} of" in out
+
+
+@pytest.mark.parametrize("n", [0, 4])
+def test_tables_without_a_kept_row(n, run):
+    none = np.full(n, -np.inf)
+    pq.write_table(pa.table({"lw": none, "s": ["x"] * n}), "none.parquet")
+    np.savez("none.npz", lw=none, x=np.zeros((n, 3)))
+    for end in ("parquet", "npz"):
+        assert run(f"unweight none.{end} --log-weight lw --out kept.{end} --weight w")[0] == 0
+    assert pq.read_table("kept.parquet").num_rows == 0
+    assert np.load("kept.npz")["x"].shape == (0, 3)
+
+
+ROWS = 2**20
+FLAT = 16_000_000  # bytes; what reads a column at once takes twice as much
+
+ARROWS_PEAK = """
+import pyarrow
+from drs_fast.unweighting import parquet
+from drs_fast.unweighting.tables import unweight_file
+
+parquet.BATCH = 2**14
+unweight_file("t.parquet", "lw", "kept.parquet")
+print(pyarrow.default_memory_pool().max_memory())
+"""
+
+
+def test_memory_is_flat(tmp_path, monkeypatch):
+    small(monkeypatch, 2**14)
+    columns = {name: RNG.normal(size=ROWS) for name in ("a", "b", "lw")}
+    pq.write_table(pa.table(columns), tmp_path / "t.parquet", row_group_size=ROWS)
+    np.savez(tmp_path / "t.npz", **columns)
+    del columns
+    # In a process of its own, because Arrow's peak cannot be set back.
+    done = subprocess.run(
+        [sys.executable, "-c", ARROWS_PEAK],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert 0 < int(done.stdout) < FLAT
+    tracemalloc.start()
+    try:
+        unweight_file(tmp_path / "t.npz", "lw", tmp_path / "kept.npz")
+        assert tracemalloc.get_traced_memory()[1] < FLAT
+    finally:
+        tracemalloc.stop()
+
+
+def damage(name):
+    """Cuts a file, and changes a byte in the middle of another."""
+    with open(name, "rb") as file:
+        data = file.read()
+    with open(f"cut-{name}", "wb") as file:
+        file.write(data[: len(data) // 2])
+    middle = len(data) // 2
+    with open(f"changed-{name}", "wb") as file:
+        file.write(data[:middle] + bytes([data[middle] ^ 0xFF]) + data[middle + 1 :])
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        ("t.parquet --log-weight nope", 2, "0 columns 'nope'; its columns are: lw, half, dict"),
+        ("plain.npz --log-weight nope", 2, "its columns are: lw, x, i, name"),
+        ("rows.npy --log-weight nope", 2, "its columns are: lw, x, name, été"),
+        ("t.parquet --log-weight large", 2, "'large' must be float16, float32 or float64, got la"),
+        ("plain.npz --log-weight i", 2, "'i' must be (n,) float16, float32 or float64, got int64"),
+        ("plain.npz --log-weight x", 2, "got (3000, 2, 3) float32"),
+        ("rows.npy --log-weight x", 2, "'x' must be (n,) float16, float32 or float64, got ('<f4'"),
+        ("t.parquet --log-weight lw --weight half", 2, "has a column 'half'; choose another"),
+        ("t.parquet --log-weight lw --out t.parquet", 2, "is the file to read; write to another"),
+        ("t.parquet --log-weight lw --out other.parquet", 2, "exists; choose another name"),
+        ("t.parquet --log-weight lw --out kept.npz", 2, "must end with '.parquet'"),
+        ("t.parquet --log-weight lw --max-overweight 2", 2, "max_overweight must be a finite"),
+        ("t.parquet --log-weight lw --log-max nan", 2, "log_max must be a finite number"),
+        ("t.parquet --log-weight lw --seed -1", 2, "seed"),
+        ("t.parquet --log-weight lw -n -1", 2, "n must be an integer >= 0"),
+        ("missing.parquet --log-weight lw", 5, "No such file"),
+        ("text.parquet --log-weight lw", 2, "must be a Parquet, .npz or .npy file; it begins"),
+        ("matrix.npy --log-weight lw", 2, "structured array (n,), whose fields are columns, got"),
+        ("ragged.npz --log-weight lw", 2, "3000 rows, as 'lw' has, got (2,) for 'a'"),
+        ("objects.npz --log-weight lw", 2, "a.npy in objects.npz holds Python objects"),
+        ("nan.parquet --log-weight lw", 2, "got nan in row 1"),
+        ("nan.npz --log-weight lw", 2, "got inf in row 2"),
+        ("nan.npz --log-weight lw --log-max 1", 2, "got inf in row 2"),
+        ("cut-t.parquet --log-weight lw", 6, "cut-t.parquet is damaged"),
+        ("cut-plain.npz --log-weight lw", 6, "cut-plain.npz is damaged"),
+        ("cut-rows.npy --log-weight lw", 6, "cut-rows.npy is damaged: it ends too early"),
+        ("changed-plain.npz --log-weight lw", 6, "changed-plain.npz is damaged: Bad CRC-32"),
+        ("long.npy --log-weight lw", 6, "it goes on after its last row"),
+    ],
+)
+def test_errors(words, code, message, run, files):
+    pq.write_table(pa.table({"lw": [1.0]}), "other.parquet")
+    pq.write_table(pa.table({"lw": [1.0, None]}), "nan.parquet")
+    np.savez("nan.npz", lw=np.array([0.0, 1.0, np.inf]))
+    np.savez("ragged.npz", lw=LOG_WEIGHT, a=np.zeros(2))
+    np.savez("objects.npz", lw=LOG_WEIGHT, a=np.array([{}] * N))
+    np.save("matrix.npy", np.zeros((3, 3)))
+    (files / "text.parquet").write_text("a,b\n1,2\n")
+    for name in ("t.parquet", "plain.npz", "rows.npy"):
+        damage(name)
+    (files / "long.npy").write_bytes((files / "rows.npy").read_bytes() + b"x")
+    there = sorted(files.iterdir())
+    end = words.partition(" ")[0].rpartition(".")[2]
+    out = "" if "--out" in words else f" --out kept.{end}"
+    found, _, error = run(f"unweight {words}{out}")
+    assert message in error
+    assert found == code
+    assert sorted(files.iterdir()) == there
+
+
+def test_without_pyarrow(run, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    code, _, error = run("unweight t.parquet --log-weight lw --out kept.parquet")
+    assert (code, "pip install 'drs_fast[parquet]'" in error) == (2, True)
+    assert run("unweight plain.npz --log-weight lw --out kept.npz")[0] == 0
+
+
+def test_an_error_on_the_way_leaves_nothing(run, files, monkeypatch):
+    def full(*given):
+        raise OSError(28, "No space left on device")
+
+    there = sorted(files.iterdir())
+    monkeypatch.setattr(parquet.Parquet, "_write_group", full)
+    monkeypatch.setattr(numpy_files, "_kept", full)
+    for name in ("t.parquet", "plain.npz", "rows.npy"):
+        end = name.partition(".")[2]
+        assert run(f"unweight {name} --log-weight lw --out kept.{end}")[0] == 5
+    assert sorted(files.iterdir()) == there
+
+
+def test_a_file_that_changes_is_noticed(files, monkeypatch):
+    kept = numpy_files._kept
+    monkeypatch.setattr(numpy_files, "_kept", lambda *given: list(kept(*given))[:-1])
+    with pytest.raises(drs.Corrupt, match="was changed while it was read"):
+        unweight_file(files / "rows.npy", "lw", files / "kept.npy")
+    assert not (files / "kept.npy").exists()
+
+
+def test_a_file_is_replaced_when_it_is_whole(tmp_path):
+    path = tmp_path / "a"
+    path.write_text("before")
+
+    def interrupted():
+        with replaced.written(path) as temporary:
+            temporary.write_text("half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert [file.name for file in tmp_path.iterdir()] == ["a"]
+    assert path.read_text() == "before"
+    with replaced.written(path) as temporary:
+        temporary.write_text("after")
+        assert path.read_text() == "before"
+    assert path.read_text() == "after"
