@@ -13,9 +13,9 @@ from drs_fast.doctor.doctor import doctor
 from drs_fast.gan import GAN
 from drs_fast.ops import backend
 from drs_fast.run.generate import generate, stream
+from drs_fast.run.weighed import open_run as open
 from drs_fast.squeeze import Squeeze
 from drs_fast.store import Conflict, Corrupt
-from drs_fast.store import open_run as open
 from drs_fast.unweighting.unweight import Unweighted, unweight
 
 if TYPE_CHECKING:

@@ -1,9 +1,15 @@
 """A batch of samples."""
 
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+
+def _unknown() -> Tensor:
+    raise ValueError("this batch has no weights; those of drs.generate and drs.stream have them")
 
 
 @dataclass(frozen=True)
@@ -21,6 +27,16 @@ class Batch:
     ids: Tensor  # (N,) int64; ~row if the chain that begins at that row kept its real start
     count: Tensor  # () int64
     stats: dict[str, Tensor]  # 0-d tensors
+    weigh: Callable[[], Tensor] = _unknown  # finds `weight`
+
+    @functools.cached_property
+    def weight(self) -> Tensor:
+        """How much each sample counts in the law of the data, (N,) float64.
+
+        exp(logit - L) over the probability with which such a row was accepted, with one L for all.
+        ValueError if the sampler's law is not known.
+        """
+        return self.weigh()
 
 
 def last_row(ids: Tensor) -> int:

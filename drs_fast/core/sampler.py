@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from drs_fast.gan import GAN
 
 
+UNKNOWN, EQUAL, LOGIT, BATCH = "unknown", "equal", "logit", "batch"  # how weights are found
+
+
 class Nothing(NamedTuple):
     """The state of a sampler that finds nothing in burn-in."""
 
@@ -162,6 +165,21 @@ class Sampler(ABC):
         If it is another GAN, every class is to have its quota of the samples.
         """
         return gan
+
+    # Weights that make samples follow the law of the data.
+
+    @property
+    def weighs(self) -> str:
+        """How a sample's weight is found; UNKNOWN by default.
+
+        EQUAL: all weigh the same, where `law` says when that is right. LOGIT: by ops.weight and
+        `thresholds`. BATCH: every batch of `step` has its weights.
+        """
+        return UNKNOWN
+
+    def thresholds(self, gan: "GAN", state: Any) -> Thresholds:
+        """What a row is accepted by. Needed unless `weighs` is UNKNOWN or EQUAL."""
+        raise NotImplementedError
 
     # Faster ways to take steps.
 

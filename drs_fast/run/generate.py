@@ -1,5 +1,6 @@
 """Runs any sampler over rows 0, 1, ... until there are n samples."""
 
+import functools
 from collections.abc import Iterator
 from os import PathLike
 from typing import overload
@@ -10,14 +11,17 @@ from torch import Tensor
 from drs_fast.core import BURN_IN_ROW, Batch, OutOfTime, Sampler, Stale, Starvation
 from drs_fast.core.arguments import integer
 from drs_fast.gan import GAN
-from drs_fast.run import clock, pages
+from drs_fast.run import clock, pages, weighed
 from drs_fast.run.collected import Collected, Rows
 from drs_fast.run.options import Options, Weights
 from drs_fast.run.progress import Progress
 from drs_fast.run.saving import save_run
 from drs_fast.run.schedule import Run
 from drs_fast.run.steps import Landed
-from drs_fast.store import Samples, open_run
+from drs_fast.run.weighed import open_run
+from drs_fast.samplers.common import weights
+from drs_fast.samplers.common.weights import Weighing
+from drs_fast.store import Samples
 
 ENDLESS = ((0, 0, BURN_IN_ROW),)  # one chunk of all rows
 
@@ -154,9 +158,9 @@ def _streamed(run: Run) -> Iterator[Batch]:
 
 def _owned(landed: Landed, run: Run) -> Batch:
     """A step's samples in tensors of their own, so that its proposals can be freed."""
-    rows = landed.rows or [{name: row[:0] for name, row in run.example.items()}]
+    rows = landed.rows or [{name: run.example[name][:0] for name in run.names}]
     tensors = {name: torch.cat([piece[name] for piece in rows]) for name in rows[0]}
-    return _batch(tensors, invalid=landed.invalid, above=landed.above)
+    return _batch(tensors, weighed.of_run(run, None), invalid=landed.invalid, above=landed.above)
 
 
 def _collected(run: Run, tensors: Rows) -> Batch:
@@ -170,10 +174,15 @@ def _collected(run: Run, tensors: Rows) -> Batch:
             stats[name] = value
     if run.flip_rate is not None:
         stats["flip_rate"] = run.flip_rate
-    return _batch(tensors, **stats)
+    y = tensors.get("y")
+    tried = None if y is None else weights.tried(tensors["ids"], y, run.gan.labels or 0)
+    weighing = weighed.of_run(run, tried)
+    worth = weighed.worth(len(tensors["ids"]), weighing, [tensors])
+    stats |= {name: value for name, value in worth.items() if value is not None}
+    return _batch(tensors, weighing, **stats)
 
 
-def _batch(tensors: Rows, **stats: float) -> Batch:
+def _batch(tensors: Rows, weighing: Weighing, **stats: float) -> Batch:
     return Batch(
         x=tensors["x"],
         z=tensors["z"],
@@ -182,6 +191,7 @@ def _batch(tensors: Rows, **stats: float) -> Batch:
         ids=tensors["ids"],
         count=torch.tensor(len(tensors["ids"]), device="cpu"),
         stats={name: _number(value) for name, value in stats.items()},
+        weigh=functools.partial(weighing.of, tensors),
     )
 
 

@@ -11,7 +11,7 @@ from drs_fast.core.arguments import integer, positive
 from drs_fast.gan import GAN, PRECISIONS, block_rows, classes
 from drs_fast.run import memory, tuning
 
-SAVEABLE = ("x", "z", "logit")
+SAVEABLE = ("x", "z", "logit", "weight")
 Weights = Sequence[float] | Tensor | None
 
 
@@ -84,4 +84,6 @@ def _saved(save: tuple[str, ...]) -> tuple[str, ...]:
     unknown = [name for name in names if name not in (*SAVEABLE, "ids", "")]
     if unknown:
         raise ValueError(f"save must be of {', '.join(SAVEABLE)} (ids always), got {unknown[0]!r}")
+    if "weight" in names:
+        names = (*names, "logit")  # which tells most weights
     return tuple(name for name in SAVEABLE if name in names)

@@ -15,12 +15,14 @@ import torch
 from drs_fast import __version__
 from drs_fast.core import RNG_VERSION, Found, Sampler, fingerprint, layout
 from drs_fast.core.arguments import describe
+from drs_fast.core.sampler import BATCH, EQUAL, UNKNOWN
 from drs_fast.gan import GAN
-from drs_fast.run import called, probe
+from drs_fast.run import called, probe, weighed
 from drs_fast.run.collected import Collected, Rows
 from drs_fast.run.progress import Progress
 from drs_fast.run.schedule import Run
 from drs_fast.run.steps import Landed
+from drs_fast.samplers.common import weights
 from drs_fast.store import Conflict, Corrupt, Writer
 from drs_fast.store.manifest import COPY, totals
 
@@ -35,6 +37,8 @@ def save_run(run: Run, out: str | PathLike[str], model: str) -> None:
     model: the GAN's sha256 from before G and D were called.
     """
     sampler, n, options = run.sampler, run.n or 0, run.options
+    if "weight" in options.save and sampler.weighs == UNKNOWN:
+        raise ValueError(weights.unknown(type(sampler).__name__, sampler.law).why)
     if sampler.sequential and options.max_seconds is not None:
         raise ValueError(
             "max_seconds needs a run that can be resumed, and adapt='batch' with out= cannot be; "
@@ -81,6 +85,7 @@ def save_run(run: Run, out: str | PathLike[str], model: str) -> None:
                 "labels": run.gan.labels,
                 "version": __version__,
                 "law": run.chosen()[0].law,
+                "weights": run.chosen()[0].weighs,
                 "group": sampler.group,
                 "tallies": list(run.tallies),
                 **found,
@@ -90,7 +95,7 @@ def save_run(run: Run, out: str | PathLike[str], model: str) -> None:
                 for k, v in tensors.items()
                 if not v.ndim or (v.dtype == torch.float64 and v.shape == (run.gan.labels,))
             }
-            writer.save_state(tensors, {"eps": None, **numbers, **facts})
+            writer.save_state(tensors, {"eps": _eps(run), **numbers, **facts})
         else:
             if writer.facts["tuned"] != spec["tune"]:  # earlier versions kept the faster one
                 raise Conflict(
@@ -101,15 +106,31 @@ def save_run(run: Run, out: str | PathLike[str], model: str) -> None:
             tensors = {name: t.to(run.gan.device) for name, t in writer.state.items()}
             run.resume(sampler.State(**tensors))
         with Progress(n, enabled=options.progress) as bar:
-            _fill(run, writer, columns, bar)
+            _fill(run, writer, _stored(columns, run.chosen()[0].weighs), bar)
         run.check_time(f"run the same again to go on in {out}")
         writer.finish(_summary(writer, run))
         run.warn()
 
 
+def _stored(columns: tuple[str, ...], weighs: object) -> tuple[str, ...]:
+    """The columns without weights that can be found from others."""
+    return tuple(name for name in columns if name != "weight" or weighs == BATCH)
+
+
+def _eps(run: Run) -> float | None:
+    """The eps that weights are found with."""
+    sampler, state = run.chosen()
+    if sampler.weighs in (UNKNOWN, EQUAL):
+        return None
+    return sampler.thresholds(run.gan, state).eps or None
+
+
 def _check_rows(writer: Writer, run: Run, columns: tuple[str, ...]) -> None:
     """Corrupt if the samples already written differ in kind from those this run would add."""
-    rows = {name: run.example[name] for name in ("ids", *columns)}
+    if not writer.records:
+        return
+    stored = _stored(columns, writer.facts.get("weights"))
+    rows = {name: run.example[name] for name in ("ids", *stored)}
     writer.check_rows(
         {
             name: (str(row.dtype).removeprefix("torch."), tuple(row.shape[1:]))
@@ -254,6 +275,7 @@ def _summary(writer: Writer, run: Run) -> dict[str, Any]:
     calls = sum(record.counters["calls"] for record in records)
     return {
         **found,
+        **weighed.worth_of(weighed.open_run(writer.path)),
         "calls_total": calls + run.sampler.found(run.state).spent,
         **run.measured({"calls": calls, **found}),
     }

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from drs_fast.core import OutOfTime, Rng, Sampler, Starvation, check_invalid, last_row
-from drs_fast.core.sampler import checked, those_that
+from drs_fast.core.sampler import BATCH, checked, those_that
 from drs_fast.gan import BLOCK_MULTIPLE, GAN, SMALLEST, classes
 from drs_fast.run import lanes, memory, starvation, steps, tuning
 from drs_fast.run.clock import Limit
@@ -64,6 +64,7 @@ class Run:
         self.accepted = self.proposals = self.calls = self.invalid = self.above = self.idle = 0
         self.tallies = Counter(dict.fromkeys(sampler.tallies, 0))
         self.quota: classes.Quota | None = None
+        self.shares: tuple[float, ...] = ()  # of the classes among the samples, if quotas say so
         self._excess: clipped.Tally | None = None
 
     def begin(self) -> dict[str, Any]:
@@ -91,8 +92,8 @@ class Run:
         self.state = state
         asked, self.gan = self.gan, self.sampler.proposing(self.gan, state)
         if self.gan is not asked:
-            shares = classes.shares(asked.labels or 0, asked.label_weights)
-            self.quota = classes.Quota(shares, self.n)
+            self.shares = classes.shares(asked.labels or 0, asked.label_weights)
+            self.quota = classes.Quota(self.shares, self.n)
         cap = self.sampler.capped_at(state)
         self._excess = None if cap is None else clipped.Tally(cap)
 
@@ -106,13 +107,16 @@ class Run:
             "logit": x.new_zeros(1, dtype=torch.float32),
             "x": x,
             "z": x.new_zeros((1, self.gan.latent_dim), dtype=torch.float32),
+            "weight": x.new_zeros(1, dtype=torch.float64),
         }
         return rows if self.gan.labels is None else rows | {"y": rows["ids"]}
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The names of all that a sample has."""
-        return ("ids", "logit", "x", "z", *(() if self.gan.labels is None else ("y",)))
+        """The names of all that a sample has in memory."""
+        label = () if self.gan.labels is None else ("y",)
+        weight = ("weight",) if self.chosen()[0].weighs == BATCH else ()
+        return ("ids", "logit", "x", "z", *label, *weight)
 
     def landed(
         self,

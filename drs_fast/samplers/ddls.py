@@ -16,6 +16,7 @@ from drs_fast import ops
 from drs_fast.core import BURN_IN_ROW, Batch, Found, Rng, Sampler
 from drs_fast.core.arguments import integer, number, one_of, positive
 from drs_fast.core.layout import Scalar
+from drs_fast.core.sampler import EQUAL, UNKNOWN
 from drs_fast.gan import GAN
 from drs_fast.samplers.common import burn_in, moving
 from drs_fast.samplers.common.hamiltonian import hamiltonian, varied
@@ -143,6 +144,11 @@ class DDLS(Sampler):
         if self.kind in ADJUSTED:
             return f"in the limit of many steps {limit}; after {self.steps} steps near it"
         return f"{limit}, up to a bias of order step_size and after {self.steps} steps"
+
+    @property
+    def weighs(self) -> str:
+        cooled = {self._noise, self.logit_scale, self.decay, self.noise_decay} != {1.0}
+        return UNKNOWN if cooled else EQUAL
 
     @property
     def _noise(self) -> float:

@@ -15,7 +15,7 @@ from drs_fast import ops
 from drs_fast.core import Batch, Found, Rng, Sampler
 from drs_fast.core.arguments import integer
 from drs_fast.core.layout import Logits
-from drs_fast.core.sampler import Described, Recorded
+from drs_fast.core.sampler import EQUAL, Described, Recorded
 from drs_fast.gan import GAN
 from drs_fast.samplers.common import groups
 from drs_fast.samplers.common.burn_in import burn_in, by_class
@@ -45,6 +45,7 @@ class ISIR(Sampler):
 
     State: ClassVar[Any] = ISIRState
     energy: ClassVar[bool] = True
+    weighs: ClassVar[str] = EQUAL
     tallies: ClassVar[tuple[str, ...]] = ("moves",)
 
     def __post_init__(self) -> None:

@@ -18,7 +18,7 @@ from drs_fast import ops
 from drs_fast.core import BadLogits, Batch, Found, Rng
 from drs_fast.core.arguments import describe, integer, number, one_of, told
 from drs_fast.core.layout import Logits, OfClasses, Proposed, Scalar
-from drs_fast.core.sampler import Described, Recorded
+from drs_fast.core.sampler import UNKNOWN, Described, Recorded
 from drs_fast.core.sources import imported
 from drs_fast.gan import BLOCK_MULTIPLE, GAN
 from drs_fast.gan.classes import CHOICES, WITHIN
@@ -64,6 +64,7 @@ class Latent(RejectionSampler):
     State: ClassVar[Any] = LatentState
     law_version: ClassVar[int] = 2  # 1: with labels, a cap for each class and no quotas
     energy: ClassVar[bool] = True  # the discriminator has no say
+    weighs: ClassVar[str] = UNKNOWN  # the logit does not tell what was accepted
     appends: ClassVar[bool] = False  # samples are made of accepted latents alone
 
     def __post_init__(self) -> None:

@@ -17,7 +17,7 @@ from drs_fast.core import BURN_IN_ROW, REAL, Batch, Found, Rng, Sampler
 from drs_fast.core.arguments import integer, one_of
 from drs_fast.core.layout import Layout, Logits
 from drs_fast.core.rows import RESTART
-from drs_fast.core.sampler import Described, Recorded
+from drs_fast.core.sampler import EQUAL, UNKNOWN, Described, Recorded
 from drs_fast.gan import GAN, classes
 from drs_fast.gan.real_data import alike
 from drs_fast.samplers.common import groups
@@ -104,6 +104,10 @@ class MH(Sampler):
             "data, where a chain that never moved gives the real sample that it began at, each its "
             "own while there are enough"
         )
+
+    @property
+    def weighs(self) -> str:
+        return EQUAL if self.start == "first" or self.unmoved == "keep" else UNKNOWN
 
     def data(self, gan: GAN) -> tuple[Tensor | None, ...]:
         """The real samples, if the run may return some of them."""

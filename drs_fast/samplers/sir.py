@@ -16,7 +16,7 @@ from drs_fast import ops
 from drs_fast.core import SELECT, Batch, Found, Rng, Sampler
 from drs_fast.core.arguments import flag, integer
 from drs_fast.core.layout import Layout, Logits, Scalar
-from drs_fast.core.sampler import Described, Recorded
+from drs_fast.core.sampler import EQUAL, UNKNOWN, Described, Recorded
 from drs_fast.gan import GAN
 from drs_fast.samplers.common import groups
 from drs_fast.samplers.common.burn_in import burn_in, by_class
@@ -81,6 +81,10 @@ class SIR(Sampler):
         if self.size == self.pool:
             return f"the generator, in another order: {drawn}, none twice"
         return f"between the data and, as size grows to pool, the generator: {drawn}, none twice"
+
+    @property
+    def weighs(self) -> str:
+        return EQUAL if self.replace or self.size == 1 else UNKNOWN
 
     def init(self, gan: GAN, rng: Rng) -> SIRState:
         logit, y = burn_in(gan, rng, self.burn_in, each=True)

@@ -8,6 +8,7 @@ probabilities over the row's u are known once the logit is, and these are summed
 import math
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor
 
 from drs_fast.samplers.common.intervals import Share, gamma_ends
@@ -42,6 +43,14 @@ def tallied(
     for name, product in zip(SUMS[2:], products, strict=True):
         parts |= {name: product * (product >= 1.0), SMALL + name: product * (product < 1.0)}
     return {name: (part / UNITS[name]).round().long().sum() for name, part in parts.items()}
+
+
+def reached(accepted: Tensor, passed: Tensor, chance: Tensor) -> Tensor:
+    """The probability that a row is both seen and accepted, (n,) float64.
+
+    One u decides both: a row with u >= passed is only seen if it is audited, with this chance.
+    """
+    return torch.minimum(accepted, passed) + (accepted - passed).clamp(min=0.0) * chance
 
 
 def power_of_two(value: float) -> float:

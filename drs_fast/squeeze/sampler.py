@@ -16,7 +16,7 @@ from torch import Tensor
 from drs_fast import ops
 from drs_fast.core import Batch, Found, Rng, Sampler, Stale
 from drs_fast.core.arguments import flag, number
-from drs_fast.core.sampler import Described, Recorded, those_that
+from drs_fast.core.sampler import BATCH, LOGIT, UNKNOWN, Described, Recorded, Thresholds, those_that
 from drs_fast.gan import GAN
 from drs_fast.samplers.common import rejection
 from drs_fast.samplers.common.rejection import RejectionSampler, of_rows
@@ -118,6 +118,13 @@ class Squeeze(Sampler):
     def facts(self, state: SqueezeState) -> dict[str, Any]:
         inner = self.sampler.facts(self._inner(state))
         return {**inner, "remark": self.remark(state), "squeeze_used": _used(state)}
+
+    @property
+    def weighs(self) -> str:
+        return BATCH if self.sampler.weighs == LOGIT else UNKNOWN
+
+    def thresholds(self, gan: GAN, state: SqueezeState) -> Thresholds:
+        return self.sampler.thresholds(gan, self._inner(state))
 
     def capped_at(self, state: SqueezeState) -> Tensor | None:
         return self.sampler.capped_at(self._inner(state))
@@ -228,15 +235,20 @@ class Squeeze(Sampler):
         decides = self.sampler.rejection(gan, self._inner(state))
         stages = Stages(decides, state)
         parts = [stages.survivors(one) for one in slices]
-        z, ids, passed, seen, audited = (
+        z, ids, passed, chance, audited = (
             torch.cat(column) for column in zip(*(part[:5] for part in parts), strict=True)
         )
         y = None if gan.labels is None else torch.cat([p.y for p in parts if p.y is not None])
         x, logit = decides.judge.logits(z, y)
-        batch = rejection.compacted(x, logit, decides.state, z, y, rng, decides.eps, ids)
+        accepted = ops.probability(logit, **of_rows(decides.state, y, decides.eps))
+        weight = None
+        if self.weighs == BATCH:
+            weight = ops.weight(logit, **of_rows(decides.state, y, decides.eps))
+            weight = weight * (accepted / audit.reached(accepted, passed, chance))
+        batch = rejection.compacted(x, logit, decides.state, z, y, rng, decides.eps, ids, weight)
         judged = torch.full_like(batch.count, len(ids))
         batch = decides.complete(replace(batch, stats={**batch.stats, "calls": judged}))
-        accepted = ops.probability(logit, **of_rows(decides.state, y, decides.eps))
+        seen = passed + (1.0 - passed) * chance
         counts = {"judged": judged, "audited": audited.sum()}
         sums = audit.tallied(accepted, passed, seen, typical(state))
         return state, replace(batch, stats={**batch.stats, **counts, **sums})

@@ -57,7 +57,7 @@ class Survivors(NamedTuple):
     z: Tensor
     ids: Tensor
     passed: Tensor  # float64, the probability of passing the bound
-    seen: Tensor  # float64, the probability of being among these rows
+    chance: Tensor  # float64, the probability of an audit
     audited: Tensor  # bool, whether the row is here only as an audit
     y: Tensor | None
 
@@ -98,8 +98,7 @@ class Stages:
                 rows_left, z, y, bound, chance, audited, passing, ids
             )
         passed = ops.probability(bound, **self._threshold(y))
-        seen = passed + (1.0 - passed) * chance
-        return Survivors(z, ids, passed, seen, audited & ~passing, y)
+        return Survivors(z, ids, passed, chance, audited & ~passing, y)
 
     def _threshold(self, y: Tensor | None) -> dict[str, Any]:
         return of_rows(self.decides.state, y, self.decides.eps)

@@ -92,6 +92,7 @@ class Found(TypedDict):
     acceptance: NotRequired[Annotated[Size, "expected share of accepted rows"]]
     tuned: NotRequired[Annotated[Texts, "variants of G and D that were kept"]]
     squeeze_used: NotRequired[Annotated[Flag, "whether a bound rejects rows"]]
+    weights: NotRequired[Annotated[Text, "how weights are found: equal, logit, batch, unknown"]]
     remark: NotRequired[Annotated[Text, "what burn-in found, in one line"]]
     flip_rate: NotRequired[Annotated[Size, "share of decisions that the precision changes"]]
 
@@ -108,6 +109,10 @@ class Totals(TypedDict):
     above_share: NotRequired[Annotated[Size, "share of samples above log_m"]]
     clipped: NotRequired[Annotated[Size, "share of the data that log_m leaves out"]]
     clipped_interval: NotRequired[Annotated[Interval, "95 % interval of clipped"]]
+    effective_samples: NotRequired[Annotated[Size, "that weighted samples are worth"]]
+    largest_weight: NotRequired[Annotated[Size, "of a sample, as a share of all weight"]]
+    above_weight: NotRequired[Annotated[Size, "of samples above log_m, as a share of all weight"]]
+    tail_index: NotRequired[Annotated[float | None, kinds.NUMBER.or_null, "of the largest weights"]]
     lost_mass: NotRequired[Annotated[Size, "share of the samples that a bound loses"]]
     lost_mass_interval: NotRequired[Annotated[Interval, "95 % interval of lost_mass"]]
 

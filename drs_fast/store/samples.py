@@ -2,6 +2,7 @@
 
 import operator
 from bisect import bisect_right
+from collections.abc import Callable, Mapping
 from itertools import accumulate
 from os import PathLike
 from pathlib import Path
@@ -15,13 +16,24 @@ from drs_fast.store.format import Corrupt, Record, read_records, shard_name
 from drs_fast.store.manifest import Manifest, read_manifest
 from drs_fast.store.tensors import Layout, Tensors, check_rows, open_shard, read_state
 
-COLUMNS = ("ids", "logit", "x", "z", "y")
+COLUMNS = ("ids", "logit", "x", "z", "y", "weight")
 OPEN_SHARDS = 64
+TELLING = ("ids", "logit", "y", "weight")  # the columns that weights are found from
+Weigh = Callable[[Mapping[str, Tensor]], Tensor]
 
 
-def open_run(path: str | PathLike[str]) -> "Samples":
-    """Opens the samples that `generate` wrote to a directory, finished or not."""
-    return Samples(path)
+def _unweighted(samples: "Samples") -> Weigh:
+    raise ValueError(f"{samples.path} was opened without weights; use drs.open")
+
+
+def open_run(
+    path: str | PathLike[str], weights_of: "Callable[[Samples], Weigh]" = _unweighted
+) -> "Samples":
+    """Opens the samples that `generate` wrote to a directory, finished or not.
+
+    weights_of: gives a function from columns of the samples to their weights.
+    """
+    return Samples(path, weights_of)
 
 
 class Samples(Dataset[dict[str, Tensor]]):
@@ -32,8 +44,11 @@ class Samples(Dataset[dict[str, Tensor]]):
     An unfinished run shows the samples up to the first missing chunk.
     """
 
-    def __init__(self, path: str | PathLike[str]) -> None:
+    def __init__(
+        self, path: str | PathLike[str], weights_of: "Callable[[Samples], Weigh]" = _unweighted
+    ) -> None:
         self.path = Path(path).absolute()
+        self._weights_of = weights_of
         self.manifest, records = _read(self.path)
         self.counts: list[int] = []
         while len(self.counts) in records:
@@ -48,7 +63,7 @@ class Samples(Dataset[dict[str, Tensor]]):
         self._row: Layout = {}  # the rows that every shard must have
         if self.counts:
             self._row = self.shard(0).rows
-        saved = self._row or ["ids", *self.manifest["save"]]
+        saved = {"ids", *self._row, *self.manifest["save"]}
         self.columns = tuple(name for name in COLUMNS if name in saved)
 
     def __len__(self) -> int:
@@ -91,6 +106,15 @@ class Samples(Dataset[dict[str, Tensor]]):
         return self.column("y")
 
     @property
+    def weight(self) -> "Column":
+        """How much each sample counts in the law of the data, float64; found when it is read.
+
+        exp(logit - L) over the probability with which such a row was accepted, with one L for all.
+        ValueError if the sampler's law is not known, or what tells the weights was not saved.
+        """
+        return Weight(self, self._weights_of(self))
+
+    @property
     def state(self) -> dict[str, Tensor]:
         """What the sampler found in burn-in. Corrupt if the file is damaged."""
         return read_state(self.path, self.manifest)[0]
@@ -103,7 +127,12 @@ class Samples(Dataset[dict[str, Tensor]]):
                 f"{self.path} holds {', '.join(self.columns)}, not {name}: "
                 f"generate again with --save {','.join([*saved, name])}"
             )
-        return Column(self, name)
+        return self.weight if name == "weight" else Column(self, name)
+
+    def telling(self, chunk: int) -> dict[str, Tensor]:
+        """The columns of a chunk that tell the weights of its samples."""
+        shard = self.shard(chunk)
+        return {name: shard.tensor(name) for name in TELLING if name in shard.rows}
 
     def shard(self, chunk: int) -> Tensors:
         """The open file of a chunk. Corrupt if it is damaged, or unlike the first shard."""
@@ -210,3 +239,14 @@ class Column:
             first = self._samples.ends[chunk] - self._samples.counts[chunk]
             made[places] = self._rows(chunk)[rows[places] - first]
         return made
+
+
+class Weight(Column):
+    """The weights, found from other columns."""
+
+    def __init__(self, samples: Samples, weigh: Weigh) -> None:
+        self._samples, self._weigh = samples, weigh
+        self._empty = torch.empty(0, dtype=torch.float64, device="cpu")
+
+    def _rows(self, chunk: int) -> Tensor:
+        return self._weigh(self._samples.telling(chunk))

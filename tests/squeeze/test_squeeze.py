@@ -254,7 +254,7 @@ def test_rows_are_seen_as_often_as_they_say(cascade, labels, hurried):
     state = forced(gan, EXACT, cascade=cascade, audits=0.0)
     of = stages.Stages(EXACT.rejection(gan, EXACT.init(gan, Rng(0))), state)
     parts = [of.survivors(one) for one in bound.drawn(gan, Rng(77), n)]
-    weight = torch.cat([1.0 / part.seen for part in parts])
+    weight = torch.cat([1.0 / (p.passed + (1.0 - p.passed) * p.chance) for p in parts])
     error = float((weight * (weight - 1.0)).sum()) ** 0.5
     assert abs(float(weight.sum()) - n) < 4.0 * error
     audited = torch.cat([part.audited for part in parts])

@@ -16,7 +16,8 @@ FEWEST = 5  # weights that a tail index is found from
 class Effective(NamedTuple):
     """What n weighted samples are worth."""
 
-    size: float  # (sum w)^2 / sum w^2, of the n samples
+    total: float  # sum w
+    size: float  # (sum w)^2 / sum w^2
     largest: float  # the largest weight, as a share of all weight
     # Pareto index of the largest weights: they have finite moments of order below 1 / tail. None:
     # too few different weights to tell.
@@ -43,9 +44,9 @@ def effective(n: int, pieces: Iterable[Tensor]) -> Effective:
             top = _largest(torch.cat([top, _largest(weight, kept).cpu()]), kept)
         total = math.fsum(sums)
         if not total:
-            return Effective(0.0, 0.0, None)
+            return Effective(0.0, 0.0, 0.0, None)
         size = total * (total / math.fsum(squares))
-        return Effective(size, float(top[0]) / total, tail_index(top[:-1] - top[-1]))
+        return Effective(total, size, float(top[0]) / total, tail_index(top[:-1] - top[-1]))
 
 
 def tail_index(excess: Tensor) -> float | None:

@@ -15,6 +15,7 @@ from torch import Tensor
 from drs_fast import ops
 from drs_fast.core import BURN_IN_ROW, PROPOSAL, SELECT, Batch, Found, Rng, Sampler
 from drs_fast.core.arguments import integer, positive
+from drs_fast.core.sampler import EQUAL
 from drs_fast.gan import GAN
 from drs_fast.samplers.common import burn_in, moving
 from drs_fast.samplers.common.metropolis import Point, either, metropolis, point
@@ -54,6 +55,7 @@ class LocalGlobal(Sampler):
     burn_in: int = 256
 
     energy: ClassVar[bool] = True
+    weighs: ClassVar[str] = EQUAL
     tallies: ClassVar[tuple[str, ...]] = ("gradients", "offered", "jumps", "accepted_steps")
 
     def __post_init__(self) -> None:

@@ -1,8 +1,10 @@
 """What all rejection samplers do with their thresholds."""
 
+import functools
 import math
 from abc import abstractmethod
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -12,7 +14,7 @@ from drs_fast import ops
 from drs_fast.core import Batch, Found, Rng, Sampler
 from drs_fast.core.compacted import Ring
 from drs_fast.core.layout import Logits, OfClasses, Proposed, Scalar
-from drs_fast.core.sampler import Described, Recorded, Thresholds
+from drs_fast.core.sampler import LOGIT, UNKNOWN, Described, Recorded, Thresholds
 from drs_fast.core.threads import one_thread
 from drs_fast.gan import GAN, classes
 from drs_fast.samplers.common.burn_in import burn_in, by_class
@@ -67,6 +69,14 @@ class RejectionSampler(Sampler):
 
     def proposing(self, gan: GAN, state: Any) -> GAN:
         return proposing(gan, state.proposed)
+
+    @property
+    def weighs(self) -> str:
+        return UNKNOWN if self.sequential else LOGIT
+
+    def thresholds(self, gan: GAN, state: Any) -> Thresholds:
+        decides = self.rejection(gan, state)
+        return Thresholds(decides.state.log_m, decides.state.gamma, decides.eps)
 
     @property
     def appends(self) -> bool:
@@ -140,11 +150,15 @@ def compacted(
     rng: Rng,
     eps: float,
     ids: Tensor | None = None,
+    weight: Tensor | None = None,
 ) -> Batch:
-    """The rows that pass. ids: their row numbers, unless they are rng.row, rng.row + 1, ..."""
-    rows = (x, z) if y is None else (x, z, y)
+    """The rows that pass. ids: their row numbers, unless they are rng.row, rng.row + 1, ...
+
+    weight: (n,) of the rows, if the logit does not tell it.
+    """
+    rows = tuple(row for row in (x, z, y, weight) if row is not None)
     kept = ops.accept_compact(logit, *rows, rng=rng, ids=ids, **of_rows(state, y, eps))
-    return Batch(
+    batch = Batch(
         x=kept.rows[0],
         z=kept.rows[1],
         y=None if y is None else kept.rows[2],
@@ -153,6 +167,13 @@ def compacted(
         count=kept.count,
         stats={"invalid": kept.invalid, "above": kept.above},
     )
+    return (
+        batch if weight is None else replace(batch, weigh=functools.partial(_same, kept.rows[-1]))
+    )
+
+
+def _same(weight: Tensor) -> Tensor:
+    return weight
 
 
 def appending(

@@ -1,0 +1,79 @@
+"""Weights that make samples follow the law of the data.
+
+A row whose density ratio is r = exp(logit) was accepted with probability p, so it stands for r / p.
+With an exact logit, weighted samples follow the data whatever p is, as long as it is positive.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from drs_fast import ops
+from drs_fast.backends.arithmetic import exponential
+from drs_fast.core.sampler import BATCH, EQUAL, UNKNOWN, Thresholds, those_that
+
+
+class Weighing(NamedTuple):
+    """How the weights of a run's samples are found."""
+
+    way: str  # see Sampler.weighs
+    why: str = ""  # if UNKNOWN
+    thresholds: Thresholds | None = None  # unless UNKNOWN or EQUAL
+    factors: Tensor | None = None  # (K,) from `of_classes`, if each class has a threshold
+
+    def of(self, rows: Mapping[str, Tensor]) -> Tensor:
+        """The weights of samples with their ids, logit, y and, if BATCH, weight; (n,) float64."""
+        if self.way == UNKNOWN:
+            raise ValueError(self.why)
+        if self.way == EQUAL or self.thresholds is None:
+            ids = rows["ids"]
+            return torch.ones(len(ids), dtype=torch.float64, device=ids.device)
+        y = rows.get("y")
+        if self.way == BATCH:
+            weight = rows["weight"]
+        else:
+            weight = ops.weight(rows["logit"], **self.thresholds.of_rows(y))
+        return weight if self.factors is None else weight * self.factors.to(weight.device)[y]
+
+    def above(self, rows: Mapping[str, Tensor]) -> Tensor:
+        """Whether each sample is above log_m, (n,) bool."""
+        logit = rows["logit"].double()
+        if self.thresholds is None:
+            return torch.zeros_like(logit, dtype=torch.bool)
+        above: Tensor = logit > self.thresholds.of_rows(rows.get("y"))["log_m"]
+        return above
+
+
+def unknown(name: str, law: str) -> Weighing:
+    """That a sampler's samples have no weights, and why."""
+    others = those_that(lambda each: each.weighs != UNKNOWN)
+    why = f"{name} has no weights, because its samples follow {law}; these have: {others}"
+    return Weighing(UNKNOWN, why)
+
+
+def of_classes(
+    log_m: Tensor, proposed: Sequence[float], shares: Sequence[float], tried: Tensor
+) -> Tensor:
+    """What turns weights by each class's own log_m into weights by one; (K,) float64, at most 1.
+
+    A class is proposed more often where fewer of its rows are accepted, and until its quota is
+    full, so a row of it stands for share / (proposed tried) rows.
+
+    log_m: (K,) float64. proposed, shares: K numbers. tried: (K,) int64, from `tried`.
+    """
+    log_m, tried = log_m.cpu(), tried.cpu()
+    rate, share = torch.tensor([proposed, shares], dtype=torch.float64, device="cpu")
+    factor = share / (rate * tried).clamp(min=torch.finfo(torch.float64).tiny)
+    there = (factor > 0.0) & (tried > 0)
+    if bool(there.any()):
+        factor = factor * exponential(log_m - log_m[there].max())[0]
+        factor = factor / factor[there].max()
+    return torch.where(there, factor, 0.0)
+
+
+def tried(ids: Tensor, y: Tensor, labels: int) -> Tensor:
+    """How many rows there are up to the last sample of each class, (K,) int64; 0 if it has none."""
+    none = torch.zeros(labels, dtype=torch.int64, device=ids.device)
+    return none.scatter_reduce(0, y, ids + 1, "amax")
