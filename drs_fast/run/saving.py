@@ -64,9 +64,9 @@ def save_run(run: Run, out: str | PathLike[str], model: str) -> None:
         called.remembered(sampler),
         Writer.open(out, spec, n, bytes_per_sample=row_bytes, examine=examine) as writer,
     ):
-        _check_rows(writer, run, columns)
         _check_state(writer, run)
         if writer.complete:
+            _check_rows(writer, run, columns)
             return
         if sampler.sequential and writer.records:
             raise Conflict(
@@ -85,7 +85,7 @@ def save_run(run: Run, out: str | PathLike[str], model: str) -> None:
                 "labels": run.gan.labels,
                 "version": __version__,
                 "law": run.chosen()[0].law,
-                "weights": run.chosen()[0].weighs,
+                "weighing": run.chosen()[0].weighs,
                 "group": sampler.group,
                 "tallies": list(run.tallies),
                 **found,
@@ -105,6 +105,7 @@ def save_run(run: Run, out: str | PathLike[str], model: str) -> None:
                 )
             tensors = {name: t.to(run.gan.device) for name, t in writer.state.items()}
             run.resume(sampler.State(**tensors))
+        _check_rows(writer, run, columns)
         with Progress(n, enabled=options.progress) as bar:
             _fill(run, writer, _stored(columns, run.chosen()[0].weighs), bar)
         run.check_time(f"run the same again to go on in {out}")
@@ -127,9 +128,7 @@ def _eps(run: Run) -> float | None:
 
 def _check_rows(writer: Writer, run: Run, columns: tuple[str, ...]) -> None:
     """Corrupt if the samples already written differ in kind from those this run would add."""
-    if not writer.records:
-        return
-    stored = _stored(columns, writer.facts.get("weights"))
+    stored = _stored(columns, writer.facts.get("weighing"))
     rows = {name: run.example[name] for name in ("ids", *stored)}
     writer.check_rows(
         {

@@ -47,7 +47,7 @@ def of_run(run: Run, tried: Tensor | None) -> Weighing:
 def of_samples(samples: Samples) -> Weighing:
     """How the samples of a run on disk are weighted."""
     manifest = samples.manifest
-    way = manifest.get("weights", UNKNOWN)
+    way = manifest.get("weighing", UNKNOWN)
     if way == UNKNOWN:
         return weights.unknown(manifest["sampler"]["name"], manifest.get("law", "no known law"))
     if way == EQUAL:

@@ -20,7 +20,12 @@ from drs_fast.gan.classes import CHOICES, JOINT, WITHIN
 from drs_fast.ops.order import INTERPOLATIONS
 from drs_fast.samplers.common import clipped, rejection
 from drs_fast.samplers.common.burn_in import valid
-from drs_fast.samplers.common.rejection import Rejection, RejectionSampler, RejectionState
+from drs_fast.samplers.common.rejection import (
+    WEIGHTED,
+    Rejection,
+    RejectionSampler,
+    RejectionState,
+)
 
 
 @dataclass(frozen=True)
@@ -107,8 +112,8 @@ class DRS(RejectionSampler):
         if self.gamma == 0.0:
             cap = "the largest of the burn-in" if self.log_m is None else f"{self.log_m:g}"
             eps = f", up to eps = {self.eps:g}" if self.eps else ""
-            return f"data{within} with ratios capped at exp(log_m), log_m = {cap}{eps}"
-        return f"data{within} sharpened where gamma > 0 and flattened where gamma < 0"
+            return f"{WEIGHTED}data{within} with ratios capped at exp(log_m), log_m = {cap}{eps}"
+        return f"{WEIGHTED}data{within} sharpened where gamma > 0 and flattened where gamma < 0"
 
     @property
     def remedies(self) -> tuple[str, ...]:

@@ -18,7 +18,12 @@ from drs_fast.core.arguments import integer, number, one_of
 from drs_fast.gan import GAN
 from drs_fast.gan.classes import CHOICES, JOINT, WITHIN
 from drs_fast.samplers.common import rejection
-from drs_fast.samplers.common.rejection import Rejection, RejectionSampler, RejectionState
+from drs_fast.samplers.common.rejection import (
+    WEIGHTED,
+    Rejection,
+    RejectionSampler,
+    RejectionState,
+)
 
 
 @dataclass(frozen=True)
@@ -54,8 +59,9 @@ class OBRS(RejectionSampler):
     def law(self) -> str:
         of = "" if self.classes == JOINT else " of each class, in the proportions asked for,"
         return (
-            f"as near the data{of} as accepting {self.budget:g} of all proposals allows; where "
-            "exact rejection accepts that many, the data up to ratios above the burn-in's largest"
+            f"{WEIGHTED}as near the data{of} as accepting {self.budget:g} of all proposals allows; "
+            "where exact rejection accepts that many, the data up to ratios above the burn-in's "
+            "largest"
         )
 
     @property

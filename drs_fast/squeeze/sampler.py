@@ -79,7 +79,9 @@ class Squeeze(Sampler):
     @property
     def law(self) -> str:
         hidden = f", and {self.unseen:g} where no row was seen" if self.unseen else ""
-        return f"{self.sampler.law}; a bound may lose {self.tolerance:g} of the samples{hidden}"
+        weighted = ", which weights make up for" if self.weighs == BATCH else ""
+        lost = f"a bound may lose {self.tolerance:g} of the samples{hidden}{weighted}"
+        return f"{self.sampler.law}; {lost}"
 
     @property
     def tallies(self) -> tuple[str, ...]:

@@ -92,7 +92,7 @@ class Found(TypedDict):
     acceptance: NotRequired[Annotated[Size, "expected share of accepted rows"]]
     tuned: NotRequired[Annotated[Texts, "variants of G and D that were kept"]]
     squeeze_used: NotRequired[Annotated[Flag, "whether a bound rejects rows"]]
-    weights: NotRequired[Annotated[Text, "how weights are found: equal, logit, batch, unknown"]]
+    weighing: NotRequired[Annotated[Text, "how weights are found: equal, logit, batch, unknown"]]
     remark: NotRequired[Annotated[Text, "what burn-in found, in one line"]]
     flip_rate: NotRequired[Annotated[Size, "share of decisions that the precision changes"]]
 

@@ -118,5 +118,6 @@ def warning(tallies: Mapping[str, int]) -> str | None:
     return (
         f"log_m is too small: {tallies['capped'] / tallies['kept']:.2%} of the samples have logits "
         f"above it, and {found.share:.1%} of the data's mass ({found.low:.1%} to {found.high:.1%}) "
-        "is missing there; raise burn_in, set a larger log_m, or calibrate the discriminator"
+        "is missing there: use the samples' weights, which make up for it, raise burn_in, set a "
+        "larger log_m, or calibrate the discriminator"
     )

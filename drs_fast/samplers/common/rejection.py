@@ -19,6 +19,7 @@ from drs_fast.core.threads import one_thread
 from drs_fast.gan import GAN, classes
 from drs_fast.samplers.common.burn_in import burn_in, by_class
 
+WEIGHTED = "data when weighted; unweighted, "  # begins the law of samples that have weights
 LEAST = 2.0**-60  # least share of a class's proposals that counts as accepted
 
 
@@ -158,7 +159,7 @@ def compacted(
     """
     rows = tuple(row for row in (x, z, y, weight) if row is not None)
     kept = ops.accept_compact(logit, *rows, rng=rng, ids=ids, **of_rows(state, y, eps))
-    batch = Batch(
+    found = Batch(
         x=kept.rows[0],
         z=kept.rows[1],
         y=None if y is None else kept.rows[2],
@@ -167,9 +168,9 @@ def compacted(
         count=kept.count,
         stats={"invalid": kept.invalid, "above": kept.above},
     )
-    return (
-        batch if weight is None else replace(batch, weigh=functools.partial(_same, kept.rows[-1]))
-    )
+    if weight is None:
+        return found
+    return replace(found, weigh=functools.partial(_same, kept.rows[-1]))
 
 
 def _same(weight: Tensor) -> Tensor:
