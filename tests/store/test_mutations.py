@@ -329,6 +329,8 @@ POSSIBLE = re.compile(
     r"|state: data byte"
     r"|facts"
     r"|manifest: (above_share|acceptance_rate|calls_total|clipped|clipped_interval) = "
+    r"|manifest: probe_sha256 = null"  # as if the model gave other numbers in every call
+    r"|manifest: eps = nothing"  # as if the sampler had none
     r"|record \d+: (cut = true|\w+ = 9223372036854775808)"
     r"|record \d+: (kept|capped|deepest|excess\w*|moves|unmoved|distinct) = nothing"  # as if 0
 )
