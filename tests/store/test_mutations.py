@@ -329,8 +329,8 @@ POSSIBLE = re.compile(
     r"|state: data byte"
     r"|facts"
     r"|manifest: (above_share|acceptance_rate|calls_total|clipped|clipped_interval) = "
-    r"|manifest: probe_sha256 = null"  # as if the model gave other numbers in every call
-    r"|manifest: eps = nothing"  # as if the sampler had none
+    r"|manifest: probe_sha256 = (null|nothing)"  # as if the model gave other numbers in every call
+    r"|manifest: (eps|weights_sha256) = nothing"  # as if there were none, or by an earlier version
     r"|record \d+: (cut = true|\w+ = 9223372036854775808)"
     r"|record \d+: (kept|capped|deepest|excess\w*|moves|unmoved|distinct) = nothing"  # as if 0
 )
