@@ -362,6 +362,18 @@ def test_some_mutations(makes, kind, unfinished, tmp_path):
     assert check(makes, kind, unfinished, tmp_path, 19)["found"] >= 12
 
 
+@pytest.mark.parametrize("what", ["facts: tuned = nothing", "facts and manifest: tallies = []"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_once_ended_in_a_traceback(makes, kind, tmp_path, what):
+    run, want, samples = makes(kind, True)
+    for number, (name, mutate) in enumerate(mutations(run)):
+        if name == what:
+            directory = shutil.copytree(run, tmp_path / f"{number}" / "run")
+            mutate(directory)
+            end = judged(directory, kind, want, samples, directory.parent)
+            assert end in ("found", "refused", "accepted", "the same")
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("unfinished", [False, True])
