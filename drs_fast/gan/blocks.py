@@ -32,8 +32,8 @@ def called(
     function: takes the number of its first row, and the rows, zero-padded to room(size) rows.
     """
     n, whole = len(rows[0]), list[Tensor]()
-    # Not in inference mode: a tensor that G or D keeps from there could not be trained with later.
-    with torch.inference_mode(False), torch.set_grad_enabled(differentiate):
+    # Inference mode marks what G or D keeps of a call, which is how fingerprints know it.
+    with torch.inference_mode(not differentiate), torch.set_grad_enabled(differentiate):
         for start in range(0, max(1, n), block):
             size = min(block, n - start)
             full = room(size)
@@ -41,11 +41,12 @@ def called(
             for i, part in enumerate(parts):
                 part = part.detach() if part.requires_grad else part
                 own = part if size == full else part.narrow(0, 0, size)
-                if size == n:
-                    whole.append(own.clone(memory_format=torch.contiguous_format))
-                    continue
-                if start == 0:
-                    whole.append(part.new_empty((n, *part.shape[1:])))
+                with torch.inference_mode(False):
+                    if size == n:
+                        whole.append(own.clone(memory_format=torch.contiguous_format))
+                        continue
+                    if start == 0:
+                        whole.append(part.new_empty((n, *part.shape[1:])))
                 whole[i].narrow(0, start, size).copy_(own)
     return whole
 

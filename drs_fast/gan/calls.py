@@ -15,6 +15,10 @@ ADVICE = {  # where a function other than the two networks fails
     "prior": "a prior maps normals (n, latent_dim) to latents (n, latent_dim)",
     "real": "real maps n to samples (n, ...), or with labels to (samples, y)",
 }
+KEPT = (
+    "it keeps a tensor of an earlier call, which was made without gradients: make it in __init__ "
+    "instead (register_buffer), or use another process for the sampler that needs gradients"
+)
 OF_SHAPES = (RuntimeError, TypeError, ValueError, IndexError)  # what wrong shapes and dtypes raise
 
 
@@ -34,8 +38,11 @@ def result(
         raise
     except Exception as error:  # the user's code may raise anything
         found = ", ".join(describe(argument) for argument in given)
+        message = told(error)
+        if "Inference tensors" in message:
+            advice = KEPT
         advice = f"; {advice}" if type(error) in OF_SHAPES else ""
-        raise ValueError(f"{role} failed on {found}: {told(error)}{advice}") from error
+        raise ValueError(f"{role} failed on {found}: {message}{advice}") from error
 
 
 def alike(rows: Tensor, others: Tensor) -> bool:

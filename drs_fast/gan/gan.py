@@ -172,11 +172,16 @@ class GAN:
         x, logit = self._blocks(self._logits, z, y)
         return x, logit
 
-    def row(self) -> Tensor:
-        """One row shaped like x, for its shape and dtype; runs G if it has not run yet."""
+    def row(self, differentiate: bool = False) -> Tensor:
+        """One row shaped like x, for its shape and dtype; runs G and D if they have not run yet.
+
+        differentiate: whether gradients will be asked for, so that what G and D keep of their first
+            call must serve for them too.
+        """
         if self._row is None:
             z = torch.zeros(1, self.latent_dim, dtype=torch.float32, device=self.device)
-            self.logits(z, None if self.labels is None else z[:, 0].long())
+            y = None if self.labels is None else z[:, 0].long()
+            self._blocks(self._logits, z, y, differentiate)
         assert self._row is not None
         return self._row
 
@@ -271,7 +276,8 @@ class GAN:
     def _generate(self, start: int, z: Tensor, *label: Tensor) -> Tensor:
         made = calls.samples(self._call("generator", z, *(y.clone() for y in label)), len(z))
         if self._row is None:
-            self._row = made.new_empty((1, *made.shape[1:]), requires_grad=False)
+            with torch.inference_mode(False):
+                self._row = made.new_empty((1, *made.shape[1:]), requires_grad=False)
         elif not calls.alike(made, self._row):
             raise ValueError(
                 "generator must return samples of one shape and dtype on one device, got "

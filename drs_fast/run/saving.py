@@ -97,9 +97,10 @@ def save_run(run: Run, out: str | PathLike[str], model: str) -> None:
             }
             writer.save_state(tensors, {"eps": _eps(run), **numbers, **facts})
         else:
-            if writer.facts["tuned"] != spec["tune"]:  # earlier versions kept the faster one
+            tuned = writer.facts.get("tuned", [])
+            if tuned != spec["tune"]:  # earlier versions kept the faster one
                 raise Conflict(
-                    f"{out} was begun with tune={writer.facts['tuned']}, the variants that were "
+                    f"{out} was begun with tune={tuned}, the variants that were "
                     f"faster then; it cannot be resumed with all of {spec['tune']}; choose another "
                     "directory"
                 )
@@ -143,6 +144,9 @@ def _check_state(writer: Writer, run: Run) -> None:
     if writer.state is None:
         return
     problems = layout.unlike(run.sampler.State, writer.state, run.gan.labels)
+    counted, counts = writer.facts["tallies"], list(run.tallies)
+    if counted != counts:
+        problems.append(f"tallies must be {counts}, got {counted}")
     if problems:
         raise Corrupt(
             f"the state in {writer.path} is not a state of {type(run.sampler).__name__}: "

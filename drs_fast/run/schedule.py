@@ -100,7 +100,7 @@ class Run:
     @functools.cached_property
     def example(self) -> Rows:
         """One example row of everything a step can return, for shapes and dtypes."""
-        x = self.gan.row()
+        x = self.gan.row(differentiate="gradients" in self.sampler.tallies)
         memory.check_batch(self.gan, x.nbytes)
         rows = {
             "ids": x.new_zeros(1, dtype=torch.int64),

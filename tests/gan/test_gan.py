@@ -74,13 +74,18 @@ class Keeping(torch.nn.Module):
 
 
 @pytest.mark.parametrize("out", [None, "run"])
-@pytest.mark.parametrize("mode", [torch.enable_grad, torch.inference_mode])
-def test_what_a_call_keeps_can_be_differentiated_and_trained_with(tmp_path, out, mode):
-    generator = Keeping()
-    gan = GAN(generator, lambda x: x.square().sum(1), 2)
-    with mode():
-        drs.generate(gan, drs.samplers.DDLS(steps=2), 10, out=out and tmp_path / out)
-    generator(torch.ones(1, 2, requires_grad=True)).square().sum().backward()
+def test_what_a_first_call_keeps_serves_a_sampler_of_gradients(tmp_path, out):
+    gan = GAN(Keeping(), lambda x: x.square().sum(1), 2)
+    for n in (10, 20):
+        made = drs.generate(gan, drs.samplers.DDLS(steps=2), n, out=out and tmp_path / out)
+        assert len(made.x) == n
+
+
+def test_what_was_kept_of_a_call_without_gradients_is_explained():
+    gan = GAN(Keeping(), lambda x: x.square().sum(1), 2)
+    gan.logits(latents(10))
+    with pytest.raises(ValueError, match="keeps a tensor of an earlier call"):
+        gan.gradients(latents(10))
 
 
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])

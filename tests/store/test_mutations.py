@@ -329,6 +329,8 @@ POSSIBLE = re.compile(
     r"|state: data byte"
     r"|facts"
     r"|manifest: (above_share|acceptance_rate|calls_total|clipped|clipped_interval) = "
+    r"|manifest: probe_sha256 = (null|nothing)"  # as if the model gave other numbers in every call
+    r"|manifest: (eps|weights_sha256) = nothing"  # as if there were none, or by an earlier version
     r"|record \d+: (cut = true|\w+ = 9223372036854775808)"
     r"|record \d+: (kept|capped|deepest|excess\w*|moves|unmoved|distinct) = nothing"  # as if 0
 )
@@ -358,6 +360,18 @@ def check(makes, kind, unfinished, tmp_path, chosen=None):
 @pytest.mark.parametrize("kind", KINDS)
 def test_some_mutations(makes, kind, unfinished, tmp_path):
     assert check(makes, kind, unfinished, tmp_path, 19)["found"] >= 12
+
+
+@pytest.mark.parametrize("what", ["facts: tuned = nothing", "facts and manifest: tallies = []"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_once_ended_in_a_traceback(makes, kind, tmp_path, what):
+    run, want, samples = makes(kind, True)
+    for number, (name, mutate) in enumerate(mutations(run)):
+        if name == what:
+            directory = shutil.copytree(run, tmp_path / f"{number}" / "run")
+            mutate(directory)
+            end = judged(directory, kind, want, samples, directory.parent)
+            assert end in ("found", "refused", "accepted", "the same")
 
 
 @pytest.mark.slow
