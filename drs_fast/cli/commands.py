@@ -31,10 +31,12 @@ def run_demo(options: argparse.Namespace) -> int:
 
 
 def run_plan(options: argparse.Namespace) -> int:
+    sampler = _sampler(options)
     found = plan(
         load(options.model),
-        _sampler(options),
+        Squeeze(sampler) if options.squeeze else sampler,
         n=options.n,
+        budget=options.budget,
         seed=options.seed,
         batch_size=options.batch_size,
         device=options.device,

@@ -38,11 +38,13 @@ def parser(given: list[str]) -> argparse.ArgumentParser:
         "plan",
         allow_abbrev=False,
         help="measure how fast a model runs and recommend flags for generate",
-        description="Time G and D at several batch sizes and with each --tune, draw samples for a "
-        "few seconds, and recommend flags for generate.",
+        description="Time G and D at several batch sizes and with each --tune, say what samplers "
+        "are expected to give and cost, draw samples for a few seconds, and recommend flags for "
+        "generate.",
     )
     planned.add_argument("model", help="zoo name, file.py:function, or package.module:function")
     planned.add_argument("-n", type=int, help="number of samples you want")
+    planned.add_argument("--budget", help="time you have, such as 90s, 30m or 1h30m")
     planned.add_argument(
         "--sampler",
         type=str.lower,
@@ -50,6 +52,7 @@ def parser(given: list[str]) -> argparse.ArgumentParser:
         choices=samplers.NAMES,
         help="sampling method (default: %(default)s)",
     )
+    planned.add_argument("--squeeze", action="store_true", help="draw with the sampler squeezed")
     _add_option(planned, "seed", "of what is drawn")
     planned.add_argument("--batch-size", type=int, help="the only one to try")
     _add_option(planned, "device", DEVICE, type=str)
