@@ -11,7 +11,7 @@ from drs_fast import ops, samplers
 from drs_fast.core import Sampler
 from drs_fast.core.sampler import Bounded, Described, Recorded
 from drs_fast.gan import classes
-from drs_fast.report import balance, pictures
+from drs_fast.report import balance, pictures, planned
 from drs_fast.report.balance import Balance
 from drs_fast.report.pictures import Panel, Square
 from drs_fast.squeeze import Squeeze
@@ -57,6 +57,7 @@ def words(
     """The numbers of a run, one a line."""
     manifest, n = samples.manifest, len(samples)
     counters = _counters(samples)
+    squeezed = manifest["sampler"]["name"] == Squeeze.__name__
     whole = "complete" if manifest["complete"] else f"unfinished, of {manifest['n']:,}"
     facts = {
         "model": manifest.get("model"),
@@ -70,7 +71,7 @@ def words(
         "cap": _range(state.get("cap")),
         "gamma": _range(state.get("gamma")),
         "eps": manifest.get("eps"),
-        "G + D calls per sample": f"{counters['calls'] / n:.4g}" if n else None,
+        "G + D calls per sample": planned.calls(state, counters["calls"], n, squeezed),
         "invalid logits": f"{counters['invalid']:,}",
         f"{'log weights above cap' if 'cap' in state else 'logits above log_m'}": (
             f"{counters['above']:,}"
@@ -84,6 +85,10 @@ def words(
     if raw is not None and bool(torch.isfinite(raw).any()):
         facts["effective sample share"] = (
             f"{_effective_share(raw):.2%} of raw samples, (sum w)^2 / (n sum w^2), w = exp(logit)"
+        )
+    if not squeezed:
+        facts["effective if weighted"] = planned.worth(
+            state, raw, accepted, manifest.get("eps") or 0.0
         )
     lines = [f"{samples.path}"]
     lines += [f"  {name:<24}{value}" for name, value in facts.items() if value is not None]

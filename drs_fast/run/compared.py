@@ -59,8 +59,8 @@ class Compared(NamedTuple):
                 _line("", *HEADS[:2], wanted, *HEADS[2:]),
                 *(self._row(sampler, found) for sampler, found in self.samplers),
                 "",
-                "calls: of G and D per sample, without Squeeze. Only its search can tell how many",
-                "fewer it needs for the same law: give the sampler and --squeeze to measure that.",
+                "calls: of G and D per sample. How many fewer Squeeze needs, only its search can",
+                "tell: give --squeeze to measure it.",
                 "worth: effective samples in 1,000 calls, with their weights.",
                 self._advice(),
             ]
@@ -72,8 +72,8 @@ class Compared(NamedTuple):
         if self.budget is not None:
             wanted = f"{self.within(found, self.budget):,}"
         tv = _range(found.tv, 1.0)
-        if found.tv is not None and found.kl is None:
-            tv = f"{found.tv.high:.3f} or less"
+        if found.tv is not None and found.kl is None:  # a bound
+            tv = f"{found.tv.high:.3f} or less" if found.tv.high < 1.0 else "-"
         kl = _range(found.kl, math.inf)
         acceptance, worth = f"{found.acceptance:.2%}", _worth(found.worth)
         return _line(_name(sampler), acceptance, f"{calls:,.3g}", wanted, tv, kl, worth)

@@ -108,13 +108,14 @@ class Pilot:
             at ratio 1 is allowed for.
         """
         value, noise = at(self.mean.value)
+        value = max(0.0, value)  # after rounding
         error = float(noise[:-1].std()) / math.sqrt(self.n)
         event = abs(float(noise[-1]) - mean(noise)) / self.n
         low = max(0.0, at(self.mean.low)[0] - WIDE * error)
         if not self.promises or self.mean.high == math.inf:
             return Range(value, low, most)
         high = at(self.mean.high)[0] + event + WIDE * math.hypot(error, event)
-        return Range(value, low, min(most, high))
+        return Range(value, low, min(most, max(value, high)))
 
 
 def mean(values: Tensor) -> float:
