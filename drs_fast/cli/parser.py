@@ -44,7 +44,10 @@ def parser(given: list[str]) -> argparse.ArgumentParser:
     )
     planned.add_argument("model", help="zoo name, file.py:function, or package.module:function")
     planned.add_argument("-n", type=int, help="number of samples you want")
-    planned.add_argument("--budget", help="time you have, such as 90s, 30m or 1h30m")
+    planned.add_argument(
+        "--budget",
+        help="time you have, such as 90s, 30m or 1h30m; a bare number is that of --sampler obrs",
+    )
     planned.add_argument(
         "--sampler",
         type=str.lower,
@@ -58,7 +61,7 @@ def parser(given: list[str]) -> argparse.ArgumentParser:
     _add_option(planned, "device", DEVICE, type=str)
     _add_option(planned, "precision", "of G and D", choices=PRECISIONS)
     planned.add_argument("--quiet", dest="progress", action="store_false", help="no progress")
-    _add_fields(planned, _sampler_of(given))
+    _add_fields(planned, _sampler_of(given), taken=("budget",))
     planned.set_defaults(run=commands.run_plan)
 
     generate = added.add_parser(
@@ -185,11 +188,13 @@ def _sampler_of(given: list[str]) -> Any:
     return samplers.get(name if name in samplers.NAMES else "drs")
 
 
-def _add_fields(parser: argparse.ArgumentParser, sampler: Any) -> None:
-    """Adds one flag per field of the sampler, with the field's type."""
+def _add_fields(parser: argparse.ArgumentParser, sampler: Any, taken: tuple[str, ...] = ()) -> None:
+    """Adds one flag per field of the sampler, with the field's type, but those that are taken."""
     group = parser.add_argument_group(f"fields of {sampler.__name__}")
     hints = typing.get_type_hints(sampler)
     for field in dataclasses.fields(sampler):
+        if field.name in taken:
+            continue
         kinds = [kind for kind in typing.get_args(hints[field.name]) if kind is not NoneType]
         kind = kinds[0] if kinds else hints[field.name]
         flag = f"--{field.name.replace('_', '-')}"
