@@ -87,8 +87,8 @@ class Compared(NamedTuple):
                 "data's mass; calibrate the discriminator (drs.calibrate), or give a --budget"
             )
         return (
-            f"recommended: {_flags(best[0])} has the most effective samples in 1,000 calls,\n"
-            f"at least {1000.0 * _least(best[1]):.3g}{tail}"
+            f"recommended: drs-fast generate ... {_flags(best[0])}\n"
+            f"at least {1000.0 * _least(best[1]):.3g} effective samples in 1,000 calls{tail}"
         )
 
 

@@ -56,8 +56,8 @@ def test_it_can_be_read():
         ["SIR()", "10.00%", "10", "2.78 h", "-", "-", "-"],
     ]
     assert shown[-2:] == [
-        "recommended: --sampler obrs --budget 0.2 has the most effective samples in 1,000 calls,",
-        "at least 150 (tail index 0.50)",
+        "recommended: drs-fast generate ... --sampler obrs --budget 0.2",
+        "at least 150 effective samples in 1,000 calls (tail index 0.50)",
     ]
 
 

@@ -124,12 +124,12 @@ def mean(values: Tensor) -> float:
 
 
 def rejection(pilot: Pilot, p: Tensor) -> Expected:
-    """Of a sampler that accepts rows with probabilities p, (n + 1,) float64."""
+    """What acceptance with probabilities p, (n + 1,) float64, gives."""
     return Expected(mean(p), _distance(pilot, p), _divergence(pilot, p), _worth(pilot, p))
 
 
 def resampling(pilot: Pilot, rng: Rng, pool: int, size: int) -> Expected:
-    """Of `size` draws from every `pool` rows, by weights and with replacement.
+    """What `size` draws from every `pool` rows give, by weights and with replacement.
 
     Pools are drawn from the pilot. A row of ratio r is chosen with a probability of r / (r + S), if
     the others of its pool have the sum S.
@@ -157,7 +157,7 @@ def resampling(pilot: Pilot, rng: Rng, pool: int, size: int) -> Expected:
 
 
 def chain(pilot: Pilot, length: int, real: bool) -> Expected:
-    """Of the ends of independence Metropolis-Hastings chains of `length` rows.
+    """What the ends of independence Metropolis-Hastings chains of `length` rows give.
 
     real: they start at real samples and follow the data's law; those that never move are worth
         nothing, because they return their real samples. Otherwise they start at their first row,
