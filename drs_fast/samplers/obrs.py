@@ -70,6 +70,8 @@ class OBRS(RejectionSampler):
     def expected(self, gan: GAN, pilot: Pilot, rng: Rng) -> Expected | None:
         if self.classes == WITHIN or self.burn_in != len(pilot.seen):
             return None
+        if self.budget * len(pilot.seen) > int(torch.isfinite(pilot.seen).sum()):
+            return None  # a run would refuse
         log_m, gamma = self._threshold(pilot.seen)
         p = ops.probability(pilot.logit, log_m=log_m, gamma=gamma, eps=0.0)
         return expected.rejection(pilot, p)

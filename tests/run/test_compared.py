@@ -77,7 +77,7 @@ def test_the_most_that_is_sure_is_recommended():
 
 
 def test_recommended_flags_are_those_of_generate():
-    for sampler in compared.settings():
+    for sampler in (*compared.settings(), DRS(target_acceptance=0.1)):
         kind, flags = type(sampler), compared._flags(sampler).split()
         given = ["generate", "25gaussians", "-n", "1", "--out", "x", *flags]
         options = parser(given).parse_args(given)

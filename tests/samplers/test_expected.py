@@ -14,6 +14,7 @@ from runs import plain
 import drs_fast as drs
 from drs_fast import ops
 from drs_fast.core import Rng
+from drs_fast.run.compared import compare
 from drs_fast.samplers.common import expected
 from drs_fast.samplers.common.expected import Pilot, chain, rejection, resampling
 from drs_fast.samplers.drs import DRS
@@ -161,6 +162,20 @@ def test_chains_are_no_further_than_their_bound(length):
         assert found.tv.value > away / 2
 
 
+@pytest.mark.parametrize("length", [2, 16])
+def test_the_bound_is_the_chance_that_two_chains_have_not_met(length):
+    """Simulated: one starts at the model, one at the data. Past 4 standard errors: 6e-5."""
+    sd, n = 1.5, 40_000
+    (pilot,) = pilots(((1.0, sd, 0.0),), 1, 2**17)
+    rng = torch.Generator().manual_seed(9)
+    logit = drawn(((1.0, sd, 0.0),), n * length, rng).view(n, length)
+    start = sd * (torch.randn(n, generator=rng) + sd) - sd * sd / 2
+    ends = [ops.chain(logit[:, 1:], Rng(5), start=each) for each in (logit[:, 0], start)]
+    met = (ends[0] == ends[1]) & (ends[0] >= 0)
+    apart = 1.0 - float(met.double().mean())
+    assert abs(apart - chain(pilot, length, real=False).tv.value) < 4 * 0.5 / math.sqrt(n) + 0.01
+
+
 def test_chains_from_real_samples_follow_the_data_and_those_that_stay_are_worth_nothing():
     """Against chains that start at samples of the data."""
     sd, n, length = 2.0, 4000, 32
@@ -181,8 +196,6 @@ def test_chains_from_real_samples_follow_the_data_and_those_that_stay_are_worth_
 def test_a_run_accepts_what_was_expected(sampler):
     """Within 4 standard errors of both, as a run's thresholds are those of the pilot."""
     gan, rows = plain(lambda x: x[:, 0] - 0.1 * x[:, 1]), 2**14
-    from drs_fast.run.compared import compare
-
     compared = compare(gan, Rng(3), 1.0, None, None, sampler)
     found = dict(compared.samplers)[sampler]
     samples = int(found.acceptance * rows)
@@ -193,17 +206,25 @@ def test_a_run_accepts_what_was_expected(sampler):
 
 
 @pytest.mark.parametrize("sampler", [*SAMPLERS, SIR(), MH(start="first")])
-@pytest.mark.parametrize("kind", ["equal", "two values", "one more likely", "mostly -inf"])
+@pytest.mark.parametrize(
+    "kind", ["equal", "two values", "one more likely", "mostly -inf", "rarely finite"]
+)
 def test_odd_logits(sampler, kind):
     logit = torch.zeros(BURN_IN + ROWS)
     if kind == "two values":
         logit[::7] = 3.0
     elif kind == "one more likely":
         logit[-1] = 800.0
+    elif kind == "rarely finite":  # most pools have no finite logit
+        logit[torch.arange(len(logit)) % 3000 > 0] = -torch.inf
     elif kind == "mostly -inf":
         logit[torch.arange(len(logit)) % 3 > 0] = -torch.inf
         logit[:3] = torch.tensor([torch.nan, torch.inf, 0.0])
     found = sampler.expected(plain(), Pilot(logit[:BURN_IN], logit[BURN_IN:]), Rng(0))
+    if found is None:
+        assert isinstance(sampler, OBRS)
+        assert kind == "rarely finite"
+        return
     for each in (found.tv, found.kl, found.worth):
         if each is not None:
             assert 0.0 <= each.low <= each.value <= each.high, each
