@@ -131,9 +131,9 @@ def duration(seconds: float) -> str:
 
 def _changed(sampler: Sampler) -> dict[str, object]:
     """The fields that are not what they are by default."""
-    usual = type(sampler)()
-    given = {field.name: getattr(sampler, field.name) for field in dataclasses.fields(sampler)}
-    return {key: value for key, value in given.items() if value != getattr(usual, key)}
+    usual, fields = vars(type(sampler)()), dataclasses.fields(sampler)
+    given = {field.name: vars(sampler)[field.name] for field in fields}
+    return {key: value for key, value in given.items() if value != usual[key]}
 
 
 def _name(sampler: Sampler) -> str:

@@ -45,11 +45,13 @@ class Grid(NamedTuple):
         return float((self.mass * value).sum())
 
     def law(self, p):
-        """TV, and KL(law || data), of the law that keeps with probabilities p."""
+        """TV, KL(law || data) and effective samples per row, of keeping with probabilities p."""
         own, ratio = p / self.mean(p), self.logit.exp()
         data = ratio / self.mean(ratio)
         divergence = torch.where(p > 0.0, own * (own / data).log(), 0.0)
-        return self.mean((own - data).clamp(min=0.0)), self.mean(divergence)
+        square = self.mean(torch.where(p > 0.0, ratio * ratio / p, 0.0))
+        worth = self.mean(ratio) ** 2 / square
+        return self.mean((own - data).clamp(min=0.0)), self.mean(divergence), worth
 
 
 def grid(classes):
@@ -77,7 +79,7 @@ def pilots(classes, seeds=SEEDS, rows=ROWS):
 
 
 def covered(classes, seeds=SEEDS):
-    """How often the intervals of each sampler hold its true TV, and its true KL."""
+    """How often the intervals of each sampler hold its true TV, KL and worth."""
     exact, found = grid(classes), {}
     for pilot in pilots(classes, seeds):
         for sampler in SAMPLERS:
@@ -85,7 +87,7 @@ def covered(classes, seeds=SEEDS):
             how = {"log_m": log_m, "gamma": gamma, "eps": getattr(sampler, "eps", 0.0)}
             truth = exact.law(ops.probability(exact.logit, **how))
             said = sampler.expected(plain(), pilot, Rng(0))
-            for name, interval, true in zip(("tv", "kl"), said[1:3], truth, strict=True):
+            for name, interval, true in zip(("tv", "kl", "worth"), said[1:], truth, strict=True):
                 hit = interval.low <= true <= interval.high
                 found[sampler, name] = found.get((sampler, name), 0) + hit
     return found
@@ -100,8 +102,10 @@ def test_intervals_hold_the_truth(name):
 
 def test_intervals_without_a_tail_do_not(monkeypatch):
     monkeypatch.setattr(expected, "_beyond", lambda *given: 0.0)
+    monkeypatch.setattr(expected, "_square_beyond", lambda *given: 0.0)
     found = covered(ORACLES["sd 2"])
     assert found[DRS(gamma=0.0), "tv"] < COVERED - 10
+    assert found[DRS(), "worth"] < COVERED - 10
 
 
 def test_where_ratios_have_no_second_moment_to_speak_of_nothing_is_promised():
@@ -118,8 +122,7 @@ def test_the_generator_itself(sd):
     assert found.acceptance == 1.0
     assert found.tv.value == pytest.approx(math.erf(sd / 2 / math.sqrt(2)), rel=0.02)
     assert found.kl.value == pytest.approx(sd * sd / 2, rel=0.03)
-    assert found.worth.low <= math.exp(-sd * sd) <= 1.1 * found.worth.value
-    assert found.worth.low <= found.worth.value == found.worth.high
+    assert found.worth.value == pytest.approx(math.exp(-sd * sd), rel=0.1)
 
 
 @pytest.mark.parametrize("sd", [1.0, 2.0])
@@ -130,10 +133,14 @@ def test_pools(sd):
     ratio, p = exact.logit.exp(), torch.zeros_like(exact.logit)
     for _ in range(2000):
         p += ratio / (ratio + drawn(classes, pool - 1, rng).double().exp().sum())
-    tv, kl = exact.law(p)
+    tv, kl, _ = exact.law(p)
+    rows = drawn(classes, 4000 * pool, rng).double().exp().view(-1, pool)
+    same = float((rows.square().sum(dim=1) / rows.sum(dim=1).square()).mean())
+    worth = 1.0 / (1.0 / 8 + same) / pool
     found = [resampling(pilot, Rng(k), pool, 8) for k, pilot in enumerate(pilots(classes, 20))]
     assert sum(each.tv.low <= tv <= each.tv.high for each in found) >= 19
     assert sum(each.kl.low <= kl <= each.kl.high for each in found) >= 19
+    assert sum(each.worth.low <= worth <= each.worth.high for each in found) >= 19
     assert {each.acceptance for each in found} == {0.125}
 
 

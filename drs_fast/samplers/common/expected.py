@@ -25,13 +25,15 @@ from drs_fast.samplers.common.burn_in import valid
 from drs_fast.samplers.common.effective import TRUSTED, tail_index
 from drs_fast.samplers.common.intervals import ABOVE, gamma_ends
 
-EVENTS = 3.0  # times the largest weight seen, for one further row
+EVENTS = 3.0  # times the mean weight of rows above ratio 1, for one further row
 UNSEEN = -math.log(0.025)  # most events that may be expected, at 97.5 %, where none was seen
 # Quantile of a standard normal, two-sided 99 %: sums of skewed terms are not quite normal.
 WIDE = 2.5758293035489004
 HIGHEST = 300.0  # nats above log_m; anything higher counts as this
 TINY = 1e-140  # its square is above 0
 POOLS = 256
+LONGEST = 1e7  # rows of a run, for what weights are worth in it
+STEPS = 2000
 
 
 class Range(NamedTuple):
@@ -49,8 +51,8 @@ class Expected(NamedTuple):
     tv: total variation distance between the law of the samples and the data's; high is 1 where
         nothing can be promised.
     kl: KL(samples || data) in nats; high is inf where nothing can be promised.
-    worth: effective samples per call, weighted where the sampler has weights. The lower end has one
-        further row, of three times the largest ratio; it is 0 where nothing can be promised.
+    worth: effective samples per call in a run of 10 million rows, weighted where the sampler has
+        weights; low is 0 where nothing can be promised.
     """
 
     acceptance: float
@@ -70,7 +72,7 @@ class Pilot:
     seen: the burn-in's logits.
     logit: (n + 1,), in ascending order, and the burn-in's largest, whose ratio is 1.
     tail: Pareto index of the largest ratios; None if they hardly differ.
-    mean: the mean ratio.
+    mean: the mean ratio. square: the most that ratios above 1 may add to the mean squared ratio.
     """
 
     def __init__(self, seen: Tensor, logit: Tensor) -> None:
@@ -95,10 +97,12 @@ class Pilot:
         above = (self.ratio[:-1] - 1.0).clamp(min=0.0) / self.n
         total, variance, body = float(above.sum()), float(above.square().sum()), mean(self.body)
         low, high = gamma_ends(total, variance, EVENTS * variance / total) if total else (0.0, 0.0)
+        self.square = float((self.ratio[:-1] ** 2 - 1.0).clamp(min=0.0).mean())
         if self.tail is not None:
             k = self.tail + ABOVE * (1.0 + self.tail) / math.sqrt(len(excess))
-            share = len(excess) / self.n
-            high = max(high, share * _beyond(k, float(excess.median()), 1.0 - least))
+            share, median = len(excess) / self.n, float(excess.median())
+            high = max(high, share * _beyond(k, median, 1.0 - least))
+            self.square = max(self.square, _square_beyond(k, median, least, share))
         return Range(body + total, body + low, body + high)
 
     def range(self, at: Callable[[float], tuple[float, Tensor]], most: float) -> Range:
@@ -140,20 +144,21 @@ def resampling(pilot: Pilot, rng: Rng, pool: int, size: int) -> Expected:
     others, p = rows[:, 1:].sum(dim=1), torch.zeros_like(pilot.ratio)
     for rest in others:
         p += pilot.ratio / (pilot.ratio + rest) / POOLS
-    same = float((rows.square().sum(dim=1) / rows.sum(dim=1).square()).mean())
-    worth = 1.0 / (1.0 / size + same) / pool
+    alike = rows.square().sum(dim=1) / rows.sum(dim=1).square()
+    same, error = float(alike.mean()), WIDE * float(alike.std()) / math.sqrt(POOLS)
     # What the law may have on rows above all of the pilot: no more than the share of pools with
     # one, and no more than the bound r E 1 / S of a row's probability gives.
     share = 1.0 - pilot.mean.value / pilot.mean.high
     share *= pilot.mean.value * float((pool / others).mean())
     unseen = min(1.0, UNSEEN * pool / pilot.n, share)
     tv = _distance(pilot, p)
-    return Expected(
-        size / pool,
-        tv._replace(high=min(1.0, tv.high + unseen)),
-        _divergence(pilot, p),
-        Range(worth, (1.0 - unseen) * worth if pilot.promises else 0.0, worth),
+    tv = tv._replace(high=min(1.0, tv.high + unseen))
+    low, value, high = (
+        1.0 / (1.0 / size + max(1.0 / pool, one)) / pool
+        for one in (same + error + unseen, same, same - error)
     )
+    worth = Range(value, low if pilot.promises else 0.0, high)
+    return Expected(size / pool, tv, _divergence(pilot, p), worth)
 
 
 def chain(pilot: Pilot, length: int, real: bool) -> Expected:
@@ -217,23 +222,52 @@ def _divergence(pilot: Pilot, p: Tensor) -> Range:
 
 
 def _worth(pilot: Pilot, p: Tensor) -> Range:
-    """(E r)^2 / E(r^2 / P): effective samples per row, of samples with weights r / P."""
-    ratio, square = pilot.ratio, pilot.ratio * torch.where(p > 0.0, pilot.ratio / p, 0.0)
-    total, squares = float(ratio[:-1].sum()), float(square[:-1].sum())
-    value = total * (total / squares) / pilot.n
-    further = EVENTS * float(ratio.max())
-    more = squares + further * further / float(p.max())
-    low = min(value, (total + further) * ((total + further) / more) / pilot.n)
-    return Range(value, low if pilot.promises else 0.0, value)
+    """(E r)^2 / E(r^2 / P): effective samples per row, of samples with weights r / P.
+
+    The interval is that of the inverse, which rises with what the tail adds to E(r^2 / P).
+    """
+    chance = torch.where(p > 0.0, p, 1.0)
+    seen, square = mean(pilot.ratio.square() / chance), pilot.body.square() / chance
+    rho, body = pilot.mean.value, mean(square)
+    noise = (square - 2.0 * pilot.body * seen / rho) / rho**2
+    error = float(noise[:-1].std()) / math.sqrt(pilot.n)
+    event = abs(float(noise[-1]) - mean(noise)) / pilot.n
+    value = rho**2 / seen
+    high = min(1.0, 1.0 / max(1.0, body / rho**2 - WIDE * error))
+    if not pilot.promises:
+        return Range(value, 0.0, max(value, high))
+    most = max(seen, body + pilot.square / float(chance[-1])) / rho**2
+    most += event + WIDE * math.hypot(error, event)
+    return Range(value, min(value, 1.0 / most), max(value, high))
+
+
+def _scale(k: float, median: float) -> float:
+    """The scale of a generalised Pareto law with shape k and this median."""
+    return median / (math.expm1(k * math.log(2.0)) / k if k else math.log(2.0))
 
 
 def _beyond(k: float, median: float, distance: float) -> float:
     """E(x - distance)+ of a generalised Pareto law with shape k and this median."""
     if k >= 1.0:
         return math.inf
-    scale = median / (math.expm1(k * math.log(2.0)) / k if k else math.log(2.0))
+    scale = _scale(k, median)
     if distance <= 0.0:
         return scale / (1.0 - k) - distance
     reach = max(0.0, 1.0 + k * distance / scale)
     survivors = (reach ** (-1.0 / k) if reach else 0.0) if k else math.exp(-distance / scale)
     return survivors * reach * scale / (1.0 - k)
+
+
+def _square_beyond(k: float, median: float, least: float, share: float) -> float:
+    """E(r^2 - 1)+ up to the largest of LONGEST rows, if a share has r - least of such a law.
+
+    It is the integral of 2 r P(more than r). Without an end it would often be infinite.
+    """
+    scale, rare = _scale(k, median), math.log(share * LONGEST)
+    end = least + scale * (math.expm1(k * rare) / k if k else rare)
+    if end <= 1.0:
+        return 0.0
+    r = torch.linspace(0.0, math.log(end), STEPS, dtype=torch.float64).exp()
+    reach = 1.0 + k * (r - least) / scale
+    survivors = reach ** (-1.0 / k) if k else torch.exp(-(r - least) / scale)
+    return share * float(torch.trapezoid(2.0 * r * survivors, r))
