@@ -17,7 +17,7 @@ SECONDS, SHARE = 3.0, 0.01  # for the pilot: at least so long, or this part of t
 LEAST, MOST = 2**14, 2**18  # rows of a pilot
 UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0}
 DURATION = re.compile(r"(?:(\d+\.?\d*)h)?(?:(\d+\.?\d*)m)?(?:(\d+\.?\d*)s)?")
-WIDTHS = (12, 7, 10, 25, 25, 14)
+WIDTHS = (11, 7, 14, 25, 25, 14)
 HEADS = ("acceptance", "calls", "TV to the data", "KL to it, nats", "worth")
 
 
