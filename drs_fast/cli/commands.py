@@ -32,10 +32,13 @@ def run_demo(options: argparse.Namespace) -> int:
 
 
 def run_plan(options: argparse.Namespace) -> int:
+    budget = _time(options)
+    sampler = _sampler(options)
     found = plan(
         load(options.model),
-        _sampler(options),
+        Squeeze(sampler) if options.squeeze else sampler,
         n=options.n,
+        budget=budget,
         seed=options.seed,
         batch_size=options.batch_size,
         device=options.device,
@@ -44,6 +47,16 @@ def run_plan(options: argparse.Namespace) -> int:
     )
     print(found)
     return 0
+
+
+def _time(options: argparse.Namespace) -> str | None:
+    """The time of --budget, which has a unit. A bare number is the budget of a sampler with one."""
+    given, options.budget = options.budget, None
+    fields = {field.name for field in dataclasses.fields(samplers.get(options.sampler))}
+    if given is None or given[-1:].isalpha() or "budget" not in fields:
+        return given  # type: ignore[no-any-return]
+    options.budget = float(given)
+    return None
 
 
 def _sampler(options: argparse.Namespace) -> Any:

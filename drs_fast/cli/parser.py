@@ -38,11 +38,16 @@ def parser(given: list[str]) -> argparse.ArgumentParser:
         "plan",
         allow_abbrev=False,
         help="measure how fast a model runs and recommend flags for generate",
-        description="Time G and D at several batch sizes and with each --tune, draw samples for a "
-        "few seconds, and recommend flags for generate.",
+        description="Time G and D at several batch sizes and with each --tune, say what samplers "
+        "are expected to give and cost, draw samples for a few seconds, and recommend flags for "
+        "generate.",
     )
     planned.add_argument("model", help="zoo name, file.py:function, or package.module:function")
     planned.add_argument("-n", type=int, help="number of samples you want")
+    planned.add_argument(
+        "--budget",
+        help="time you have, such as 90s, 30m or 1h30m; a bare number is that of --sampler obrs",
+    )
     planned.add_argument(
         "--sampler",
         type=str.lower,
@@ -50,12 +55,13 @@ def parser(given: list[str]) -> argparse.ArgumentParser:
         choices=samplers.NAMES,
         help="sampling method (default: %(default)s)",
     )
+    planned.add_argument("--squeeze", action="store_true", help="draw with the sampler squeezed")
     _add_option(planned, "seed", "of what is drawn")
     planned.add_argument("--batch-size", type=int, help="the only one to try")
     _add_option(planned, "device", DEVICE, type=str)
     _add_option(planned, "precision", "of G and D", choices=PRECISIONS)
     planned.add_argument("--quiet", dest="progress", action="store_false", help="no progress")
-    _add_fields(planned, _sampler_of(given))
+    _add_fields(planned, _sampler_of(given), taken=("budget",))
     planned.set_defaults(run=commands.run_plan)
 
     generate = added.add_parser(
@@ -221,11 +227,13 @@ def _sampler_of(given: list[str]) -> Any:
     return samplers.get(name if name in samplers.NAMES else "drs")
 
 
-def _add_fields(parser: argparse.ArgumentParser, sampler: Any) -> None:
-    """Adds one flag per field of the sampler, with the field's type."""
+def _add_fields(parser: argparse.ArgumentParser, sampler: Any, taken: tuple[str, ...] = ()) -> None:
+    """Adds one flag per field of the sampler, with the field's type, but those that are taken."""
     group = parser.add_argument_group(f"fields of {sampler.__name__}")
     hints = typing.get_type_hints(sampler)
     for field in dataclasses.fields(sampler):
+        if field.name in taken:
+            continue
         kinds = [kind for kind in typing.get_args(hints[field.name]) if kind is not NoneType]
         kind = kinds[0] if kinds else hints[field.name]
         flag = f"--{field.name.replace('_', '-')}"

@@ -14,6 +14,7 @@ from drs_fast.core.rng import Rng
 
 if TYPE_CHECKING:
     from drs_fast.gan import GAN
+    from drs_fast.samplers.common.expected import Expected, Pilot
 
 
 UNKNOWN, EQUAL, LOGIT, BATCH = "unknown", "equal", "logit", "batch"  # how weights are found
@@ -239,6 +240,15 @@ class Sampler(ABC):
         """What the user should hear of a run that has ended."""
         return None
 
+    @classmethod
+    def compared(cls) -> tuple["Sampler", ...]:
+        """Settings that a plan compares with those of other samplers."""
+        return ()
+
+    def expected(self, gan: "GAN", pilot: "Pilot", rng: Rng) -> "Expected | None":
+        """What a run is expected to give; None where a pilot cannot tell."""
+        return None
+
     @property
     def remedies(self) -> tuple[str, ...]:
         """What the user can do with the fields where hardly any row is accepted."""
@@ -273,6 +283,11 @@ def list_samplers(kinds: Callable[[], Iterable[type[Sampler]]]) -> None:
     """Says where samplers are listed, for errors that name those that would do."""
     global _listed
     _listed = kinds
+
+
+def compared() -> list[Sampler]:
+    """The settings of all listed samplers that a plan compares."""
+    return [sampler for kind in _listed() for sampler in kind.compared()]
 
 
 def those_that(would_do: Callable[[Sampler], bool]) -> str:

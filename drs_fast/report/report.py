@@ -11,7 +11,7 @@ from drs_fast import ops, samplers
 from drs_fast.core import Nothing, Sampler, layout
 from drs_fast.core.sampler import Described, Recorded
 from drs_fast.gan import classes
-from drs_fast.report import balance, pictures
+from drs_fast.report import balance, pictures, planned
 from drs_fast.report.balance import Balance
 from drs_fast.report.pictures import Panel, Square
 from drs_fast.samplers.common.rejection import RejectionSampler
@@ -55,6 +55,7 @@ def words(samples: Samples, said: Described, balanced: Balance | str) -> str:
     """The numbers of a run, one a line."""
     manifest, n = samples.manifest, len(samples)
     counters = _counters(samples)
+    squeezed = manifest["sampler"]["name"] == Squeeze.__name__
     whole = "complete" if manifest["complete"] else f"unfinished, of {manifest['n']:,}"
     facts = {
         "model": manifest.get("model"),
@@ -66,7 +67,7 @@ def words(samples: Samples, said: Described, balanced: Balance | str) -> str:
         "acceptance": _acceptance(n, counters["proposals"], manifest.get("acceptance")),
         **{name: _range(value) for name, value in said.limits.items()},
         "eps": manifest.get("eps"),
-        "G + D calls per sample": f"{counters['calls'] / n:.4g}" if n else None,
+        "G + D calls per sample": planned.calls(state, counters["calls"], n, squeezed),
         "invalid logits": f"{counters['invalid']:,}",
         said.above: f"{counters['above']:,}",
         **said.lines,
@@ -78,6 +79,10 @@ def words(samples: Samples, said: Described, balanced: Balance | str) -> str:
     if raw is not None and bool(torch.isfinite(raw).any()):
         facts["effective sample share"] = (
             f"{_effective_share(raw):.2%} of raw samples, (sum w)^2 / (n sum w^2), w = exp(logit)"
+        )
+    if not squeezed:
+        facts["effective if weighted"] = planned.worth(
+            state, raw, accepted, manifest.get("eps") or 0.0
         )
     lines = [f"{samples.path}"]
     lines += [f"  {name:<24}{value}" for name, value in facts.items() if value is not None]

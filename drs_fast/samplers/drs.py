@@ -12,14 +12,15 @@ import torch
 from torch import Tensor
 
 from drs_fast import ops
-from drs_fast.core import Batch, Rng
+from drs_fast.core import Batch, Rng, Sampler
 from drs_fast.core.arguments import integer, number, one_of
 from drs_fast.core.sampler import Described, Recorded
 from drs_fast.gan import GAN
 from drs_fast.gan.classes import CHOICES, JOINT, WITHIN
 from drs_fast.ops.order import INTERPOLATIONS
-from drs_fast.samplers.common import clipped, rejection
+from drs_fast.samplers.common import clipped, expected, rejection
 from drs_fast.samplers.common.burn_in import valid
+from drs_fast.samplers.common.expected import Expected, Pilot
 from drs_fast.samplers.common.rejection import (
     WEIGHTED,
     Rejection,
@@ -148,6 +149,17 @@ class DRS(RejectionSampler):
     @classmethod
     def described(cls, run: Recorded) -> Described:
         return super().described(run)._replace(lines=clipped.described(run.tallies))
+
+    @classmethod
+    def compared(cls) -> tuple[Sampler, ...]:
+        return cls(), cls(percentile=95.0), cls(gamma=0.0)
+
+    def expected(self, gan: GAN, pilot: Pilot, rng: Rng) -> Expected | None:
+        if self.classes == WITHIN or self.sequential or self.burn_in != len(pilot.seen):
+            return None
+        log_m, gamma = self._threshold(pilot.seen)
+        p = ops.probability(pilot.logit, log_m=log_m, gamma=gamma, eps=self.eps)
+        return expected.rejection(pilot, p)
 
     def init(self, gan: GAN, rng: Rng) -> RejectionState:
         within = self.classes == WITHIN

@@ -20,8 +20,9 @@ from drs_fast.core.rows import RESTART
 from drs_fast.core.sampler import EQUAL, UNKNOWN, Described, Recorded
 from drs_fast.gan import GAN, classes
 from drs_fast.gan.real_data import alike
-from drs_fast.samplers.common import groups
+from drs_fast.samplers.common import expected, groups
 from drs_fast.samplers.common.burn_in import burn_in, by_class, check
+from drs_fast.samplers.common.expected import Expected, Pilot
 
 STARTS = ("real", "first")
 UNMOVED = ("keep", "drop", "restart")
@@ -129,6 +130,18 @@ class MH(Sampler):
             "samples they started at (with negative ids): raise chain_length, or calibrate the "
             "discriminator"
         )
+
+    @classmethod
+    def compared(cls) -> tuple[Sampler, ...]:
+        return cls(), cls(start="first")
+
+    def expected(self, gan: GAN, pilot: Pilot, rng: Rng) -> Expected | None:
+        real = self.start == "real"
+        if real and gan.real is None:
+            return None
+        if gan.labels is not None or (real and self.unmoved != "keep"):
+            return Expected(1.0 / self.chain_length)
+        return expected.chain(pilot, self.chain_length, real)
 
     def init(self, gan: GAN, rng: Rng) -> MHState:
         if self.start == "real" and gan.real is None:

@@ -13,11 +13,12 @@ from torch import Tensor
 
 from drs_fast import ops
 from drs_fast.backends import reference
-from drs_fast.core import Batch, Rng
+from drs_fast.core import Batch, Rng, Sampler
 from drs_fast.core.arguments import integer, number, one_of
 from drs_fast.gan import GAN
 from drs_fast.gan.classes import CHOICES, JOINT, WITHIN
-from drs_fast.samplers.common import rejection
+from drs_fast.samplers.common import expected, rejection
+from drs_fast.samplers.common.expected import Expected, Pilot
 from drs_fast.samplers.common.rejection import (
     WEIGHTED,
     Rejection,
@@ -67,6 +68,19 @@ class OBRS(RejectionSampler):
     @property
     def remedies(self) -> tuple[str, ...]:
         return ("raise budget",)
+
+    @classmethod
+    def compared(cls) -> tuple[Sampler, ...]:
+        return cls(budget=0.05), cls(budget=0.1), cls(budget=0.2)
+
+    def expected(self, gan: GAN, pilot: Pilot, rng: Rng) -> Expected | None:
+        if self.classes == WITHIN or self.burn_in != len(pilot.seen):
+            return None
+        if self.budget * len(pilot.seen) > int(torch.isfinite(pilot.seen).sum()):
+            return None  # a run would refuse
+        log_m, gamma = self._threshold(pilot.seen)
+        p = ops.probability(pilot.logit, log_m=log_m, gamma=gamma, eps=0.0)
+        return expected.rejection(pilot, p)
 
     def init(self, gan: GAN, rng: Rng) -> RejectionState:
         within = self.classes == WITHIN

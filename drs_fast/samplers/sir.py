@@ -18,8 +18,9 @@ from drs_fast.core.arguments import flag, integer
 from drs_fast.core.layout import Layout, Logits, Scalar
 from drs_fast.core.sampler import EQUAL, UNKNOWN, Described, Recorded
 from drs_fast.gan import GAN
-from drs_fast.samplers.common import groups
+from drs_fast.samplers.common import expected, groups
 from drs_fast.samplers.common.burn_in import burn_in, by_class
+from drs_fast.samplers.common.expected import Expected, Pilot
 
 MOST = 0.1  # largest share of a pool to draw without replacement
 
@@ -85,6 +86,15 @@ class SIR(Sampler):
     @property
     def weighs(self) -> str:
         return EQUAL if self.replace or self.size == 1 else UNKNOWN
+
+    @classmethod
+    def compared(cls) -> tuple[Sampler, ...]:
+        return (cls(),)
+
+    def expected(self, gan: GAN, pilot: Pilot, rng: Rng) -> Expected | None:
+        if gan.labels is not None or not self.replace:
+            return Expected(self.size / self.pool)
+        return expected.resampling(pilot, rng, self.pool, self.size)
 
     def init(self, gan: GAN, rng: Rng) -> SIRState:
         logit, y = burn_in(gan, rng, self.burn_in, each=True)

@@ -188,7 +188,7 @@ def test_report_has_the_numbers(tmp_path):
         f"{facts['gamma']:.6g}",
         "1e-06",
         facts["law"],
-        f"{facts['calls_per_sample']:.4g}",
+        f"{facts['calls_per_sample']:.4g} ({1 / float(state['acceptance']):.4g} expected in burn",
         "DRS(burn_in=2000, classes=joint, eps=1e-06, interpolation=none, law_version=2)",
         f"{float(w.sum() ** 2 / (2_000 * (w**2).sum())):.2%} of raw",
         f"{float(state['logits'].median()):.3f}"[:-1],

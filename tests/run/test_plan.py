@@ -11,7 +11,7 @@ from torch import nn
 
 import drs_fast as drs
 from drs_fast.cli import main as cli
-from drs_fast.run import tuning
+from drs_fast.run import compared, tuning
 from drs_fast.samplers.drs import DRS
 from drs_fast.samplers.mh import MH
 
@@ -37,6 +37,7 @@ def short(monkeypatch):
     monkeypatch.setattr(module, "ROUNDS", 3)
     monkeypatch.setattr(module, "AGAINST", 1)
     monkeypatch.setattr(module, "DRAWING", 0.02)
+    monkeypatch.setattr(compared, "MOST", compared.LEAST)
     same = {"same": lambda gan: gan.changed(lambda f: f), "close": shifted(1e-3)}
     monkeypatch.setattr(tuning, "VARIANTS", same)
 
@@ -187,8 +188,9 @@ def test_one_batch_size_and_one_precision():
 
 def test_samples_that_are_wanted_are_those_of_a_sampler():
     assert drs.plan(toy(), MH(start="first", chain_length=64), n=100).drawn.sampler == "MH"
-    with pytest.raises(ValueError, match="got n=100 but no sampler"):
-        drs.plan(toy(), n=100)
+    plan = drs.plan(toy(), n=100)
+    assert plan.drawn is None
+    assert plan.compared.n == 100
 
 
 def test_labels():
