@@ -1,49 +1,59 @@
 """What burn-in let one expect of a run, and what came."""
 
-import torch
 from torch import Tensor
 
 from drs_fast import ops
+from drs_fast.core.sampler import Thresholds
+from drs_fast.samplers.common.effective import TRUSTED
+from drs_fast.store.manifest import Manifest
 
 
-def calls(state: dict[str, Tensor], calls: int, n: int, squeezed: bool) -> str | None:
+def calls(manifest: Manifest, calls: int, n: int, squeezed: bool) -> str | None:
     """Calls of G and D per sample."""
     if not n:
         return None
-    said = f"{calls / n:.4g}"
-    acceptance = float(state.get("acceptance", 0.0))
+    said, acceptance = f"{calls / n:.4g}", manifest.get("acceptance")
     if not acceptance:
         return said
     return f"{said} ({1.0 / acceptance:.4g} expected in burn-in{', without a bound' * squeezed})"
 
 
 def worth(
-    state: dict[str, Tensor], raw: Tensor | None, accepted: Tensor | None, eps: float
-) -> str | None:
-    """What a sample is worth if all are weighted by exp(logit) over their chance, in words.
+    manifest: Manifest, n: int, thresholds: Thresholds | None, raw: Tensor | None
+) -> dict[str, str]:
+    """What the samples are worth if they are weighted, and whether that can be trusted."""
+    size = manifest.get("effective_samples")
+    if size is None or not n:
+        return {}
+    expected = None
+    if thresholds is not None and raw is not None and not thresholds.log_m.ndim:
+        expected = _share(thresholds, raw)
+    came = f"{size:,.4g} when weighted, {size / n:.2%} of the samples"
+    largest, above = manifest.get("largest_weight", 0.0), manifest.get("above_weight", 0.0)
+    lines = {
+        "effective samples": came
+        + ("" if expected is None else f" ({expected:.2%} expected in burn-in)"),
+        "largest weight": f"{largest:.2%} of all weight; {above:.2%} is above log_m",
+    }
+    tail = manifest.get("tail_index")
+    if tail is not None:
+        trusted = (
+            f"of the largest weights, at most {TRUSTED:g}"
+            if tail <= TRUSTED
+            else f"of the largest weights, above {TRUSTED:g}: larger ones will come, so the "
+            "effective size is not to be trusted; calibrate the discriminator"
+        )
+        lines["tail index"] = f"{tail:.2f} {trusted}"
+    return lines
 
-    None unless all rows have the same log_m and gamma.
-    """
-    if raw is None or accepted is None or not {"log_m", "gamma"} <= state.keys():
-        return None
-    if state["log_m"].ndim:
-        return None
-    (drawn, chance), (taken, _) = (_weights(state, logit, eps) for logit in (raw, accepted))
-    if not len(drawn) or not len(taken):
-        return None
-    expected, came = _share(drawn, chance), _share(taken, torch.ones_like(taken))
-    return f"{came:.2%} of the samples ({expected:.2%} expected in burn-in)"
 
-
-def _weights(state: dict[str, Tensor], logit: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """The weights of valid rows that may be accepted, and the chances that they are."""
-    chance = ops.probability(logit, log_m=state["log_m"], gamma=state["gamma"], eps=eps)
-    rows = torch.isfinite(logit) & (chance > 0.0)
-    log = logit[rows].double() - chance[rows].log()
-    return (log - log.max() if len(log) else log).exp(), chance[rows]
-
-
-def _share(weight: Tensor, chance: Tensor) -> float:
-    """(sum w)^2 / (n sum w^2) of rows that are there as often as their chance says."""
+def _share(thresholds: Thresholds, logit: Tensor) -> float | None:
+    """The effective share of samples whose proposals have these logits."""
+    given = thresholds.of_rows(None)
+    chance, weight = ops.probability(logit, **given), ops.weight(logit, **given)
+    kept = chance > 0.0
+    chance, weight = chance[kept], weight[kept]
     total = float((chance * weight).sum())
+    if not total:
+        return None
     return total * (total / float((chance * weight.square()).sum())) / float(chance.sum())

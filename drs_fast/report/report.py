@@ -67,9 +67,10 @@ def words(samples: Samples, said: Described, balanced: Balance | str) -> str:
         "acceptance": _acceptance(n, counters["proposals"], manifest.get("acceptance")),
         **{name: _range(value) for name, value in said.limits.items()},
         "eps": manifest.get("eps"),
-        "G + D calls per sample": planned.calls(state, counters["calls"], n, squeezed),
+        "G + D calls per sample": planned.calls(manifest, counters["calls"], n, squeezed),
         "invalid logits": f"{counters['invalid']:,}",
         said.above: f"{counters['above']:,}",
+        **planned.worth(manifest, n, said.thresholds, said.logits),
         **said.lines,
         "moves accepted": _percent(manifest.get("acceptance_rate")),
         **_classes(samples),
@@ -79,10 +80,6 @@ def words(samples: Samples, said: Described, balanced: Balance | str) -> str:
     if raw is not None and bool(torch.isfinite(raw).any()):
         facts["effective sample share"] = (
             f"{_effective_share(raw):.2%} of raw samples, (sum w)^2 / (n sum w^2), w = exp(logit)"
-        )
-    if not squeezed:
-        facts["effective if weighted"] = planned.worth(
-            state, raw, accepted, manifest.get("eps") or 0.0
         )
     lines = [f"{samples.path}"]
     lines += [f"  {name:<24}{value}" for name, value in facts.items() if value is not None]
