@@ -9,6 +9,7 @@ import math
 import pytest
 import torch
 from hills import EXACT, hill
+from planted_bounds import forced
 from scipy.stats import chi2_contingency
 from torch import nn
 
@@ -41,27 +42,6 @@ GANS = {
     "oracle": oracle.gan,
     **{name: (lambda name=name: drs.load(name)) for name in drs.zoo.NAMES},
 }
-
-
-def forced(gan, sampler, *, cascade, margin=0.5, audits=-4.0, seed=0):
-    """A state with chosen margins, so that a known share is lost."""
-    decides = sampler.rejection(gan, sampler.init(gan, Rng(seed)))._replace(free=False)
-    found = search.Search(decides, Rng(seed), 0.5, 0.0)
-    seen = found.proposals.known()
-    networks = tuple(found.fitted(widths, seen) for widths in (bound.TINY, bound.LARGE))
-    double = seen.chosen.new_tensor
-    return stages.SqueezeState(
-        *decides.state,
-        weights=bound.packed(networks),
-        margins=double([margin + 0.5 if cascade else math.inf, margin]),
-        audits=double(audits),
-        calls=double(0.5),
-        high=double(0.5),
-        samples=double(100.0),
-        checked=torch.empty(0, 3),
-        looked=torch.empty(0, dtype=torch.int64),
-        spent=torch.tensor(0),
-    )
 
 
 def exact_probabilities(gan, sampler, state, n, row=0, seed=0):
