@@ -1,6 +1,6 @@
 """The weights of a run's samples, in memory and on disk, and what they are worth."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from os import PathLike
 
 import torch
@@ -61,8 +61,9 @@ def of_samples(samples: Samples) -> Weighing:
         rows = samples.shard(chunk)
         tried = torch.maximum(tried, weights.tried(rows.tensor("ids"), rows.tensor("y"), labels))
     shares = classes.shares(labels, manifest["label_weights"])
-    proposed = _numbers(manifest, "proposed").tolist()
-    factors = weights.of_classes(log_m, proposed, shares, tried)
+    # With the same bits as the GAN that proposed them had.
+    proposed = classes.weights(labels, _numbers(manifest, "proposed").tolist())
+    factors = weights.of_classes(log_m, classes.shares(labels, proposed), shares, tried)
     return Weighing(way, thresholds=thresholds, factors=factors)
 
 
@@ -118,19 +119,11 @@ def worth(
     """
     if weighing.thresholds is None:
         return {}
-    beyond = list[float]()
-
-    def weighed() -> Iterator[Tensor]:
-        for rows in pieces:
-            weight = weighing.of(rows)
-            beyond.append(float((weight * weighing.above(rows)).sum()))
-            yield weight
-
-    found = effective(n, weighed())
+    found = effective(n, ((weighing.of(rows), weighing.above(rows)) for rows in pieces))
     return {
         "effective_samples": _rounded(found.size),
         "largest_weight": _rounded(found.largest),
-        "above_weight": _rounded(sum(beyond) / found.total if found.total else 0.0),
+        "above_weight": _rounded(found.above),
         "tail_index": None if found.tail is None else _rounded(found.tail),
     }
 

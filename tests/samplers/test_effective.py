@@ -1,7 +1,5 @@
 """What weighted samples are worth, and the index of their tail."""
 
-import math
-
 import pytest
 import torch
 
@@ -30,9 +28,10 @@ def test_few_excesses_have_no_tail_index():
 
 def test_effective_size_is_that_of_kish():
     weight = torch.tensor([1.0, 1.0, 2.0, 4.0]).double()
-    found = effective(4, [weight])
+    found = effective(4, [(weight, weight > 1.0)])
     assert found.size == pytest.approx(64 / 22)
     assert found.largest == 0.5
+    assert found.above == 0.75
     assert found.trusted
     assert found.tail is None
 
@@ -43,16 +42,30 @@ def test_pieces_do_not_matter(order):
     weight = {"sorted": weight.sort().values, "reversed": -(-weight).sort().values}.get(
         order, weight
     )
-    whole = effective(20_000, [weight])
-    parts = effective(20_000, weight.split(500))
+    whole = effective(20_000, [(weight, weight > 3.0)])
+    parts = effective(20_000, ((part, part > 3.0) for part in weight.split(500)))
     assert parts.tail == whole.tail
     assert not whole.trusted
     assert parts.size == pytest.approx(whole.size, rel=1e-12)
+    assert parts.above == pytest.approx(whole.above, rel=1e-12)
     assert parts.largest == pytest.approx(whole.largest, rel=1e-12)
 
 
-def test_equal_weights_are_worth_their_number():
-    equal = effective(1000, [torch.full((1000,), 3e-100, dtype=torch.float64)])
-    assert equal == (pytest.approx(3e-97), pytest.approx(1000.0), pytest.approx(1e-3), None)
-    assert effective(0, []) == effective(3, [torch.zeros(3).double()]) == (0.0, 0.0, 0.0, None)
-    assert math.isfinite(effective(2, [torch.tensor([1e100, 1e100], dtype=torch.float64)]).size)
+@pytest.mark.parametrize("weight", [1e-300, 3e-100, 1.0, 1e304])
+def test_equal_weights_are_worth_their_number(weight):
+    part = torch.full((10_000,), weight, dtype=torch.float64)
+    equal = effective(30_000, [(part, part > 0.0)] * 3)
+    assert equal == (pytest.approx(30_000.0), 1.0, pytest.approx(1 / 30_000), None)
+
+
+def test_one_weight_may_be_all_there_is():
+    weight = torch.tensor([1e-300, 1e304, 1.0, 0.0], dtype=torch.float64)
+    parts = [(part, part > 1.0) for part in weight.split(1)]
+    assert effective(4, parts) == (1.0, 1.0, 1.0, None)
+
+
+def test_nothing_is_worth_nothing():
+    none = torch.zeros(3, dtype=torch.float64)
+    nothing = (0.0, 0.0, 0.0, None)
+    assert effective(0, []) == effective(3, [(none, none > 0.0)]) == nothing
+    assert effective(0, [(none[:0], none[:0] > 0.0)]) == nothing

@@ -16,8 +16,8 @@ FEWEST = 5  # weights that a tail index is found from
 class Effective(NamedTuple):
     """What n weighted samples are worth."""
 
-    total: float  # sum w
     size: float  # (sum w)^2 / sum w^2
+    above: float  # the share of all weight that rows above log_m have
     largest: float  # the largest weight, as a share of all weight
     # Pareto index of the largest weights: they have finite moments of order below 1 / tail. None:
     # too few different weights to tell.
@@ -29,24 +29,31 @@ class Effective(NamedTuple):
         return self.tail is None or self.tail <= TRUSTED
 
 
-def effective(n: int, pieces: Iterable[Tensor]) -> Effective:
-    """What n samples are worth, whose weights come in pieces, each float64 and at least 0.
+def effective(n: int, pieces: Iterable[tuple[Tensor, Tensor]]) -> Effective:
+    """What n samples are worth. The pieces: weights, float64 and at least 0; whether above log_m.
 
     Source: Kish, Survey sampling (1965); Vehtari, Simpson, Gelman, Yao and Gabry, Pareto smoothed
     importance sampling, JMLR 2024, for the number of weights that are the tail.
     """
-    sums, squares, kept = [], [], min(n // 5, math.ceil(3.0 * math.sqrt(n))) + 1
+    sums, kept = [], min(n // 5, math.ceil(3.0 * math.sqrt(n))) + 1
     top = torch.zeros(0, dtype=torch.float64, device="cpu")
     with one_thread():
-        for weight in pieces:
-            sums.append(float(weight.sum()))
-            squares.append(float(weight.square().sum()))
+        for weight, above in pieces:
+            largest = float(weight.max()) if len(weight) else 0.0
+            if not largest:
+                continue
             top = _largest(torch.cat([top, _largest(weight, kept).cpu()]), kept)
-        total = math.fsum(sums)
-        if not total:
+            weight = weight / largest  # its square and its sum would over- or underflow
+            found = weight.sum(), weight.square().sum(), weight[above].sum()
+            sums.append((largest, *map(float, found)))
+        if not sums:
             return Effective(0.0, 0.0, 0.0, None)
-        size = total * (total / math.fsum(squares))
-        return Effective(total, size, float(top[0]) / total, tail_index(top[:-1] - top[-1]))
+        of = [(largest / float(top[0]), *found) for largest, *found in sums]
+        total = math.fsum(scale * one for scale, one, _, _ in of)
+        squares = math.fsum(scale * scale * one for scale, _, one, _ in of)
+        beyond = math.fsum(scale * one for scale, _, _, one in of)
+        tail = tail_index(top[:-1] - top[-1])
+        return Effective(total * total / squares, beyond / total, 1.0 / total, tail)
 
 
 def tail_index(excess: Tensor) -> float | None:
