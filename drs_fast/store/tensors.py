@@ -16,7 +16,17 @@ from drs_fast.store.manifest import COPY, Found, Manifest, differing
 
 # dtype and number of dimensions; x is whatever the generator gives.
 COLUMNS = {"ids": ("int64", 1), "logit": ("float32", 1), "z": ("float32", 2), "y": ("int64", 1)}
-DTYPES = {"I64": "int64", "F32": "float32"}  # others under safetensors' own names
+# PyTorch's names of safetensors' dtypes; all others keep their own.
+DTYPES = {
+    "BOOL": "bool",
+    "BF16": "bfloat16",
+    "C64": "complex64",
+    "F8_E4M3": "float8_e4m3fn",
+    "F8_E5M2": "float8_e5m2",
+    **{f"F{bits}": f"float{bits}" for bits in (16, 32, 64)},
+    **{f"I{bits}": f"int{bits}" for bits in (8, 16, 32, 64)},
+    **{f"U{bits}": f"uint{bits}" for bits in (8, 16, 32, 64)},
+}
 
 Layout = Mapping[str, tuple[str, tuple[int, ...]]]  # dtype and shape by name
 
