@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from drs_fast.samplers.common.expected import Expected, Pilot
 
 
-UNKNOWN, EQUAL, LOGIT, BATCH = "unknown", "equal", "logit", "batch"  # how weights are found
+UNKNOWN, EQUAL, LOGIT, BATCH = WAYS = "unknown", "equal", "logit", "batch"  # to find weights
 
 
 class Nothing(NamedTuple):
@@ -180,7 +180,9 @@ class Sampler(ABC):
 
     def thresholds(self, gan: "GAN", state: Any) -> Thresholds:
         """What a row is accepted by. Needed unless `weighs` is UNKNOWN or EQUAL."""
-        raise NotImplementedError
+        raise NotImplementedError(
+            f"{type(self).__name__} has weighs={self.weighs!r}, which needs `thresholds`"
+        )
 
     # Faster ways to take steps.
 
@@ -273,6 +275,8 @@ def checked(sampler: Any) -> Sampler:
             f"a sampler must be a dataclass, got {type(sampler).__name__}, which is none; write "
             "@dataclass(frozen=True) above it"
         )
+    if sampler.weighs not in WAYS:
+        raise ValueError(f"weighs must be one of {WAYS}, got {sampler.weighs!r}")
     return sampler
 
 

@@ -7,14 +7,13 @@ import torch
 from torch import Tensor
 
 from drs_fast import store
-from drs_fast.core.sampler import BATCH, EQUAL, UNKNOWN, Thresholds
+from drs_fast.core.sampler import BATCH, EQUAL, UNKNOWN, WAYS, Thresholds
 from drs_fast.gan import classes
 from drs_fast.run.schedule import Run
 from drs_fast.samplers.common import weights
 from drs_fast.samplers.common.effective import effective
 from drs_fast.samplers.common.weights import Weighing
 from drs_fast.store import Corrupt, Samples
-from drs_fast.store.manifest import Manifest
 
 DIGITS = 9  # of the facts, because sums differ in their last digits from processor to processor
 OF_STREAMS = Weighing(
@@ -47,12 +46,22 @@ def of_run(run: Run, tried: Tensor | None) -> Weighing:
 def of_samples(samples: Samples) -> Weighing:
     """How the samples of a run on disk are weighted."""
     manifest = samples.manifest
-    way = manifest.get("weighing", UNKNOWN)
+    if "weighing" not in manifest:
+        return Weighing(
+            UNKNOWN,
+            f"{samples.path} was begun by version {manifest.get('version', 'unknown')}, which did "
+            "not say how samples are weighted; generate them again in another directory",
+        )
+    way = manifest["weighing"]
+    if way not in WAYS:
+        raise Corrupt(f"{samples.path}: weighing must be one of {WAYS}, got {way!r}")
     if way == UNKNOWN:
         return weights.unknown(manifest["sampler"]["name"], manifest.get("law", "no known law"))
     if way == EQUAL:
         return Weighing(way)
-    log_m, gamma = (_numbers(manifest, name) for name in ("log_m", "gamma"))
+    log_m, gamma = (_numbers(samples, name) for name in ("log_m", "gamma"))
+    if log_m.shape != gamma.shape:
+        raise Corrupt(f"{samples.path}: log_m and gamma must be as many, got {log_m} and {gamma}")
     thresholds = Thresholds(log_m, gamma, manifest.get("eps") or 0.0)
     if not log_m.ndim:
         return Weighing(way, thresholds=thresholds)
@@ -62,15 +71,19 @@ def of_samples(samples: Samples) -> Weighing:
         tried = torch.maximum(tried, weights.tried(rows.tensor("ids"), rows.tensor("y"), labels))
     shares = classes.shares(labels, manifest["label_weights"])
     # With the same bits as the GAN that proposed them had.
-    proposed = classes.weights(labels, _numbers(manifest, "proposed").tolist())
+    proposed = classes.weights(labels, _numbers(samples, "proposed").tolist())
     factors = weights.of_classes(log_m, classes.shares(labels, proposed), shares, tried)
     return Weighing(way, thresholds=thresholds, factors=factors)
 
 
-def _numbers(manifest: Manifest, name: str) -> Tensor:
-    found = dict(manifest).get(name)
-    if not isinstance(found, (int, float, list)):
-        raise Corrupt(f"the manifest must have the {name} that weights rest on, got {found!r}")
+def _numbers(samples: Samples, name: str) -> Tensor:
+    """A number, or one per class, that weights rest on."""
+    found, labels = dict(samples.manifest).get(name), samples.manifest.get("labels")
+    if not (len(found) == labels if isinstance(found, list) else isinstance(found, (int, float))):
+        raise Corrupt(
+            f"{samples.path}: weights rest on {name}, a number or one for each of {labels} classes;"
+            f" got {found!r}"
+        )
     return torch.tensor(found, dtype=torch.float64, device="cpu")
 
 

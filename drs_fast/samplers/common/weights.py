@@ -49,8 +49,11 @@ class Weighing(NamedTuple):
 def unknown(name: str, law: str) -> Weighing:
     """That a sampler's samples have no weights, and why."""
     others = those_that(lambda each: each.weighs != UNKNOWN)
-    why = f"{name} has no weights, because its samples follow {law}; these have: {others}"
-    return Weighing(UNKNOWN, why)
+    return Weighing(
+        UNKNOWN,
+        f"{name} has no weights here, because the law of its samples does not tell them: {law}; "
+        f"with their default fields, these have: {others}",
+    )
 
 
 def of_classes(

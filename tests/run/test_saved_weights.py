@@ -1,0 +1,162 @@
+"""Weights of runs on disk: the bits of those in memory, and clear errors where there are none."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import pytest
+import torch
+from every_sampler import smooth
+from planted_bounds import forced
+from runs import scaled
+from tilted import tilted, tilted_classes
+
+import drs_fast as drs
+from drs_fast import samplers
+from drs_fast.core import Batch, OutOfTime, Sampler
+from drs_fast.samplers import DRS, OBRS
+from drs_fast.squeeze import bound, search
+from drs_fast.store import Corrupt
+from drs_fast.store.format import sealed
+
+WITHIN = DRS(classes="within")
+
+
+def saved(gan, sampler, out, n=2000, **options):
+    return drs.generate(gan, sampler, n, out=out, chunk_rows=1024, **options)
+
+
+@pytest.mark.parametrize(
+    ("make", "sampler"),
+    [
+        (tilted, DRS()),
+        (tilted_classes, WITHIN),
+        (tilted_classes, OBRS(budget=0.3, classes="within")),
+        (scaled, WITHIN),
+        (scaled, OBRS(budget=0.3, classes="within")),
+    ],
+)
+def test_weights_on_disk_have_the_bits_of_those_in_memory(make, sampler, tmp_path):
+    gan = make(block=256) if make is not scaled else scaled()
+    batch = drs.generate(gan, sampler, 2000)
+    run = saved(gan, sampler, tmp_path / "run")
+    assert torch.equal(run.weight[:], batch.weight)
+    for name in ("effective_samples", "largest_weight", "above_weight", "tail_index"):
+        assert run.manifest[name] == float(batch.stats[name])
+
+
+def test_weights_of_squeezed_classes_are_kept_where_a_run_goes_on(tmp_path, monkeypatch):
+    monkeypatch.setattr(search, "ROWS", (1024, 2048))
+    monkeypatch.setattr(bound, "EPOCHS", 4)
+    gan, sampler = tilted_classes(block=256), drs.Squeeze(WITHIN, tolerance=0.9)
+    state = forced(gan, WITHIN, cascade=True, margin=-3.0)
+    monkeypatch.setattr(drs.Squeeze, "init", lambda *_: state)
+    for n in (700, 2000):
+        run = saved(gan, sampler, tmp_path / "run", n, save=("weight",))
+        batch = drs.generate(gan, sampler, n)
+        assert torch.equal(run.weight[:], batch.weight)
+        # Audited rows stand for more than the logit tells.
+        assert not torch.equal(run.weight[:], drs.generate(gan, WITHIN, n).weight)
+    assert run.columns == ("ids", "logit", "y", "weight")
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16, torch.uint8])
+def test_runs_of_samples_of_any_dtype_go_on(dtype, tmp_path):
+    gan = drs.GAN(lambda z: z.clamp(0, 3).to(dtype), lambda x: x[:, 0].float(), 2, block=256)
+    for n in (500, 900, 900):
+        run = saved(gan, DRS(), tmp_path / "run", n)
+    assert run.x.dtype == dtype
+    assert torch.equal(run.x[:], drs.generate(gan, DRS(), 900).x)
+
+
+def test_a_run_that_was_interrupted_has_the_weights_of_its_samples(tmp_path):
+    gan, out, parts = tilted_classes(block=256), tmp_path / "run", []
+    for _ in range(3):
+        with pytest.raises(OutOfTime):
+            saved(gan, WITHIN, out, max_seconds=1e-9)
+        parts.append(drs.open(out))
+    weight = parts[-1].weight[:]
+    assert 0 < len(weight) < 2000
+    assert "effective_samples" not in parts[-1].manifest
+    whole = saved(gan, WITHIN, out)
+    assert torch.equal(whole.weight[:], drs.generate(gan, WITHIN, 2000).weight)
+    # A class that has no sample yet weighs nothing; within the others, only a factor differs.
+    y, other = parts[-1].y[:], whole.weight[: len(weight)]
+    for k in y.unique():
+        ratio = other[y == k] / weight[y == k]
+        assert torch.allclose(ratio, ratio[:1], rtol=1e-12, atol=0.0)
+
+
+def rewritten(run, without=(), **changes):
+    """The run with another manifest."""
+    facts = {**run.manifest, **changes}
+    facts = {key: value for key, value in facts.items() if key not in ("crc32", *without)}
+    (run.path / "manifest.json").write_bytes(sealed(facts, indent=2))
+    return drs.open(run.path)
+
+
+def test_a_run_of_an_earlier_version_says_that_it_has_no_weights(tmp_path):
+    run = saved(tilted(block=256), DRS(), tmp_path / "run", 100)
+    run = rewritten(run, without=("weighing",), version="0.0.9")
+    with pytest.raises(ValueError, match=r"version 0\.0\.9, which did not say how samples are wei"):
+        run.weight  # noqa: B018
+    assert len(run[3]) == 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"weighing": "odd"}, "weighing must be one of"),
+        ({"log_m": [1.0, 2.0]}, "rest on log_m"),
+        ({"log_m": [1.0] * 4}, "rest on log_m"),
+        ({"without": ("proposed",)}, "rest on proposed.*None"),
+        ({"gamma": 1.0}, "log_m and gamma"),
+    ],
+)
+def test_manifests_that_do_not_tell_weights(changes, words, tmp_path):
+    run = rewritten(saved(tilted_classes(block=256), WITHIN, tmp_path / "run", 100), **changes)
+    with pytest.raises(Corrupt, match=words):
+        run.weight  # noqa: B018
+
+
+@dataclass(frozen=True)
+class Everything(Sampler):
+    """Keeps all, and says something of weights."""
+
+    says: str = "unknown"
+    law: ClassVar[str] = "the generator"
+
+    @property
+    def weighs(self):
+        return self.says
+
+    def init(self, gan, rng):
+        return self.State()
+
+    def step(self, gan, state, z, y, rng):
+        x, logit = gan.logits(z, y)
+        ids = torch.arange(len(z)) + rng.row
+        return state, Batch(x, z, y, logit, ids, torch.tensor(len(z)), stats={})
+
+
+@pytest.mark.parametrize(
+    ("says", "error", "words"),
+    [
+        ("unknown", ValueError, "Everything has no weights here.*the generator.*these have: .*DRS"),
+        ("logit", NotImplementedError, "Everything has weighs='logit', which needs `thresholds`"),
+        ("odd", ValueError, r"weighs must be one of \('unknown', .*got 'odd'"),
+    ],
+)
+def test_samplers_without_weights(says, error, words, tmp_path):
+    with pytest.raises(error, match=words):
+        drs.generate(tilted(), Everything(says), 10).weight  # noqa: B018
+    with pytest.raises(error, match=words):
+        drs.generate(tilted(), Everything(says), 10, out=tmp_path, save=("weight",))
+
+
+@pytest.mark.parametrize(
+    "sampler", [samplers.DOT(), samplers.SIR(replace=False), DRS(adapt="batch")]
+)
+def test_nothing_is_computed_for_weights_that_cannot_be_saved(sampler, tmp_path):
+    with pytest.raises(ValueError, match=f"{type(sampler).__name__} has no weights here"):
+        drs.generate(smooth(), sampler, 10, out=tmp_path / "run", save=("weight",))
+    assert not (tmp_path / "run").exists()
