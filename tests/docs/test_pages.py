@@ -165,8 +165,8 @@ def test_the_page_of_laws_says_which_samplers_have_weights():
     ways = {"by the logit": LOGIT, "by the step": BATCH, "all 1": EQUAL, "none": UNKNOWN}
     rows = re.findall(r"^\| ([\w ]+) \| (`.*) \|$", text, re.MULTILINE)
     said = {name: ways[way] for way, names in rows for name in re.findall(r"`(\w+)`", names)}
-    kinds = [samplers.get(name) for name in samplers.NAMES] + [drs.Squeeze]
-    assert said == {kind.__name__: kind().weighs for kind in kinds}
+    there = [samplers.get(name)() for name in samplers.NAMES] + [drs.Squeeze(samplers.DRS())]
+    assert said == {type(sampler).__name__: sampler.weighs for sampler in there}
 
 
 def shown():
