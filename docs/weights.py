@@ -41,9 +41,18 @@ def draw(path: str | Path, n: int = 100_000) -> None:
         figure = Figure(figsize=(8, 2.9), layout="constrained", facecolor="white")
         left, right = figure.subplots(1, 2, sharex=True)
         left.plot(x, ratio, color="black", label="ratio r = p_data / p_model", gid="ratio")
-        left.plot(x, ratio.clamp(max=cap), color=RED, label="min(r, M), as often as kept", gid="kept")
+        left.plot(
+            x, ratio.clamp(max=cap), color=RED, label="min(r, M), as often as kept", gid="kept"
+        )
         left.fill_between(
-            x, cap, ratio, where=ratio >= cap, color=BLUE, alpha=0.3, lw=0, label="made up by weights"
+            x,
+            cap,
+            ratio,
+            where=ratio >= cap,
+            color=BLUE,
+            alpha=0.3,
+            lw=0,
+            label="made up by weights",
         )
         left.axhline(float(cap), color=GREY, lw=0.8, ls=":")
         left.text(-3.4, float(cap) + 0.08, "M = exp(log_m)", color=GREY)
@@ -59,7 +68,9 @@ def draw(path: str | Path, n: int = 100_000) -> None:
         for axes in (left, right):
             axes.spines[["top", "right"]].set_visible(False)
             axes.set(xlabel="x", ylim=(0.0, None), xlim=(-3.5, 4.0))
-            axes.legend(frameon=False, fontsize=8, loc="upper left" if axes is left else "upper right")
+            axes.legend(
+                frameon=False, fontsize=8, loc="upper left" if axes is left else "upper right"
+            )
         left.set_ylim(0.0, 4.6)
         right.set_ylim(0.0, 0.52)
         figure.savefig(path, format="svg", metadata={"Date": None})
