@@ -12,6 +12,7 @@ import torch
 from drs_fast import __version__, ops, samplers, store
 from drs_fast.adapters.load import load, real_samples
 from drs_fast.doctor.doctor import doctor
+from drs_fast.report import planned
 from drs_fast.run import generate as engine
 from drs_fast.run.options import Options
 from drs_fast.run.plan import plan
@@ -91,6 +92,8 @@ def run_generate(options: argparse.Namespace) -> int:
             f"{len(samples):,} samples in {options.out}: {rate:.2%} of {facts['proposals']:,} rows"
         )
         print(f"law: {facts['law']}")
+        for name, line in planned.worth(facts, len(samples), None, None).items():
+            print(f"{name}: {line}")
     return 0
 
 

@@ -79,9 +79,7 @@ class Squeeze(Sampler):
     @property
     def law(self) -> str:
         hidden = f", and {self.unseen:g} where no row was seen" if self.unseen else ""
-        weighted = ", which weights make up for" if self.weighs == BATCH else ""
-        lost = f"a bound may lose {self.tolerance:g} of the samples{hidden}{weighted}"
-        return f"{self.sampler.law}; {lost}"
+        return f"{self.sampler.law}; a bound may lose {self.tolerance:g} of the samples{hidden}"
 
     @property
     def tallies(self) -> tuple[str, ...]:

@@ -98,7 +98,11 @@ def test_generate_writes_a_run(run, tmp_path):
     assert samples.columns == ("ids", "x", "z")
     assert torch.equal(samples.ids[:], batch.ids)
     assert samples.manifest["chunk_rows"] == 256
-    assert re.search(r"^50 samples in .*run: \d+\.\d\d% of \d+ rows\nlaw: data sharpened", out)
+    assert re.search(
+        r"^50 samples in .*run: \d+\.\d\d% of \d+ rows\n"
+        r"law: data when weighted; unweighted, data sharpened",
+        out,
+    )
     assert "50 of 50 samples" in err
 
 

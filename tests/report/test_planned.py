@@ -8,20 +8,22 @@ import torch
 from runs import plain, toy
 
 import drs_fast as drs
+from drs_fast.core.sampler import Thresholds
 from drs_fast.report import planned, report
 from drs_fast.samplers.drs import DRS
 from drs_fast.samplers.mh import MH
 from drs_fast.samplers.obrs import OBRS
 
 WORTH = re.compile(
-    r"effective if weighted +([\d.]+)% of the samples \(([\d.]+)% expected in burn-in"
+    r"effective samples +\S+ when weighted, ([\d.]+)% of the samples "
+    r"\(([\d.]+)% expected in burn-in\)\n"
+    r"  largest weight +[\d.]+% of all weight; [\d.]+% is above log_m\n"
 )
 
 
 def words(folder):
     run = drs.open(folder)
-    state = report.state_of(run)
-    return report.words(run, state, report.described(run, state), "no balance")
+    return report.words(run, report.described(run, report.state_of(run)), "no balance")
 
 
 @pytest.mark.parametrize("sampler", [DRS(), DRS(gamma=1.0, eps=0.0), OBRS(budget=0.3)])
@@ -35,31 +37,43 @@ def test_a_run_without_tails_comes_as_burn_in_expected(tmp_path, sampler):
     assert came / 100 * 20_000 / run.manifest["proposals"] < math.exp(-0.25)
 
 
-def test_weights_are_the_logits_over_the_chance():
-    """By hand: chances 1, 1/2, 1/4 with gamma = 0, and one row far above log_m."""
-    state = {"log_m": torch.tensor(0.0).double(), "gamma": torch.tensor(0.0).double()}
+def test_what_is_expected_goes_by_chances_and_weights():
+    """By hand: chances 1, 1, 1/2, 1/4 with gamma = 0, and one row far above log_m."""
+    number = torch.tensor(0.0).double()
+    thresholds = Thresholds(number, number, 0.0)
     raw = torch.log(torch.tensor([4.0, 1.0, 0.5, 0.25]))
-    accepted = torch.log(torch.tensor([4.0, 1.0, 1.0, 0.5]))
     # Weights of rows at and below log_m are 1, and 4 above it.
     expected = (4 + 1 + 0.5 + 0.25) ** 2 / ((16 + 1.75) * 2.75)
-    came = 7**2 / (4 * 19)
-    said = planned.worth(state, raw, accepted, 0.0)
-    assert said == f"{came:.2%} of the samples ({expected:.2%} expected in burn-in)"
-    assert planned.worth(state, None, accepted, 0.0) is None
-    assert planned.worth({}, raw, accepted, 0.0) is None
-    assert planned.worth(state, raw, torch.full((3,), -torch.inf), 0.0) is None
-    of_classes = {name: value.expand(2) for name, value in state.items()}
-    assert planned.worth(of_classes, raw, accepted, 0.0) is None
+    manifest = {"effective_samples": 3.0, "largest_weight": 0.5, "above_weight": 0.25}
+    said = planned.worth(manifest, 4, thresholds, raw)
+    assert said == {
+        "effective samples": f"3 when weighted, 75.00% of the samples ({expected:.2%} expected in "
+        "burn-in)",
+        "largest weight": "50.00% of all weight; 25.00% is above log_m",
+    }
+    of_classes = Thresholds(number.expand(2), number.expand(2), 0.0)
+    for unknown in ((None, raw), (thresholds, None), (of_classes, raw), (thresholds, raw - 1e300)):
+        said = planned.worth(manifest, 4, *unknown)
+        assert said["effective samples"] == "3 when weighted, 75.00% of the samples"
+    assert planned.worth({}, 4, thresholds, raw) == planned.worth(manifest, 0, None, None) == {}
+
+
+@pytest.mark.parametrize(("tail", "trusted"), [(0.5, True), (0.7, True), (0.71, False)])
+def test_a_heavy_tail_is_not_trusted(tail, trusted):
+    manifest = {"effective_samples": 3.0, "tail_index": tail}
+    said = planned.worth(manifest, 4, None, None)["tail index"]
+    assert said.startswith(f"{tail:.2f} of the largest weights")
+    assert ("not to be trusted" in said) != trusted
 
 
 def test_calls():
-    state = {"acceptance": torch.tensor(0.25).double()}
-    assert planned.calls(state, 500, 100, False) == "5 (4 expected in burn-in)"
-    assert planned.calls(state, 100, 100, True) == "1 (4 expected in burn-in, without a bound)"
+    manifest = {"acceptance": 0.25}
+    assert planned.calls(manifest, 500, 100, False) == "5 (4 expected in burn-in)"
+    assert planned.calls(manifest, 100, 100, True) == "1 (4 expected in burn-in, without a bound)"
     assert planned.calls({}, 500, 100, False) == "5"
-    assert planned.calls(state, 500, 0, False) is None
+    assert planned.calls(manifest, 500, 0, False) is None
 
 
 def test_a_sampler_without_thresholds_has_no_such_line(tmp_path):
     drs.generate(toy(), MH(start="first", chain_length=8), 100, out=tmp_path / "run")
-    assert "effective if weighted" not in words(tmp_path / "run")
+    assert "effective samples" not in words(tmp_path / "run")

@@ -12,7 +12,7 @@ from drs_fast.run.options import Options
 
 DEFAULTS = {field.name: field.default for field in dataclasses.fields(Options)}
 # What is no option of a run; a plan tries several batch sizes unless one is given.
-OTHERS = {drs.generate: {"out"}, drs.stream: set(), drs.plan: {"n", "batch_size"}}
+OTHERS = {drs.generate: {"out"}, drs.stream: set(), drs.plan: {"n", "batch_size", "budget"}}
 COMMAND = ["generate", "MODEL", "-n", "1", "--out", "DIR"]
 
 
@@ -55,7 +55,7 @@ def test_options_are_put_in_order():
         ({"max_seconds": "1h"}, "max_seconds must be greater than 0, got '1h'"),
         ({"max_seconds": True}, "max_seconds must be greater than 0, got True"),
         ({"chunk_rows": 1.5}, "chunk_rows must be an integer >= 1, got 1.5"),
-        ({"save": ("y",)}, r"save must be of x, z, logit \(ids always\), got 'y'"),
+        ({"save": ("y",)}, r"save must be of x, z, logit, weight \(ids always\), got 'y'"),
         ({"tune": "fast"}, "tune must be from channels_last, compile, got 'fast'"),
         ({"only": 0, "label_weights": [1.0]}, "got both only and label_weights"),
     ],

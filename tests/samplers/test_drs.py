@@ -421,10 +421,22 @@ def test_adapting_only_to_valid_logits():
 @pytest.mark.parametrize(
     ("sampler", "law"),
     [
-        (DRS(gamma=0.0, eps=0.0), r"data with ratios capped at .* the largest of the burn-in$"),
-        (DRS(gamma=0.0), r"data with ratios capped .*, up to eps = 1e-06$"),
-        (DRS(gamma=0.0, eps=1e-3), r"data with .*, up to eps = 0\.001$"),
-        (DRS(gamma=0.0, classes="within"), r"data of each class, in the proportions asked for, w"),
+        (
+            DRS(gamma=0.0, eps=0.0),
+            r"data when weighted; unweighted, data with ratios capped at .* the burn-in$",
+        ),
+        (
+            DRS(gamma=0.0),
+            r"data when weighted; unweighted, data with ratios capped .*, up to eps = 1e-06$",
+        ),
+        (
+            DRS(gamma=0.0, eps=1e-3),
+            r"data when weighted; unweighted, data with .*, up to eps = 0\.001$",
+        ),
+        (
+            DRS(gamma=0.0, classes="within"),
+            r"data when weighted; unweighted, data of each class, in the proportions asked for, w",
+        ),
         (DRS(), "sharpened"),
         (DRS(gamma=1.0), "sharpened"),
         (DRS(target_acceptance=0.1), "sharpened"),

@@ -37,6 +37,16 @@ def test_effective_size_is_that_of_kish():
     assert found.tail is None
 
 
+@pytest.mark.parametrize("spread", [0.0, 1e-6, 1e-4])
+def test_weights_that_are_nearly_equal_are_no_tail(spread):
+    """As those of gamma 0, which are 1 to 1 + eps below log_m, and heavy above it."""
+    weight = 1.0 + spread * pareto(-1.0, 3000, 0)
+    assert effective(3000, [weight]).tail is None
+    weight[:150] = 1.0 + pareto(0.3, 150, 1)
+    # Four standard errors of 150 excesses: 6e-5.
+    assert abs(effective(3000, [weight]).tail - 0.3) < 4 * 1.3 / 150**0.5
+
+
 @pytest.mark.parametrize("order", ["sorted", "reversed", "mixed"])
 def test_pieces_do_not_matter(order):
     weight = 1.0 + pareto(0.9, 20_000, 3)

@@ -173,8 +173,9 @@ def test_rows_are_those_of_the_written_out_rule():
 
 def test_the_law_is_said_plainly():
     assert OBRS(budget=0.3).law == (
-        "as near the data as accepting 0.3 of all proposals allows; where exact rejection accepts "
-        "that many, the data up to ratios above the burn-in's largest"
+        "data when weighted; unweighted, as near the data as accepting 0.3 of all proposals "
+        "allows; where exact rejection accepts that many, the data up to ratios above the "
+        "burn-in's largest"
     )
     assert "data of each class, in the proportions asked for, as" in OBRS(classes="within").law
 

@@ -328,7 +328,8 @@ POSSIBLE = re.compile(
     r"shard \d+: data byte"
     r"|state: data byte"
     r"|facts"
-    r"|manifest: (above_share|acceptance_rate|calls_total|clipped|clipped_interval) = "
+    r"|manifest: (above_share|acceptance_rate|calls_total|clipped|clipped_interval"
+    r"|effective_samples|largest_weight|above_weight|tail_index|weighing) = "
     r"|manifest: probe_sha256 = (null|nothing)"  # as if the model gave other numbers in every call
     r"|manifest: (eps|weights_sha256) = nothing"  # as if there were none, or by an earlier version
     r"|record \d+: (cut = true|\w+ = 9223372036854775808)"

@@ -273,7 +273,7 @@ def test_errors(given, named, words):
         (np.array(0.0), r"must have 3 rows"),
         (torch.zeros(4, 3), r"got \(4, 3\) float32"),
         ([1, 2, 3], "must be a NumPy, PyTorch, JAX or CuPy array, got list"),
-        (torch.zeros(3, device="meta"), "must hold numbers"),
+        (torch.zeros(3, device="meta"), "no memory of its own"),
         (torch.zeros(3, 1).to_sparse(), "to_dense"),
     ],
 )

@@ -75,9 +75,7 @@ def clipped(tallies: Mapping[str, int]) -> Share:
     ratios of sd 1 to 3, whose tails are heavy, it holds the truth in at least 91 % of runs. If a
     sample is more than 9.7 nats above log_m, the share is a lower limit, and the upper end is 1.
     """
-    kept, total = max(tallies["kept"], 1), tallies["excess"] * UNIT
-    high, middle, low = (tallies[f"excess_{part}"] for part in ("high", "middle", "low"))
-    squares = ((high << 2 * HALF) + (middle << HALF + 1) + low) * UNIT * UNIT
+    kept, total, squares = _sums(tallies)
     variance = max(0.0, squares - total * total / kept)
     event = EVENTS * max(1.0, squares / total if total else 0.0)
     means = (sums / kept for sums in (total, *gamma_ends(total, variance, event)))
@@ -106,8 +104,22 @@ def described(tallies: Mapping[str, int]) -> dict[str, str]:
 
 
 def note(tallies: Mapping[str, int]) -> str:
-    """The share in words, for a progress bar; empty if no row was above log_m."""
-    return f"{clipped(tallies)} clipped" if tallies["capped"] else ""
+    """The share in words, for a progress bar, and what samples are worth if they are weighted.
+
+    Empty if no row was above log_m.
+    """
+    if not tallies["capped"]:
+        return ""
+    kept, total, squares = _sums(tallies)
+    effective = (kept + total) ** 2 / (kept * (kept + 2.0 * total + squares))
+    return f"{clipped(tallies)} clipped, {effective:.1%} effective when weighted"
+
+
+def _sums(tallies: Mapping[str, int]) -> tuple[int, float, float]:
+    """The number of samples, the sum of their excess, and that of its square."""
+    high, middle, low = (tallies[f"excess_{part}"] for part in ("high", "middle", "low"))
+    squares = ((high << 2 * HALF) + (middle << HALF + 1) + low) * UNIT * UNIT
+    return max(tallies["kept"], 1), tallies["excess"] * UNIT, squares
 
 
 def warning(tallies: Mapping[str, int]) -> str | None:

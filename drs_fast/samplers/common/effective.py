@@ -10,6 +10,7 @@ from torch import Tensor
 from drs_fast.core.threads import one_thread
 
 TRUSTED = 0.7  # largest tail index at which an effective sample size means something
+PLATEAU = 1.0 + 2.0**-10  # weights of rows below log_m may differ by eps, which is no tail
 FEWEST = 5  # weights that a tail index is found from
 
 
@@ -46,13 +47,15 @@ def effective(n: int, pieces: Iterable[Tensor]) -> Effective:
         if not total:
             return Effective(0.0, 0.0, 0.0, None)
         size = total * (total / math.fsum(squares))
-        return Effective(total, size, float(top[0]) / total, tail_index(top[:-1] - top[-1]))
+        return Effective(
+            total, size, float(top[0]) / total, tail_index(top[:-1] - PLATEAU * top[-1])
+        )
 
 
 def tail_index(excess: Tensor) -> float | None:
     """The shape k of the generalised Pareto law of excesses over a threshold, (n,) float64.
 
-    Those that are 0 are left out. A weak prior, worth ten excesses, draws k towards 1/2.
+    Only those above 0 count. A weak prior, worth ten excesses, draws k towards 1/2.
 
     Source: Zhang and Stephens, A new and efficient estimation method for the generalized Pareto
     distribution, Technometrics 2009; the prior is that of Vehtari et al. (2024).
