@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 
 import pytest
 from pages import ROOT
@@ -156,3 +158,20 @@ def test_the_headlines_of_the_readme():
         f"{len(laws)} figures",
     ):
         assert line in text, line
+
+
+def curves(file):
+    """The points of every curve with a name in an SVG, by name."""
+    found = re.findall(r'<g id="([a-z-]+)">\s*<path d="([^"]*)"', file.read_text())
+    return {name: [float(number) for number in re.findall(r"[\d.]+", d)] for name, d in found}
+
+
+def test_the_picture_of_weights(tmp_path):
+    """Within a fraction of a pixel, because a processor may round a logit otherwise."""
+    pytest.importorskip("matplotlib")
+    made, kept = tmp_path / "weights.svg", ROOT / "docs/weights.svg"
+    subprocess.run([sys.executable, ROOT / "docs/weights.py", made], check=True, cwd=ROOT)
+    drawn, shown = curves(made), curves(kept)
+    assert list(shown) == ["ratio", "kept", "samples", "weighted-samples", "data", "model"]
+    assert {name: pytest.approx(points, abs=0.2) for name, points in shown.items()} == drawn
+    assert kept.stat().st_size < 50_000

@@ -13,6 +13,7 @@ import drs_fast as drs
 from drs_fast import samplers
 from drs_fast.cli.exit_codes import EXIT_CODES
 from drs_fast.cli.parser import parser
+from drs_fast.core.sampler import BATCH, EQUAL, LOGIT, UNKNOWN
 from drs_fast.zoo import NAMES
 
 README = ROOT / "README.md"
@@ -157,6 +158,15 @@ def test_every_exit_code_is_explained():
 def test_every_sampler_is_in_the_table(page):
     rows = re.findall(r"^\| `(\w+)` \|", page.read_text(), re.MULTILINE)
     assert sorted(rows) == sorted(samplers.get(name).__name__ for name in samplers.NAMES)
+
+
+def test_the_page_of_laws_says_which_samplers_have_weights():
+    text = (ROOT / "docs/laws.md").read_text()
+    ways = {"by the logit": LOGIT, "by the step": BATCH, "all 1": EQUAL, "none": UNKNOWN}
+    rows = re.findall(r"^\| ([\w ]+) \| (`.*) \|$", text, re.MULTILINE)
+    said = {name: ways[way] for way, names in rows for name in re.findall(r"`(\w+)`", names)}
+    there = [samplers.get(name)() for name in samplers.NAMES] + [drs.Squeeze(samplers.DRS())]
+    assert said == {type(sampler).__name__: sampler.weighs for sampler in there}
 
 
 def shown():
