@@ -34,7 +34,7 @@ REFUSED = "use_bound=False"
 TOO_LONG = "a search would take too long"
 NONE_FOUND = "no bound is known to lose as little as tolerance says"
 NO_TIME = "too little to gain to pay for a search"
-TOO_LITTLE = "the best bound saves less than 5 %"
+TOO_LITTLE = "the best bound saves less than 5 % of the work"
 FALSE_ALARMS = 0.025  # share of runs that stop though their bound loses just what it may
 
 

@@ -70,7 +70,12 @@ class Expected(NamedTuple):
     @property
     def promised(self) -> bool:
         """Whether an interval tells anything."""
-        return self.worth is not None and self.worth.low > 0.0
+        return self.sure > 0.0
+
+    @property
+    def sure(self) -> float:
+        """Effective samples per call that can be promised."""
+        return 0.0 if self.worth is None else self.worth.low
 
 
 class Pilot:
