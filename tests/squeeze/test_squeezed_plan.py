@@ -12,7 +12,7 @@ from drs_fast import Rng, ops, samplers
 from drs_fast.run import compared
 from drs_fast.run.compared import compare
 from drs_fast.samplers.common.burn_in import burn_in
-from drs_fast.samplers.common.expected import Expected, Pilot, Range
+from drs_fast.samplers.common.expected import Expected, Pilot, Range, rejection
 from drs_fast.samplers.drs import DRS
 from drs_fast.samplers.obrs import OBRS
 from drs_fast.squeeze import bound, expected, sampler, search
@@ -91,10 +91,14 @@ def test_no_law_with_such_a_loss_is_outside(seed):
 
 
 def test_weights_of_audited_rows_lower_the_worth(one):
-    _, state, _ = one
+    found, state, _ = one
     decides = EXACT.rejection(hill(), state.unbounded)
     usual = expected._inflation(decides, state)
     assert 1.0 < usual < 1.5
+    rows = pilot(hill())
+    p = ops.probability(rows.logit, log_m=state.log_m, gamma=0.0, eps=EXACT.eps)
+    without = rejection(rows, p).worth.value
+    assert found.worth.value * found.calls * usual == pytest.approx(without)
     lower = state.checked - torch.tensor([0.0, 2.0, 0.0])
     assert expected._inflation(decides, state._replace(checked=lower)) > 2.0 * usual
     higher = state.checked + torch.tensor([0.0, 90.0, 0.0])
