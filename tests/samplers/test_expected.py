@@ -246,7 +246,7 @@ def test_what_a_pilot_cannot_tell():
         assert sampler.expected(labelled, pilot, Rng(0)) is None
     for sampler in (SIR(), MH(start="first")):
         found = sampler.expected(labelled, pilot, Rng(0))
-        assert found[1:] == (None, None, None)
+        assert found[1:4] == (None, None, None)
         assert not found.promised
     assert SIR(replace=False).expected(plain(), pilot, Rng(0)).tv is None
     assert drs.Squeeze(DRS()).expected(plain(), pilot, Rng(0)) is None
