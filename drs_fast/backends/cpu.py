@@ -25,7 +25,7 @@ except ImportError as error:
 def refuses(device: torch.device) -> str | None:
     """Why this backend cannot run on the device; None if it can."""
     if device.type != "cpu":
-        return f"needs CPU tensors, these are on {device.type}"
+        return f"needs CPU tensors, not those on {device.type}"
     return _reason
 
 

@@ -27,7 +27,7 @@ LARGEST_BATCH = COUNT_MASK  # a tile's count and flag share a word
 def refuses(device: torch.device) -> str | None:
     """Why this backend cannot run on the device; None if it can."""
     if device.type != "cuda":
-        return f"needs CUDA tensors, these are on {device.type}"
+        return f"needs CUDA tensors, not those on {device.type}"
     if _cuda is None:
         return _reason
     count, error = _cuda.devices()

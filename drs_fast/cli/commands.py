@@ -45,6 +45,7 @@ def run_plan(options: argparse.Namespace) -> int:
         device=options.device,
         precision=options.precision,
         progress=options.progress,
+        squeeze=options.squeeze,
     )
     print(found)
     return 0
@@ -89,7 +90,8 @@ def run_generate(options: argparse.Namespace) -> int:
         facts = samples.manifest
         rate = facts["n"] / facts["proposals"] if facts["proposals"] else 0.0
         print(
-            f"{len(samples):,} samples in {options.out}: {rate:.2%} of {facts['proposals']:,} rows"
+            f"{_counted(len(samples), 'sample')} in {options.out}: {rate:.2%} of "
+            f"{_counted(facts['proposals'], 'row')}"
         )
         print(f"law: {facts['law']}")
         for name, line in planned.worth(facts, len(samples), None, None).items():
@@ -106,7 +108,7 @@ def run_doctor(options: argparse.Namespace) -> int:
     if options.real is not None:
         raise ValueError("--real needs a model: drs-fast doctor MODEL --real FILE")
     print(f"drs_fast {__version__}, Python {platform.python_version()}, torch {torch.__version__}")
-    names = {"cpu": f"{torch.get_num_threads()} threads"}
+    names = {"cpu": _counted(torch.get_num_threads(), "thread")}
     names |= {f"cuda:{i}": torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())}
     for device, described in names.items():
         print(f"{device}: {described}")
@@ -138,7 +140,7 @@ def run_verify(options: argparse.Namespace) -> int:
         helps = "run `verify --repair`, then the same generate command"
         if not store.mendable(options.dir):
             helps = "`verify --repair` cannot fix this"
-        return fail(6, f"{len(problems)} problems; {helps}")
+        return fail(6, f"{_counted(len(problems), 'problem')}; {helps}")
     if live or store.being_written(options.dir):
         shards = store.recorded(options.dir)
         rest = " so far (the run is still being written)"
@@ -146,8 +148,13 @@ def run_verify(options: argparse.Namespace) -> int:
         samples = store.open_run(options.dir)
         rest = "" if samples.manifest["complete"] else f", unfinished, of {samples.manifest['n']:,}"
         shards = samples.counts
-    print(f"{sum(shards):,} samples in {len(shards):,} shards{rest}: every sha256 matches")
+    counts = f"{_counted(sum(shards), 'sample')} in {_counted(len(shards), 'shard')}"
+    print(f"{counts}{rest}: every sha256 matches")
     return 0
+
+
+def _counted(count: int, name: str) -> str:
+    return f"{count:,} {name}{'' if count == 1 else 's'}"
 
 
 def run_report(options: argparse.Namespace) -> int:
@@ -173,7 +180,7 @@ def run_unweight(options: argparse.Namespace) -> int:
     )
     if options.report:
         share = f" ({done.count / done.rows:.2%})" if done.rows else ""
-        print(f"{done.count:,} of {done.rows:,} rows{share} in {options.out}")
+        print(f"{done.count:,} of {_counted(done.rows, 'row')}{share} in {options.out}")
         print(f"log_max: {done.log_max!r}; {done.above:,} of the rows lie above it")
     return 0
 

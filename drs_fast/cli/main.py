@@ -19,7 +19,7 @@ from drs_fast import store
 from drs_fast.cli import interrupts
 from drs_fast.cli.commands import fail
 from drs_fast.cli.exit_codes import BROKEN_PIPE, OUT_OF_TIME
-from drs_fast.cli.parser import parser
+from drs_fast.cli.parser import parsed
 from drs_fast.core import BadLogits, OutOfTime, Stale, Starvation
 
 
@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         interrupts.are_exceptions()
         given = list(sys.argv[1:] if arguments is None else arguments)
-        options = parser(given).parse_args(given)
+        options = parsed(given)
         if str(Path.cwd()) not in sys.path:
             sys.path.insert(0, str(Path.cwd()))
         with _terminable():

@@ -16,6 +16,19 @@ from drs_fast.squeeze import Squeeze
 DEVICE = "cpu or cuda; where the model is if not given"
 
 
+def parsed(given: list[str]) -> argparse.Namespace:
+    """The arguments; SystemExit with code 2, after an explanation, if they are wrong."""
+    made = parser(given)
+    options, unknown = made.parse_known_args(given)
+    if unknown:
+        why = f"unrecognized arguments: {' '.join(unknown)}"
+        flags = [flag.partition("=")[0] for flag in unknown if flag.startswith("--")]
+        if flags and options.run in (commands.run_generate, commands.run_plan):
+            why += f"; {_without(samplers.get(options.sampler), flags)}"
+        made.error(why)
+    return options
+
+
 def parser(given: list[str]) -> argparse.ArgumentParser:
     codes = "\n".join(f"  {code:>3}  {meaning}" for code, meaning in EXIT_CODES.items())
     made = argparse.ArgumentParser(
@@ -55,7 +68,12 @@ def parser(given: list[str]) -> argparse.ArgumentParser:
         choices=samplers.NAMES,
         help="sampling method (default: %(default)s)",
     )
-    planned.add_argument("--squeeze", action="store_true", help="draw with the sampler squeezed")
+    planned.add_argument(
+        "--squeeze",
+        action="store_true",
+        help="search for bounds, and compare every rejection sampler with "
+        "one and without; draw with the sampler squeezed (takes minutes if G and D are slow)",
+    )
     _add_option(planned, "seed", "of what is drawn")
     planned.add_argument("--batch-size", type=int, help="the only one to try")
     _add_option(planned, "device", DEVICE, type=str)
@@ -81,7 +99,7 @@ def parser(given: list[str]) -> argparse.ArgumentParser:
         help="sampling method (default: %(default)s)",
     )
     _add_option(generate, "seed", "random seed")
-    _add_option(generate, "save", "of x,z,logit", type=_names)
+    _add_option(generate, "save", "of x,z,logit,weight", type=_names)
     _add_option(generate, "batch_size", "rows in a call of G and D: a power of two, or 256s")
     _add_option(generate, "device", DEVICE, type=str)
     generate.add_argument("--backend", choices=backends.NAMES, help="force one")
@@ -205,7 +223,7 @@ def _add_option(parser: argparse.ArgumentParser, name: str, words: str, **how: A
         default = ",".join(default)
     note = "" if default in (None, "") else " (default: %(default)s)"
     how = how if "choices" in how else {"type": int, **how}
-    parser.add_argument(f"--{name.replace('_', '-')}", default=default, help=words + note, **how)
+    parser.add_argument(_flag(name), default=default, help=words + note, **how)
 
 
 def _names(given: str) -> tuple[str, ...]:
@@ -227,6 +245,16 @@ def _sampler_of(given: list[str]) -> Any:
     return samplers.get(name if name in samplers.NAMES else "drs")
 
 
+def _without(sampler: Any, flags: list[str]) -> str:
+    """That the sampler has no such fields, and which it has."""
+    own = (_flag(field.name) for field in dataclasses.fields(sampler))
+    return f"{sampler.__name__} has no {', '.join(flags)}: its fields are {', '.join(own)}"
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
 def _add_fields(parser: argparse.ArgumentParser, sampler: Any, taken: tuple[str, ...] = ()) -> None:
     """Adds one flag per field of the sampler, with the field's type, but those that are taken."""
     group = parser.add_argument_group(f"fields of {sampler.__name__}")
@@ -236,8 +264,9 @@ def _add_fields(parser: argparse.ArgumentParser, sampler: Any, taken: tuple[str,
             continue
         kinds = [kind for kind in typing.get_args(hints[field.name]) if kind is not NoneType]
         kind = kinds[0] if kinds else hints[field.name]
-        flag = f"--{field.name.replace('_', '-')}"
         note = "" if field.default is None else f"default: {field.default}"
         how: Any = {"action": argparse.BooleanOptionalAction} if kind is bool else {"type": kind}
-        group.add_argument(flag, default=argparse.SUPPRESS, dest=field.name, help=note, **how)
+        group.add_argument(
+            _flag(field.name), default=argparse.SUPPRESS, dest=field.name, help=note, **how
+        )
     parser.set_defaults(**{field.name: None for field in dataclasses.fields(sampler)})

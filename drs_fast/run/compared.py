@@ -3,20 +3,26 @@
 import dataclasses
 import math
 import re
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from drs_fast.core import Rng, Sampler
 from drs_fast.core.arguments import positive
+from drs_fast.core.sampler import EQUAL
 from drs_fast.core.sampler import compared as settings
 from drs_fast.gan import GAN
+from drs_fast.run.options import Options
 from drs_fast.samplers.common.burn_in import burn_in
 from drs_fast.samplers.common.expected import Expected, Pilot, Range
+from drs_fast.samplers.common.rejection import RejectionSampler
+from drs_fast.squeeze import Squeeze
 
 BURN_IN = 10_000  # rows, as samplers have it
 SECONDS, SHARE = 3.0, 0.01  # for the pilot: at least so long, or this part of the budget
 LEAST, MOST = 2**14, 2**18  # rows of a pilot
 UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0}
 DURATION = re.compile(r"(?:(\d+\.?\d*)h)?(?:(\d+\.?\d*)m)?(?:(\d+\.?\d*)s)?")
+NEARLY = 0.9  # of the most that weighted samples are worth: as good, if no weights are needed
 WIDTHS = (11, 7, 14, 25, 25, 14)
 HEADS = ("acceptance", "calls", "TV to the data", "KL to it, nats", "worth")
 
@@ -24,7 +30,7 @@ HEADS = ("acceptance", "calls", "TV to the data", "KL to it, nats", "worth")
 class Compared(NamedTuple):
     """What `plan` expects of samplers, from the logits of `rows` rows and of a burn-in.
 
-    samplers: with what is expected of each, per call of G and D.
+    samplers: with what is expected of each; those that are squeezed follow those that are not.
     rate: rows per second. tail: Pareto index of the largest ratios; None if they hardly differ.
     n, budget: samples that are wanted, and seconds that there are.
     """
@@ -38,17 +44,40 @@ class Compared(NamedTuple):
 
     @property
     def recommended(self) -> tuple[Sampler, Expected] | None:
-        """The one with the most effective samples per call; None if nothing can be promised."""
+        """The one with the most effective samples for its work; None if nothing can be promised.
+
+        One that needs no weights is preferred if it gives 90 % of that.
+        """
         sure = [each for each in self.samplers if each[1].promised]
-        return max(sure, key=lambda each: _least(each[1]), default=None)
+        best = max(sure, key=self._pays, default=None)
+        if best is None:
+            return None
+        plain = [each for each in sure if not _weighted(each[0])]
+        other = max(plain, key=self._pays, default=best)
+        return other if self._pays(other) >= NEARLY * self._pays(best) else best
 
     def seconds(self, found: Expected, n: int) -> float:
-        """Seconds to draw n samples, burn-in included."""
-        return (BURN_IN + n / found.acceptance) / self.rate if found.acceptance else math.inf
+        """Seconds to draw n samples, burn-in and the search for a bound included."""
+        if not found.acceptance:
+            return math.inf
+        return (BURN_IN + found.search + n * found.cost / found.acceptance) / self.rate
 
     def within(self, found: Expected, seconds: float) -> int:
-        """The number of samples in these seconds, burn-in included."""
-        return max(0, int((seconds * self.rate - BURN_IN) * found.acceptance))
+        """The number of samples in these seconds, burn-in and the search for a bound included."""
+        rows = (seconds * self.rate - BURN_IN - found.search) / found.cost
+        return max(0, int(rows * found.acceptance))
+
+    def _pays(self, each: tuple[Sampler, Expected]) -> float:
+        """Effective samples that are sure, per row's work, that of the search included."""
+        found = each[1]
+        least = found.sure * found.calls / found.cost
+        if self.budget is not None:
+            left = self.budget * self.rate - BURN_IN
+            return least * max(0.0, 1.0 - found.search / left) if left > 0.0 else least
+        if self.n is not None and found.search:
+            drawing = self.n * found.cost / found.acceptance
+            return least * drawing / (found.search + drawing)
+        return least
 
     def __str__(self) -> str:
         wanted = "" if self.n is None else f"{self.n:,}"
@@ -59,15 +88,28 @@ class Compared(NamedTuple):
                 _line("", *HEADS[:2], wanted, *HEADS[2:]),
                 *(self._row(sampler, found) for sampler, found in self.samplers),
                 "",
-                "calls: of G and D per sample. How many fewer Squeeze needs, only its search can",
-                "tell: give --squeeze to measure it.",
+                *self._notes(),
                 "worth: effective samples in 1,000 calls, with their weights.",
                 self._advice(),
             ]
         )
 
+    def _notes(self) -> tuple[str, ...]:
+        if any(isinstance(sampler, Squeeze) for sampler, _ in self.samplers):
+            return (
+                "calls: of G and D per sample.",
+                "squeezed: the sampler above, with a bound that its search found. Times include",
+                "the bound's work and that of the search, which may have raised log_m.",
+            )
+        return (
+            "calls: of G and D per sample. How many fewer Squeeze needs, only its search can",
+            "tell: --squeeze (in Python, squeeze=True) adds a row for it, in minutes.",
+        )
+
     def _row(self, sampler: Sampler, found: Expected) -> str:
-        calls = 1.0 / found.acceptance if found.acceptance else math.inf
+        if found.remark:
+            return f"{_name(sampler):<24}   no bound: {found.remark}"
+        calls = found.calls / found.acceptance if found.acceptance else math.inf
         wanted = "" if self.n is None else duration(self.seconds(found, self.n))
         if self.budget is not None:
             wanted = f"{self.within(found, self.budget):,}"
@@ -88,28 +130,56 @@ class Compared(NamedTuple):
             )
         return (
             f"recommended: drs-fast generate ... {_flags(best[0])}\n"
-            f"at least {1000.0 * _least(best[1]):.3g} effective samples in 1,000 calls{tail}"
+            f"at least {1000.0 * best[1].sure:.3g} effective samples in 1,000 calls{tail}"
         )
 
 
 def compare(
-    gan: GAN, rng: Rng, rate: float, n: int | None, budget: float | None, sampler: Sampler | None
+    gan: GAN,
+    rng: Rng,
+    rate: float,
+    n: int | None,
+    budget: float | None,
+    sampler: Sampler | None,
+    *,
+    squeeze: bool = False,
+    say: Callable[[str], None] = lambda line: None,
 ) -> Compared:
     """What samplers are expected to give, from rows of the burn-in range, which no run reaches.
 
     Thresholds come from the rows that a run's burn-in has for the same seed, and so are the run's;
-    all else comes from rows after these. sampler: one more to compare.
+    all else comes from rows after these. sampler: one more to compare. squeeze: look for a bound
+    for every rejection sampler. say: told which search begins.
     """
+    say("logits of a pilot")
     rows = int(rate * max(SECONDS, SHARE * (budget or 0.0)))
     rows = min(MOST, 2 ** (max(rows, LEAST).bit_length() - 1))
     logit = burn_in(gan, rng, BURN_IN + rows)[0]
     pilot = Pilot(logit[:BURN_IN], logit[BURN_IN:])
+    known = []
+    for each in _every(sampler, squeeze):
+        if isinstance(each, Squeeze):
+            say(f"search for a bound: Squeeze({_name(each.sampler)})")
+        found = each.expected(gan, pilot, rng)
+        if found is not None:
+            known.append((each, found))
+    return Compared(tuple(known), rows, pilot.tail, rate, n, budget)
+
+
+def _every(sampler: Sampler | None, squeeze: bool) -> Iterator[Sampler]:
+    """The samplers to compare, each before those that squeeze it."""
     every = settings()
-    if sampler is not None and sampler not in every:
-        every.append(sampler)
-    found = ((each, each.expected(gan, pilot, rng)) for each in every)
-    known = tuple((each, what) for each, what in found if what is not None)
-    return Compared(known, rows, pilot.tail, rate, n, budget)
+    own = sampler.sampler if isinstance(sampler, Squeeze) else sampler
+    if own is not None and own not in every:
+        every.append(own)
+    for each in every:
+        yield each
+        bounded: list[Sampler] = []
+        if squeeze and isinstance(each, RejectionSampler) and not each.sequential:
+            bounded.append(Squeeze(each))
+        if isinstance(sampler, Squeeze) and own == each and sampler not in bounded:
+            bounded.append(sampler)
+        yield from bounded
 
 
 def seconds(budget: float | str) -> float:
@@ -131,23 +201,38 @@ def duration(seconds: float) -> str:
 
 def _changed(sampler: Sampler) -> dict[str, object]:
     """The fields that are not what they are by default."""
-    usual, fields = vars(type(sampler)()), dataclasses.fields(sampler)
+    usual = Squeeze(sampler.sampler) if isinstance(sampler, Squeeze) else type(sampler)()
+    fields = dataclasses.fields(sampler)
     given = {field.name: vars(sampler)[field.name] for field in fields}
-    return {key: value for key, value in given.items() if value != usual[key]}
+    return {key: value for key, value in given.items() if value != vars(usual)[key]}
 
 
 def _name(sampler: Sampler) -> str:
-    fields = (f"{key}={value!r}" for key, value in _changed(sampler).items())
-    return f"{type(sampler).__name__}({', '.join(fields)})"
+    fields = ", ".join(f"{key}={value!r}" for key, value in _changed(sampler).items())
+    if isinstance(sampler, Squeeze):
+        return f"  squeezed, {fields}" if fields else "  squeezed"
+    return f"{type(sampler).__name__}({fields})"
 
 
 def _flags(sampler: Sampler) -> str:
-    fields = (f" --{key.replace('_', '-')} {value}" for key, value in _changed(sampler).items())
-    return f"--sampler {type(sampler).__name__.lower()}{''.join(fields)}"
+    """What `generate` takes, with the weights that the worth of the samples rests on."""
+    save = ",".join((*Options.save, "weight"))
+    return _own_flags(sampler) + (f" --save {save}" if _weighted(sampler) else "")
 
 
-def _least(found: Expected) -> float:
-    return 0.0 if found.worth is None else found.worth.low
+def _own_flags(sampler: Sampler) -> str:
+    given = {True: "yes", False: "no"}
+    fields = "".join(
+        f" --{key.replace('_', '-')} {given[value] if isinstance(value, bool) else value}"
+        for key, value in _changed(sampler).items()
+    )
+    if isinstance(sampler, Squeeze):
+        return f"{_own_flags(sampler.sampler)} --squeeze{fields}"
+    return f"--sampler {type(sampler).__name__.lower()}{fields}"
+
+
+def _weighted(sampler: Sampler) -> bool:
+    return sampler.weighs != EQUAL
 
 
 def _range(found: Range | None, most: float) -> str:

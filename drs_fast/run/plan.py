@@ -15,7 +15,7 @@ import torch
 
 from drs_fast import ops
 from drs_fast.core import BURN_IN_ROW, Rng, Sampler
-from drs_fast.core.arguments import integer
+from drs_fast.core.arguments import flag, integer
 from drs_fast.core.sampler import checked
 from drs_fast.gan import GAN, PRECISIONS
 from drs_fast.run import memory, pages, tuning
@@ -143,6 +143,7 @@ def plan(
     device: torch.device | str | None = None,
     precision: str = "fp32",
     progress: bool = False,
+    squeeze: bool = False,
 ) -> Plan:
     """Times G and D, and compares samplers on some seconds of proposals; recommends what to use.
 
@@ -153,10 +154,13 @@ def plan(
     batch_size: try only this one. Another size than the usual 4096, or a variant, is recommended if
         it is 5 % faster in six of eight rounds.
     progress: print progress to standard error.
+    squeeze: for every rejection sampler that is compared, search for a bound, and compare it with
+        the bound too. This takes minutes if G and D are slow, up to ten of a core for each sampler.
     Calls are timed one at a time, without gradients, and on a GPU without the CUDA graph that a run
     replays. Raises whatever a run with the sampler raises.
     """
     n = None if n is None else integer("n", n, 1)
+    squeeze = flag("squeeze", squeeze)
     time_left = None if budget is None else seconds(budget)
     sampler = None if sampler is None else checked(sampler)
     gan = gan.on(device, batch_size, precision)
@@ -172,8 +176,8 @@ def plan(
         gan, drawn = gan.on(block=_best(sizes).batch_size), None
         tunes, refused = _tunes(gan, say)
         best = _best(tunes)
-        say("logits of a pilot")
-        compared = compare(gan, Rng(seed), best.rate, n, time_left, sampler)
+        rng, rate = Rng(seed), best.rate
+        compared = compare(gan, rng, rate, n, time_left, sampler, squeeze=squeeze, say=say)
         if sampler is not None:
             say(f"{type(sampler).__name__}: burn-in, then samples for {DRAWING:.0f} s")
             options = Options(seed=seed, batch_size=gan.block, precision=precision, tune=best.tune)

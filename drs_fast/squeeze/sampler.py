@@ -19,14 +19,22 @@ from drs_fast.core.arguments import flag, number
 from drs_fast.core.sampler import BATCH, LOGIT, UNKNOWN, Described, Recorded, Thresholds, those_that
 from drs_fast.gan import GAN
 from drs_fast.samplers.common import rejection
+from drs_fast.samplers.common.expected import Expected, Pilot
 from drs_fast.samplers.common.rejection import RejectionSampler, of_rows
 from drs_fast.squeeze import audit
 from drs_fast.squeeze.bound import Slice, drawn, given
 from drs_fast.squeeze.described import described
+from drs_fast.squeeze.expected import expected
 from drs_fast.squeeze.search import HORIZON, MOST_WORK, WORTH, Search, needed
 from drs_fast.squeeze.stages import SqueezeState, Stages, lost, typical
 from drs_fast.squeeze.work import in_the_time_of
 
+# Why no bound is used, in a few words.
+REFUSED = "use_bound=False"
+TOO_LONG = "a search would take too long"
+NONE_FOUND = "no bound is known to lose as little as tolerance says"
+NO_TIME = "too little to gain to pay for a search"
+TOO_LITTLE = "the best bound saves less than 5 % of the work"
 FALSE_ALARMS = 0.025  # share of runs that stop though their bound loses just what it may
 
 
@@ -151,12 +159,37 @@ class Squeeze(Sampler):
         """Rows tried per row that G and D see."""
         return 1.0 / float(state.calls)
 
+    def expected(self, gan: GAN, pilot: Pilot, rng: Rng) -> Expected | None:
+        """What the bound that its search finds brings. The search may take minutes."""
+        found = self.sampler.expected(gan, pilot, rng)
+        if found is None or found.worth is None:
+            return None
+        state = self.init(gan, rng)
+        why = self.unused(state)
+        if why:
+            return Expected(found.acceptance, remark=why)
+        return expected(pilot, self.sampler.rejection(gan, self._inner(state)), state)
+
+    def unused(self, state: SqueezeState) -> str:
+        """Why no bound is used, in a few words; "" if one is."""
+        _, without, squeezed, _ = state.work.tolist()
+        if self.use_bound is False:
+            return REFUSED
+        if float(state.high) == 1.0 and not float(state.samples):
+            return TOO_LONG
+        if float(state.high) > self.tolerance + self.unseen:
+            return NONE_FOUND
+        if not _used(state):
+            return NO_TIME if squeezed < WORTH * without else TOO_LITTLE
+        return ""
+
     def remark(self, state: SqueezeState) -> str:
         """One line on what the bound brings, or why none is used."""
         calls, without, squeezed, search = state.work.tolist()
-        if self.use_bound is False:
+        why = self.unused(state)
+        if why == REFUSED:
             return "squeeze: not used, as use_bound=False says"
-        if float(state.high) == 1.0 and not float(state.samples):
+        if why == TOO_LONG:
             most = in_the_time_of(MOST_WORK, state.log_m.device)
             takes = needed(self.tolerance, self.unseen) * calls
             enough = 2.0 * audit.UNSEEN * without / most  # a search may find a larger log_m
@@ -166,15 +199,15 @@ class Squeeze(Sampler):
                 f"tolerance={self.tolerance:g} of the samples; unseen={min(enough, 1.0):.2g} "
                 "beyond that needs no more, and use_bound=True knows no limit"
             )
-        if float(state.high) > self.tolerance + self.unseen:
+        if why == NONE_FOUND:
             return f"squeeze: not used, for {self._none_found()}"
-        if not _used(state) and squeezed < WORTH * without:
+        if why == NO_TIME:
             return (
                 f"squeeze: not used, for the best bound could save {without - squeezed:.2g} of "
                 f"{without:.2g} operations a sample, too little to pay for a search within "
                 f"{HORIZON:,} samples"
             )
-        if not _used(state):
+        if why == TOO_LITTLE:
             return (
                 f"squeeze: not used, for a sample takes {without:.3g} operations without a bound "
                 f"and {squeezed:.3g} with one, which must be at least 5 % less"

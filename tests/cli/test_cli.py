@@ -237,6 +237,9 @@ def test_version(run):
         ((*GENERATE, "--gamma", "much"), 2, "gamma"),
         ((*GENERATE, "--sampler", "mcmc"), 2, "drs"),
         ((*GENERATE, "--backend", "fpga"), 2, "reference"),
+        ((*GENERATE, "--sampler", "isir", "--percentile", "3"), 2, "unrecognized arguments: "
+         "--percentile 3; ISIR has no --percentile: its fields are --candidates, --steps, --burn"),
+        (("verify", "DIR", "--pool", "3"), 2, "unrecognized arguments: --pool 3\n"),
         ((*GENERATE, "--percentile", "0.8"), 2, "percent"),
         ((*GENERATE, "--gamma", "1", "--percentile", "80"), 2, "one of gamma"),
         ((*GENERATE, "--seed", "-1"), 2, "seed"),
@@ -322,13 +325,18 @@ def test_damage_is_exit_code_6_until_repaired(run, tmp_path):
     code, out, err = run("verify", "DIR")
     assert code == 6
     assert "chunk-00000001" in out
-    assert "--repair" in err
+    assert err.startswith("drs-fast: 1 problem; run `verify --repair`, then")
     code, out, _ = run("verify", "DIR", "--repair")
     assert code == 0
     assert re.match(r"dropped: .*chunk-00000001", out)
     assert run(*GENERATE)[0] == 0
     assert {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()} == sound
     assert run("verify", "DIR")[0] == 0
+
+
+def test_one_is_no_plural(run):
+    assert run(*GENERATE, "-n", "1")[1].startswith("1 sample in ")
+    assert run("verify", "DIR")[1] == "1 sample in 1 shard: every sha256 matches\n"
 
 
 def test_a_damaged_manifest_is_exit_code_6(run, tmp_path):
@@ -405,9 +413,10 @@ def test_doctor_lists_the_backends(run):
     assert (code, err) == (0, "")
     assert f"drs_fast {drs.__version__}" in out
     assert f"torch {torch.__version__}" in out
-    assert re.search(r"^cpu: \d+ threads$", out, re.MULTILINE)
+    assert re.search(r"^cpu: (1 thread|\d+ threads)$", out, re.MULTILINE)
     assert re.search(r"^  cpu: ready, \S.* instructions$", out, re.MULTILINE)
     assert re.search(r"^  reference: ready$", out, re.MULTILINE)
+    assert re.search(r"^  cuda: (needs CUDA tensors, not those on cpu|.*built.*)$", out, re.M)
 
 
 def test_doctor_says_why_without_the_extension(run, monkeypatch):

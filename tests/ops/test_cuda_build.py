@@ -63,6 +63,6 @@ def test_without_the_extension_it_says_how_to_get_it(monkeypatch):
 
 
 def test_it_refuses_other_devices():
-    assert cuda.refuses(torch.device("cpu")) == "needs CUDA tensors, these are on cpu"
+    assert cuda.refuses(torch.device("cpu")) == "needs CUDA tensors, not those on cpu"
     with backend("cuda"), pytest.raises(RuntimeError, match="needs CUDA tensors"):
         ops.largest(torch.zeros(3))

@@ -848,8 +848,8 @@ def nothing(monkeypatch):
         (broken_triton, DEVICE, r"cannot be imported \(libtriton.so: .*; reinstall it"),
         (old_triton, DEVICE, "needs Triton 3.6 or later, found 3.5.1; update PyTorch"),
         (no_interpreter, "cpu", "needs CUDA tensors; .* TRITON_INTERPRET=1"),
-        (nothing, "meta", "needs CUDA tensors, these are on meta"),
-        (nothing, "mps", "needs CUDA tensors, these are on mps"),
+        (nothing, "meta", "needs CUDA tensors, not those on meta"),
+        (nothing, "mps", "needs CUDA tensors, not those on mps"),
     ],
 )
 def test_refusals_say_why(monkeypatch, change, device, reason):

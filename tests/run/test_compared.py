@@ -56,7 +56,7 @@ def test_it_can_be_read():
         ["SIR()", "10.00%", "10", "2.78 h", "-", "-", "-"],
     ]
     assert shown[-2:] == [
-        "recommended: drs-fast generate ... --sampler obrs --budget 0.2",
+        "recommended: drs-fast generate ... --sampler obrs --budget 0.2 --save x,logit,weight",
         "at least 150 effective samples in 1,000 calls (tail index 0.50)",
     ]
 
@@ -76,15 +76,68 @@ def test_the_most_that_is_sure_is_recommended():
     assert "nothing can be promised:" in str(table((DRS(), POOR), tail=None))
 
 
+def test_one_that_needs_no_weights_is_preferred_if_it_is_worth_nearly_as_much():
+    def worth(low):
+        return GOOD._replace(worth=Range(0.3, low, 0.3))
+
+    weighted, alike, less = (DRS(), worth(0.2)), (SIR(), worth(0.181)), (SIR(), worth(0.179))
+    assert table(weighted, alike).recommended == alike
+    assert table(weighted, less).recommended == weighted
+    assert table(weighted, (SIR(), worth(0.0))).recommended == weighted
+    assert "--sampler sir\n" in str(table(weighted, alike))
+    assert "--sampler drs --save x,logit,weight\n" in str(table(weighted, less))
+
+
+SQUEEZED = Expected(
+    0.01, Range(0.1, 0.05, 0.2), None, Range(0.2, 0.15, 0.2), calls=0.04, cost=0.05, search=1e6
+)
+
+
+def test_a_squeezed_row():
+    rows = (DRS(gamma=0.0), BOUND), (drs.Squeeze(DRS(gamma=0.0)), SQUEEZED)
+    shown = lines(*rows, n=1_000_000)
+    assert re.split(r"  +", shown[3].strip())[:4] == ["squeezed", "1.00%", "4", "1.67 h"]
+    assert shown[3].startswith("  squeezed ")
+    assert lines(*rows, budget=1110.0)[3].split()[3] == "20,000"  # 10 s and 1,000 s are gone
+    assert any("raised log_m" in line for line in shown)
+    assert shown[-2:] == [
+        "recommended: drs-fast generate ... --sampler drs --gamma 0.0 --squeeze "
+        "--save x,logit,weight",
+        "at least 150 effective samples in 1,000 calls (tail index 0.50)",
+    ]
+
+
+def test_a_search_must_pay():
+    """Of a million samples it takes a sixth of the work, of a thousand nearly all."""
+    without, squeezed = (SIR(), GOOD._replace(worth=Range(0.06, 0.06, 0.06))), (DRS(), SQUEEZED)
+    assert table(without, squeezed).recommended == squeezed
+    assert table(without, squeezed, n=1_000_000).recommended == squeezed
+    assert table(without, squeezed, n=1_000).recommended == without
+    assert table(without, squeezed, budget=5000.0).recommended == squeezed
+    assert table(without, squeezed, budget=1100.0).recommended == without
+    assert table(without, squeezed, budget=5.0).recommended == squeezed
+
+
 def test_recommended_flags_are_those_of_generate():
     for sampler in (*compared.settings(), DRS(target_acceptance=0.1)):
         kind, flags = type(sampler), compared._flags(sampler).split()
         given = ["generate", "25gaussians", "-n", "1", "--out", "x", *flags]
         options = parser(given).parse_args(given)
+        assert options.save[-1] == ("logit" if kind in (SIR, MH) else "weight")
         assert options.sampler == kind.__name__.lower()
         fields = {name: getattr(options, name) for name in compared._changed(sampler)}
         assert kind(**fields) == sampler
         assert eval(compared._name(sampler), vars(drs.samplers) | {kind.__name__: kind}) == sampler
+
+
+@pytest.mark.parametrize("given", [{}, {"tolerance": 0.01, "unseen": 0.1, "use_bound": True}])
+def test_recommended_flags_squeeze(given, monkeypatch):
+    seen, sampler = [], drs.Squeeze(OBRS(budget=0.05), **given)
+    monkeypatch.setattr(commands.engine, "generate", lambda gan, *given, **how: seen.append(given))
+    flags = compared._flags(sampler).split()
+    words = ["generate", "25gaussians", "-n", "1", "--out", "x", "--quiet", *flags]
+    commands.run_generate(parser(words).parse_args(words))
+    assert seen[0][0] == sampler
 
 
 def test_what_is_compared():
@@ -158,6 +211,7 @@ def test_what_the_command_plans(monkeypatch, flags, sampler, budget):
     assert commands.run_plan(options) == 0
     assert seen[0][0] == sampler
     assert seen[0][1]["budget"] == budget
+    assert seen[0][1]["squeeze"] is isinstance(sampler, drs.Squeeze)
 
 
 def test_a_budget_that_is_no_time():

@@ -12,6 +12,7 @@ from torch import nn
 import drs_fast as drs
 from drs_fast.cli import main as cli
 from drs_fast.run import compared, tuning
+from drs_fast.samplers.common.expected import Expected
 from drs_fast.samplers.drs import DRS
 from drs_fast.samplers.mh import MH
 
@@ -224,6 +225,15 @@ def test_few_samples_are_drawn_in_one_step():
     assert plan.drawn.samples == 3
 
 
+def test_squeezed_samplers_are_compared(monkeypatch, capsys):
+    remark = Expected(0.25, remark="no need")
+    monkeypatch.setattr(drs.Squeeze, "expected", lambda *given: remark)
+    plan = drs.plan(toy(), squeeze=True, progress=True)
+    assert "  squeezed                 no bound: no need\n" in str(plan)
+    assert "search for a bound: Squeeze(DRS(gamma=0.0))\n" in capsys.readouterr().err
+    assert "  squeezed" not in str(drs.plan(toy()))
+
+
 def test_a_run_knows_nothing_of_a_plan(tmp_path):
     drs.generate(toy(), QUICK, 300, out=tmp_path / "a")
     gan = toy()
@@ -240,6 +250,7 @@ def test_a_run_knows_nothing_of_a_plan(tmp_path):
         ({"batch_size": 0}, "batch_size must be"),
         ({"precision": "fp16"}, "precision must be one of"),
         ({"sampler": DRS}, "sampler must be an instance"),
+        ({"squeeze": DRS()}, "squeeze must be"),
     ],
 )
 def test_wrong_arguments(given, words):
@@ -297,6 +308,7 @@ def test_a_quiet_command_says_nothing_but_its_answer(model, capsys):
         (["-n", "0"], "n must be"),
         (["--sampler", "none"], "choose from"),
         (["--gamma", "1", "--percentile", "3"], "gamma"),
+        (["--sampler", "sir", "--gamma=1"], "SIR has no --gamma: its fields are --pool, --size"),
     ],
 )
 def test_wrong_flags_exit_with_2(model, capsys, flags, words):

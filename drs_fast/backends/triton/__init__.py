@@ -36,7 +36,7 @@ SINGLE_PASS_ROWS = COUNT_MASK  # a tile's count and flag share a word
 def refuses(device: torch.device) -> str | None:
     """Why this backend cannot run on the device; None if it can."""
     if device.type not in ("cuda", "cpu"):
-        return f"needs CUDA tensors, these are on {device.type}"
+        return f"needs CUDA tensors, not those on {device.type}"
     try:
         triton = installed()
         version = tuple(int(part) for part in triton.__version__.split(".")[:2])

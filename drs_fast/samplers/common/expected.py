@@ -47,23 +47,35 @@ class Range(NamedTuple):
 class Expected(NamedTuple):
     """What a sampler is expected to give; None where there is no estimate.
 
-    acceptance: samples per call of G and D.
+    acceptance: samples per row.
     tv: total variation distance between the law of the samples and the data's; high is 1 where
         nothing can be promised.
     kl: KL(samples || data) in nats; high is inf where nothing can be promised.
     worth: effective samples per call in a run of 10 million rows, weighted where the sampler has
         weights; low is 0 where nothing can be promised.
+    calls: of G and D per row.
+    cost: work per row, and search: work before the first; in rows that G and D see.
+    remark: why there is nothing to expect.
     """
 
     acceptance: float
     tv: Range | None = None
     kl: Range | None = None
     worth: Range | None = None
+    calls: float = 1.0
+    cost: float = 1.0
+    search: float = 0.0
+    remark: str = ""
 
     @property
     def promised(self) -> bool:
         """Whether an interval tells anything."""
-        return self.worth is not None and self.worth.low > 0.0
+        return self.sure > 0.0
+
+    @property
+    def sure(self) -> float:
+        """Effective samples per call that can be promised."""
+        return 0.0 if self.worth is None else self.worth.low
 
 
 class Pilot:
