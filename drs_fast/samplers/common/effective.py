@@ -43,7 +43,8 @@ def effective(n: int, pieces: Iterable[tuple[Tensor, Tensor]]) -> Effective:
             largest = float(weight.max()) if len(weight) else 0.0
             if not largest:
                 continue
-            top = _largest(torch.cat([top, _largest(weight, kept).cpu()]), kept)
+            more = weight[weight > float(top[-1])] if len(top) == kept else weight
+            top = _largest(torch.cat([top, _largest(more, kept).cpu()]), kept)
             weight = weight / largest  # its square and its sum would over- or underflow
             found = weight.sum(), weight.square().sum(), weight[above].sum()
             sums.append((largest, *map(float, found)))
