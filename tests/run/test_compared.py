@@ -113,7 +113,7 @@ def test_many_calls():
 
 
 def test_a_search_must_pay():
-    """Of a million samples it takes a sixth of the work, of a thousand nearly all."""
+    """It takes a sixth of the work of a million samples, and nearly all that of a thousand."""
     without, squeezed = (SIR(), GOOD._replace(worth=Range(0.06, 0.06, 0.06))), (DRS(), SQUEEZED)
     assert table(without, squeezed).recommended == squeezed
     assert table(without, squeezed, n=1_000_000).recommended == squeezed
