@@ -23,7 +23,7 @@ LEAST, MOST = 2**14, 2**18  # rows of a pilot
 UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0}
 DURATION = re.compile(r"(?:(\d+\.?\d*)h)?(?:(\d+\.?\d*)m)?(?:(\d+\.?\d*)s)?")
 NEARLY = 0.9  # of the most that weighted samples are worth: as good, if no weights are needed
-WIDTHS = (11, 7, 14, 25, 25, 14)
+WIDTHS = (11, 9, 14, 25, 25, 14)
 HEADS = ("acceptance", "calls", "TV to the data", "KL to it, nats", "worth")
 
 
@@ -118,7 +118,8 @@ class Compared(NamedTuple):
             tv = f"{found.tv.high:.3f} or less" if found.tv.high < 1.0 else "-"
         kl = _range(found.kl, math.inf)
         acceptance, worth = f"{found.acceptance:.2%}", _worth(found.worth)
-        return _line(_name(sampler), acceptance, f"{calls:,.3g}", wanted, tv, kl, worth)
+        shown = f"{calls:,.3g}" if calls < 1000.0 else f"{calls:,.0f}"
+        return _line(_name(sampler), acceptance, shown, wanted, tv, kl, worth)
 
     def _advice(self) -> str:
         tail = "" if self.tail is None else f" (tail index {self.tail:.2f})"

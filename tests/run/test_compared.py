@@ -107,8 +107,13 @@ def test_a_squeezed_row():
     ]
 
 
+def test_many_calls():
+    row = lines((MH(), Expected(1.0 / 12_345.6)))[2].split()
+    assert row == ["MH()", "0.01%", "12,346", "-", "-", "-"]
+
+
 def test_a_search_must_pay():
-    """Of a million samples it takes a sixth of the work, of a thousand nearly all."""
+    """It takes a sixth of the work of a million samples, and nearly all that of a thousand."""
     without, squeezed = (SIR(), GOOD._replace(worth=Range(0.06, 0.06, 0.06))), (DRS(), SQUEEZED)
     assert table(without, squeezed).recommended == squeezed
     assert table(without, squeezed, n=1_000_000).recommended == squeezed

@@ -249,4 +249,3 @@ def test_what_a_pilot_cannot_tell():
         assert found[1:4] == (None, None, None)
         assert not found.promised
     assert SIR(replace=False).expected(plain(), pilot, Rng(0)).tv is None
-    assert drs.Squeeze(DRS()).expected(plain(), pilot, Rng(0)) is None
