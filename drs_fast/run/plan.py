@@ -95,6 +95,7 @@ class Plan:
     drawn: Drawn | None = None
     n: int | None = None
     compared: Compared | None = None
+    images: str | None = None
 
     def __str__(self) -> str:
         lines = [f"{self.model}, {self.precision}", "", f"{'batch':>23}{'rows/s':>12}{'speed':>8}"]
@@ -111,6 +112,9 @@ class Plan:
         if self.precision != PRECISIONS[0]:
             flags += f" --precision {self.precision}"
             arguments += f", precision={self.precision!r}"
+        if self.images is not None:
+            flags += f" --images {self.images}"
+            arguments += f", images={self.images!r}"
         if self.tune:
             flags += f" --tune {','.join(self.tune)}"
             arguments += f", tune={self.tune!r}"
@@ -142,6 +146,7 @@ def plan(
     batch_size: int | None = None,
     device: torch.device | str | None = None,
     precision: str = "fp32",
+    images: str | None = None,
     progress: bool = False,
 ) -> Plan:
     """Times G and D, and compares samplers on some seconds of proposals; recommends what to use.
@@ -152,6 +157,7 @@ def plan(
         that each sampler gives in it, and looks at more proposals.
     batch_size: try only this one. Another size than the usual 4096, or a variant, is recommended if
         it is 5 % faster in six of eight rounds.
+    images: as `generate` has it, for what the sampler draws.
     progress: print progress to standard error.
     Calls are timed one at a time, without gradients, and on a GPU without the CUDA graph that a run
     replays. Raises whatever a run with the sampler raises.
@@ -159,7 +165,7 @@ def plan(
     n = None if n is None else integer("n", n, 1)
     time_left = None if budget is None else seconds(budget)
     sampler = None if sampler is None else checked(sampler)
-    gan = gan.on(device, batch_size, precision)
+    gan = gan.on(device, batch_size, precision).stored_as(images)
     memory.check_batch(gan)
     memory.check_batch(gan, gan.row().nbytes)
 
@@ -176,13 +182,16 @@ def plan(
         compared = compare(gan, Rng(seed), best.rate, n, time_left, sampler)
         if sampler is not None:
             say(f"{type(sampler).__name__}: burn-in, then samples for {DRAWING:.0f} s")
-            options = Options(seed=seed, batch_size=gan.block, precision=precision, tune=best.tune)
+            options = Options(
+                seed=seed, batch_size=gan.block, precision=precision, images=images, tune=best.tune
+            )
             drawn = _draw(Run(gan, sampler, n or MANY, options))
     threads = f" (threads: {torch.get_num_threads()})" if gan.device.type == "cpu" else ""
     model = f"{gan.name} on {gan.device}{threads}"
     return Plan(
-        model, precision, sizes, tunes, refused, best.batch_size, best.tune, drawn, n, compared
-    )
+        model, precision, sizes, tunes, refused, best.batch_size, best.tune, drawn, n, compared,
+        images,
+    )  # fmt: skip
 
 
 def _sizes(gan: GAN, sizes: Sequence[int], say: Callable[[str], None]) -> tuple[Way, ...]:

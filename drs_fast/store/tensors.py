@@ -16,7 +16,10 @@ from drs_fast.store.manifest import COPY, Found, Manifest, differing
 
 # dtype and number of dimensions; x is whatever the generator gives.
 COLUMNS = {"ids": ("int64", 1), "logit": ("float32", 1), "z": ("float32", 2), "y": ("int64", 1)}
-DTYPES = {"I64": "int64", "F32": "float32"}  # others under safetensors' own names
+DTYPES = {  # others under safetensors' own names
+    "BOOL": "bool", "U8": "uint8", "I8": "int8", "I16": "int16", "I32": "int32", "I64": "int64",
+    "F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64",
+}  # fmt: skip
 
 Layout = Mapping[str, tuple[str, tuple[int, ...]]]  # dtype and shape by name
 
