@@ -15,6 +15,7 @@ OUTSIDE = "outside"  # the column that says which samples do not fit
 LEVELS = 255
 MARGIN = 0.01  # of the width of a range, by which numbers may lie outside of it
 LARGEST = 1e30  # of the ends of a range, far from what overflows in float32
+LARGEST_HALF = 65519.99609375  # in float32, that is finite in float16
 RULES = {
     "uint8": "clamp(round((x - low) * (255 / (high - low))), 0, 255) in float32, ties to even, "
     "NaN to 0",
@@ -65,22 +66,32 @@ class Images:
         In uint8 a sample does not fit if a number is NaN or outside of [low, high] by more than 1 %
         of its width; in float16, if one is not finite there.
         """
-        if not x.is_floating_point():
+        if not x.is_floating_point() or 0 in x.shape[1:]:
             raise ValueError(
                 f"images={self.form!r} needs samples of floating-point numbers, got {describe(x)}; "
                 "leave images out, and x is stored as the generator makes it"
             )
         single = x.float()
+        least, most = self._fitting()
+        flat = single[:, None].flatten(1)
+        fits = (flat.amin(dim=1) >= least) & (flat.amax(dim=1) <= most)
+        return {"x": self._converted(single), OUTSIDE: ~fits}
+
+    def _converted(self, x: Tensor) -> Tensor:
         if self.form == "float16":
-            half = single.half()
-            return {"x": half, OUTSIDE: ~_all(torch.isfinite(half))}
+            return x.half()
         low, scale = _single(self.low), _single(LEVELS / (self.high - self.low))
         # One operation after the other, because a fused multiply-add rounds differently, and with a
         # factor, because PyTorch divides by a number on a GPU by multiplying with its inverse.
-        level = (single - low).mul_(scale).round_().clamp_(0, LEVELS).nan_to_num_(0.0)
+        level = (x - low).mul_(scale).round_().clamp_(0, LEVELS).nan_to_num_(0.0)
+        return level.to(torch.uint8)
+
+    def _fitting(self) -> tuple[float, float]:
+        """The least and the largest number that fits."""
+        if self.form == "float16":
+            return -LARGEST_HALF, LARGEST_HALF
         margin = MARGIN * (self.high - self.low)
-        inside = (single >= _single(self.low - margin)) & (single <= _single(self.high + margin))
-        return {"x": level.to(torch.uint8), OUTSIDE: ~_all(inside)}
+        return _single(self.low - margin), _single(self.high + margin)
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -102,8 +113,3 @@ class Images:
             f"({self.low:g}, {self.high:g}) by more than 1 % of its width, and are clipped in "
             "uint8: give GAN(..., value_range=(low, high)) the range of what the generator makes"
         )
-
-
-def _all(good: Tensor) -> Tensor:
-    """Which samples (n, ...) are good in all their numbers, (n,) bool."""
-    return good[:, None].flatten(1).all(dim=1)

@@ -78,6 +78,8 @@ class Run:
             if self.options.progress:
                 sys.stderr.write(f"{line}\n")
 
+        if self.gan.images is not None:
+            _ = self.example  # an error for samples that cannot be images comes before burn-in
         self.resume(self.sampler.init(self.gan, self.rng))
         self._limit.advanced = True
         # It is kept with the state, so it may not depend on n, which may grow.
