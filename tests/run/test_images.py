@@ -15,8 +15,10 @@ from drs_fast.cli.main import main
 from drs_fast.gan.images import Images
 from drs_fast.report import pictures, report
 from drs_fast.report.pictures import Panel
+from drs_fast.run import plan
 from drs_fast.samplers.drs import DRS
 from drs_fast.samplers.mh import MH
+from drs_fast.samplers.obrs import OBRS
 from drs_fast.squeeze import bound, search
 from drs_fast.store import verify
 
@@ -224,7 +226,7 @@ def test_whole_numbers_are_refused_before_burn_in():
     gan = drs.GAN(lambda z: (z * 10).long(), lambda x: x.sum(dim=1).float(), 2)
     calls = []
     gan = gan.judged(lambda x: calls.append(len(x)) or x.sum(dim=1).float())
-    with pytest.raises(ValueError, match="needs samples of floating-point numbers, got .* int64"):
+    with pytest.raises(ValueError, match=r"needs samples of floating-point numbers, got .* int64"):
         drs.generate(gan, SAMPLER, 1, batch_size=256, images="uint8")
     assert len(calls) == 1
 
@@ -237,7 +239,7 @@ def test_an_empty_run_has_the_dtype(tmp_path):
 
 
 def test_a_report_says_what_was_done(tmp_path, quiet):
-    drs.generate(pixels(), SAMPLER, 300, out=tmp_path / "run", **SETTINGS)
+    drs.generate(pixels(), OBRS(burn_in=2048), 300, out=tmp_path / "run", **SETTINGS)
     text, drawn = report.write(tmp_path / "run")
     assert "uint8, 0 for -1 and 255 for 1" in text
     assert f"{drs.open(tmp_path / 'run').manifest['outside']:,}" in text.split("do not fit")[1]
@@ -255,7 +257,9 @@ def test_bytes_are_drawn_from_black_to_white(tmp_path):
     assert 102 in found
 
 
-def test_a_plan_recommends_the_images_it_was_asked_for(capsys):
+def test_a_plan_recommends_the_images_it_was_asked_for(monkeypatch):
+    monkeypatch.setattr(plan, "DRAWING", 0.1)
+    monkeypatch.setattr(plan, "SLICE", 0.01)
     found = drs.plan(pixels(scale=0.1), SAMPLER, n=100, batch_size=256, images="uint8")
     assert "--images uint8" in str(found)
     assert "images='uint8'" in str(found)
