@@ -44,6 +44,7 @@ def run_plan(options: argparse.Namespace) -> int:
         batch_size=options.batch_size,
         device=options.device,
         precision=options.precision,
+        images=options.images,
         progress=options.progress,
         squeeze=options.squeeze,
     )

@@ -10,10 +10,12 @@ from drs_fast import __version__, backends, samplers
 from drs_fast.cli import commands
 from drs_fast.cli.exit_codes import EXIT_CODES
 from drs_fast.gan import PRECISIONS
+from drs_fast.gan.images import FORMS
 from drs_fast.run.options import Options
 from drs_fast.squeeze import Squeeze
 
 DEVICE = "cpu or cuda; where the model is if not given"
+IMAGES = "store x in 1 or 2 bytes a number; for uint8 the model's value_range becomes 0 to 255"
 
 
 def parsed(given: list[str]) -> argparse.Namespace:
@@ -78,6 +80,7 @@ def parser(given: list[str]) -> argparse.ArgumentParser:
     planned.add_argument("--batch-size", type=int, help="the only one to try")
     _add_option(planned, "device", DEVICE, type=str)
     _add_option(planned, "precision", "of G and D", choices=PRECISIONS)
+    _add_option(planned, "images", IMAGES, choices=FORMS)
     planned.add_argument("--quiet", dest="progress", action="store_false", help="no progress")
     _add_fields(planned, _sampler_of(given), taken=("budget",))
     planned.set_defaults(run=commands.run_plan)
@@ -100,6 +103,7 @@ def parser(given: list[str]) -> argparse.ArgumentParser:
     )
     _add_option(generate, "seed", "random seed")
     _add_option(generate, "save", "of x,z,logit,weight", type=_names)
+    _add_option(generate, "images", IMAGES, choices=FORMS)
     _add_option(generate, "batch_size", "rows in a call of G and D: a power of two, or 256s")
     _add_option(generate, "device", DEVICE, type=str)
     generate.add_argument("--backend", choices=backends.NAMES, help="force one")

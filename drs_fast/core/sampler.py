@@ -196,7 +196,8 @@ class Sampler(ABC):
     ) -> Callable[[Tensor, Tensor | None], None]:
         """A function of (z, y) that does what `step` does for the ring's next rows.
 
-        It adds the samples to the ring, with the named ones of x, z and y. Needed if `appends`.
+        It adds the samples to the ring, with the named ones of z, y and what `gan.stored(x)` gives.
+        Needed if `appends`.
         """
         raise NotImplementedError
 

@@ -11,7 +11,8 @@ from torch import Tensor
 from drs_fast.core import fingerprint
 from drs_fast.core.arguments import describe, integer, usable
 from drs_fast.core.tensors import plain
-from drs_fast.gan import blocks, calls, classes, links, real_data
+from drs_fast.gan import blocks, calls, classes, images, links, real_data
+from drs_fast.gan.images import Images
 
 PRIORS = ("normal", "uniform", "truncated normal")
 PRECISIONS = ("fp32", "bf16")
@@ -31,6 +32,7 @@ class GAN:
     labels: number of classes of a conditional GAN.
     label_weights: how often each class is proposed, (labels,) numbers; by default equally often.
     real: real samples, (x, y) with labels, or a callable n -> real samples.
+    value_range: the least and the largest number of a sample, for runs with images="uint8".
     block: rows per call of G and D, rounded up to a power of two or, from 256 on, to a multiple of
         256. Smaller batches are zero-padded: on a CPU to 128 rows or a multiple of 256, which gave
         equal bits there; elsewhere to a whole block. Blocks of fewer than 128 rows may round
@@ -49,6 +51,7 @@ class GAN:
         labels: int | None = None,
         label_weights: Sequence[float] | Tensor | None = None,
         real: Real | Callable[[int], Real] | None = None,
+        value_range: tuple[float, float] = (-1.0, 1.0),
         block: int = 4096,
         name: str = "custom",
     ) -> None:
@@ -62,6 +65,8 @@ class GAN:
         self.labels = None if labels is None else integer("labels", labels, 1)
         self.label_weights = classes.weights(self.labels, label_weights)
         self.real = real
+        self.value_range = images.value_range(value_range)
+        self.images: Images | None = None
         self.name = name
         self._device = torch.device("cpu")
         self.precision = PRECISIONS[0]
@@ -125,6 +130,16 @@ class GAN:
         gan = copy.copy(self)
         gan.label_weights = classes.weights(self.labels, weights)
         return gan
+
+    def stored_as(self, form: str | None) -> "GAN":
+        """This GAN, whose samples a run stores as "uint8" or "float16"; None: as they are."""
+        gan = copy.copy(self)
+        gan.images = None if form is None else Images(form, *self.value_range)
+        return gan
+
+    def stored(self, x: Tensor) -> dict[str, Tensor]:
+        """The columns that a run stores of samples x (n, ...): "x", and more where it converts."""
+        return {"x": x} if self.images is None else self.images.stored(x)
 
     def changed(self, change: Callable[[Any], Any]) -> "GAN":
         """This GAN, which from now on runs change(G) and change(D)."""

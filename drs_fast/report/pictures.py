@@ -102,15 +102,22 @@ def densities(path: Path, panels: Sequence[Panel], square: Square, heading: str 
 def grids(path: Path, panels: Sequence[Panel], heading: str = "") -> Path:
     """Up to 64 images per panel, (n, H, W), (n, 1, H, W) or (n, 3, H, W), in rows of eight."""
     figure, axes = _figure(len(panels), panel=(3.7, 4.0), heading=heading)
-    everything = torch.cat([panel.values.double().flatten() for panel in panels])
-    everything = everything[torch.isfinite(everything)]
-    low, high = (float(everything.min()), float(everything.max())) if len(everything) else (0, 1)
+    everything = torch.cat([panel.values.flatten() for panel in panels])
+    low, high = _ends(everything)
     for axis, panel in zip(axes, panels, strict=True):
         images = (panel.values.double() - low) / ((high - low) or 1.0)
         axis.imshow(_mosaic(images), cmap="gray", vmin=0.0, vmax=1.0, interpolation="nearest")
         _style(axis, panel.title)
         axis.set_axis_off()
     return _save(figure, path)
+
+
+def _ends(numbers: Tensor) -> tuple[float, float]:
+    """What is drawn black and white: 0 and 255 of bytes, else the least and the largest number."""
+    if numbers.dtype == torch.uint8:
+        return 0.0, 255.0
+    finite = numbers.double()[torch.isfinite(numbers)]
+    return (float(finite.min()), float(finite.max())) if len(finite) else (0.0, 1.0)
 
 
 def scores(path: Path, score: Tensor, probability: Tensor, heading: str = "") -> Path:

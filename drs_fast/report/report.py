@@ -11,6 +11,7 @@ from drs_fast import ops, samplers
 from drs_fast.core import Nothing, Sampler, layout
 from drs_fast.core.sampler import Described, Recorded
 from drs_fast.gan import classes
+from drs_fast.gan.images import OUTSIDE
 from drs_fast.report import balance, pictures, planned
 from drs_fast.report.balance import Balance
 from drs_fast.report.pictures import Panel, Square
@@ -18,7 +19,7 @@ from drs_fast.samplers.common.rejection import RejectionSampler
 from drs_fast.squeeze import Squeeze
 from drs_fast.store import Samples, open_run
 from drs_fast.store.format import read_records
-from drs_fast.store.manifest import SamplerSpec
+from drs_fast.store.manifest import Manifest, SamplerSpec
 
 READ = 1_000_000  # most samples for quantiles and pictures, to limit memory
 BEST = 64
@@ -69,6 +70,7 @@ def words(samples: Samples, said: Described, balanced: Balance | str) -> str:
         "eps": manifest.get("eps"),
         "G + D calls per sample": planned.calls(manifest, counters["calls"], n, squeezed),
         "invalid logits": f"{counters['invalid']:,}",
+        **_images(manifest, counters),
         said.above: f"{counters['above']:,}",
         **planned.worth(manifest, n, said.thresholds, said.logits),
         **said.lines,
@@ -87,6 +89,18 @@ def words(samples: Samples, said: Described, balanced: Balance | str) -> str:
     if n > READ:
         lines.append(f"  quantiles, classes and pictures use the first {READ:,} samples")
     return "\n".join(lines)
+
+
+def _images(manifest: Manifest, counters: dict[str, int]) -> dict[str, str]:
+    """What x was converted to, and how many samples did not fit."""
+    if "images" not in manifest:
+        return {}
+    low, high = manifest.get("value_range", (-torch.inf, torch.inf))
+    of = f", 0 for {low:g} and 255 for {high:g}" if "value_range" in manifest else ""
+    return {
+        "images": f"{manifest['images']}{of}",
+        "samples that do not fit": f"{counters[OUTSIDE]:,}",
+    }
 
 
 def _classes(samples: Samples) -> dict[str, str]:
@@ -109,7 +123,7 @@ def _classes(samples: Samples) -> dict[str, str]:
 def described(samples: Samples, state: dict[str, Tensor]) -> Described:
     """What the run's sampler says of it, which may not be built in."""
     manifest, counters = samples.manifest, _counters(samples)
-    tallies = {name: counters[name] for name in manifest.get("tallies", ())}
+    tallies = {name: counters[name] for name in manifest.get("tallies", ()) if name != OUTSIDE}
     eps, remark = manifest.get("eps") or 0.0, manifest.get("remark", "")
     run = Recorded(Nothing(), tallies, counters["proposals"], eps, remark)
     kinds: tuple[type[Sampler], ...] = (Squeeze, *samplers.kinds())

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Iterator
+from dataclasses import replace
 from os import PathLike
 from typing import overload
 
@@ -11,6 +12,7 @@ from torch import Tensor
 from drs_fast.core import BURN_IN_ROW, Batch, OutOfTime, Sampler, Stale, Starvation
 from drs_fast.core.arguments import integer
 from drs_fast.gan import GAN
+from drs_fast.gan.images import OUTSIDE
 from drs_fast.run import clock, pages, weighed
 from drs_fast.run.collected import Collected, Rows
 from drs_fast.run.options import Options, Weights
@@ -30,19 +32,19 @@ ENDLESS = ((0, 0, BURN_IN_ROW),)  # one chunk of all rows
 def generate(
     gan: GAN, sampler: Sampler, n: int, *, seed: int = ..., batch_size: int = ...,
     device: torch.device | str | None = ..., out: None = ..., save: tuple[str, ...] = ...,
-    max_proposals: int | None = ..., max_seconds: float | None = ..., patience: int = ...,
-    chunk_rows: int | None = ..., precision: str = ..., tune: tuple[str, ...] = ...,
-    cuda_graph: bool = ..., label_weights: Weights = ..., only: int | None = ...,
-    progress: bool = ...,
+    images: str | None = ..., max_proposals: int | None = ..., max_seconds: float | None = ...,
+    patience: int = ..., chunk_rows: int | None = ..., precision: str = ...,
+    tune: tuple[str, ...] = ..., cuda_graph: bool = ..., label_weights: Weights = ...,
+    only: int | None = ..., progress: bool = ...,
 ) -> Batch: ...  # fmt: skip
 @overload
 def generate(
     gan: GAN, sampler: Sampler, n: int, *, seed: int = ..., batch_size: int = ...,
     device: torch.device | str | None = ..., out: str | PathLike[str], save: tuple[str, ...] = ...,
-    max_proposals: int | None = ..., max_seconds: float | None = ..., patience: int = ...,
-    chunk_rows: int | None = ..., precision: str = ..., tune: tuple[str, ...] = ...,
-    cuda_graph: bool = ..., label_weights: Weights = ..., only: int | None = ...,
-    progress: bool = ...,
+    images: str | None = ..., max_proposals: int | None = ..., max_seconds: float | None = ...,
+    patience: int = ..., chunk_rows: int | None = ..., precision: str = ...,
+    tune: tuple[str, ...] = ..., cuda_graph: bool = ..., label_weights: Weights = ...,
+    only: int | None = ..., progress: bool = ...,
 ) -> Samples: ...  # fmt: skip
 def generate(
     gan: GAN,
@@ -54,6 +56,7 @@ def generate(
     device: torch.device | str | None = None,
     out: str | PathLike[str] | None = None,
     save: tuple[str, ...] = ("x", "logit"),
+    images: str | None = None,
     max_proposals: int | None = None,
     max_seconds: float | None = None,
     patience: int = 1_000_000,
@@ -74,6 +77,9 @@ def generate(
     out: a directory to write to, resumed where an earlier call stopped; what is returned then reads
         it lazily. Without it, a Batch of exactly n rows.
     save: which of "x", "z", "logit" `out` keeps; ids (and labels) always.
+    images: how x is stored, "uint8" or "float16", converted on the device after D has judged it; by
+        default as G makes it. For uint8, GAN(..., value_range=(low, high)) says what becomes 0 and
+        255. `outside`, in stats or the manifest, counts samples that do not fit.
     max_proposals: rows to try in all. patience: rows without an accepted one before giving up.
     max_seconds: when to end with OutOfTime: in memory after a step, in `out` after a chunk, where
         the same call goes on, with any max_seconds. Burn-in counts, but is finished and kept; a
@@ -91,9 +97,10 @@ def generate(
     """
     n = integer("n", n, 0)
     options = Options(
-        seed=seed, batch_size=batch_size, device=device, save=save, max_proposals=max_proposals,
-        max_seconds=max_seconds, patience=patience, chunk_rows=chunk_rows, precision=precision,
-        tune=tune, cuda_graph=cuda_graph, label_weights=label_weights, only=only, progress=progress,
+        seed=seed, batch_size=batch_size, device=device, save=save, images=images,
+        max_proposals=max_proposals, max_seconds=max_seconds, patience=patience,
+        chunk_rows=chunk_rows, precision=precision, tune=tune, cuda_graph=cuda_graph,
+        label_weights=label_weights, only=only, progress=progress,
     )  # fmt: skip
     limit = clock.Limit(options.max_seconds)
     # Before G and D are called, because that leaves caches.
@@ -128,6 +135,7 @@ def stream(
     seed: int = 0,
     batch_size: int = 4096,
     device: torch.device | str | None = None,
+    images: str | None = None,
     patience: int = 1_000_000,
     precision: str = "fp32",
     tune: tuple[str, ...] = (),
@@ -142,8 +150,9 @@ def stream(
     The share of the data that log_m clips is not estimated here.
     """
     options = Options(
-        seed=seed, batch_size=batch_size, device=device, patience=patience, precision=precision,
-        tune=tune, cuda_graph=cuda_graph, label_weights=label_weights, only=only,
+        seed=seed, batch_size=batch_size, device=device, images=images, patience=patience,
+        precision=precision, tune=tune, cuda_graph=cuda_graph, label_weights=label_weights,
+        only=only,
     )  # fmt: skip
     run = Run(gan, sampler, None, options)
     run.begin()
@@ -158,9 +167,13 @@ def _streamed(run: Run) -> Iterator[Batch]:
 
 def _owned(landed: Landed, run: Run) -> Batch:
     """A step's samples in tensors of their own, so that its proposals can be freed."""
-    rows = landed.rows or [{name: run.example[name][:0] for name in run.names}]
+    rows = landed.rows or [{name: run.example[name][:0] for name in (*run.names, *run.counted)}]
     tensors = {name: torch.cat([piece[name] for piece in rows]) for name in rows[0]}
-    return _batch(tensors, weighed.of_run(run, None), invalid=landed.invalid, above=landed.above)
+    outside = tensors.pop(OUTSIDE, None)
+    batch = _batch(tensors, weighed.of_run(run, None), invalid=landed.invalid, above=landed.above)
+    if outside is None:
+        return batch
+    return replace(batch, stats={**batch.stats, OUTSIDE: outside.sum()})
 
 
 def _collected(run: Run, tensors: Rows) -> Batch:

@@ -2,13 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from drs_fast.core import Rng
-from drs_fast.core.arguments import integer, positive
+from drs_fast.core.arguments import integer, one_of, positive
 from drs_fast.gan import GAN, PRECISIONS, block_rows, classes
+from drs_fast.gan.images import FORMS
 from drs_fast.run import memory, tuning
 
 SAVEABLE = ("x", "z", "logit", "weight")
@@ -26,6 +28,7 @@ class Options:
     batch_size: int = 4096
     device: torch.device | str | None = None
     save: tuple[str, ...] = ("x", "logit")
+    images: str | None = None
     max_proposals: int | None = None
     max_seconds: float | None = None
     patience: int = 1_000_000
@@ -38,7 +41,7 @@ class Options:
     progress: bool = False
 
     def __post_init__(self) -> None:
-        checked: dict[str, object] = {
+        checked: dict[str, Any] = {
             "patience": integer("patience", self.patience, 1),
             "max_proposals": _optional("max_proposals", self.max_proposals),
             "chunk_rows": _optional("chunk_rows", self.chunk_rows),
@@ -49,6 +52,13 @@ class Options:
         }
         if self.max_seconds is not None:
             checked["max_seconds"] = positive("max_seconds", self.max_seconds)
+        if self.images is not None:
+            one_of("images", self.images, FORMS)
+            if "x" not in checked["save"]:
+                raise ValueError(
+                    f"images={self.images!r} says how x is stored, so save must have x, "
+                    f"got {self.save!r}"
+                )
         if self.only is not None and self.label_weights is not None:
             raise ValueError("give only or label_weights, got both only and label_weights")
         for name, value in checked.items():
@@ -63,7 +73,7 @@ class Options:
             weights = classes.only(gan.labels, self.only)
         if weights is not None:
             gan = gan.labelled(weights)
-        gan = gan.on(self.device, self.batch_size, self.precision)
+        gan = gan.on(self.device, self.batch_size, self.precision).stored_as(self.images)
         memory.check_batch(gan)
         return gan
 

@@ -57,6 +57,8 @@ def save_run(run: Run, out: str | PathLike[str], model: str) -> None:
         "save": list(columns),
         "label_weights": run.gan.label_weights and list(run.gan.label_weights),
     }
+    if run.gan.images is not None:
+        spec |= run.gan.images.facts
     if options.chunk_rows is not None:
         spec["chunk_rows"] = options.chunk_rows
     examine = functools.partial(probe.kept, run.gan, model, sampler=sampler)

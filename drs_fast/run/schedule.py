@@ -14,10 +14,12 @@ from torch import Tensor
 from drs_fast.core import OutOfTime, Rng, Sampler, Starvation, check_invalid, last_row
 from drs_fast.core.sampler import BATCH, checked, those_that
 from drs_fast.gan import BLOCK_MULTIPLE, GAN, SMALLEST, classes
+from drs_fast.gan.images import OUTSIDE
 from drs_fast.run import lanes, memory, starvation, steps, tuning
 from drs_fast.run.clock import Limit
 from drs_fast.run.collected import Rows, first_of
 from drs_fast.run.options import Options
+from drs_fast.run.outside import Outside
 from drs_fast.run.progress import Progress
 from drs_fast.run.steps import Landed, Lane, Step
 from drs_fast.samplers.common import clipped
@@ -62,7 +64,9 @@ class Run:
         self._limit = limit or Limit()
         self._late = False  # whether steps are missing because the time was over
         self.accepted = self.proposals = self.calls = self.invalid = self.above = self.idle = 0
-        self.tallies = Counter(dict.fromkeys(sampler.tallies, 0))
+        self._outside = None if self.gan.images is None else Outside(self.gan.device)
+        self.counted = () if self._outside is None else (OUTSIDE,)  # columns that are only counted
+        self.tallies = Counter(dict.fromkeys((*sampler.tallies, *self.counted), 0))
         self.quota: classes.Quota | None = None
         self.shares: tuple[float, ...] = ()  # of the classes among the samples, if quotas say so
         self._excess: clipped.Tally | None = None
@@ -74,6 +78,8 @@ class Run:
             if self.options.progress:
                 sys.stderr.write(f"{line}\n")
 
+        if self.gan.images is not None:
+            _ = self.example  # an error for samples that cannot be images comes before burn-in
         self.resume(self.sampler.init(self.gan, self.rng))
         self._limit.advanced = True
         # It is kept with the state, so it may not depend on n, which may grow.
@@ -105,7 +111,7 @@ class Run:
         rows = {
             "ids": x.new_zeros(1, dtype=torch.int64),
             "logit": x.new_zeros(1, dtype=torch.float32),
-            "x": x,
+            **self.gan.stored(x),
             "z": x.new_zeros((1, self.gan.latent_dim), dtype=torch.float32),
             "weight": x.new_zeros(1, dtype=torch.float64),
         }
@@ -135,7 +141,7 @@ class Run:
         again, whole = whole is not None, whole or 0
         if self.accepted == self.n and not whole:
             return
-        example = {name: self.example[name] for name in ("logit", *names)}
+        example = {name: self.example[name] for name in ("logit", *names, *self.counted)}
         sampler, state = self.chosen()
         lane = lanes.lane(
             self.gan, sampler, state, self.rng, self.step_rows, example, self.options.cuda_graph
@@ -154,7 +160,7 @@ class Run:
             if ends and taken < landed.accepted:
                 tried = self.rows_until(rows[-1]["ids"]) - landed.step.row
             landed = landed._replace(rows=rows)
-            landed = self._with_excess(landed, taken, ends or landed.step.last)
+            landed = self._with_sums(landed, taken, ends or landed.step.last)
             self._tally(landed, taken)
             bar.note = self.sampler.note(self.state, self.tallies)
             bar.advance(taken, tried)
@@ -185,20 +191,23 @@ class Run:
             return landed.rows
         return first_of(landed.rows, self.n - self.accepted)
 
-    def _with_excess(self, landed: Landed, taken: int, read: bool) -> Landed:
-        """Adds up the excess of the step's samples; if `read`, puts all sums in its tallies."""
-        if self._excess is None:
-            return landed
-        logits = [(rows["logit"], rows.get("y")) for rows in landed.rows]
-        self._excess.add(taken, landed.above, logits)
-        if read or self._excess.full:
-            return landed._replace(tallies={**landed.tallies, **self._excess.taken()})
-        return landed
+    def _with_sums(self, landed: Landed, taken: int, read: bool) -> Landed:
+        """Adds up what is counted on the device; if `read`, puts all sums in the step's tallies."""
+        tallies = dict(landed.tallies)
+        if self._excess is not None:
+            logits = [(rows["logit"], rows.get("y")) for rows in landed.rows]
+            self._excess.add(taken, landed.above, logits)
+            tallies |= self._excess.taken() if read or self._excess.full else {}
+        if self._outside is not None:
+            self._outside.add(landed.rows)
+            tallies |= self._outside.taken() if read else {}
+        return landed._replace(tallies=tallies)
 
     def totals(self) -> dict[str, int]:
         """All counts so far, except rows."""
-        if self._excess is not None:
-            self.tallies.update(self._excess.taken())
+        for counted in (self._excess, self._outside):
+            if counted is not None:
+                self.tallies.update(counted.taken())
         return {"calls": self.calls, "invalid": self.invalid, "above": self.above, **self.tallies}
 
     def measured(self, totals: dict[str, int]) -> dict[str, Any]:
@@ -215,9 +224,12 @@ class Run:
 
     def warn(self) -> None:
         """Says what the user should hear of a run that has ended."""
-        line = self.sampler.warning(self.totals())
-        if line is not None:
-            warnings.warn(line, stacklevel=4)
+        lines = [self.sampler.warning(self.totals())]
+        if self.gan.images is not None:
+            lines.append(self.gan.images.warning(self.tallies[OUTSIDE], self.accepted))
+        for line in lines:
+            if line is not None:
+                warnings.warn(line, stacklevel=4)
 
     def rows_until(self, ids: Tensor) -> int:
         """The number of rows up to the end of the last id's group."""

@@ -14,6 +14,7 @@ from drs_fast.store.format import MANIFEST, Conflict
 from drs_fast.store.manifest import Manifest, read_manifest
 
 SPARE_BYTES = 2**20
+UNSET = {"images": None}  # of a spec, where a run was not asked for it
 
 
 def made(path: str | PathLike[str]) -> Path:
@@ -47,6 +48,7 @@ def manifest_before(directory: Path, spec: Mapping[str, Any], n: int) -> Manifes
             )
         return None
     manifest = read_manifest(directory)
+    spec = {**UNSET, **spec}
     here, there = _flat(spec), _flat({key: manifest.get(key) for key in spec})
     differing = [
         f"  {key}: there {there.get(key, 'null')}, here {here.get(key, 'null')}"

@@ -18,6 +18,7 @@ from drs_fast.store.tensors import Layout, Tensors, check_rows, open_shard, read
 
 COLUMNS = ("ids", "logit", "x", "z", "y", "weight")
 OPEN_SHARDS = 64
+IMAGES = {"uint8": torch.uint8, "float16": torch.float16}
 TELLING = ("ids", "logit", "y", "weight")  # the columns that weights are found from
 Weigh = Callable[[Mapping[str, Tensor]], Tensor]
 
@@ -92,7 +93,7 @@ class Samples(Dataset[dict[str, Tensor]]):
 
     @property
     def x(self) -> "Column":
-        """The samples."""
+        """The samples, in the generator's dtype or that of `images`."""
         return self.column("x")
 
     @property
@@ -174,8 +175,9 @@ class Column:
         if samples.counts:
             self._empty = self._rows(0)[:0].clone()
         else:
-            dtype = torch.int64 if name in ("ids", "y") else torch.float32
-            self._empty = torch.empty(0, dtype=dtype, device="cpu")
+            dtypes = dict.fromkeys(("ids", "y"), torch.int64)
+            dtypes |= {"x": IMAGES.get(samples.manifest.get("images", ""), torch.float32)}
+            self._empty = torch.empty(0, dtype=dtypes.get(name, torch.float32), device="cpu")
 
     def __len__(self) -> int:
         return len(self._samples)

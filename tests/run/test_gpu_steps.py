@@ -100,6 +100,22 @@ def test_equal_logits_give_the_samples_of_the_cpu(monkeypatch, make, batch_size,
 
 
 @both
+@pytest.mark.filterwarnings("ignore:.* samples hold numbers")
+@pytest.mark.parametrize("images", ["uint8", "float16"])
+@pytest.mark.parametrize("graph", [True, False])
+def test_images_are_those_of_the_cpu(monkeypatch, images, graph):
+    captures = Captures(monkeypatch)
+    sampler = DRS(log_m=2.0, gamma=0.5, burn_in=2048)
+    expected = drs.generate(toy(), sampler, 20_000, seed=3, images=images)
+    found = drs.generate(
+        toy().on(DEVICE), sampler, 20_000, seed=3, batch_size=256, images=images, cuda_graph=graph
+    )
+    assert captures.count == graph
+    assert_equal(found, expected)
+    assert int(found.stats["outside"]) == int(expected.stats["outside"])
+
+
+@both
 @pytest.mark.parametrize("batch_size", [100, 4096])  # of 128 rows, which end within a prior's block
 def test_a_callable_prior_is_captured(monkeypatch, batch_size):
     def gan(device):

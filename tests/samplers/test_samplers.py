@@ -152,6 +152,28 @@ def test_a_run_on_disk_is_the_run_in_memory_and_goes_on(name, tmp_path):
         assert samples.manifest[tally] >= 0
 
 
+@pytest.mark.parametrize("labels", [None, CLASSES])
+@pytest.mark.parametrize("name", NAMES)
+def test_images_are_its_samples_converted(name, labels, tmp_path):
+    sampler = quick(name)
+    raw = drs.generate(smooth(labels), sampler, 100, batch_size=256)
+    middle = raw.x.quantile(torch.tensor([0.1, 0.9])).tolist()
+    gan = smooth(labels, value_range=middle)
+    stored = gan.stored_as("uint8").stored(raw.x)
+    settings = {"batch_size": 256, "images": "uint8"}
+    with pytest.warns(UserWarning, match=f"{int(stored['outside'].sum())} of 100 samples hold"):
+        found = drs.generate(gan, sampler, 100, **settings)
+    assert torch.equal(found.x, stored["x"])
+    assert torch.equal(found.ids, raw.ids)
+    assert torch.equal(found.logit, raw.logit)
+    assert 0 < int(found.stats["outside"]) == int(stored["outside"].sum())
+    with pytest.warns(UserWarning, match="samples hold numbers that are NaN or outside"):
+        samples = drs.generate(gan, sampler, 100, out=tmp_path / "run", **settings)
+    assert torch.equal(samples.x[:], stored["x"])
+    assert samples.manifest["outside"] == int(stored["outside"].sum())
+    assert samples.manifest["law"] == sampler.law
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_invalid_logits_are_never_samples(name):
     gan = smooth()

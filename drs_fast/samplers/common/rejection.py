@@ -185,7 +185,7 @@ def appending(
 
     def step(z: Tensor, y: Tensor | None) -> None:
         x, logit = gan.logits(z, y)
-        rows: dict[str, Any] = {"x": x, "z": z, "y": y}
+        rows: dict[str, Any] = {**gan.stored(x), "z": z, "y": y}
         kept = [rows[name] for name in names]
         if append is not None:
             append(logit, *kept)
