@@ -178,7 +178,9 @@ def order_statistic(logit: Tensor, q: float) -> Tensor:
     ordered = torch.where(valid, logit, torch.inf).sort().values
     n = valid.sum()
     k = torch.clamp(torch.ceil(q * n.double() / 100.0).long(), min=1)
-    return torch.where(n > 0, ordered[torch.clamp(k - 1, max=len(logit) - 1)], torch.nan)
+    # An index in square brackets would be read by the host.
+    found = ordered.index_select(0, torch.clamp(k - 1, max=len(logit) - 1)[None])[0]
+    return torch.where(n > 0, found, torch.nan)
 
 
 def walk(
