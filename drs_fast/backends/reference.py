@@ -1,6 +1,7 @@
 """The definition of every op, in plain PyTorch: slow, device-agnostic, and bit-exact."""
 
 import functools
+from collections.abc import Callable
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -147,6 +148,11 @@ def accept_append(
     rng = Rng(ring.seed, int(ring.row))
     kept = accept_compact(logit, rows, rng, ids, threshold, Compacted.empty(logit, rows))
     return append(kept, len(logit), ring)
+
+
+def appending(threshold: Threshold, ring: Ring) -> Callable[[Tensor, tuple[Tensor, ...]], Ring]:
+    """accept_append for this threshold and ring."""
+    return lambda logit, rows: accept_append(logit, rows, None, threshold, ring)
 
 
 def append(kept: Compacted, n: int, ring: Ring) -> Ring:
