@@ -182,7 +182,7 @@ def surely_good(
             (out.count, (), int64), (out.invalid, (), int64), (out.above, (), int64),
         ]  # fmt: skip
         for to, row in zip(out.rows, rows, strict=True):
-            wanted.append((to, size + row.shape[1:], row.dtype))  # noqa: PERF401
+            wanted.append((to, size + row.shape[1:], row.dtype))
         spans = [_span(logit)]
         spans += [_span(t) for t in (*rows, *inputs) if isinstance(t, Tensor)]
         for tensor, shape, dtype in wanted:
