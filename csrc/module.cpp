@@ -18,7 +18,8 @@ namespace {
 using Address = uintptr_t;
 using RowsArgs = std::tuple<uint64_t, uint64_t, Address>;                    // seed, first, ids
 using LogitArgs = std::tuple<Address, bool>;                                 // data, float64
-using ThresholdArgs = std::tuple<Address, bool, Address, bool, double>;      // log_m, c1, s
+using ThresholdArgs =  // address, per row, number without an address, for log_m and c1; then s
+    std::tuple<Address, bool, double, Address, bool, double, double>;
 using TensorArgs = std::tuple<Address, Address, int64_t, int64_t>;  // source, target, bytes, stride
 
 drs::Rows rows_of(const RowsArgs& a) {
@@ -27,9 +28,11 @@ drs::Rows rows_of(const RowsArgs& a) {
 
 drs::Logits logits_of(const LogitArgs& a) { return {(const void*)std::get<0>(a), std::get<1>(a)}; }
 
+// It points into its arguments.
 drs::Threshold threshold_of(const ThresholdArgs& a) {
-    const auto& [log_m, log_m_per_row, c1, c1_per_row, s] = a;
-    return {(const double*)log_m, (const double*)c1, log_m_per_row, c1_per_row, s};
+    const auto& [log_m, log_m_per_row, log_m_number, c1, c1_per_row, c1_number, s] = a;
+    return {log_m ? (const double*)log_m : &log_m_number, c1 ? (const double*)c1 : &c1_number,
+            log_m_per_row, c1_per_row, s};
 }
 
 drs::RowTensor tensor_of(const TensorArgs& a) {
@@ -109,11 +112,14 @@ PYBIND11_MODULE(_C, m) {
     m.def(
         "accept_compact",
         [](LogitArgs logits, RowsArgs rows, ThresholdArgs threshold, int64_t n, int threads,
-           const std::vector<TensorArgs>& tensors, Out ids, int64_t capacity) {
+           const std::vector<TensorArgs>& tensors, Out ids, int64_t capacity, Out count,
+           Out invalid, Out above) {
             const drs::Counts c = drs::accept_compact(
                 logits_of(logits), rows_of(rows), threshold_of(threshold), n, threads,
                 tensors_of(tensors), {(int64_t*)ids, capacity, 0, capacity});
-            return std::make_tuple(c.count, c.invalid, c.above);
+            *(int64_t*)count = c.count;
+            *(int64_t*)invalid = c.invalid;
+            *(int64_t*)above = c.above;
         },
         without_gil);
     m.def(

@@ -73,6 +73,8 @@ def pytest_command() -> list[str]:
         command += ["-o", "addopts=-ra -m 'not slow'", "-o", "filterwarnings=default"]
     if importlib.util.find_spec("xdist") is not None:
         command += ["-n", str(WORKERS)]  # most of the time is spent compiling
+    if importlib.util.find_spec("pytest_benchmark") is not None:
+        command += ["--benchmark-disable"]  # it warns of xdist, and a warning is an error
     return [*command, *(test for test in TESTS if (ROOT / test).exists())]
 
 

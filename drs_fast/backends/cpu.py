@@ -1,7 +1,7 @@
 """The ops in C++ (csrc/): passes addresses of checked tensors to the compiled extension."""
 
 import importlib
-from array import array
+from collections.abc import Callable
 from dataclasses import replace
 from types import ModuleType
 from typing import Any
@@ -91,12 +91,11 @@ def accept_compact(
     out: Compacted,
 ) -> Compacted:
     wide, held = _wide(logit), _held(threshold)
-    counts = _extension().accept_compact(
-        _logits(wide), _rows(rng, ids), _threshold(*held), len(wide), _threads(),
-        _tensors((logit, *rows), (out.logit, *out.rows)), _address(out.ids), len(out.ids),
+    _extension().accept_compact(
+        _logits(wide), _rows(rng, ids), _threshold(*held), wide.shape[0], _threads(),
+        _tensors((logit, *rows), (out.logit, *out.rows)), _address(out.ids), out.ids.shape[0],
+        out.count.data_ptr(), out.invalid.data_ptr(), out.above.data_ptr(),
     )  # fmt: skip
-    for scalar, value in zip((out.count, out.invalid, out.above), counts, strict=True):
-        scalar.fill_(value)
     return out
 
 
@@ -120,6 +119,27 @@ def accept_append(
         _address(ring.ids), len(ring.ids), _address(ring.state),
     )  # fmt: skip
     return ring
+
+
+def appending(threshold: Threshold, ring: Ring) -> Callable[[Tensor, tuple[Tensor, ...]], Ring]:
+    """accept_append for this threshold and ring, whose addresses are looked up only once."""
+    if isinstance(threshold.gamma, Tensor):  # whose c1 is made anew, from what it holds then
+        return lambda logit, rows: accept_append(logit, rows, None, threshold, ring)
+    held, targets = _threshold(*_held(threshold)), (ring.logit, *ring.rows)
+    shapes = [(_address(to), to.nbytes // to.shape[0], to.element_size()) for to in targets]
+    ids, capacity, state = _address(ring.ids), ring.ids.shape[0], _address(ring.state)
+    seed, run = ring.seed, _extension().accept_append
+
+    def append(logit: Tensor, rows: tuple[Tensor, ...]) -> Ring:
+        wide, n = _wide(logit), logit.shape[0]
+        tensors = [
+            (_address(row), target, width, size * row.stride(0))
+            for row, (target, width, size) in zip((logit, *rows), shapes, strict=True)
+        ]
+        run(_logits(wide), seed, 0, held, n, _threads(), tensors, ids, capacity, state)
+        return ring
+
+    return append
 
 
 def walk(
@@ -203,35 +223,32 @@ def _rows(rng: Rng, ids: Tensor | None) -> tuple[int, int, int]:
     return rng.seed, rng.row, 0 if ids is None else _address(ids)
 
 
-def _held(threshold: Threshold) -> "tuple[Tensor | array[float], Tensor | array[float], float]":
-    """Memory with log_m and c1, which must live as long as its address is in use; and s."""
+def _held(threshold: Threshold) -> tuple[Number, Number, float]:
+    """log_m, c1 and s; a tensor must live as long as its address is in use."""
     log_m, gamma, s = threshold
-    return _memory(log_m), _memory(reference.power(gamma)), s
-
-
-def _memory(value: Number) -> "Tensor | array[float]":
-    return array("d", [value]) if isinstance(value, float) else value
+    return log_m, reference.power(gamma), s
 
 
 def _threshold(
-    log_m: "Tensor | array[float]", c1: "Tensor | array[float]", s: float
-) -> tuple[int, bool, int, bool, float]:
+    log_m: Number, c1: Number, s: float
+) -> tuple[int, bool, float, int, bool, float, float]:
     return *_parameter(log_m), *_parameter(c1), s
 
 
-def _parameter(memory: "Tensor | array[float]") -> tuple[int, bool]:
-    if isinstance(memory, array):
-        return memory.buffer_info()[0], False
-    return _address(memory), memory.ndim > 0
+def _parameter(value: Number) -> tuple[int, bool, float]:
+    """The address, whether it has one value per row, and the number to use without an address."""
+    if isinstance(value, float):
+        return 0, False, value
+    return _address(value), value.ndim > 0, 0.0
 
 
 def _tensors(
     sources: tuple[Tensor, ...], targets: tuple[Tensor, ...]
 ) -> list[tuple[int, int, int, int]]:
-    return [_tensor(*pair) for pair in zip(sources, targets, strict=True)]
+    return [_tensor(source, target) for source, target in zip(sources, targets, strict=True)]
 
 
 def _tensor(source: Tensor, target: Tensor) -> tuple[int, int, int, int]:
-    size = source.element_size()
-    row = size * source[:1].numel() if len(source) else 0
-    return _address(source), _address(target), row, size * source.stride(0)
+    rows = source.shape[0]
+    row = source.nbytes // rows if rows else 0
+    return _address(source), target.data_ptr(), row, source.element_size() * source.stride(0)

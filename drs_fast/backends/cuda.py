@@ -1,6 +1,7 @@
 """The ops in CUDA C++ (csrc/cuda/): passes addresses of checked tensors and a stream to kernels."""
 
 import importlib
+from collections.abc import Callable
 from dataclasses import replace
 from types import ModuleType
 from typing import Any
@@ -112,6 +113,11 @@ def accept_append(
 ) -> Ring:
     _compact(logit, rows, Rng(ring.seed), ids, threshold, ring)
     return ring
+
+
+def appending(threshold: Threshold, ring: Ring) -> Callable[[Tensor, tuple[Tensor, ...]], Ring]:
+    """accept_append for this threshold and ring."""
+    return lambda logit, rows: accept_append(logit, rows, None, threshold, ring)
 
 
 def largest(logit: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """The definition of every op, in plain PyTorch: slow, device-agnostic, and bit-exact."""
 
 import functools
+from collections.abc import Callable
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -149,6 +150,11 @@ def accept_append(
     return append(kept, len(logit), ring)
 
 
+def appending(threshold: Threshold, ring: Ring) -> Callable[[Tensor, tuple[Tensor, ...]], Ring]:
+    """accept_append for this threshold and ring."""
+    return lambda logit, rows: accept_append(logit, rows, None, threshold, ring)
+
+
 def append(kept: Compacted, n: int, ring: Ring) -> Ring:
     """Appends the accepted ones of n rows to the ring."""
     start = int(ring.cursor)
@@ -178,7 +184,9 @@ def order_statistic(logit: Tensor, q: float) -> Tensor:
     ordered = torch.where(valid, logit, torch.inf).sort().values
     n = valid.sum()
     k = torch.clamp(torch.ceil(q * n.double() / 100.0).long(), min=1)
-    return torch.where(n > 0, ordered[torch.clamp(k - 1, max=len(logit) - 1)], torch.nan)
+    # An index in square brackets would be read by the host.
+    found = ordered.index_select(0, torch.clamp(k - 1, max=len(logit) - 1)[None])[0]
+    return torch.where(n > 0, found, torch.nan)
 
 
 def walk(

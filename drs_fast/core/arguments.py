@@ -1,5 +1,6 @@
 """Checks single arguments and describes wrong ones."""
 
+import functools
 import math
 import numbers
 import operator
@@ -37,6 +38,8 @@ def number(name: str, value: Any, low: float, high: float) -> float:
 
 
 def _finite(value: Any) -> bool:
+    if type(value) is float:  # the common case, by far the quickest answer
+        return math.isfinite(value)
     if not isinstance(value, numbers.Real) or isinstance(value, bool):
         return False
     try:
@@ -73,20 +76,25 @@ def one_of(name: str, value: Any, choices: tuple[str, ...]) -> None:
 def usable(device: Any) -> torch.device:
     """The device; ValueError unless tensors can be computed there."""
     try:
-        where = torch.device(device)
+        where = device if isinstance(device, torch.device) else torch.device(device)
     except (OverflowError, RuntimeError, TypeError, ValueError):
         raise ValueError(f"device must be one like 'cpu' or 'cuda', got {device!r}") from None
     if where.type == "meta":
         raise ValueError("device must hold numbers, got 'meta'; load the weights first")
-    if where.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device is {where}, but torch finds no CUDA device")
+    if where.type != "cpu":
+        _try(where)
+    return where
+
+
+@functools.cache  # what works once goes on to work; errors are not kept
+def _try(device: torch.device) -> None:
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device is {device}, but torch finds no CUDA device")
     try:
-        if where.type != "cpu":
-            torch.empty(0, device=where)
+        torch.empty(0, device=device)
     except Exception as error:  # of any backend that this PyTorch was built without
         reason = str(error).partition(". ")[0]  # PyTorch goes on for a hundred lines
-        raise ValueError(f"device is {where}, which cannot be used here: {reason}") from None
-    return where
+        raise ValueError(f"device is {device}, which cannot be used here: {reason}") from None
 
 
 def told(error: BaseException) -> str:

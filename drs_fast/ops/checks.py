@@ -4,7 +4,7 @@ import math
 from typing import Any
 
 import torch
-from torch import Tensor, strided
+from torch import Tensor, int64, strided
 
 from drs_fast.backends import reference
 from drs_fast.core import Rng
@@ -62,7 +62,7 @@ def rows(
     integer("n", n, 0)
     where = usable(device)
     if ids is None:
-        if rng.row + n > 2**63:
+        if rng.row > 2**63 - n:
             raise ValueError(f"rows {rng.row} to {rng.row + n} pass 2^63; start at a smaller row")
         return None, where
     ids = plain("ids", ids, "an int64 tensor")
@@ -129,11 +129,19 @@ def row_tensors(rows: tuple[Tensor, ...], n: int, where: torch.device) -> tuple[
 
 def row_major(rows: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     # Any stride between rows will do; only the inside of a row must be contiguous.
-    return tuple(row.detach() if _row_major(row) else dense_words(row) for row in rows)
+    return tuple([_words(row) for row in rows])
+
+
+def _words(row: Tensor) -> Tensor:
+    if not _row_major(row):
+        return dense_words(row)
+    return row.detach() if row.requires_grad else row
 
 
 def _row_major(row: Tensor) -> bool:
-    return not (row.is_conj() or row.is_neg()) and (row.shape[0] == 0 or row[0].is_contiguous())
+    if row.is_conj() or row.is_neg():
+        return False
+    return row.is_contiguous() or row.shape[0] == 0 or row[0].is_contiguous()
 
 
 def apart(out: Compacted | Ring, *inputs: float | Tensor | None) -> None:
@@ -153,10 +161,56 @@ def _span(tensor: Tensor) -> tuple[int, int]:
     """The first and last address, end excluded."""
     if tensor.numel() == 0:
         return 0, 0
+    start = tensor.data_ptr()
+    if tensor.is_contiguous():
+        return start, start + tensor.nbytes
     steps = zip(tensor.shape, tensor.stride(), strict=True)
     last = sum((size - 1) * stride for size, stride in steps)
-    start = tensor.data_ptr()
     return start, start + (last + 1) * tensor.element_size()
+
+
+def surely_good(
+    out: Compacted, logit: Tensor, rows: tuple[Tensor, ...], *inputs: float | Tensor | None
+) -> bool:
+    """The quick answer to most calls: `check_out` and `apart` would find nothing wrong."""
+    try:
+        if type(out) is not Compacted or len(out.rows) != len(rows) or type(out.ids) is not Tensor:
+            return False
+        size, device = out.ids.shape[:1], logit.device
+        wanted = [
+            (out.ids, size, int64), (out.logit, size, logit.dtype),
+            (out.count, (), int64), (out.invalid, (), int64), (out.above, (), int64),
+        ]  # fmt: skip
+        for to, row in zip(out.rows, rows, strict=True):
+            wanted.append((to, size + row.shape[1:], row.dtype))
+        spans = [_span(logit)]
+        spans += [_span(t) for t in (*rows, *inputs) if isinstance(t, Tensor)]
+        for tensor, shape, dtype in wanted:
+            if (
+                type(tensor) is not Tensor
+                or tensor.is_nested
+                or tensor.layout is not strided
+                or tensor.dtype is not dtype
+                or tensor.device != device
+                or tensor.shape != shape
+                or not tensor.is_contiguous()
+                or tensor.is_neg()
+                or tensor.requires_grad
+                or (tensor.is_inference() and not torch.is_inference_mode_enabled())
+                or (dtype.is_complex and tensor.is_conj())
+            ):
+                return False
+            begin = tensor.data_ptr()
+            spans.append((begin, begin + tensor.nbytes))
+        spans.sort()
+        last = 1  # so that none is at address 0
+        for begin, end in spans:
+            if begin < last:
+                return False
+            last = end
+        return True
+    except RuntimeError:  # of a tensor that has no shape or no address
+        return False
 
 
 def check_out(out: Compacted, logit: Tensor, rows: list[tuple[torch.Size, torch.dtype]]) -> None:
@@ -211,29 +265,39 @@ def check_ring(ring: Ring, logit: Tensor, rows: list[tuple[torch.Size, torch.dty
     )  # fmt: skip
 
 
-def fit(ring: Ring, logit: Tensor, rows: tuple[Tensor, ...]) -> bool:
-    """Whether a backend can take the rows unchanged; the ring itself has been checked."""
-    if type(logit) not in OWN or logit.is_nested or len(rows) != len(ring.rows):
-        return False
-    n = logit.numel()
-    return (
-        n <= ring.batch
-        and _fits(logit, ring.logit, n)
-        and all(_fits(row, like, n) for row, like in zip(rows, ring.rows, strict=True))
-    )
+class Fits:
+    """Whether a backend can take logits and rows unchanged, for a ring that has been checked."""
 
+    def __init__(self, ring: Ring) -> None:
+        self._like = [(like.dtype, like.device) for like in (ring.logit, *ring.rows)]
+        self._tails = [like.shape[1:] for like in (ring.logit, *ring.rows)]
+        self._most, self._n = ring.batch, -1
+        self._shapes: list[torch.Size] = []
 
-def _fits(row: Tensor, like: Tensor, n: int) -> bool:
-    return (
-        type(row) in OWN
-        and row.layout is strided
-        and not row.is_nested
-        and row.shape == (n, *like.shape[1:])
-        and row.dtype == like.dtype
-        and row.device == like.device
-        and row.is_contiguous()
-        and not (row.is_neg() or row.is_conj() or row.requires_grad)
-    )
+    def __call__(self, logit: Tensor, rows: tuple[Tensor, ...]) -> bool:
+        given, like = (logit, *rows), self._like
+        if type(logit) not in OWN or logit.is_nested or len(given) != len(like):
+            return False
+        n = logit.numel()
+        if n != self._n:
+            self._n, self._shapes = n, [torch.Size((n, *tail)) for tail in self._tails]
+        if n > self._most:
+            return False
+        for row, shape, (dtype, device) in zip(given, self._shapes, like, strict=True):
+            if (
+                type(row) not in OWN
+                or row.is_nested
+                or row.layout is not strided
+                or row.shape != shape
+                or row.dtype is not dtype
+                or row.device != device
+                or not row.is_contiguous()
+                or row.is_neg()
+                or row.requires_grad
+                or (dtype.is_complex and row.is_conj())
+            ):
+                return False
+        return True
 
 
 def _as_wanted(logit: Tensor, *wanted: tuple[str, Any, tuple[int, ...], torch.dtype]) -> None:

@@ -105,7 +105,7 @@ def accept_compact(
     threshold = checks.threshold(logit, log_m, gamma, eps)
     if out is None:
         out = Compacted.empty(logit, rows)
-    else:
+    elif not checks.surely_good(out, logit, rows, ids, threshold.log_m, threshold.gamma):
         checks.check_out(out, logit, [(row.shape[1:], row.dtype) for row in rows])
         checks.apart(out, logit, ids, *rows, *threshold[:2])
     return call("accept_compact", where)(logit, checks.row_major(rows), rng, ids, threshold, out)
@@ -233,11 +233,12 @@ def appending(
     threshold = checks.threshold(like, 0.0 if log_m is None else log_m, gamma, eps)
     if log_m is None:
         threshold = threshold._replace(log_m=ring.log_m)
-    call_backend = call("accept_append", like.device)
+    quick = call("appending", like.device)(threshold, ring)
+    fits = checks.Fits(ring)
 
     def append(logit: Tensor, *rows: Tensor) -> Ring:
-        if checks.fit(ring, logit, rows):
-            return call_backend(logit, rows, None, threshold, ring)
+        if fits(logit, rows):
+            return quick(logit, rows)
         return accept_append(logit, *rows, ring=ring, log_m=log_m, gamma=gamma, eps=eps)
 
     return append

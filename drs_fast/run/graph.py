@@ -1,27 +1,68 @@
-"""Captures a CUDA graph."""
+"""Captures a CUDA graph, and leaves torch as it was if that fails.
+
+What torch's `capture_end` does once CUDA has given up a capture, in 2.6 to 2.13: it raises before
+it takes the generator's state out of capture mode (up to 2.11), and before it tells the allocator
+that nothing is recorded any more. Every later random number on that GPU would raise, and so would
+`torch.cuda.empty_cache()`.
+"""
 
 import functools
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
 
 import torch
 
 _one_capture = threading.Lock()
+# The allocator of pinned memory keeps a pointer to a graph whose capture failed.
+_failed: list[torch.cuda.CUDAGraph] = []
 
 
 def captured(call: Callable[[], None], device: torch.device) -> Callable[[], None]:
     """A function that replays a CUDA graph of the call, which must have run before."""
-    graph = torch.cuda.CUDAGraph()
-    with (
-        _one_capture,
-        torch.cuda.device(device),
-        # Restores the stream if a capture fails, which torch.cuda.graph does not do.
-        torch.cuda.stream(torch.cuda.current_stream(device)),
-        # Only this thread's calls count: another thread writes files, from pinned memory.
-        torch.cuda.graph(graph, stream=_capture_stream(device), capture_error_mode="thread_local"),
-    ):
-        call()
+    graph, pool = torch.cuda.CUDAGraph(), torch.cuda.graph_pool_handle()
+    with _one_capture, torch.cuda.device(device), _own_random_state():
+        torch.cuda.synchronize()
+        torch.cuda.empty_cache()
+        with torch.cuda.stream(_capture_stream(device)):
+            try:
+                # Only this thread's calls count: another thread writes files, from pinned memory.
+                graph.capture_begin(pool=pool, capture_error_mode="thread_local")
+                # A capture ends on its own stream, whichever the call leaves behind.
+                with torch.cuda.stream(_capture_stream(device)):
+                    call()
+            finally:
+                _end(graph, pool)
     return graph.replay
+
+
+def _end(graph: torch.cuda.CUDAGraph, pool: Any) -> None:
+    try:
+        graph.capture_end()
+    except RuntimeError:
+        _failed.append(graph)
+        private: Any = torch._C  # no public function ends a recording
+        version = tuple(int(part) for part in torch.__version__.split(".")[:2])
+        old = "_cuda_endAllocateCurrentStreamToPool"
+        end = getattr(private, old if version < (2, 8) else "_cuda_endAllocateToPool")
+        with suppress(RuntimeError):  # where capture_end came as far as this itself
+            end(torch.cuda.current_device(), pool)
+            private._cuda_releasePool(torch.cuda.current_device(), pool)
+        raise
+
+
+@contextmanager
+def _own_random_state() -> Iterator[None]:
+    """The GPU's default generator has another state in the block, and then its own again."""
+    index = torch.cuda.current_device()
+    generator = torch.cuda.default_generators[index]
+    users = generator.graphsafe_get_state()
+    generator.graphsafe_set_state(torch.Generator(torch.device("cuda", index)))
+    try:
+        yield
+    finally:
+        generator.graphsafe_set_state(users)
 
 
 @functools.cache

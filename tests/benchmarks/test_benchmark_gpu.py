@@ -219,6 +219,15 @@ def test_the_tests_run_without_plugins(monkeypatch):
     assert "collected" in step["tail"][-1]
 
 
+@pytest.mark.parametrize("installed", [True, False])
+def test_benchmarks_are_disabled_beside_xdist(monkeypatch, installed):
+    """pytest-benchmark up to 5.1 warns where xdist is used, and a warning is an error."""
+    there = {"pytest_benchmark": installed, "xdist": True}
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: there.get(name) or None)
+    command = gpu_checks.pytest_command()
+    assert ("--benchmark-disable" in command) == installed
+
+
 def test_without_a_gpu_it_says_what_is_needed(capsys):
     assert gpu.main([]) == 1
     assert "CUDA" in capsys.readouterr().err

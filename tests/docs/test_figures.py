@@ -96,6 +96,33 @@ def test_loop():
             assert says(cell, value), (name, cell, value)
 
 
+GPU_WAYS = (
+    "accept_compact, CUDA C++", "accept_compact", "limit: index_select", "torch.compile",
+    "CUB DeviceSelect", "torch eager",
+)  # fmt: skip
+
+
+def test_gpu_ops():
+    found = {
+        row["n"]: row["ms"]
+        for row in results("gpu-h200")["rows"]
+        if (row["d"], row["share"], row["dtype"]) == (128, 0.2, "float32")
+    }
+    for n, *cells in table("gpu.md", "gpu-ops"):
+        timings = [found[int(n.replace(",", ""))][way] for way in GPU_WAYS]
+        for cell, timing in zip(cells, timings, strict=True):
+            assert says(cell, 1e3 * timing.get("graph", timing["launch"])["median"]), (n, cell)
+
+
+def test_gpu_loop():
+    wanted = ("drs_fast / plain", "to disk / plain to disk", "graph / calls")
+    cells = table("gpu.md", "gpu-loop")
+    for (name, *shares), row in zip(cells, results("gpu-h200")["loop"], strict=True):
+        assert name == f"{row['model']}, {row['batch']:,}"
+        for cell, ratio in zip(shares, wanted, strict=True):
+            assert says(cell, row["ratios"][ratio]), (name, ratio)
+
+
 def used(row):
     """Calls with a bound, what it loses in %, with the interval; None where none was used."""
     if not row["used"]:

@@ -28,6 +28,7 @@ from agreement import (
     threads,
 )
 from scipy import stats
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import drs_fast
 from drs_fast import GAN, Compacted, Rng, backend, ops
@@ -577,3 +578,26 @@ def test_a_batch_larger_than_a_ring_is_made_for_is_refused():
 def test_logits_of_eight_bits_are_refused():
     with pytest.raises(ValueError, match="float16, bfloat16, float32 or float64"):
         ops.largest(torch.zeros(3).to(torch.float8_e4m3fn))
+
+
+class NothingIsRead(TorchDispatchMode):
+    """Refuses what makes the host wait for a GPU."""
+
+    WAITS = (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default)
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function in self.WAITS:
+            raise AssertionError(f"the host waits in {function}")
+        return function(*args, **(kwargs or {}))
+
+
+def test_the_host_reads_nothing_of_a_percentile():
+    """On a GPU the reference serves CUDA C++ where there is no kernel."""
+    logit = logits(1000, content="nan")
+    with backend("reference"):
+        expected = ops.quantile_gamma(logit, 80.0, log_m=LOG_M)
+        with NothingIsRead():
+            assert_same(ops.quantile_gamma(logit, 80.0, log_m=LOG_M), expected)
+            ops.largest(logit)
+            with pytest.raises(AssertionError, match="waits"):
+                logit[logit.argmax()]

@@ -225,6 +225,54 @@ def test_what_cannot_be_captured_is_called(gan, reason):
         drs.generate(gan().on(DEVICE), DRS(burn_in=256), 5000, batch_size=256, cuda_graph=False)
 
 
+class Copies(torch.nn.Module):
+    """Sends rows to the host and back."""
+
+    def forward(self, x):
+        return x.cpu().to(x.device)[:, 0]
+
+
+@both
+@pytest.mark.parametrize("critic", [Waits, Copies])
+def test_a_failed_capture_leaves_torch_as_it_was(critic):
+    """The random state, the current stream, and an allocator that records nothing."""
+    torch.cuda.manual_seed(7)
+    torch.rand(5, device=DEVICE)
+    side = torch.cuda.Stream()
+    state, stream = torch.cuda.get_rng_state(), torch.cuda.current_stream()
+    expected = torch.rand(4, device=DEVICE)
+    torch.cuda.set_rng_state(state)
+    with pytest.warns(UserWarning, match="cannot run as a CUDA graph"):
+        drs.generate(
+            drs.GAN(lambda z: z, critic(), 2).on(DEVICE), DRS(burn_in=256), 5000, batch_size=256
+        )
+    assert torch.equal(torch.cuda.get_rng_state(), state)
+    assert torch.equal(torch.rand(4, device=DEVICE), expected)
+    assert torch.cuda.current_stream() == stream
+    assert not torch.cuda.is_current_stream_capturing()
+    # Memory that another stream used comes back only while nothing is recorded.
+    torch.cuda.synchronize()
+    torch.cuda.empty_cache()
+    reserved = torch.cuda.memory_reserved()
+    large = torch.empty(2**28, dtype=torch.uint8, device=DEVICE)
+    large.record_stream(side)
+    del large
+    torch.cuda.synchronize()
+    torch.cuda.empty_cache()
+    assert torch.cuda.memory_reserved() <= reserved
+    captures = drs.generate(network(), DRS(), 3000, batch_size=512)  # a later capture works
+    assert_equal(captures, drs.generate(network(), DRS(), 3000, batch_size=512, cuda_graph=False))
+
+
+@both
+def test_random_numbers_go_on_after_any_run():
+    torch.cuda.manual_seed(7)
+    expected = torch.rand(4, device=DEVICE)
+    torch.cuda.manual_seed(7)
+    drs.generate(network(), DRS(), 3000, batch_size=512)
+    assert torch.equal(torch.rand(4, device=DEVICE), expected)
+
+
 @pytest.mark.parametrize("tune", [(), ("channels_last",)])
 def test_bfloat16(tune):
     batch = drs.generate(drs.load("digits").on(DEVICE), DRS(), 3000, precision="bf16", tune=tune)

@@ -2,6 +2,7 @@
 
 import functools
 import importlib
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
@@ -153,6 +154,11 @@ def accept_append(
 ) -> Ring:
     _compact(logit, rows, Rng(ring.seed), ids, threshold, ring)
     return ring
+
+
+def appending(threshold: Threshold, ring: Ring) -> Callable[[Tensor, tuple[Tensor, ...]], Ring]:
+    """accept_append for this threshold and ring."""
+    return lambda logit, rows: accept_append(logit, rows, None, threshold, ring)
 
 
 def walk(
