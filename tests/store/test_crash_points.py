@@ -276,9 +276,10 @@ FAULTS = {
         folder.Folder, "_sync", "os.fsync(self._directory)", "pass", "plain",
     ),
     "recorded before it is there": (
-        writer.Writer, "append", "self._folder.put(shard_name(chunk), data)",
-        "self._folder.append(RECORDS, record.line()); self._folder.put(shard_name(chunk), data); "
-        "self.records[chunk] = record; return",
+        writer.Writer, "append", "sha256 = self._folder.put(shard_name(chunk), *data)",
+        "sha256 = hashlib.sha256(b''.join(data)).hexdigest(); "
+        "self._folder.append(RECORDS, Record(chunk, len(tensors['ids']), size, sha256, cut, "
+        "{**counters, **last}).line()); self._folder.put(shard_name(chunk), *data); return",
         "plain",
     ),
     "a cut shard is kept": (
