@@ -5,6 +5,7 @@ import hashlib
 import os
 import shutil
 import sys
+import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
@@ -42,7 +43,7 @@ class Folder:
             raise Conflict(f"{path} is not a directory")
         _folders.add(self)
         try:
-            self._thread.submit(self._lock).result()
+            self._thread.submit(self._begin).result()
         except BaseException:
             self.close()
             raise
@@ -72,6 +73,14 @@ class Folder:
         self._writers.shutdown(wait=False)
         if interruption is not None:
             raise interruption
+
+    def _begin(self) -> None:
+        self._lock()
+        # All writers start here, because an interruption of the main thread while it started one
+        # would hide that one from `shutdown`, which then would not wait for it.
+        started = threading.Barrier(THREADS)
+        for _ in range(THREADS):
+            self._writers.submit(started.wait)
 
     def _lock(self) -> None:
         if sys.platform == "win32":
