@@ -9,11 +9,13 @@ import shutil
 import stat
 import subprocess
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 from runs import FACTS, SPEC, files, summary, tried
 from torch.utils.data import DataLoader
@@ -260,6 +262,48 @@ def test_tensors_that_share_memory_or_are_strided(tmp_path, z):
         )
         writer.finish(summary(writer))
     assert torch.equal(store.open_run(tmp_path / "out").z[:], z)
+
+
+DTYPES = (
+    torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32,
+    torch.int16, torch.int8, torch.uint8, torch.bool, torch.float8_e5m2,
+)  # fmt: skip
+
+
+def test_pieces_are_the_file_that_safetensors_writes():
+    made = {str(dtype): torch.arange(6).reshape(3, 2).to(dtype) for dtype in DTYPES}
+    made |= {'é "': torch.tensor(1.5), "none": torch.empty(0, 3), "ids": torch.arange(7)}
+    for metadata in (None, {"facts": json.dumps({"name": "a \\ \n é"})}):
+        assert b"".join(pieces(made, metadata)) == safetensors.torch.save(made, metadata)
+
+
+def test_pieces_are_the_memory_of_the_tensors():
+    x = torch.zeros(1000, 3)
+    _, data = pieces({"x": x})
+    x.fill_(1.0)
+    assert bytes(data) == x.numpy().tobytes()
+
+
+def test_a_shard_is_not_recorded_after_one_that_failed(tmp_path):
+    with store.Writer.open(tmp_path / "out", SPEC, 250) as writer:
+        begun = threading.Event()
+
+        def fail():
+            begun.wait()
+            raise OSError(errno.ENOSPC, "full")
+
+        def append(chunk, after):
+            begun.set()
+            writer.append(
+                chunk, chunk_of(chunk), cut=False, counters=tried(CHUNK_ROWS), after=after
+            )
+
+        failed = writer.submit(fail)
+        later = writer.submit(append, 1, failed)
+        with pytest.raises(OSError, match="full"):
+            writer.submit(append, 2, later).result()
+        assert writer.records == {}
+    assert set(contents(tmp_path / "out")) == {"manifest.json", "shards.jsonl"}
 
 
 @pytest.mark.parametrize("mask", [0o022, 0o077, 0o007])
