@@ -91,7 +91,9 @@ def check(made: list[dict[str, Tensor]]) -> None:
     """RuntimeError unless the shards and records are those of one thread and the library."""
     with tempfile.TemporaryDirectory() as name:
         store(Path(name), made)
-        lines = [json.loads(line) for line in (Path(name) / "shards.jsonl").open()]
+        lines = [
+            json.loads(line) for line in (Path(name) / "shards.jsonl").read_text().splitlines()
+        ]
         for chunk, (line, rows) in enumerate(zip(lines, made, strict=True)):
             data = (Path(name) / shard_name(chunk)).read_bytes()
             right = safetensors.torch.save(rows)
