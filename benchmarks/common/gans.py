@@ -22,8 +22,9 @@ def mlp(width: int = 512, features: int = 128) -> drs.GAN:
     return _gan("MLP", 200.0, lambda: layers(LATENT_DIM, features), lambda: layers(features, 1))
 
 
-def dcgan(width: int = 64) -> drs.GAN:
-    """z (n, 128) -> images (3, 32, 32)."""
+def dcgan(width: int = 64, pixels: int = 32) -> drs.GAN:
+    """z (n, 128) -> images (3, pixels, pixels)."""
+    side = pixels // 8
 
     def up(inputs: int, outputs: int) -> list[nn.Module]:
         convolution = nn.ConvTranspose2d(inputs, outputs, 4, stride=2, padding=1)
@@ -34,8 +35,8 @@ def dcgan(width: int = 64) -> drs.GAN:
 
     def generator() -> nn.Sequential:
         return nn.Sequential(
-            nn.Linear(LATENT_DIM, 8 * width * 16),
-            nn.Unflatten(1, (8 * width, 4, 4)),
+            nn.Linear(LATENT_DIM, 8 * width * side**2),
+            nn.Unflatten(1, (8 * width, side, side)),
             *up(8 * width, 4 * width),
             *up(4 * width, 2 * width),
             *up(2 * width, width),
@@ -49,10 +50,10 @@ def dcgan(width: int = 64) -> drs.GAN:
             *down(width, 2 * width),
             *down(2 * width, 4 * width),
             nn.Flatten(),
-            nn.Linear(4 * width * 16, 1),
+            nn.Linear(4 * width * side**2, 1),
         )
 
-    return _gan("DCGAN 32x32", 5000.0, generator, discriminator)
+    return _gan(f"DCGAN {pixels}x{pixels}", 5000.0, generator, discriminator)
 
 
 class Residual(nn.Module):

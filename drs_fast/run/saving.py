@@ -24,6 +24,7 @@ from drs_fast.run.schedule import Run
 from drs_fast.run.steps import Landed
 from drs_fast.samplers.common import weights
 from drs_fast.store import Conflict, Corrupt, Writer
+from drs_fast.store.folder import THREADS
 from drs_fast.store.manifest import COPY, totals
 
 SHARD_BYTES = 64 * 2**20
@@ -217,11 +218,18 @@ def _fill(run: Run, writer: Writer, columns: tuple[str, ...], bar: Progress) -> 
 
 
 class Shards:
-    """Writes one shard in the writer's thread while the rows of the next are being collected."""
+    """Writes shards in the writer's threads while the rows of the next are being collected.
+
+    The host's memory holds one shard for each thread, as far as n needs them, and the next.
+    """
 
     def __init__(self, writer: Writer, example: Rows, capacity: int, first: int) -> None:
         self._writer = writer
-        self._free = [Collected(example, capacity, first=first, on_host=True) for _ in range(2)]
+        needed = math.ceil(writer.n / max(1, min(first, capacity)))
+        self._free = [
+            Collected(example, capacity, first=first, on_host=True)
+            for _ in range(1 + max(1, min(THREADS, needed)))
+        ]
         self._written: deque[tuple[Future[None], Collected]] = deque()
         self._last: Future[None] | None = None
         self._counters = Counter[str]()
@@ -269,9 +277,7 @@ class Shards:
         counters: dict[str, int],
         cut: bool,
     ) -> None:
-        if before is not None:
-            before.result()  # if a shard could not be written, no later one may be
-        self._writer.append(chunk, collected.tensors(), cut=cut, counters=counters)
+        self._writer.append(chunk, collected.tensors(), cut=cut, counters=counters, after=before)
 
 
 def _summary(writer: Writer, run: Run) -> dict[str, Any]:

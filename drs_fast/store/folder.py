@@ -1,9 +1,11 @@
 """Durable writes: a file is either there in full or not there."""
 
 import contextlib
+import hashlib
 import os
 import shutil
 import sys
+import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
@@ -17,27 +19,31 @@ if sys.platform != "win32":
     import fcntl
 
 BINARY = getattr(os, "O_BINARY", 0)
+THREADS = 4  # hashing takes as long as a fast disk, and fsync waits
+PIECE = 2**20  # bytes that are hashed and written before others, so that a cache holds them
 ATTEMPTS, PAUSE = 20, 0.01  # seconds; `being_written` takes the lock for a moment
+Data = bytes | memoryview  # of bytes
 _folders: "weakref.WeakSet[Folder]" = weakref.WeakSet()
 
 
 class Folder:
     """A directory that only this process writes to, durably. Conflict if another process does.
 
-    Its thread takes the lock, performs the submitted writes, and releases the lock. Signals only
-    interrupt the main thread, so the lock is held until the last write ends.
+    A thread takes the lock, waits for the threads that perform the submitted writes, and releases
+    the lock. Signals only interrupt the main thread, so the lock is held until the last write ends.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._directory: int | None = None
         self._closed = False
-        self._thread = ThreadPoolExecutor(1, "drs_fast writer")
+        self._thread = ThreadPoolExecutor(1, "drs_fast lock")
+        self._writers = ThreadPoolExecutor(THREADS, "drs_fast writer")
         if not path.is_dir():
             raise Conflict(f"{path} is not a directory")
         _folders.add(self)
         try:
-            self._thread.submit(self._lock).result()
+            self._thread.submit(self._begin).result()
         except BaseException:
             self.close()
             raise
@@ -50,22 +56,31 @@ class Folder:
             pass
 
     def submit(self, write: Callable[..., None], *given: Any) -> Future[None]:
-        """Runs `write` in the thread, after everything submitted earlier."""
-        return self._thread.submit(write, *given)
+        """Runs `write` in one of the threads; it begins after everything submitted earlier has."""
+        return self._writers.submit(write, *given)
 
     def close(self) -> None:
         """Releases the lock after all submitted writes; interruptions are raised afterwards."""
         interruption: BaseException | None = None
         while not self._closed:
             try:
-                self._thread.submit(self._unlock).result()
+                self._thread.submit(self._end).result()
             except Exception:  # reported through its own future
                 raise
             except BaseException as error:
                 interruption = error
         self._thread.shutdown(wait=False)
+        self._writers.shutdown(wait=False)
         if interruption is not None:
             raise interruption
+
+    def _begin(self) -> None:
+        self._lock()
+        # All writers start here, because an interruption of the main thread while it started one
+        # would hide that one from `shutdown`, which then would not wait for it.
+        started = threading.Barrier(THREADS)
+        for _ in range(THREADS):
+            self._writers.submit(started.wait)
 
     def _lock(self) -> None:
         if sys.platform == "win32":
@@ -84,6 +99,10 @@ class Folder:
             except OSError:
                 return  # some network file systems have no locks; O_EXCL below still protects
 
+    def _end(self) -> None:
+        self._writers.shutdown(wait=True)
+        self._unlock()
+
     def _unlock(self) -> None:
         directory, self._directory = self._directory, None
         if directory is not None:
@@ -96,15 +115,18 @@ class Folder:
             os.close(self._directory)
         self._directory, self._closed = None, True
 
-    def put(self, name: str, data: bytes) -> None:
-        """Replaces a file's content by data, or changes nothing. OSError names the path."""
+    def put(self, name: str, *data: Data) -> str:
+        """Replaces a file's content by data, or changes nothing; its sha256.
+
+        OSError names the path.
+        """
         temporary = self.path / f"{name}.tmp"
-        with _explained(self.path / name, len(data)):
+        with _explained(self.path / name, sum(map(len, data))):
             self._check_place()
             file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | BINARY, 0o666)
             try:
                 try:
-                    _write(file, data)
+                    sha256 = _write(file, *data)
                 finally:
                     os.close(file)
                 os.replace(temporary, self.path / name)
@@ -113,6 +135,7 @@ class Folder:
                     os.unlink(temporary)
                 raise
             self._sync()
+        return sha256
 
     def append(self, name: str, data: bytes) -> None:
         """Appends data to a file, or changes nothing. OSError names the path."""
@@ -167,11 +190,17 @@ def make_directory(path: Path) -> None:
                 os.close(parent)
 
 
-def _write(file: int, data: bytes) -> None:
-    rest = memoryview(data)
-    while rest:
-        rest = rest[os.write(file, rest) :]
+def _write(file: int, *data: Data) -> str:
+    """Writes all data, durably; its sha256."""
+    sha256 = hashlib.sha256()
+    for part in data:
+        for start in range(0, len(part), PIECE):
+            rest = memoryview(part)[start : start + PIECE]
+            sha256.update(rest)
+            while rest:
+                rest = rest[os.write(file, rest) :]
     os.fsync(file)
+    return sha256.hexdigest()
 
 
 def being_written(path: Path) -> bool:

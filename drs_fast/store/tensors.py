@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import safetensors.torch
+import torch
 from safetensors import safe_open
 from torch import Tensor
 
@@ -76,19 +77,28 @@ class Tensors:
         return Corrupt(f"{self.path} cannot be read: {error}; run `drs-fast verify` for details")
 
 
-def serialized(tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> bytes:
-    """A safetensors file of these tensors."""
-    apart: dict[str, Tensor] = {}
-    seen = set()
-    for name, rows in tensors.items():
-        rows = rows.detach().cpu().contiguous()
-        memory = rows.untyped_storage().data_ptr()
-        # Copies only tensors that share memory, such as x and z of an identity: safetensors refuses
-        # those. A large copy in this thread would start a second team of OpenMP threads, and from
-        # then on the threads of both teams would sleep between any two operations.
-        apart[name] = rows.clone() if memory in seen else rows
-        seen.add(memory)
-    return safetensors.torch.save(apart, metadata)
+def pieces(
+    tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None
+) -> list[memoryview]:
+    """A safetensors file of these tensors, in pieces: the header, then each tensor's own memory.
+
+    Nothing is copied unless a tensor is strided or on a device. A large copy in a thread of the
+    writer would start a second team of OpenMP threads, and from then on the threads of both teams
+    would sleep between any two operations.
+    """
+    rows = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    # The library orders the tensors and names their dtypes; only their sizes are put in here.
+    empty = safetensors.torch.save({name: t.new_empty(0) for name, t in rows.items()}, metadata)
+    header = json.loads(empty[8 : 8 + int.from_bytes(empty[:8], "little")])
+    order = [name for name in header if name in rows]
+    end = 0
+    for name in order:
+        start, end = end, end + rows[name].nbytes
+        header[name].update(shape=list(rows[name].shape), data_offsets=[start, end])
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    memory = (rows[name].reshape(-1).view(torch.uint8).numpy().data for name in order)
+    return [memoryview(len(text).to_bytes(8, "little") + text), *memory]
 
 
 def open_shard(path: Path, count: int, *, or_more: bool = False) -> Tensors:

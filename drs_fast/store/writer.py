@@ -2,7 +2,8 @@
 
 A shard is written under a temporary name, fsynced and renamed, then the directory is fsynced, and
 only then is the shard recorded in shards.jsonl. Recorded shards are never computed again; all
-others are.
+others are. Several threads may write shards at once; they are recorded in the order of their
+chunks.
 """
 
 import hashlib
@@ -43,7 +44,7 @@ from drs_fast.store.manifest import (
     found,
     written,
 )
-from drs_fast.store.tensors import Layout, check_rows, open_shard, read_state, serialized
+from drs_fast.store.tensors import Layout, check_rows, open_shard, pieces, read_state
 
 Examine = Callable[[Manifest | None, bool], Mapping[str, Any]]
 
@@ -178,7 +179,7 @@ class Writer:
 
         Conflict if shards were made with another state.
         """
-        data = serialized(tensors, {"facts": json.dumps(dict(facts), sort_keys=True)})
+        data = b"".join(pieces(tensors, {"facts": json.dumps(dict(facts), sort_keys=True)}))
         sha256 = hashlib.sha256(data).hexdigest()
         if self.records and sha256 != self._state_sha256:
             raise Conflict(
@@ -192,12 +193,19 @@ class Writer:
         self._put_manifest(self.n, complete=False)
 
     def append(
-        self, chunk: int, tensors: Mapping[str, Tensor], *, cut: bool, counters: Mapping[str, int]
+        self,
+        chunk: int,
+        tensors: Mapping[str, Tensor],
+        *,
+        cut: bool,
+        counters: Mapping[str, int],
+        after: Future[None] | None = None,
     ) -> None:
         """Writes and records the samples of a chunk: ids and other tensors with as many rows.
 
         cut: the chunk gave more rows than these, because n was reached. counters: those of `Line`
-        except last_row, and the sampler's tallies.
+        except last_row, and the sampler's tallies. after: another shard's append, which may still
+        be under way; this shard is written beside it, but recorded after it, and not if it fails.
         """
         counts = {len(rows) for rows in tensors.values()}
         if chunk in self.records or "ids" not in tensors or len(counts) != 1:
@@ -205,16 +213,18 @@ class Writer:
                 f"expected a new chunk, with ids and as many rows of each tensor, "
                 f"got chunk {chunk} with { ({name: len(rows) for name, rows in tensors.items()}) }"
             )
-        data = serialized(tensors)
-        sha256 = hashlib.sha256(data).hexdigest()
-        last = {"last_row": last_row(tensors["ids"])}
-        record = Record(chunk, counts.pop(), len(data), sha256, cut, {**counters, **last})
-        self._folder.put(shard_name(chunk), data)
+        data, last = pieces(tensors), {"last_row": last_row(tensors["ids"])}
+        size = sum(map(len, data))
+        sha256 = self._folder.put(shard_name(chunk), *data)
+        if after is not None and after.exception() is not None:
+            self._folder.remove([shard_name(chunk)])
+            after.result()
+        record = Record(chunk, counts.pop(), size, sha256, cut, {**counters, **last})
         self._folder.append(RECORDS, record.line())
         self.records[chunk] = record
 
     def submit(self, write: Callable[..., None], *given: Any) -> Future[None]:
-        """Runs `write` in the writer's own thread, in order; `close` waits for all of them."""
+        """Runs `write` in one of the writer's threads, begun in order; `close` waits for all."""
         return self._folder.submit(write, *given)
 
     def finish(self, summary: Mapping[str, Any]) -> None:

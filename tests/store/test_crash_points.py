@@ -4,16 +4,19 @@ A run is recorded once. What a kill or a power cut before each call leaves is ma
 in a fresh directory; there the same command runs, and those that came after it.
 """
 
+import collections
 import contextlib
 import errno
 import functools
 import inspect
+import json
 import os
 import random
 import re
 import shutil
 import sys
 import textwrap
+import threading
 from collections import namedtuple
 
 import crashes
@@ -26,6 +29,7 @@ import drs_fast as drs
 from drs_fast import samplers, store
 from drs_fast.squeeze import bound, search
 from drs_fast.store import folder, writer
+from drs_fast.store.format import SHARD
 
 if sys.platform == "win32":
     pytest.skip("POSIX file systems", allow_module_level=True)
@@ -200,6 +204,57 @@ def test_after_a_crash_the_same_command_gives_the_same_bytes(tmp_path, name):
     assert lost(record) == []
 
 
+def overtaken(monkeypatch, root):
+    """The plain run, in which every second shard is durable before the one it comes after."""
+    there = collections.defaultdict(threading.Event)
+    put = folder.Folder.put
+
+    def late(self, name, *data):
+        chunk = int(name[6:14]) if SHARD.fullmatch(name) else None
+        if chunk in (0, 2):
+            assert there[chunk + 1].wait(20)
+        sha256 = put(self, name, *data)
+        there[chunk].set()
+        return sha256
+
+    with monkeypatch.context() as patch:
+        patch.setattr(folder.Folder, "put", late)
+        return recorded(KINDS["plain"], root)
+
+
+def recorded_chunks(disk):
+    """The chunks in shards.jsonl, in the order of its lines."""
+    data = disk.tree().get("run/shards.jsonl", b"")
+    return [json.loads(line)["chunk"] for line in data.splitlines()]
+
+
+def test_shards_that_overtake_each_other_are_recorded_in_order(tmp_path, monkeypatch):
+    record = overtaken(monkeypatch, tmp_path / "whole")
+    shards = [change.path for change in record.changes if isinstance(change, crashes.Rename)]
+    made = [int(path[-20:-12]) for path in shards if SHARD.fullmatch(os.path.basename(path))]
+    assert made.index(1) < made.index(0)
+    assert made.index(3) < made.index(2)
+    assert all(
+        (chunks := recorded_chunks(disk)) == list(range(len(chunks)))
+        for _, _, disk in states(record)
+    )
+    crashed = chosen(list(possible(record, seeds=3)), count=24)
+    kind, expected = KINDS["plain"], recorded(KINDS["plain"], tmp_path / "plain").after
+    assert list(problems(kind, crashed, expected, tmp_path / "again")) == []
+
+
+def test_shards_that_do_not_wait_are_recorded_in_another_order(tmp_path, monkeypatch):
+    append = writer.Writer.append
+
+    def at_once(self, *given, after=None, **named):
+        append(self, *given, **named)
+
+    monkeypatch.setattr(writer.Writer, "append", at_once)
+    record = overtaken(monkeypatch, tmp_path / "whole")
+    found = [recorded_chunks(disk) for _, _, disk in states(record)]
+    assert any(chunks != sorted(chunks) for chunks in found)
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("name", KINDS)
@@ -244,8 +299,9 @@ def disturbed(kind, root, error, number, *, for_good=False):
 
 
 @pytest.mark.parametrize("name", ["plain", "repaired"])
-def test_the_record_tells_what_a_process_that_dies_leaves(tmp_path, name):
-    """At any change, whichever thread makes it."""
+def test_the_record_tells_what_a_process_that_dies_leaves(tmp_path, monkeypatch, name):
+    """At any change, whichever thread makes it. One writer, because several differ in order."""
+    monkeypatch.setattr(folder, "THREADS", 1)
     kind, record = KINDS[name], recorded(KINDS[name], tmp_path / "whole")
     trees = [disk.tree() for _, _, disk in states(record)]
     for number in random.Random(0).sample(range(len(record.changes)), 10):
@@ -276,9 +332,11 @@ FAULTS = {
         folder.Folder, "_sync", "os.fsync(self._directory)", "pass", "plain",
     ),
     "recorded before it is there": (
-        writer.Writer, "append", "self._folder.put(shard_name(chunk), data)",
-        "self._folder.append(RECORDS, record.line()); self._folder.put(shard_name(chunk), data); "
-        "self.records[chunk] = record; return",
+        writer.Writer, "append", "sha256 = self._folder.put(shard_name(chunk), *data)",
+        "sha256 = hashlib.sha256(b''.join(data)).hexdigest(); self.records[chunk] = "
+        "Record(chunk, counts.pop(), size, sha256, cut, {**counters, **last}); "
+        "self._folder.append(RECORDS, self.records[chunk].line()); "
+        "self._folder.put(shard_name(chunk), *data); return",
         "plain",
     ),
     "a cut shard is kept": (

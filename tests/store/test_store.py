@@ -9,11 +9,13 @@ import shutil
 import stat
 import subprocess
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 from runs import FACTS, SPEC, files, summary, tried
 from torch.utils.data import DataLoader
@@ -21,7 +23,7 @@ from torch.utils.data import DataLoader
 from drs_fast import store
 from drs_fast.store import folder as folder_module
 from drs_fast.store.format import sealed
-from drs_fast.store.tensors import serialized
+from drs_fast.store.tensors import pieces
 
 CHUNK_ROWS = FACTS["chunk_rows"]
 STATE = {"logit": torch.arange(50.0), "log_m": torch.tensor(1.25, dtype=torch.float64)}
@@ -262,6 +264,48 @@ def test_tensors_that_share_memory_or_are_strided(tmp_path, z):
     assert torch.equal(store.open_run(tmp_path / "out").z[:], z)
 
 
+DTYPES = (
+    torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32,
+    torch.int16, torch.int8, torch.uint8, torch.bool, torch.float8_e5m2,
+)  # fmt: skip
+
+
+def test_pieces_are_the_file_that_safetensors_writes():
+    made = {str(dtype): torch.arange(6).reshape(3, 2).to(dtype) for dtype in DTYPES}
+    made |= {'é "': torch.tensor(1.5), "none": torch.empty(0, 3), "ids": torch.arange(7)}
+    for metadata in (None, {"facts": json.dumps({"name": "a \\ \n é"})}):
+        assert b"".join(pieces(made, metadata)) == safetensors.torch.save(made, metadata)
+
+
+def test_pieces_are_the_memory_of_the_tensors():
+    x = torch.zeros(1000, 3)
+    _, data = pieces({"x": x})
+    x.fill_(1.0)
+    assert bytes(data) == x.numpy().tobytes()
+
+
+def test_a_shard_is_not_recorded_after_one_that_failed(tmp_path):
+    with store.Writer.open(tmp_path / "out", SPEC, 250) as writer:
+        begun = threading.Event()
+
+        def fail():
+            begun.wait()
+            raise OSError(errno.ENOSPC, "full")
+
+        def append(chunk, after):
+            begun.set()
+            writer.append(
+                chunk, chunk_of(chunk), cut=False, counters=tried(CHUNK_ROWS), after=after
+            )
+
+        failed = writer.submit(fail)
+        later = writer.submit(append, 1, failed)
+        with pytest.raises(OSError, match="full"):
+            writer.submit(append, 2, later).result()
+        assert writer.records == {}
+    assert set(contents(tmp_path / "out")) == {"manifest.json", "shards.jsonl"}
+
+
 @pytest.mark.parametrize("mask", [0o022, 0o077, 0o007])
 def test_modes_follow_umask(tmp_path, mask):
     before = os.umask(mask)
@@ -497,7 +541,8 @@ def test_nothing_is_recorded_before_it_is_on_the_disk(tmp_path, monkeypatch):
         steps._names.update(names)
         writer.append(0, chunk_of(0), cut=False, counters=tried(CHUNK_ROWS))
     temporary = "chunk-00000000.safetensors.tmp"
-    assert steps.done == [
+    once = [step for step, _ in itertools.groupby(steps.done)]  # a write for each tensor
+    assert once == [
         ("open", temporary),
         ("write", temporary),
         ("fsync", temporary),
@@ -982,7 +1027,7 @@ def test_a_shard_is_made_without_more_openmp_threads():
     try:
         with ThreadPoolExecutor(1) as thread:
             alone = threads_after(lambda: None)
-            assert threads_after(lambda: serialized(large)) == alone
+            assert threads_after(lambda: pieces(large)) == alone
             assert threads_after(lambda: large["z"].clone()) > alone  # what a team would look like
     finally:
         torch.set_num_threads(threads)
