@@ -457,7 +457,7 @@ def test_repair_is_advised_where_it_helps(run, capsys):
     (run / "chunk-00000001.safetensors").unlink()
     assert cli.main(["verify", str(run)]) == 6
     assert (
-        "problems; run `verify --repair`, then the same generate command" in capsys.readouterr().err
+        "problem; run `verify --repair`, then the same generate command" in capsys.readouterr().err
     )
     assert cli.main(["verify", str(run), "--repair"]) == 0
     go_on(run)
