@@ -16,6 +16,8 @@ HUGE = 10**100  # larger than any limit here
 
 def integer(name: str, value: Any, least: int, below: int | None = None) -> int:
     """The value as an int; ValueError unless an integer (NumPy's too) in [least, below = 2^k)."""
+    if type(value) is int and value >= least and (below is None or value < below):
+        return value
     try:
         # An int is returned unchanged, so that torch.compile may keep it symbolic.
         number = value if isinstance(value, int) else operator.index(value)

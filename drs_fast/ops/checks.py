@@ -183,8 +183,8 @@ def surely_good(
         ]  # fmt: skip
         for to, row in zip(out.rows, rows, strict=True):
             wanted.append((to, size + row.shape[1:], row.dtype))
-        spans = [_span(logit)]
-        spans += [_span(t) for t in (*rows, *inputs) if isinstance(t, Tensor)]
+        spans = [_span(t) for t in (logit, *rows, *inputs) if isinstance(t, Tensor)]
+        targets = []
         for tensor, shape, dtype in wanted:
             if (
                 type(tensor) is not Tensor
@@ -201,13 +201,17 @@ def surely_good(
             ):
                 return False
             begin = tensor.data_ptr()
-            spans.append((begin, begin + tensor.nbytes))
-        spans.sort()
+            targets.append((begin, begin + tensor.nbytes))
+        targets.sort()
         last = 1  # so that none is at address 0
-        for begin, end in spans:
+        for begin, end in targets:
             if begin < last:
                 return False
             last = end
+        for start, stop in spans:
+            for begin, end in targets:
+                if start < end and begin < stop:
+                    return False
         return True
     except RuntimeError:  # of a tensor that has no shape or no address
         return False

@@ -55,10 +55,11 @@ def _end(graph: torch.cuda.CUDAGraph, pool: Any) -> None:
 @contextmanager
 def _own_random_state() -> Iterator[None]:
     """The GPU's default generator has another state in the block, and then its own again."""
-    index = torch.cuda.current_device()
-    generator = torch.cuda.default_generators[index]
-    users = generator.graphsafe_get_state()
-    generator.graphsafe_set_state(torch.Generator(torch.device("cuda", index)))
+    generator = torch.cuda.default_generators[torch.cuda.current_device()]
+    users, own = generator.graphsafe_get_state(), generator.clone_state()
+    # Far from the user's numbers, so that a replay of what draws some differs from a call.
+    own.set_offset(own.get_offset() + 2**40)
+    generator.graphsafe_set_state(own)
     try:
         yield
     finally:

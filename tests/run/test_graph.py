@@ -10,12 +10,21 @@ from drs_fast.run import graph
 
 class Generator:
     def __init__(self, device):
-        self.state = SimpleNamespace(capturing=False)
+        self.state = SimpleNamespace(capturing=False, offset=8)
 
     def graphsafe_get_state(self):
         copy = Generator(None)
         copy.state = self.state
         return copy
+
+    def clone_state(self):
+        return Generator(None)
+
+    def get_offset(self):
+        return self.state.offset
+
+    def set_offset(self, offset):
+        self.state.offset = offset
 
     def graphsafe_set_state(self, other):
         self.state = other.state
@@ -29,7 +38,6 @@ class Torch:
         self.stream, self.capturing, self.broken, self.refuses = "user's", None, False, False
         self.__version__, ends = version
         self._C = SimpleNamespace(**{ends: self.end, "_cuda_releasePool": self.release})
-        self.Generator, self.device = Generator, lambda *where: where
         self.cuda = SimpleNamespace(
             CUDAGraph=lambda: Graph(self), graph_pool_handle=lambda: (0, 1), Stream=lambda at: at,
             device=lambda at: contextlib.nullcontext(), stream=self.on, current_device=lambda: 0,
@@ -109,6 +117,7 @@ def torch(request, monkeypatch):
 
 def assert_as_before(torch, state):
     assert torch.generator.state is state
+    assert state.offset == 8
     assert torch.stream == "user's"
     assert torch.capturing is None
     torch.rand()
@@ -116,6 +125,7 @@ def assert_as_before(torch, state):
 
 
 def draws(torch):
+    assert torch.generator.state.offset > 10**12
     torch.rand()
 
 
