@@ -113,7 +113,7 @@ def gan() -> drs.GAN:
 
 
 def seconds(call: Callable[[str], Any]) -> tuple[float, float]:
-    """Of the clock, and of all cores."""
+    """The seconds that pass, and those that all cores work."""
     with tempfile.TemporaryDirectory() as folder:
         start, used = time.perf_counter(), time.process_time()
         call(folder)

@@ -44,10 +44,11 @@ def _end(graph: torch.cuda.CUDAGraph, pool: Any) -> None:
         _failed.append(graph)
         private: Any = torch._C  # no public function ends a recording
         version = tuple(int(part) for part in torch.__version__.split(".")[:2])
-        old = "_cuda_endAllocateCurrentStreamToPool"
-        end = getattr(private, old if version < (2, 8) else "_cuda_endAllocateToPool")
         with suppress(RuntimeError):  # where capture_end came as far as this itself
-            end(torch.cuda.current_device(), pool)
+            if version < (2, 8):
+                private._cuda_endAllocateCurrentStreamToPool(torch.cuda.current_device(), pool)
+            else:
+                private._cuda_endAllocateToPool(torch.cuda.current_device(), pool)
             private._cuda_releasePool(torch.cuda.current_device(), pool)
         raise
 

@@ -294,7 +294,7 @@ def test_an_interrupt_while_arguments_are_parsed(monkeypatch, capsys):
     def interrupted(given):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "parser", interrupted)
+    monkeypatch.setattr(cli, "parsed", interrupted)
     assert cli.main(["doctor"]) == 130
     assert capsys.readouterr().err.startswith("drs-fast: interrupted")
 

@@ -12,7 +12,11 @@ from drs_fast.run.options import Options
 
 DEFAULTS = {field.name: field.default for field in dataclasses.fields(Options)}
 # What is no option of a run; a plan tries several batch sizes unless one is given.
-OTHERS = {drs.generate: {"out"}, drs.stream: set(), drs.plan: {"n", "batch_size", "budget"}}
+OTHERS = {
+    drs.generate: {"out"},
+    drs.stream: set(),
+    drs.plan: {"n", "batch_size", "budget", "squeeze"},
+}
 COMMAND = ["generate", "MODEL", "-n", "1", "--out", "DIR"]
 
 
