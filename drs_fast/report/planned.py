@@ -28,14 +28,15 @@ def worth(
     expected = None
     if thresholds is not None and raw is not None and not thresholds.log_m.ndim:
         expected = _share(thresholds, raw)
+    tail = manifest.get("tail_index")
+    most = "at most " if tail is not None and tail > TRUSTED else ""
     came = f"{size:,.4g} when weighted, {size / n:.2%} of the samples"
     largest, above = manifest.get("largest_weight", 0.0), manifest.get("above_weight", 0.0)
     lines = {
         "effective samples": came
-        + ("" if expected is None else f" ({expected:.2%} expected in burn-in)"),
+        + ("" if expected is None else f" ({most}{expected:.2%} expected in burn-in)"),
         "largest weight": f"{largest:.2%} of all weight; {above:.2%} is above log_m",
     }
-    tail = manifest.get("tail_index")
     if tail is not None:
         trusted = (
             f"of the largest weights, at most {TRUSTED:g}"

@@ -80,8 +80,8 @@ def words(samples: Samples, said: Described, balanced: Balance | str) -> str:
     }
     raw, accepted = said.logits, _accepted(samples)
     if raw is not None and bool(torch.isfinite(raw).any()):
-        facts["effective sample share"] = (
-            f"{_effective_share(raw):.2%} of raw samples, (sum w)^2 / (n sum w^2), w = exp(logit)"
+        facts["raw samples, weighted"] = (
+            f"{_effective_share(raw):.2%} effective, (sum w)^2 / (n sum w^2), w = exp(logit)"
         )
     lines = [f"{samples.path}"]
     lines += [f"  {name:<24}{value}" for name, value in facts.items() if value is not None]
@@ -99,7 +99,7 @@ def _images(manifest: Manifest, counters: dict[str, int]) -> dict[str, str]:
     of = f", 0 for {low:g} and 255 for {high:g}" if "value_range" in manifest else ""
     return {
         "images": f"{manifest['images']}{of}",
-        "samples that do not fit": f"{counters[OUTSIDE]:,}",
+        "samples that do not fit": f"{counters.get(OUTSIDE, 0):,}",
     }
 
 
@@ -174,7 +174,9 @@ def _draw(
     reasons: list[str] = []
     found = scores(samples, said)
     if found is None:
-        reasons.append("scores: the sampler's state does not hold logits, log_m and gamma")
+        begun = "state_sha256" in samples.manifest
+        lacking = "the sampler's state does not hold logits, log_m and gamma"
+        reasons.append(f"scores: {lacking if begun else 'burn-in has not ended'}")
     else:
         drawn.append(pictures.scores(folder / "scores.png", *found, title))
     if said.bounded is not None:

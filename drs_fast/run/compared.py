@@ -127,7 +127,7 @@ class Compared(NamedTuple):
         if best is None:
             return (
                 f"nothing can be promised{tail}: rows that a pilot hardly sees carry much of the\n"
-                "data's mass; calibrate the discriminator (drs.calibrate), or give a --budget"
+                "data's mass; calibrate the discriminator (drs.calibrate)"
             )
         return (
             f"recommended: drs-fast generate ... {_flags(best[0])}\n"

@@ -64,6 +64,24 @@ def test_a_heavy_tail_is_not_trusted(tail, trusted):
     said = planned.worth(manifest, 4, None, None)["tail index"]
     assert said.startswith(f"{tail:.2f} of the largest weights")
     assert ("not to be trusted" in said) != trusted
+    number, raw = torch.tensor(0.0).double(), torch.tensor([1.0, 0.0, -1.0])
+    size = planned.worth(manifest, 4, Thresholds(number, number, 0.0), raw)["effective samples"]
+    assert ("at most" in size) != trusted
+
+
+def test_a_run_whose_burn_in_has_not_ended(tmp_path, monkeypatch):
+    """As a kill leaves it, with samples that are to be images."""
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(DRS, "init", killed)
+    with pytest.raises(KeyboardInterrupt):
+        drs.generate(toy(), DRS(), 10, out=tmp_path / "run", images="uint8")
+    text, drawn = report.write(tmp_path / "run")
+    assert "scores: burn-in has not ended" in text
+    assert "samples that do not fit 0" in " ".join(text.split())
+    assert all(path.exists() for path in drawn)
 
 
 def test_calls():
