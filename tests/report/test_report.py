@@ -190,7 +190,7 @@ def test_report_has_the_numbers(tmp_path):
         facts["law"],
         f"{facts['calls_per_sample']:.4g} ({1 / float(state['acceptance']):.4g} expected in burn",
         "DRS(burn_in=2000, classes=joint, eps=1e-06, interpolation=none, law_version=2)",
-        f"{float(w.sum() ** 2 / (2_000 * (w**2).sum())):.2%} of raw",
+        f"{float(w.sum() ** 2 / (2_000 * (w**2).sum())):.2%} effective, (sum w)",
         f"{float(state['logits'].median()):.3f}"[:-1],
         f"{float(run.logit[:].max()):.3f}",
     ):
@@ -289,7 +289,7 @@ def test_run_that_was_stopped_before_its_burn_in(tmp_path):
     text, paths = report.write(tmp_path / "run")
     assert paths == []
     assert "0 (unfinished, of 10)" in text
-    assert "state does not hold" in text
+    assert "burn-in has not ended" in text
 
 
 def test_state_of_another_sampler(tmp_path):
