@@ -27,6 +27,12 @@ def fresh_dispatch():
 
 
 @pytest.fixture(autouse=True)
+def same_weights():
+    """Networks that a test builds have the same weights in whatever order the tests run."""
+    torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
 def same_path():
     """What a test adds to the module search path is gone after it."""
     before = list(sys.path)
