@@ -36,16 +36,20 @@ TAIL = 25  # lines shown of a step that failed
 WORKERS = 8
 
 
-def every_step() -> dict[str, Any]:
-    """Runs all steps and shows them; returns each result by name."""
+def build() -> dict[str, Any]:
+    """Builds the extensions in place, and CUB's peer; returns each result by name."""
     steps: dict[str, Any] = {}
-    build = {"build": ([sys.executable, "setup.py", "build_ext", "--inplace"], BUILD_S, {})}
+    commands = {"build": ([sys.executable, "setup.py", "build_ext", "--inplace"], BUILD_S, {})}
     try:
-        build["build of CUB's peer"] = (gpu_cub.command(), BUILD_S, {})
+        commands["build of CUB's peer"] = (gpu_cub.command(), BUILD_S, {})
     except Missing as missing:
         steps["build of CUB's peer"] = skipped("build of CUB's peer", str(missing))
-    steps |= together(build)
-    steps |= together({"tests": (pytest_command(), TEST_S, {})})
+    return steps | together(commands)
+
+
+def tests() -> dict[str, Any]:
+    """Runs the GPU tests, then every kernel under two tools of the sanitizer."""
+    steps = together({"tests": (pytest_command(), TEST_S, {})})
     sanitizer = shutil.which("compute-sanitizer") or shutil.which(
         "compute-sanitizer", path="/usr/local/cuda/bin"
     )

@@ -8,7 +8,6 @@ import hashlib
 import json
 import os
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -101,15 +100,10 @@ def check(made: list[dict[str, Tensor]]) -> None:
                 raise RuntimeError(f"shard {chunk} differs from what safetensors writes")
 
 
-def run(n: int, folder: str | None) -> None:
+def run(gan: drs.GAN, n: int, folder: str | None) -> None:
     sampler = drs.samplers.DRS(target_acceptance=0.2, burn_in=512)
     out = folder and Path(folder) / "run"
-    drs.generate(gan(), sampler, n, batch_size=256, out=out)
-
-
-def gan() -> drs.GAN:
-    """A DCGAN of 64 x 64 pixels with random weights."""
-    return gans.dcgan(16, pixels=64)
+    drs.generate(gan, sampler, n, batch_size=256, out=out)
 
 
 def seconds(call: Callable[[str], Any]) -> tuple[float, float]:
@@ -133,29 +127,39 @@ def ratio(
     return {"ratio": statistics.median(a / b for (a, _), (b, _) in pairs), **times}
 
 
+def measured(device: torch.device, *, quick: bool, rounds: int = 5) -> dict[str, Any]:
+    """Ratios and seconds; images are those of a DCGAN of 64 x 64 pixels with random weights."""
+    images, count, n = (8, 3, 16) if quick else (1333, 15, 4096)
+    check(shards(6, 7))
+    made = shards(count, images)
+    gan = gans.dcgan(16, pixels=64).on(device, 256)
+    return {
+        "shards / bare": ratio(
+            rounds, lambda f: bare(Path(f), made), lambda f: store(Path(f), made)
+        ),
+        "to disk / in memory": ratio(rounds, lambda f: run(gan, n, None), lambda f: run(gan, n, f)),
+    }
+
+
+def show(found: dict[str, Any]) -> None:
+    for name, value in found.items():
+        reference, ours = (min(value[key]) for key in ("reference", "ours"))
+        print(
+            f"{name}: median {value['ratio']:.3f} (target {TARGETS[name]}); fastest "
+            f"{reference[0]:.2f} and {ours[0]:.2f} s, of all cores {reference[1]:.2f} and "
+            f"{ours[1]:.2f} s"
+        )
+
+
 def main(words: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--quick", action="store_true", help="a few samples, to try it")
     options = parser.parse_args(words)
-    images, count, n, rounds = (8, 3, 16, 1) if options.quick else (1333, 15, 4096, 5)
-    check(shards(6, 7))
-    made = shards(count, images)
-    found = {
-        "shards / bare": ratio(
-            rounds, lambda f: bare(Path(f), made), lambda f: store(Path(f), made)
-        ),
-        "to disk / in memory": ratio(rounds, lambda f: run(n, None), lambda f: run(n, f)),
-    }
     there = environment()
-    sys.stdout.write(f"{describe(there)}; {THREADS} threads that write\n")
-    for name, value in found.items():
-        reference, ours = (min(value[key]) for key in ("reference", "ours"))
-        sys.stdout.write(
-            f"{name}: median {value['ratio']:.3f} (target {TARGETS[name]}); fastest "
-            f"{reference[0]:.2f} and {ours[0]:.2f} s, of all cores {reference[1]:.2f} and "
-            f"{ours[1]:.2f} s\n"
-        )
+    print(f"{describe(there)}; {THREADS} threads that write", flush=True)
+    found = measured(torch.device("cpu"), quick=options.quick, rounds=1 if options.quick else 5)
+    show(found)
     if options.json:
         report = {**there, "writers": THREADS, "targets": TARGETS, "found": found}
         options.json.write_text(json.dumps(report, indent=1) + "\n")

@@ -7,9 +7,12 @@ import sys
 import pytest
 import torch
 
+import drs_fast as drs
 from benchmarks.gpu import __main__ as gpu
 from benchmarks.gpu import checks as gpu_checks
+from benchmarks.gpu import ops as gpu_figures
 from benchmarks.gpu import problems as gpu_ops
+from benchmarks.gpu import profile, stages
 from benchmarks.gpu import table as gpu_table
 from benchmarks.gpu.clock import HostClock
 from drs_fast.backends import triton as backend
@@ -27,9 +30,8 @@ OWN = [
 
 @pytest.fixture
 def only_rows(monkeypatch):
-    """Leaves out whole runs, which start processes, and the other ops."""
-    monkeypatch.setattr(gpu.gpu_other, "measured", lambda *rest: gpu.blank(n=0))
-    monkeypatch.setattr(gpu, "loop_rows", lambda *rest: ())
+    """Leaves out the other ops."""
+    monkeypatch.setattr(stages.other, "measured", lambda *rest: gpu_figures.blank(n=0))
 
 
 def report_of(tmp_path, *options, status=0):
@@ -42,7 +44,8 @@ def test_all_of_it(tmp_path, capsys):
     report = report_of(tmp_path, "--quick")
     assert {"device", "versions", "commit", "targets", "steps", "rows", "other"} <= set(report)
     assert {"torch", "triton", "cuda"} <= set(report["versions"])
-    assert report["steps"] == {}
+    assert report["steps"] == report["failed"] == {}
+    assert list(report["seconds"]) == gpu.USUAL == list(stages.STAGES)[:-1]
     assert [row["dtype"] for row in report["rows"]] == ["float32", "bfloat16"]
     wide, narrow = report["rows"]
     assert set(OWN) <= set(wide["ms"])
@@ -56,6 +59,12 @@ def test_all_of_it(tmp_path, capsys):
     assert set(wide["ratios"]) >= set(report["targets"]) - {"CUDA C++ / Triton"}
     (run,) = report["loop"]
     assert run["ratios"]["drs_fast / plain"] > 0
+    (row,) = report["host"]
+    assert row["us"]["cpu"]["accept_compact"] > 0
+    assert report["disk"]["shards / bare"]["ratio"] > 0
+    (step,) = report["profile"]
+    assert "aten::addmm" in [each["name"] for each in step["top"]]
+    assert step["busy_us"] > 0
     assert "float32 only" not in narrow["skipped"]
     assert set(narrow["skipped"]) >= {"accept_latents", "torch.compile", "CUB DeviceSelect"}
     assert "needs CUDA tensors" in wide["skipped"]["accept_compact, CUDA C++"]
@@ -63,11 +72,11 @@ def test_all_of_it(tmp_path, capsys):
 
 
 def test_other_settings(tmp_path, monkeypatch):
-    monkeypatch.setattr(gpu, "CHUNKS", (1024,))
-    monkeypatch.setattr(gpu, "WARPS", (4,))
-    monkeypatch.setattr(gpu, "DRAWS", (2,))
+    monkeypatch.setattr(gpu_figures, "CHUNKS", (1024,))
+    monkeypatch.setattr(gpu_figures, "WARPS", (4,))
+    monkeypatch.setattr(gpu_figures, "DRAWS", (2,))
     before = (backend.CHUNK, backend.DRAWS, backend.OPTIONS)
-    report = report_of(tmp_path, "--tune")
+    report = report_of(tmp_path, "--stage", "tune")
     assert list(report["tune"]["ms"]) == [
         "accept_compact, CHUNK 1024, 4 warps",
         "accept_latents, DRAWS 2",
@@ -103,15 +112,15 @@ def problem():
 @pytest.mark.parametrize("name", MUTANTS)
 @pytest.mark.parametrize("case", [gpu_ops.OURS, gpu_ops.LATENTS], ids=lambda case: case.name)
 def test_a_wrong_kernel_gets_no_figure(problem, case, name, monkeypatch):
-    row = gpu.blank()
+    row = gpu_figures.blank()
 
     def fill(found):
-        with gpu.drs.backend("triton"):
-            gpu.measure(HostClock(), problem, case, found)
+        with drs.backend("triton"):
+            gpu_figures.measure(HostClock(), problem, case, found)
 
-    gpu.attempt(row, HostClock(), "right", fill)
+    gpu_figures.attempt(row, HostClock(), "right", fill)
     monkeypatch.setattr(backend, "_compact", wrong_kernel(MUTANTS[name]))
-    gpu.attempt(row, HostClock(), "wrong", fill)
+    gpu_figures.attempt(row, HostClock(), "wrong", fill)
     assert list(row["ms"]) == ["right"]
     assert list(row["wrong"]) == ["wrong"]
 
@@ -121,13 +130,13 @@ def test_a_wrong_graph_gets_no_figure(problem):
         def capture(self, call, calls=1):
             return lambda: problem.out  # what the first call left there, and was poisoned since
 
-    row = gpu.blank()
+    row = gpu_figures.blank()
 
     def fill(found):
-        with gpu.drs.backend("triton"):
-            gpu.measure(Stale(), problem, gpu_ops.OURS, found)
+        with drs.backend("triton"):
+            gpu_figures.measure(Stale(), problem, gpu_ops.OURS, found)
 
-    gpu.attempt(row, Stale(), "stale", fill)
+    gpu_figures.attempt(row, Stale(), "stale", fill)
     assert row["ms"] == {}
     assert "count" in row["wrong"]["stale"]
 
@@ -136,7 +145,7 @@ def test_a_wrong_graph_gets_no_figure(problem):
 def test_a_wrong_peer_gets_no_figure(problem, peer):
     try:
         call = peer.prepare(problem)
-    except gpu.Missing as missing:
+    except gpu_figures.Missing as missing:
         pytest.skip(str(missing))
     keep, rows = call()
     gpu_ops.check(peer, problem, (keep, rows))
@@ -155,7 +164,7 @@ def test_another_reference_leaves_no_figure_of_ours(tmp_path, monkeypatch, only_
         return keep
 
     monkeypatch.setattr(gpu_ops, "accepted", other)
-    report = report_of(tmp_path, "--quick", status=1)
+    report = report_of(tmp_path, "--quick", "--stage", "ops", status=1)
     for row in report["rows"]:
         assert not set(OWN) & set(row["ms"])
         assert set(OWN) <= set(row["wrong"]) | set(row["skipped"])
@@ -166,9 +175,11 @@ def test_a_failure_loses_nothing_else(tmp_path, monkeypatch, only_rows):
         raise torch.OutOfMemoryError("no more\nof it")
 
     cases = (gpu_ops.Case("breaks", fails), gpu_ops.EAGER)
-    monkeypatch.setattr(gpu, "CASES", cases)
-    monkeypatch.setattr(gpu, "TINY", (*gpu.TINY[:1], (10**9, 512, 0.2, torch.float32)))
-    small, large = report_of(tmp_path)["rows"]
+    monkeypatch.setattr(gpu_figures, "CASES", cases)
+    monkeypatch.setattr(
+        gpu_figures, "TINY", (*gpu_figures.TINY[:1], (10**9, 512, 0.2, torch.float32))
+    )
+    small, large = report_of(tmp_path, "--stage", "ops")["rows"]
     assert small["skipped"] == {"breaks": "OutOfMemoryError: no more"}
     assert list(small["ms"]) == ["torch eager"]
     assert "GB free" in large["skipped"]["all"]
@@ -226,6 +237,47 @@ def test_benchmarks_are_disabled_beside_xdist(monkeypatch, installed):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: there.get(name) or None)
     command = gpu_checks.pytest_command()
     assert ("--benchmark-disable" in command) == installed
+
+
+def test_a_stage_that_fails_loses_no_other(tmp_path, monkeypatch, capsys):
+    def fails(*arguments, **options):
+        raise OSError("no space")
+
+    monkeypatch.setattr(stages.disk, "measured", fails)
+    report = report_of(tmp_path, "--stage", "profile,disk", status=1)
+    assert report["failed"] == {"disk": "OSError: no space"}
+    assert report["profile"]
+    assert "disk failed: OSError: no space" in capsys.readouterr().out
+
+
+def test_stages_by_name(capsys):
+    assert gpu.stages("profile,build") == ["build", "profile"]
+    with pytest.raises(SystemExit):
+        gpu.main(["--stage", "loops,ops"])
+    assert "build, tests, host, ops" in capsys.readouterr().err
+
+
+def test_the_time_is_shared_out_among_the_stages():
+    every, two = stages.deadlines(gpu.USUAL, 450.0), stages.deadlines(["loop", "disk"], 450.0)
+    assert list(every.values()) == sorted(every.values())
+    assert every["profile"] == two["disk"] == pytest.approx(450.0)
+    assert every["loop"] - every["ops"] < two["loop"] < two["disk"]
+
+
+def test_nothing_begins_after_its_time(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(gpu, "SECONDS", 0.0)
+    report = report_of(tmp_path, "--stage", "ops,loop,profile,tune")
+    assert {row["skipped"]["all"] for row in report["rows"]} == {"out of time"}
+    assert [row["skipped"] for row in report["loop"]] == ["out of time"]
+    assert report["profile"] == []
+    assert set(report["tune"]["skipped"].values()) == {"out of time"}
+
+
+def test_a_profile_by_itself(capsys):
+    assert profile.main(["MLP, width 16", "--device", "cpu", "--steps", "2"]) == 0
+    shown = capsys.readouterr().out
+    assert "MLP, width 16, batch 256, fp32, called" in shown
+    assert "aten::addmm" in shown
 
 
 def test_without_a_gpu_it_says_what_is_needed(capsys):
