@@ -1,8 +1,8 @@
 """A batch of samples."""
 
 import functools
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -28,6 +28,9 @@ class Batch:
     count: Tensor  # () int64
     stats: dict[str, Tensor]  # 0-d tensors
     weigh: Callable[[], Tensor] = _unknown  # finds `weight`
+    # What the run's time was spent on, and "total". On a GPU "draw", "generator", "discriminator"
+    # and "accept" are its own seconds, which overlap the host's; elsewhere all add up to the total.
+    seconds: Mapping[str, float] = field(default_factory=dict)
 
     @functools.cached_property
     def weight(self) -> Tensor:

@@ -3,6 +3,7 @@
 import contextlib
 import copy
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -17,6 +18,10 @@ from drs_fast.gan.images import Images
 PRIORS = ("normal", "uniform", "truncated normal")
 PRECISIONS = ("fp32", "bf16")
 Real = Tensor | tuple[Tensor, Tensor]
+
+
+def _untimed(role: str) -> AbstractContextManager[None]:
+    return contextlib.nullcontext()
 
 
 class GAN:
@@ -72,6 +77,7 @@ class GAN:
         self.precision = PRECISIONS[0]
         self._runs: dict[str, Callable[..., Any]] = {}
         self._row: Tensor | None = None
+        self._timed: Callable[[str], AbstractContextManager[None]] = _untimed
         self.block = blocks.block_rows(block)
         self._criticised(discriminator, link)
 
@@ -149,6 +155,12 @@ class GAN:
             role: change(self._runs.get(role, getattr(self, role)))
             for role in ("generator", "discriminator")
         }
+        return gan
+
+    def timed(self, on: Callable[[str], AbstractContextManager[None]]) -> "GAN":
+        """This GAN, whose calls of G and D run within on("generator") and on("discriminator")."""
+        gan = copy.copy(self)
+        gan._timed = on
         return gan
 
     def judged(
@@ -317,8 +329,10 @@ class GAN:
             f"check latent_dim={self.latent_dim} and labels={self.labels} (the number of classes, "
             "for a class-conditional GAN)",
         )
-        bf16 = self.precision == "bf16" and role not in calls.ADVICE
-        return calls.result(role, function, arguments, advice, bf16)
+        if role in calls.ADVICE:
+            return calls.result(role, function, arguments, advice, bf16=False)
+        with self._timed(role):
+            return calls.result(role, function, arguments, advice, self.precision == "bf16")
 
     def _check(self, z: Tensor, y: Tensor | None) -> None:
         z = plain("z", z, f"(n, {self.latent_dim})")

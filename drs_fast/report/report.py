@@ -15,6 +15,7 @@ from drs_fast.gan.images import OUTSIDE
 from drs_fast.report import balance, pictures, planned
 from drs_fast.report.balance import Balance
 from drs_fast.report.pictures import Panel, Square
+from drs_fast.run import stopwatch
 from drs_fast.samplers.common.rejection import RejectionSampler
 from drs_fast.squeeze import Squeeze
 from drs_fast.store import Samples, open_run
@@ -77,6 +78,7 @@ def words(samples: Samples, said: Described, balanced: Balance | str) -> str:
         "moves accepted": _percent(manifest.get("acceptance_rate")),
         **_classes(samples),
         **balance.words(balanced),
+        "time": stopwatch.words(samples.seconds) if samples.seconds else None,
     }
     raw, accepted = said.logits, _accepted(samples)
     if raw is not None and bool(torch.isfinite(raw).any()):

@@ -20,6 +20,7 @@ from drs_fast.run.progress import Progress
 from drs_fast.run.saving import save_run
 from drs_fast.run.schedule import Run
 from drs_fast.run.steps import Landed
+from drs_fast.run.stopwatch import DRAIN
 from drs_fast.run.weighed import open_run
 from drs_fast.samplers.common import weights
 from drs_fast.samplers.common.weights import Weighing
@@ -119,13 +120,16 @@ def _generated(run: Run, n: int) -> Batch:
     with Progress(n, enabled=run.options.progress) as bar:
         try:
             for landed in run.landed(ENDLESS, run.names, bar):
-                collected.add(landed.rows)
+                with run.watch.on(DRAIN):
+                    collected.add(landed.rows)
             run.check_time("raise it, or write to a directory, where the same call goes on")
         except (OutOfTime, Starvation, Stale) as stop:
-            stop.partial = _collected(run, collected.tensors())
+            stop.partial = _collected(run, collected)
             raise
     run.warn()
-    return _collected(run, collected.tensors())
+    batch = _collected(run, collected)
+    run.say_seconds(batch.seconds)
+    return batch
 
 
 def stream(
@@ -176,7 +180,9 @@ def _owned(landed: Landed, run: Run) -> Batch:
     return replace(batch, stats={**batch.stats, OUTSIDE: outside.sum()})
 
 
-def _collected(run: Run, tensors: Rows) -> Batch:
+def _collected(run: Run, collected: Collected) -> Batch:
+    with run.watch.on(DRAIN):
+        tensors = collected.tensors()
     totals = run.totals()
     stats: dict[str, float] = {"proposals": run.rows_until(tensors["ids"]), **totals}
     for name, value in run.measured(totals).items():
@@ -192,7 +198,7 @@ def _collected(run: Run, tensors: Rows) -> Batch:
     weighing = weighed.of_run(run, tried)
     worth = weighed.worth(len(tensors["ids"]), weighing, [tensors])
     stats |= {name: value for name, value in worth.items() if value is not None}
-    return _batch(tensors, weighing, **stats)
+    return replace(_batch(tensors, weighing, **stats), seconds=run.watch.seconds())
 
 
 def _batch(tensors: Rows, weighing: Weighing, **stats: float) -> Batch:

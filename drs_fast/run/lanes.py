@@ -12,13 +12,14 @@ import torch
 from torch import Tensor
 
 from drs_fast import ops
-from drs_fast.core import Rng, Sampler
+from drs_fast.core import Batch, Rng, Sampler
 from drs_fast.core.arguments import describe
 from drs_fast.core.compacted import RING_ABOVE, RING_CURSOR, RING_INVALID
 from drs_fast.gan import GAN, calls
 from drs_fast.run.collected import Rows
 from drs_fast.run.graph import captured
 from drs_fast.run.steps import Landed, Lane, Readings, Step
+from drs_fast.run.stopwatch import ACCEPT, DRAW, LAUNCH, Stopwatch
 
 WARM_UP = 2  # batches before the capture: they compile kernels and choose algorithms
 BATCHES = 8  # most batches in a step, which share the host's work for that step
@@ -28,24 +29,40 @@ CALL_BYTES = 2**20  # of rows per decision on a CPU: small batches wait in its c
 
 
 def lane(
-    gan: GAN, sampler: Sampler, state: Any, rng: Rng, size: int, example: Rows, graph: bool = True
+    gan: GAN,
+    sampler: Sampler,
+    state: Any,
+    rng: Rng,
+    size: int,
+    example: Rows,
+    graph: bool,
+    watch: Stopwatch,
 ) -> Lane:
     """The fastest lane that the sampler and the device allow, for steps of `size` rows.
 
     example: one row with everything that is wanted. graph: whether to try a CUDA graph.
     """
     if sampler.appends:
-        return Appending(gan, sampler, state, rng, size, example, graph)
-    return Stepping(gan, sampler, state, rng, size, example)
+        return Appending(gan, sampler, state, rng, size, example, graph, watch)
+    return Stepping(gan, sampler, state, rng, size, example, watch)
 
 
 class Stepping:
     """A lane that calls `step`, which returns samples in tensors of their own."""
 
     def __init__(
-        self, gan: GAN, sampler: Sampler, state: Any, rng: Rng, size: int, example: Rows
+        self,
+        gan: GAN,
+        sampler: Sampler,
+        state: Any,
+        rng: Rng,
+        size: int,
+        example: Rows,
+        watch: Stopwatch,
     ) -> None:
-        self._gan, self._sampler, self._state, self._rng = gan, sampler, state, rng
+        self._parts = watch.parts(gan.device)
+        self._gan, self._rng = gan.timed(self._parts.on), rng
+        self._sampler, self._state = sampler, state
         self._example, self.most_rows = example, size
         if sampler.draws:
             room = RING_BYTES // (size * sum(row.nbytes for row in example.values()))
@@ -53,17 +70,12 @@ class Stepping:
             rows = batches * size * sampler.span(state)
             self.most_rows = size * max(1, min(MOST_ROWS, int(rows)) // size)
         self._tallies = sampler.tallies
-        self._readings = Readings(gan.device)
+        self._readings = Readings(gan.device, watch)
         self.in_flight = self._readings.in_flight
 
     def launch(self, step: Step) -> Callable[[], Landed]:
-        rng = self._rng.at(step.row)
-        if self._sampler.draws:
-            self._state, batch = self._sampler.rows(self._gan, self._state, rng, step.size)
-        else:
-            z = ops.latents(self._gan, rng, step.size)
-            y = ops.labels(self._gan, rng, step.size)
-            self._state, batch = self._sampler.step(self._gan, self._state, z, y, rng)
+        with self._parts.batch(step.size):
+            self._state, batch = self._stepped(self._rng.at(step.row), step.size)
         stored = self._gan.stored(batch.x)
         given = {
             name: stored[name] if name in stored else getattr(batch, name) for name in self._example
@@ -91,6 +103,15 @@ class Stepping:
 
         return land
 
+    def _stepped(self, rng: Rng, size: int) -> tuple[Any, Batch]:
+        if self._sampler.draws:
+            with self._parts.on(ACCEPT):
+                return self._sampler.rows(self._gan, self._state, rng, size)
+        with self._parts.on(DRAW):
+            z, y = ops.latents(self._gan, rng, size), ops.labels(self._gan, rng, size)
+        with self._parts.on(ACCEPT):
+            return self._sampler.step(self._gan, self._state, z, y, rng)
+
 
 class Appending:
     """A lane in which the sampler appends to a ring; on a GPU as one CUDA graph."""
@@ -104,9 +125,12 @@ class Appending:
         size: int,
         example: Rows,
         graph: bool,
+        watch: Stopwatch,
     ) -> None:
+        self._watch, self._parts = watch, watch.parts(gan.device)
+        gan = gan.timed(self._parts.on)
         self._gan, self._rng = gan, rng
-        self._readings = Readings(gan.device)
+        self._readings = Readings(gan.device, watch)
         self.in_flight = self._readings.in_flight
         self._names = tuple(name for name in example if name not in ("ids", "logit"))
         rows = [example[name] for name in self._names]
@@ -133,8 +157,9 @@ class Appending:
         if step.row != self._next:
             self.ring.row.fill_(step.row)
         self._next = step.row + step.size
-        for row in range(step.row, self._next, self._size):
-            self._batch(row, min(self._size, self._next - row))
+        with self._watch.on(LAUNCH):
+            for row in range(step.row, self._next, self._size):
+                self._batch(row, min(self._size, self._next - row))
         read = self._readings.take(self.ring.state)
         return lambda: self._land(step, read())
 
@@ -143,20 +168,26 @@ class Appending:
             self._append(row, size)
         elif self._replay is not None:
             self._replay()
+            self._parts.replayed(size)
         elif self._until_capture == 0:
-            self._capture(row)
+            with self._watch.on("capture"):
+                self._capture(row)
         else:
-            self._append(row, size)
+            with self._parts.batch(size):
+                self._append(row, size)
             self._until_capture -= 1
 
     def _append(self, row: int, size: int) -> None:
         """Runs one batch. On a GPU its rows are the ring's next ones, whatever `row` is."""
-        if self._numbers is None:
-            self._step(*self._drawn.rows(row, size))
-        else:
-            ids = self._numbers[:size] + self.ring.row
-            z = ops.latents(self._gan, self._rng, size, ids=ids, consecutive=True)
-            self._step(z, ops.labels(self._gan, self._rng, size, ids=ids))
+        with self._parts.on(DRAW):
+            if self._numbers is None:
+                z, y = self._drawn.rows(row, size)
+            else:
+                ids = self._numbers[:size] + self.ring.row
+                z = ops.latents(self._gan, self._rng, size, ids=ids, consecutive=True)
+                y = ops.labels(self._gan, self._rng, size, ids=ids)
+        with self._parts.on(ACCEPT):
+            self._step(z, y)
 
     def _land(self, step: Step, words: list[int]) -> Landed:
         cursor, invalid, above = (words[at] for at in (RING_CURSOR, RING_INVALID, RING_ABOVE))

@@ -6,7 +6,9 @@ import itertools
 import json
 import math
 from collections import Counter, deque
+from collections.abc import Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from os import PathLike
 from typing import Any
 
@@ -22,6 +24,7 @@ from drs_fast.run.collected import Collected, Rows
 from drs_fast.run.progress import Progress
 from drs_fast.run.schedule import Run
 from drs_fast.run.steps import Landed
+from drs_fast.run.stopwatch import DISK, DRAIN, Stopwatch
 from drs_fast.samplers.common import weights
 from drs_fast.store import Conflict, Corrupt, Writer
 from drs_fast.store.folder import THREADS
@@ -66,6 +69,7 @@ def save_run(run: Run, out: str | PathLike[str], model: str) -> None:
     with (
         called.remembered(sampler),
         Writer.open(out, spec, n, bytes_per_sample=row_bytes, examine=examine) as writer,
+        _timed(run, writer),
     ):
         _check_state(writer, run)
         if writer.complete:
@@ -113,8 +117,23 @@ def save_run(run: Run, out: str | PathLike[str], model: str) -> None:
         with Progress(n, enabled=options.progress) as bar:
             _fill(run, writer, _stored(columns, run.chosen()[0].weighs), bar)
         run.check_time(f"run the same again to go on in {out}")
-        writer.finish(_summary(writer, run))
+        with run.watch.on(DISK):
+            writer.finish(_summary(writer, run))
         run.warn()
+
+
+@contextmanager
+def _timed(run: Run, writer: Writer) -> Iterator[None]:
+    """Whatever ends the block, its seconds are noted beside the run, unless that was complete."""
+    if writer.complete:
+        yield
+        return
+    try:
+        yield
+    finally:
+        seconds = run.watch.seconds()
+        writer.spent(seconds)
+        run.say_seconds(seconds)
 
 
 def _stored(columns: tuple[str, ...], weighs: object) -> tuple[str, ...]:
@@ -210,7 +229,7 @@ def _fill(run: Run, writer: Writer, columns: tuple[str, ...], bar: Progress) -> 
     inner = last if last >= len(present) else 0  # chunks before the last are needed in full
     first = max(1, min(SHARD_ROWS, SHARD_BYTES // _row_bytes(run, columns)))
     example = {name: run.example[name] for name in ("ids", *columns)}
-    with Shards(writer, example, min(run.n or 0, rows), first) as shards:
+    with Shards(writer, example, min(run.n or 0, rows), first, run.watch) as shards:
         for landed in run.landed(missing, tuple(example), bar, inner):
             whole = landed.accepted == sum(len(piece["ids"]) for piece in landed.rows)
             reached = run.accepted == run.n and landed.step.chunk >= inner
@@ -223,8 +242,10 @@ class Shards:
     The host's memory holds one shard for each thread, as far as n needs them, and the next.
     """
 
-    def __init__(self, writer: Writer, example: Rows, capacity: int, first: int) -> None:
-        self._writer = writer
+    def __init__(
+        self, writer: Writer, example: Rows, capacity: int, first: int, watch: Stopwatch
+    ) -> None:
+        self._writer, self._watch = writer, watch
         needed = math.ceil(writer.n / max(1, min(first, capacity)))
         self._free = [
             Collected(example, capacity, first=first, on_host=True)
@@ -240,17 +261,20 @@ class Shards:
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
         if error is None:  # otherwise closing the writer waits for what is being written
-            for future, _ in self._written:
-                future.result()
+            with self._watch.on(DISK):
+                for future, _ in self._written:
+                    future.result()
 
     def add(self, landed: Landed, *, ends: bool, whole: bool) -> None:
         """Adds a step's rows. ends: the shard ends with them. whole: no row of the step was cut."""
         if not self._free:  # the disk is slower than the sampler
             future, collected = self._written.popleft()
-            future.result()
+            with self._watch.on(DISK):
+                future.result()
             collected.clear()
             self._free.append(collected)
-        self._free[0].add(landed.rows)
+        with self._watch.on(DRAIN):
+            self._free[0].add(landed.rows)
         self._counters.update(
             rows=landed.step.size,
             calls=landed.calls,

@@ -5,7 +5,7 @@ import math
 import sys
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -15,13 +15,14 @@ from drs_fast.core import OutOfTime, Rng, Sampler, Starvation, check_invalid, la
 from drs_fast.core.sampler import BATCH, checked, those_that
 from drs_fast.gan import BLOCK_MULTIPLE, GAN, SMALLEST, classes
 from drs_fast.gan.images import OUTSIDE
-from drs_fast.run import lanes, memory, starvation, steps, tuning
+from drs_fast.run import lanes, memory, starvation, steps, stopwatch, tuning
 from drs_fast.run.clock import Limit
 from drs_fast.run.collected import Rows, first_of
 from drs_fast.run.options import Options
 from drs_fast.run.outside import Outside
 from drs_fast.run.progress import Progress
 from drs_fast.run.steps import Landed, Lane, Step
+from drs_fast.run.stopwatch import Stopwatch
 from drs_fast.samplers.common import clipped
 
 LARGEST_STEP = 2**17  # rows, where blocks of G and D do not divide a sampler's groups
@@ -41,6 +42,7 @@ class Run:
         options: Options,
         limit: Limit | None = None,
     ) -> None:
+        self.watch = Stopwatch()
         gan, sampler = options.placed(gan), checked(sampler)
         if gan.energy and not sampler.energy:
             raise ValueError(
@@ -49,7 +51,8 @@ class Run:
                 f"fields, needs none: {those_that(lambda each: each.energy)}"
             )
         options.check_group(sampler.group)
-        self.gan, self.sampler = tuning.applied(gan, options.tune), sampler
+        with self.watch.on("tuning"):
+            self.gan, self.sampler = tuning.applied(gan, options.tune), sampler
         self.options, self.rng = options, Rng(options.seed)
         self.step_rows = math.lcm(self.gan.block, sampler.group)
         if self.step_rows > max(LARGEST_STEP, self.gan.block):
@@ -80,16 +83,18 @@ class Run:
 
         if self.gan.images is not None:
             _ = self.example  # an error for samples that cannot be images comes before burn-in
-        self.resume(self.sampler.init(self.gan, self.rng))
+        with self.watch.on("burn-in"):
+            self.resume(self.sampler.init(self.gan, self.rng))
         self._limit.advanced = True
         # It is kept with the state, so it may not depend on n, which may grow.
         found = {"tuned": list(self.options.tune), **self.sampler.facts(self.state)}
         if "remark" in found:
             say(found["remark"])
         if self.gan.precision != "fp32":
-            self.flip_rate = tuning.flip_rate(
-                self.gan, self.sampler, self.state, self.rng, self.step_rows
-            )
+            with self.watch.on("flip rate"):
+                self.flip_rate = tuning.flip_rate(
+                    self.gan, self.sampler, self.state, self.rng, self.step_rows
+                )
             found["flip_rate"] = self.flip_rate
         return found
 
@@ -143,8 +148,9 @@ class Run:
             return
         example = {name: self.example[name] for name in ("logit", *names, *self.counted)}
         sampler, state = self.chosen()
+        graph = self.options.cuda_graph
         lane = lanes.lane(
-            self.gan, sampler, state, self.rng, self.step_rows, example, self.options.cuda_graph
+            self.gan, sampler, state, self.rng, self.step_rows, example, graph, self.watch
         )
         for landed in steps.landed(lane, self._steps(chunks, lane, whole, again)):
             if self.accepted == self.n and landed.step.chunk >= whole:
@@ -230,6 +236,10 @@ class Run:
         for line in lines:
             if line is not None:
                 warnings.warn(line, stacklevel=4)
+
+    def say_seconds(self, seconds: Mapping[str, float]) -> None:
+        if self.options.progress:
+            sys.stderr.write(f"{stopwatch.words(seconds)}\n")
 
     def rows_until(self, ids: Tensor) -> int:
         """The number of rows up to the end of the last id's group."""

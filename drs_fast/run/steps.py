@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from drs_fast.run.collected import Rows
+from drs_fast.run.stopwatch import WAITING, Stopwatch
 
 IN_FLIGHT = 3  # steps queued on the GPU while the host reads the counts of the one before them
 
@@ -66,7 +67,8 @@ def landed(lane: Lane, steps: Iterable[Step]) -> Iterator[Landed]:
 class Readings:
     """Copies a few int64 words from a device; the host reads them some steps later."""
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, watch: Stopwatch) -> None:
+        self._watch = watch
         self.lagging = device.type == "cuda"
         self.in_flight = IN_FLIGHT if self.lagging else 0
         self._device = device
@@ -87,7 +89,8 @@ class Readings:
         event.record(torch.cuda.current_stream(self._device))
 
         def read() -> list[int]:
-            event.synchronize()
+            with self._watch.on(WAITING):
+                event.synchronize()
             values: list[int] = line.tolist()
             return values
 

@@ -1,6 +1,7 @@
 """The files of a run: their names, their contents, and how they are read.
 
-Every file has a checksum: crc32 in the manifest and in each record, sha256 for all others. They
+Every file has a checksum: crc32 in the manifest and in each record, sha256 for all others but
+seconds.json, which no sample depends on. They
 show whether an accident changed a file, and which one. They do not protect against intent: whoever
 changes a file and recomputes its checksums has made another run.
 """
@@ -20,9 +21,10 @@ from drs_fast.store import kinds
 from drs_fast.store.kinds import Count, Flag, LastRow, Sha256
 
 MANIFEST, STATE, RECORDS = "manifest.json", "state.safetensors", "shards.jsonl"
+SECONDS = "seconds.json"
 SHARD = re.compile(r"chunk-\d{8,}\.safetensors")
 TEMPORARY = re.compile(
-    rf"({re.escape(MANIFEST)}|{re.escape(STATE)}|{re.escape(RECORDS)}|{SHARD.pattern})\.tmp"
+    rf"({'|'.join(map(re.escape, (MANIFEST, STATE, RECORDS, SECONDS)))}|{SHARD.pattern})\.tmp"
 )
 
 

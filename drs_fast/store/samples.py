@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from drs_fast.store import seconds
 from drs_fast.store.format import Corrupt, Record, read_records, shard_name
 from drs_fast.store.manifest import Manifest, read_manifest
 from drs_fast.store.tensors import Layout, Tensors, check_rows, open_shard, read_state
@@ -66,6 +67,11 @@ class Samples(Dataset[dict[str, Tensor]]):
             self._row = self.shard(0).rows
         saved = {"ids", *self._row, *self.manifest["save"]}
         self.columns = tuple(name for name in COLUMNS if name in saved)
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """What the time of all calls that wrote to the run was spent on; see `Batch.seconds`."""
+        return seconds.read(self.path)
 
     def __len__(self) -> int:
         return self.ends[-1] if self.ends else 0

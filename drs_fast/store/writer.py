@@ -6,6 +6,7 @@ others are. Several threads may write shards at once; they are recorded in the o
 chunks.
 """
 
+import contextlib
 import hashlib
 import itertools
 import json
@@ -17,11 +18,12 @@ from typing import Any, cast
 from torch import Tensor
 
 from drs_fast.core import last_row
-from drs_fast.store import place
+from drs_fast.store import place, seconds
 from drs_fast.store.folder import Folder
 from drs_fast.store.format import (
     MANIFEST,
     RECORDS,
+    SECONDS,
     STATE,
     Altered,
     Conflict,
@@ -236,6 +238,11 @@ class Writer:
         self._put_records()
         self._put_manifest(self.n, complete=True, summary=summary)
         self.complete = True
+
+    def spent(self, on: Mapping[str, float]) -> None:
+        """Notes what the seconds of this call were spent on, if the disk takes it."""
+        with contextlib.suppress(OSError, Conflict):
+            self._folder.put(SECONDS, seconds.added(self.path, on))
 
     def close(self) -> None:
         """Releases the directory after the last write, whatever interrupts this."""

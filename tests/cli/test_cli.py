@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from runs import SPEC, Usage
+from runs import SPEC, Usage, contents
 from safetensors.torch import save_file
 
 import drs_fast as drs
@@ -306,10 +306,10 @@ def test_out_of_time_is_exit_code_75_until_the_run_is_complete(run, tmp_path):
         )
     assert len(codes) > 3
     assert codes == [75] * (len(codes) - 1) + [0]
-    pieces = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()}
+    pieces = contents(tmp_path / "run")
     shutil.rmtree(tmp_path / "run")
     assert run(*command)[0] == 0
-    assert {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()} == pieces
+    assert contents(tmp_path / "run") == pieces
 
 
 def test_damage_is_exit_code_6_until_repaired(run, tmp_path):
@@ -317,7 +317,7 @@ def test_damage_is_exit_code_6_until_repaired(run, tmp_path):
     code, out, err = run("verify", "DIR")
     assert (code, err) == (0, "")
     assert re.fullmatch(r"50 samples in \d+ shards: every sha256 matches\n", out)
-    sound = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()}
+    sound = contents(tmp_path / "run")
     shard = tmp_path / "run" / "chunk-00000001.safetensors"
     data = bytearray(shard.read_bytes())
     data[-1] ^= 1
@@ -330,7 +330,7 @@ def test_damage_is_exit_code_6_until_repaired(run, tmp_path):
     assert code == 0
     assert re.match(r"dropped: .*chunk-00000001", out)
     assert run(*GENERATE)[0] == 0
-    assert {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()} == sound
+    assert contents(tmp_path / "run") == sound
     assert run("verify", "DIR")[0] == 0
 
 

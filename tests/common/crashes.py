@@ -12,6 +12,8 @@ import threading
 from collections import namedtuple
 from pathlib import Path
 
+from drs_fast.store.format import SECONDS
+
 # The changes. A file has a number, which it keeps when it is renamed; directories have None.
 Make = namedtuple("Make", "path file")
 Rename = namedtuple("Rename", "old path file")
@@ -97,7 +99,8 @@ def _tree(entries, contents):
 
 
 def read(root):
-    paths = sorted(root.rglob("*"))
+    """What is there, but for the seconds that a run took."""
+    paths = sorted(path for path in root.rglob("*") if path.name != SECONDS)
     return {str(p.relative_to(root)): None if p.is_dir() else p.read_bytes() for p in paths}
 
 

@@ -52,7 +52,7 @@ class Graphs:
         self.rings.append(ops.ring(*arguments, **named))
         return self.rings[-1]
 
-    def readings_of(self, device):
+    def readings_of(self, device, watch):
         self.readings.append(Lagging())
         return self.readings[-1]
 

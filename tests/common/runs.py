@@ -2,11 +2,13 @@
 
 import hashlib
 from collections import namedtuple
+from pathlib import Path
 
 import torch
 
 import drs_fast as drs
 from drs_fast.samplers.drs import DRS
+from drs_fast.store.format import SECONDS
 from drs_fast.store.manifest import totals
 
 # What a run on disk says of itself, where a test writes one by hand.
@@ -85,10 +87,17 @@ def equal(a, b):
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
+def same_files(directory):
+    """The files of a run that are the same for the same command: all but the one of seconds."""
+    return sorted(path for path in Path(directory).iterdir() if path.name != SECONDS)
+
+
+def contents(directory):
+    return {path.name: path.read_bytes() for path in same_files(directory)}
+
+
 def files(directory):
-    return {
-        path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in directory.iterdir()
-    }
+    return {name: hashlib.sha256(data).hexdigest() for name, data in contents(directory).items()}
 
 
 class Counted:

@@ -9,6 +9,7 @@ import sys
 import pytest
 import torch
 from every_sampler import NAMES, quick, smooth
+from runs import same_files
 
 import drs_fast as drs
 from drs_fast import ops, store
@@ -98,7 +99,7 @@ def on_disk(gan, folder):
     drs.generate(gan, drs.samplers.DRS(), 100, out=folder, **settings)
     run = drs.generate(gan, drs.samplers.DRS(), 200, out=folder, **settings)
     assert store.verify(folder) == []
-    names = sorted(path.name for path in folder.iterdir())
+    names = [path.name for path in same_files(folder)]
     columns = [run.x[:], run.ids[5:50:3], run.logit[[3, 1]], run.y[-1]]
     return (
         names,

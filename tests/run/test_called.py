@@ -4,6 +4,7 @@ import functools
 
 import pytest
 import torch
+from runs import contents
 from torch import nn
 
 import drs_fast as drs
@@ -65,7 +66,7 @@ def drawn(critic, n, out):
     gan = drs.GAN(torch.clone, lambda x: x[:, 0], 2)
     sampler = Latent(critic=critic, cap=1.0, burn_in=500)
     drs.generate(gan, sampler, n, out=out, batch_size=256, chunk_rows=512)
-    return {file.name: file.read_bytes() for file in out.iterdir()}
+    return contents(out)
 
 
 @pytest.mark.parametrize("make", CRITICS.values(), ids=CRITICS)

@@ -10,6 +10,7 @@ import typing
 import pytest
 import torch
 from every_sampler import NAMES, NEEDED, make, quick, smooth
+from runs import contents
 
 import drs_fast as drs
 from benchmarks.common import oracle
@@ -142,10 +143,7 @@ def test_a_run_on_disk_is_the_run_in_memory_and_goes_on(name, tmp_path):
     assert torch.equal(samples.ids[:], memory.ids)
     assert torch.equal(samples.x[:], memory.x)
     assert drs.store.verify(tmp_path / "run") == []
-    files = sorted(path.name for path in (tmp_path / "other").iterdir())
-    assert files == sorted(path.name for path in (tmp_path / "run").iterdir())
-    for file in files:
-        assert (tmp_path / "run" / file).read_bytes() == (tmp_path / "other" / file).read_bytes()
+    assert contents(tmp_path / "run") == contents(tmp_path / "other")
     assert samples.manifest["law"] == sampler.law
     assert samples.manifest["proposals"] == int(memory.stats["proposals"])
     for tally in sampler.tallies:

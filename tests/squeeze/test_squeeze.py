@@ -548,6 +548,7 @@ def test_a_search_keeps_no_more_samples_than_a_block(hurried):
 
 def test_a_step_has_few_survivors_where_samples_are_large(hurried, monkeypatch):
     from drs_fast.run import lanes
+    from drs_fast.run.stopwatch import Stopwatch
 
     gan = hill()
     squeeze = drs.Squeeze(EXACT, tolerance=0.5)
@@ -556,7 +557,7 @@ def test_a_step_has_few_survivors_where_samples_are_large(hurried, monkeypatch):
     most_rows = []
     for room in (2**28, 256 * 24 * 2):
         monkeypatch.setattr(lanes, "RING_BYTES", room)
-        lane = lanes.lane(gan, squeeze, state, Rng(0), 256, example)
+        lane = lanes.lane(gan, squeeze, state, Rng(0), 256, example, True, Stopwatch())
         most_rows.append(lane.most_rows)
     many, few = most_rows
     assert many == 4 * few == 8 * 256 * 2

@@ -15,6 +15,7 @@ from drs_fast import GAN, Rng, ops, samplers
 from drs_fast.cli import main as cli
 from drs_fast.squeeze import bound, search, work
 from drs_fast.squeeze.work import ELEMENT, OPERATOR, Costs, counted
+from drs_fast.store.format import SECONDS
 from drs_fast.training.fitting import Draws
 
 
@@ -47,11 +48,11 @@ def dear():
 
 
 def contents(folder):
-    """The sha256 of every file."""
+    """The sha256 of every file but the one of seconds."""
     return {
         str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(folder.rglob("*"))
-        if path.is_file()
+        if path.is_file() and path.name != SECONDS
     }
 
 

@@ -19,7 +19,7 @@ from collections import Counter
 
 import pytest
 import torch
-from runs import QUICK, conditional, toy
+from runs import QUICK, conditional, same_files, toy
 
 import drs_fast as drs
 from drs_fast import store
@@ -56,7 +56,7 @@ KINDS = {
 
 
 def files(directory):
-    return {path.name: path.read_bytes() for path in directory.iterdir() if path.is_file()}
+    return {path.name: path.read_bytes() for path in same_files(directory) if path.is_file()}
 
 
 def read(directory):

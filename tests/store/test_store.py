@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
-from runs import FACTS, SPEC, files, summary, tried
+from runs import FACTS, SPEC, contents, files, summary, tried
 from torch.utils.data import DataLoader
 
 from drs_fast import store
@@ -62,10 +62,6 @@ def write(path, n, *, columns=("ids", "logit", "x"), spec=SPEC, chunks=None):
                     chunks.append(chunk)
             chunk += 1
         writer.finish(summary(writer))
-
-
-def contents(path):
-    return {file.name: file.read_bytes() for file in Path(path).iterdir()}
 
 
 def expected(n, name="ids"):
