@@ -21,23 +21,13 @@ from torch import Tensor
 
 import drs_fast as drs
 from benchmarks.common import gans
+from benchmarks.common.by_hand import SPEC, tried
 from benchmarks.common.timing import describe, environment
 from drs_fast.store import Writer
 from drs_fast.store.folder import THREADS
 from drs_fast.store.format import shard_name
 
 IMAGE = (3, 64, 64)
-SPEC = {
-    "rng_version": 1,
-    "model_sha256": "0" * 64,
-    "sampler": {"name": "DRS", "law_version": 1},
-    "seed": 0,
-    "batch_size": 256,
-    "device": "cpu",
-    "precision": "fp32",
-    "save": ["x", "logit"],
-    "label_weights": None,
-}
 TARGETS = {"shards / bare": 0.85, "to disk / in memory": 0.97}
 
 
@@ -57,7 +47,7 @@ def shards(count: int, images: int) -> list[dict[str, Tensor]]:
 def store(folder: Path, made: list[dict[str, Tensor]]) -> None:
     """What a run does with its shards."""
     images = len(made[0]["ids"])
-    counters = {"rows": images, "calls": images, "invalid": 0, "above": 0}
+    counters = tried(images)
     before: Future[None] | None = None
 
     def append(chunk: int, rows: dict[str, Tensor], before: Future[None] | None) -> None:

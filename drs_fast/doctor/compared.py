@@ -1,4 +1,4 @@
-"""Compares generated samples with real ones, by the doctor's numbers.
+"""Compares what D says of generated and of real samples.
 
 A check of the discriminator D has three outcomes: surely wrong, by SURE standard errors; surely
 not; or undecided by these samples.
@@ -12,14 +12,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from drs_fast.core.arguments import describe, told
-from drs_fast.doctor import units
 from drs_fast.doctor.probes import Finding
+from drs_fast.doctor.real_samples import PARTS, mismatch
 from drs_fast.doctor.symptoms import Chart, RealSamples, Sampled
 from drs_fast.gan import GAN, links
-from drs_fast.gan.real_data import Unusable
 from drs_fast.ratio.calibrate import Report, measure
-from drs_fast.ratio.held_out import LEAST, Logits, held_out
+from drs_fast.ratio.held_out import Logits, held_out
 from drs_fast.samplers.common.burn_in import valid
 from drs_fast.samplers.common.sigmoid import ends_in_sigmoid
 from drs_fast.training.fitting import SURE, area_error, area_under_curve
@@ -29,32 +27,7 @@ SLOPES = (0.5, 2.0)  # acceptable slopes of the log ratio over the logit; the tr
 LIKELY = 2.0  # standard errors: to clear a model takes less certainty than to accuse it
 CHANCE = 0.55  # below this AUC there is little to gain
 UNLIKELY = math.log(32_000)  # SURE standard errors, one-sided, are a chance of one in this many
-PARTS = "D's AUC, slope and top tenth"
-REAL = "let real= be or return samples (n, ...), or with labels (samples, y)"
 PROBABILITIES = "use link='probability', or remove D's sigmoid"
-
-
-def check_given(gan: GAN, n: int) -> None:
-    """ValueError if real samples given for comparison cannot be used."""
-    found = len(gan.real_samples(n)[0])
-    if found < LEAST:
-        raise ValueError(f"comparing needs at least {LEAST} real samples, got {found}; give more")
-
-
-def real_of(gan: GAN, n: int, chart: Chart) -> RealSamples | None:
-    """The real samples; None, with the reason in the chart, if there are none to use."""
-    if gan.real is None:
-        reason = "there are no real samples; give real=x, or --real FILE"
-    else:
-        try:
-            return RealSamples(*gan.real_samples(n))
-        except Exception as error:  # the user's function may raise anything
-            said = str(error) if type(error) in (Unusable, ValueError) else told(error)
-            seen, _, remedy = said.partition("; ")
-            chart.findings.append(Finding("real-samples", seen, remedy or REAL))
-            reason = "the real samples cannot be used"
-    chart.unknown.append(f"the range of real samples, {PARTS}: {reason}")
-    return None
 
 
 def of_real(
@@ -63,7 +36,7 @@ def of_real(
     """What D says of both kinds of samples, if it accepts the real ones."""
     logit = valid(sampled.logit)
     bounded = gan.link == "logit" and bool(((logit >= 0.0) & (logit <= 1.0)).all())
-    unfit = None if real is None else _unfit(real.x, sampled.x, chart, doubted=False)
+    unfit = None if real is None else mismatch(real.x, sampled.x, chart, doubted=False)
     if unfit:
         yield unfit
         chart.unknown.append(f"{PARTS}: D does not accept these real samples")
@@ -82,55 +55,8 @@ def of_real(
     if real is None or logits is None:
         return
     found = found or list(_of_logits(logits, chart))
-    doubt = _unfit(real.x, sampled.x, chart, doubted=True) if found else None
+    doubt = mismatch(real.x, sampled.x, chart, doubted=True) if found else None
     yield from [doubt] if doubt else found
-
-
-def _unfit(real: Tensor, made: Tensor, chart: Chart, *, doubted: bool) -> Finding | None:
-    """Real samples that are all equal, or differ in shape, kind or units."""
-    if real.shape[1:] != made.shape[1:]:
-        turned = real.ndim == 4 and real.movedim(-1, 1).shape[1:] == made.shape[1:]
-        return Finding(
-            "real-shape",
-            f"real samples are {describe(real)}, generated ones {describe(made)}",
-            "put the channels first: x.movedim(-1, 1)"
-            if turned
-            else "give real samples with the shape and resolution of the generated ones",
-        )
-    if real.is_complex() != made.is_complex():
-        return _of_another_dtype(real, made)
-    if len(real) > 1 and bool((real == real[:1]).all()):
-        return Finding(
-            "real-constant",
-            f"all {len(real):,} real samples are equal",
-            "check how they were loaded, and give different ones",
-        )
-    own, theirs = units.values(real), units.values(made)
-    chart.figures.update(
-        real_low=own.low,
-        real_high=own.high,
-        generated_low=theirs.low,
-        generated_high=theirs.high,
-    )
-    colours = real.ndim == 4 and real.shape[1] == 3
-    remedy = units.remedy(own, theirs, colours=colours, doubted=doubted)
-    if remedy is None:
-        same = real.is_floating_point() == made.is_floating_point()
-        return None if same else _of_another_dtype(real, made)
-    return Finding(
-        "real-range",
-        f"99 % of the real values are in [{own.low:.4g}, {own.high:.4g}], of the generated in "
-        f"[{theirs.low:.4g}, {theirs.high:.4g}]",
-        f"scale real samples as in training: {remedy}",
-    )
-
-
-def _of_another_dtype(real: Tensor, made: Tensor) -> Finding:
-    return Finding(
-        "real-dtype",
-        f"real samples are {describe(real)}, generated ones {describe(made)}",
-        f"give real samples with the dtype the discriminator sees, {made.dtype}",
-    )
 
 
 def _logits(

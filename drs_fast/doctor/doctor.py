@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from drs_fast import ops
 from drs_fast.core import BURN_IN_ROW, Rng
 from drs_fast.core.arguments import integer, told
-from drs_fast.doctor import compared, probes, symptoms
+from drs_fast.doctor import compared, probes, real_samples, symptoms
 from drs_fast.doctor.probes import BLOCK, Finding
 from drs_fast.doctor.symptoms import Chart, Sampled
 from drs_fast.gan import GAN, Real, links
@@ -58,7 +58,7 @@ def doctor(gan: GAN, real: Real | None = None, n: int = 4096, seed: int = 0) -> 
     patient.real = gan.real if real is None else real
     patient = patient.on(block=BLOCK, precision="fp32")
     if real is not None:
-        compared.check_given(patient, size)
+        real_samples.check_given(patient, size)
     modules = probes.modules(patient)
     placed = tuple(probes.placement(modules))
     if placed:
@@ -109,7 +109,7 @@ def _examine(
     if {finding.code for finding in chart.findings} & set(symptoms.UNUSABLE):
         chart.unknown.append("acceptance and calibration, which need usable logits")
         return
-    real = compared.real_of(gan, n, chart)
+    real = real_samples.real_of(gan, n, chart)
     chart.findings.extend(symptoms.of_weights(gan, sampled, real, chart))
     chart.findings.extend(compared.of_real(gan, sampled, real, n, seed, chart))
 

@@ -1,4 +1,4 @@
-"""Calls functions that a user gave, and checks what they return."""
+"""Calls functions that a user gave; checks what they are given and what they return."""
 
 from collections.abc import Callable
 from typing import Any
@@ -20,6 +20,14 @@ KEPT = (
     "instead (register_buffer), or use another process for the sampler that needs gradients"
 )
 OF_SHAPES = (RuntimeError, TypeError, ValueError, IndexError)  # what wrong shapes and dtypes raise
+
+
+def sizes(latent_dim: int, labels: int | None) -> str:
+    """What to check where one of the two networks fails."""
+    return (
+        f"check latent_dim={latent_dim} and labels={labels} (the number of classes, for a "
+        "class-conditional GAN)"
+    )
 
 
 def result(
@@ -45,6 +53,27 @@ def result(
         raise ValueError(f"{role} failed on {found}: {message}{advice}") from error
 
 
+def check_callable(role: str, function: object) -> None:
+    if not callable(function):
+        raise ValueError(f"{role} must be callable, got {type(function).__name__}")
+
+
+def check_latents(z: Tensor, latent_dim: int) -> None:
+    z = plain("z", z, f"(n, {latent_dim})")
+    if z.ndim != 2 or z.shape[1] != latent_dim:
+        raise ValueError(f"z must be (n, {latent_dim}), got {describe(z)}")
+
+
+def check_samples(x: Tensor) -> None:
+    if not plain("x", x, "a tensor of samples (n, ...)").ndim:
+        raise ValueError(f"x must be a tensor of samples (n, ...), got {describe(x)}")
+
+
+def check_differentiable(rows: Tensor) -> None:
+    if not (rows.is_floating_point() or rows.is_complex()):
+        raise ValueError(f"gradients need floating-point numbers, got {describe(rows)}")
+
+
 def alike(rows: Tensor, others: Tensor) -> bool:
     """Whether rows of both (n, ...) can be put in one tensor unchanged."""
     return (
@@ -52,6 +81,16 @@ def alike(rows: Tensor, others: Tensor) -> bool:
         and rows.dtype == others.dtype
         and rows.device == others.device
     )
+
+
+def check_alike(made: Tensor, before: Tensor, start: int) -> None:
+    """ValueError unless a call's samples, from row `start` on, are like those of the first call."""
+    if not alike(made, before):
+        raise ValueError(
+            "generator must return samples of one shape and dtype on one device, got "
+            f"{describe(made[0])} {f'from row {start} on' if start else 'in this call'}, and "
+            f"before that {describe(before[0])}; if you changed the generator itself, use gan.on()"
+        )
 
 
 def one_per_sample(role: str, score: Any, n: int, device: torch.device) -> Tensor:

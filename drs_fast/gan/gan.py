@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from drs_fast.core import fingerprint
-from drs_fast.core.arguments import describe, integer, usable
-from drs_fast.core.tensors import plain
+from drs_fast.core.arguments import integer, usable
 from drs_fast.gan import blocks, calls, classes, images, links, real_data
 from drs_fast.gan.images import Images
 
@@ -60,8 +59,7 @@ class GAN:
         block: int = 4096,
         name: str = "custom",
     ) -> None:
-        if not callable(generator):
-            raise ValueError(f"generator must be callable, got {type(generator).__name__}")
+        calls.check_callable("generator", generator)
         if not (callable(prior) or (isinstance(prior, str) and prior in PRIORS)):
             raise ValueError(f"prior must be one of {PRIORS} or a callable, got {prior!r}")
         self.generator = generator
@@ -82,12 +80,8 @@ class GAN:
         self._criticised(discriminator, link)
 
     def _criticised(self, discriminator: Callable[..., Any], link: str | links.Link) -> None:
-        if not callable(discriminator):
-            raise ValueError(f"discriminator must be callable, got {type(discriminator).__name__}")
-        if not (callable(link) or (isinstance(link, str) and link in links.LINKS)):
-            raise ValueError(
-                f"link must be one of {tuple(links.LINKS)} or a callable, got {link!r}"
-            )
+        calls.check_callable("discriminator", discriminator)
+        links.check(link)
         for module in fingerprint.modules(self.generator, discriminator, link, self.prior):
             with contextlib.suppress(NotImplementedError):  # an exported module has only one mode
                 module.eval()
@@ -253,13 +247,7 @@ class GAN:
         if self.real is None:
             raise ValueError("real samples are needed, got none; build GAN(..., real=x or n -> x)")
         given = self._call("real", n) if callable(self.real) else self.real
-        x, y = given if isinstance(given, tuple) and len(given) == 2 else (given, None)
-        x = real_data.samples(x)
-        self._check_labels(x, y)
-        x, y = x[:n], None if y is None else y[:n]
-        if rows is not None:
-            x, y = real_data.picked(x, y, rows)
-        real_data.check_finite(x)
+        x, y = real_data.chosen(given, self.labels, n, rows)
         return x.to(self.device), None if y is None else y.to(self.device)
 
     def _blocks(
@@ -269,8 +257,8 @@ class GAN:
         y: Tensor | None,
         differentiate: bool = False,
     ) -> list[Tensor]:
-        if differentiate and not (rows.is_floating_point() or rows.is_complex()):
-            raise ValueError(f"gradients need floating-point numbers, got {describe(rows)}")
+        if differentiate:
+            calls.check_differentiable(rows)
         given = (rows.detach(),) if y is None else (rows.detach(), y)
         return blocks.called(function, given, self.block, self.call_rows, differentiate)
 
@@ -305,13 +293,8 @@ class GAN:
         if self._row is None:
             with torch.inference_mode(False):
                 self._row = made.new_empty((1, *made.shape[1:]), requires_grad=False)
-        elif not calls.alike(made, self._row):
-            raise ValueError(
-                "generator must return samples of one shape and dtype on one device, got "
-                f"{describe(made[0])} {f'from row {start} on' if start else 'in this call'}, and "
-                f"before that {describe(self._row[0])}; if you changed the generator itself, use "
-                "gan.on()"
-            )
+        else:
+            calls.check_alike(made, self._row, start)
         return made
 
     def _judge(self, made: Tensor, *label: Tensor) -> Tensor:
@@ -324,23 +307,16 @@ class GAN:
 
     def _call(self, role: str, *arguments: Any) -> Any:
         function = self._runs.get(role, getattr(self, role))
-        advice = calls.ADVICE.get(
-            role,
-            f"check latent_dim={self.latent_dim} and labels={self.labels} (the number of classes, "
-            "for a class-conditional GAN)",
-        )
+        advice = calls.ADVICE.get(role) or calls.sizes(self.latent_dim, self.labels)
         if role in calls.ADVICE:
             return calls.result(role, function, arguments, advice, bf16=False)
         with self._timed(role):
             return calls.result(role, function, arguments, advice, self.precision == "bf16")
 
     def _check(self, z: Tensor, y: Tensor | None) -> None:
-        z = plain("z", z, f"(n, {self.latent_dim})")
-        if z.ndim != 2 or z.shape[1] != self.latent_dim:
-            raise ValueError(f"z must be (n, {self.latent_dim}), got {describe(z)}")
+        calls.check_latents(z, self.latent_dim)
         self._check_labels(z, y)
 
     def _check_labels(self, rows: Tensor, y: Tensor | None) -> None:
-        if not plain("x", rows, "a tensor of samples (n, ...)").ndim:
-            raise ValueError(f"x must be a tensor of samples (n, ...), got {describe(rows)}")
+        calls.check_samples(rows)
         classes.check(self.labels, y, len(rows))

@@ -70,6 +70,12 @@ LINKS: dict[str, Link] = {
 }
 
 
+def check(link: object) -> None:
+    """ValueError unless it is a link, or the name of one."""
+    if not (callable(link) or (isinstance(link, str) and link in LINKS)):
+        raise ValueError(f"link must be one of {tuple(LINKS)} or a callable, got {link!r}")
+
+
 class Chain(nn.Module):
     """Two links in sequence. A module, so that their tensors move along with the GAN."""
 

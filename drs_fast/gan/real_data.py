@@ -7,10 +7,28 @@ from torch import Tensor
 
 from drs_fast.core.arguments import describe
 from drs_fast.core.tensors import STANDARD, WHOLE, plain
+from drs_fast.gan import classes
 
 
 class Unusable(ValueError):
     """Real samples that nothing can be learned from."""
+
+
+def chosen(
+    given: Any, labels: int | None, n: int, rows: Tensor | None
+) -> tuple[Tensor, Tensor | None]:
+    """Up to n samples of those given, the first ones or these rows, and their labels.
+
+    Unusable, or another ValueError, if they are not what a GAN with so many classes can use.
+    """
+    x, y = given if isinstance(given, tuple) and len(given) == 2 else (given, None)
+    x = samples(x)
+    classes.check(labels, y, len(x))
+    x, y = x[:n], None if y is None else y[:n]
+    if rows is not None:
+        x, y = picked(x, y, rows)
+    check_finite(x)
+    return x, y
 
 
 def samples(x: Any) -> Tensor:

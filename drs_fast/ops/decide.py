@@ -8,7 +8,7 @@ from torch import Tensor
 from drs_fast.core import Rng
 from drs_fast.core.arguments import describe, integer
 from drs_fast.core.compacted import Compacted, Ring, workspace_words
-from drs_fast.ops import checks
+from drs_fast.ops import checks, outputs
 from drs_fast.ops.dispatch import call
 from drs_fast.ops.library import ROWS, THRESHOLD, operator
 
@@ -105,9 +105,9 @@ def accept_compact(
     threshold = checks.threshold(logit, log_m, gamma, eps)
     if out is None:
         out = Compacted.empty(logit, rows)
-    elif not checks.surely_good(out, logit, rows, ids, threshold.log_m, threshold.gamma):
-        checks.check_out(out, logit, [(row.shape[1:], row.dtype) for row in rows])
-        checks.apart(out, logit, ids, *rows, *threshold[:2])
+    elif not outputs.surely_good(out, logit, rows, ids, threshold.log_m, threshold.gamma):
+        outputs.check_out(out, logit, [(row.shape[1:], row.dtype) for row in rows])
+        outputs.apart(out, logit, ids, *rows, *threshold[:2])
     return call("accept_compact", where)(logit, checks.row_major(rows), rng, ids, threshold, out)
 
 
@@ -139,8 +139,8 @@ def accept_latents(
     if out is None:
         out = _empty(logit, d)
     else:
-        checks.check_out(out, logit, [(torch.Size([d]), torch.float32)])
-        checks.apart(out, logit, ids, *threshold[:2])
+        outputs.check_out(out, logit, [(torch.Size([d]), torch.float32)])
+        outputs.apart(out, logit, ids, *threshold[:2])
     return call("accept_latents", where)(logit, rng, ids, threshold, out)
 
 
@@ -209,9 +209,9 @@ def accept_append(
     logit = checks.logit(logit)
     ids, where = checks.rows(Rng(0), logit.shape[0], ids, logit.device)
     rows = checks.row_tensors(rows, logit.shape[0], where)
-    checks.check_ring(ring, logit, [(row.shape[1:], row.dtype) for row in rows])
+    outputs.check_ring(ring, logit, [(row.shape[1:], row.dtype) for row in rows])
     threshold = checks.threshold(logit, 0.0 if log_m is None else log_m, gamma, eps)
-    checks.apart(ring, logit, ids, *rows, *threshold[:2])
+    outputs.apart(ring, logit, ids, *rows, *threshold[:2])
     if log_m is None:
         threshold = threshold._replace(log_m=ring.log_m)
     return call("accept_append", where)(logit, checks.row_major(rows), ids, threshold, ring)
@@ -229,12 +229,12 @@ def appending(
     For loops: between calls, only the values of logit and rows may change.
     """
     like = ring.logit[: ring.batch]
-    checks.check_ring(ring, like, [(row.shape[1:], row.dtype) for row in ring.rows])
+    outputs.check_ring(ring, like, [(row.shape[1:], row.dtype) for row in ring.rows])
     threshold = checks.threshold(like, 0.0 if log_m is None else log_m, gamma, eps)
     if log_m is None:
         threshold = threshold._replace(log_m=ring.log_m)
     quick = call("appending", like.device)(threshold, ring)
-    fits = checks.Fits(ring)
+    fits = outputs.Fits(ring)
 
     def append(logit: Tensor, *rows: Tensor) -> Ring:
         if fits(logit, rows):

@@ -10,10 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from runs import SPEC, Usage, contents
+from runs import Usage, contents
 from safetensors.torch import save_file
 
 import drs_fast as drs
+from benchmarks.common.by_hand import SPEC
 from drs_fast import store
 from drs_fast.backends import cpu
 from drs_fast.cli import main as cli

@@ -13,9 +13,10 @@ import warnings
 from pathlib import Path
 
 import pytest
-from runs import QUICK, SPEC, files, toy
+from runs import QUICK, files, toy
 
 import drs_fast as drs
+from benchmarks.common.by_hand import SPEC
 from drs_fast import store
 from drs_fast.cli import main as cli
 from drs_fast.cli.exit_codes import BROKEN_PIPE

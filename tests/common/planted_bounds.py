@@ -40,3 +40,11 @@ class Planted(drs.Squeeze):
 
     def init(self, gan, rng):
         return self.state
+
+
+def hurry(patch):
+    """Small searches whose bounds are used whatever they cost."""
+    patch.setattr(search, "ROWS", (1024, 2048))
+    patch.setattr(search, "WORTH", math.inf)
+    patch.setattr(search, "LEAST_WORK", -math.inf)
+    patch.setattr(bound, "EPOCHS", 4)

@@ -11,18 +11,6 @@ from drs_fast.samplers.drs import DRS
 from drs_fast.store.format import SECONDS
 from drs_fast.store.manifest import totals
 
-# What a run on disk says of itself, where a test writes one by hand.
-SPEC = {
-    "rng_version": 1,
-    "model_sha256": "0" * 64,
-    "sampler": {"name": "DRS", "law_version": 1},
-    "seed": 7,
-    "batch_size": 64,
-    "device": "cpu",
-    "precision": "fp32",
-    "save": ["x", "logit"],
-    "label_weights": None,
-}
 FACTS = {
     "chunk_rows": 64,
     "model": "toy",
@@ -34,11 +22,6 @@ FACTS = {
     "log_m": 1.25,
     "gamma": -0.5,
 }
-
-
-def tried(rows):
-    """The counters of a shard made from this many rows."""
-    return {"rows": rows, "calls": rows, "invalid": 0, "above": 0}
 
 
 def summary(writer):
@@ -110,3 +93,15 @@ class Counted:
     def __call__(self, *given):
         self.rows += len(given[0])
         return self.function(*given)
+
+
+def latents_taken(monkeypatch):
+    """A list of the ranges of rows, (first, end), that latents are drawn for from now on."""
+    taken, latents = [], drs.ops.latents
+
+    def recorded(gan, rng, n, **more):
+        taken.append((rng.row, rng.row + n))
+        return latents(gan, rng, n, **more)
+
+    monkeypatch.setattr(drs.ops, "latents", recorded)
+    return taken

@@ -102,12 +102,17 @@ GPU_WAYS = (
 )  # fmt: skip
 
 
-def test_gpu_ops():
-    found = {
+def gpu_ops():
+    """Milliseconds of every way to accept and compact, by the number of rows."""
+    return {
         row["n"]: row["ms"]
         for row in results("gpu-h200")["rows"]
         if (row["d"], row["share"], row["dtype"]) == (128, 0.2, "float32")
     }
+
+
+def test_gpu_ops():
+    found = gpu_ops()
     for n, *cells in table("gpu.md", "gpu-ops"):
         timings = [found[int(n.replace(",", ""))][way] for way in GPU_WAYS]
         for cell, timing in zip(cells, timings, strict=True):
@@ -168,11 +173,21 @@ def test_the_headlines_of_the_readme():
     squeezed = results("squeeze-version-2")["measured"]["digits, plain"]["rows"]["gamma 0"]
     eager = ops["ratios"]["x eager"]
     ways = ("raw", "DRS p80", "DRS gamma 0")
+    ways_on_gpu = ("accept_compact, CUDA C++", "torch.compile", "CUB DeviceSelect")
+    million = gpu_ops()[1_000_000]
+    runs = [
+        row["ratios"][ratio]
+        for row in results("gpu-h200")["loop"]
+        for ratio in ("drs_fast / plain", "to disk / plain to disk")
+    ]
     worst = max(abs(law["found"] - law["expected"]) / law["error"] for law in laws if law["error"])
     assert worst < 4.5
     for line in (
         f"{ops['ms']['drs_fast, out given']['median']:.1f} ms; `sigmoid`, `rand`, `latents[mask]` "
         f"takes {eager:.2f} times as long",
+        "{:.3f} ms; `torch.compile` {:.3f}, CUB {:.3f}; whole runs {:.2f} to {:.2f} times".format(
+            *(million[way]["graph"]["median"] for way in ways_on_gpu), min(runs), max(runs)
+        ),
         "raw {:.2f} %, `DRS()` {:.2f} %, `DRS(gamma=0)` {:.2f} %".format(
             *(hq[way]["hq"][0] for way in ways)
         ),

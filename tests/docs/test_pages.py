@@ -17,7 +17,7 @@ from drs_fast.core.sampler import BATCH, EQUAL, LOGIT, UNKNOWN
 from drs_fast.zoo import NAMES
 
 README = ROOT / "README.md"
-PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [README, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r'^```(\w*)(?: title="([^"\n]*)")?\n(.*?)^```$', re.DOTALL | re.MULTILINE)
 NOT_RUN = "Not run here: "  # and the reason, for the reader too
 LINK = re.compile(r"\]\((?!https?:)([^)#]*)(?:#([^)]*))?\)")

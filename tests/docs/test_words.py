@@ -1,4 +1,4 @@
-"""Docstrings, comments and messages are plain English."""
+"""Docs, docstrings, comments and messages are plain English."""
 
 import re
 from pathlib import Path
@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-FOLDERS = ("drs_fast", "csrc", "benchmarks", "tests")
-SOURCES = ("*.py", "*.cpp", "*.hpp", "*.inl", "*.cu", "*.cuh")
+FOLDERS = ("drs_fast", "csrc", "benchmarks", "tests", "docs")
+PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")
+SOURCES = ("*.py", "*.cpp", "*.hpp", "*.inl", "*.cu", "*.cuh", "*.md")
 # Phrases that once made the prose read as translated, with what to write instead.
 TRANSLATED = {
     r'^\s*r?"""Of\b': "name the thing, then what it belongs to",
@@ -28,7 +29,8 @@ def found(pattern: str, text: str) -> list[int]:
 
 
 def sources() -> list[Path]:
-    paths = (path for folder in FOLDERS for kind in SOURCES for path in (ROOT / folder).rglob(kind))
+    paths = [path for folder in FOLDERS for kind in SOURCES for path in (ROOT / folder).rglob(kind)]
+    paths += [ROOT / page for page in PAGES]
     return sorted(path for path in paths if path != Path(__file__))
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from drs_fast import Compacted, Rng, ops
-from drs_fast.ops import checks
+from drs_fast.ops import outputs
 
 N, D = 6, 3
 LOGIT, Z = torch.zeros(N), torch.ones(N, D)
@@ -46,15 +46,15 @@ def test_what_cannot_be_written_to_is_refused(name):
 
 def test_most_calls_get_the_quick_answer():
     shared = Z[:, 0], Z  # what is only read may share memory
-    assert checks.surely_good(made(), LOGIT, (Z,), None, 0.0, 1.0)
-    assert checks.surely_good(Compacted.empty(LOGIT, shared), LOGIT, shared)
+    assert outputs.surely_good(made(), LOGIT, (Z,), None, 0.0, 1.0)
+    assert outputs.surely_good(Compacted.empty(LOGIT, shared), LOGIT, shared)
     with torch.inference_mode():
-        assert checks.surely_good(made(), LOGIT, (Z,))
+        assert outputs.surely_good(made(), LOGIT, (Z,))
 
 
 def test_appending_looks_at_every_batch():
     ring = ops.ring(LOGIT, Z, rng=Rng(0), capacity=8, log_m=0.0)
-    fits = checks.Fits(ring)
+    fits = outputs.Fits(ring)
     assert fits(LOGIT, (Z,))
     assert fits(LOGIT[:2], (Z[:2],))
     for logit, row in (

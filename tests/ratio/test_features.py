@@ -5,6 +5,7 @@ from itertools import pairwise
 
 import pytest
 import torch
+from runs import latents_taken
 from scipy.special import kolmogorov
 from scipy.stats import ks_2samp
 from torch import nn
@@ -13,7 +14,7 @@ import drs_fast as drs
 from benchmarks.common import oracle
 from benchmarks.common.metrics import metrics
 from drs_fast.core import BURN_IN_ROW
-from drs_fast.ratio import features
+from drs_fast.ratio import features, losses
 from drs_fast.training import fitting
 from drs_fast.training.fitting import Draws
 from drs_fast.zoo import gaussians25
@@ -52,7 +53,7 @@ def minimiser(loss, penalty, steps=800):
     ("loss", "penalty"), [("softplus", 0.0), ("softplus", 1.0), ("ulsif", 0.0), ("ulsif", 1.0)]
 )
 def test_the_minimiser_is_the_ratio(loss, penalty):
-    assert torch.allclose(minimiser(features.LOSSES[loss], penalty), RATIO, atol=0.01, rtol=0.01)
+    assert torch.allclose(minimiser(losses.LOSSES[loss], penalty), RATIO, atol=0.01, rtol=0.01)
 
 
 def lowest(loss, penalty, ratio):
@@ -69,26 +70,26 @@ def lowest(loss, penalty, ratio):
 def test_barr_is_lowest_at_the_ratio_or_above(penalty, times):
     """The loss is convex with a kink, around which a descent would oscillate for ever."""
     for factor in (0.5, 1, 2):
-        at_factor = lowest(features.barr_loss, penalty, factor * RATIO)
+        at_factor = lowest(losses.barr_loss, penalty, factor * RATIO)
         assert at_factor == (factor == times)
-    assert not lowest(features.barr_loss, penalty, times * RATIO.flip(0))
+    assert not lowest(losses.barr_loss, penalty, times * RATIO.flip(0))
 
 
 @pytest.mark.filterwarnings("ignore:.*dskl")
 def test_dskl_runs_away():
-    found = minimiser(features.dskl_loss, 0.0, steps=800)
+    found = minimiser(losses.dskl_loss, 0.0, steps=800)
     assert float(found[0]) > 1e4
     assert float(found[2]) < 1e-4
-    further = minimiser(features.dskl_loss, 0.0, steps=1200)
+    further = minimiser(losses.dskl_loss, 0.0, steps=1200)
     assert float(further[0]) > 100 * float(found[0])
 
 
 def test_the_minimiser_test_notices_wrong_losses():
     def sign(real, generated, penalty):
-        return features.ulsif_loss(real, -generated, penalty)
+        return losses.ulsif_loss(real, -generated, penalty)
 
     def half(real, generated, penalty):
-        return features.ulsif_loss(real, 2**0.5 * generated, penalty)
+        return losses.ulsif_loss(real, 2**0.5 * generated, penalty)
 
     for wrong in (sign, half):
         assert not torch.allclose(minimiser(wrong, 1.0), RATIO, atol=0.01, rtol=0.01)
@@ -169,7 +170,7 @@ def test_raw_samples_serve(loss):
     assert float(difference.abs().max()) < 0.3
 
 
-@pytest.mark.parametrize("loss", sorted(set(features.LOSSES) - {"dskl"}))
+@pytest.mark.parametrize("loss", sorted(set(losses.LOSSES) - {"dskl"}))
 @pytest.mark.parametrize("seed", [0, 1])
 def test_the_default_penalty_leaves_the_slope(loss, seed):
     """N(1, 1) against N(0, 1): log R must rise as log r; 10 for "barr" gave .2 to .4."""
@@ -279,13 +280,7 @@ def test_same_seed_same_bytes():
 
 
 def test_training_takes_no_row_of_a_run_or_its_burn_in_and_none_twice(monkeypatch):
-    rows, latents = [], drs.ops.latents
-
-    def recorded(gan, rng, n, **more):
-        rows.append((rng.row, rng.row + n))
-        return latents(gan, rng, n, **more)
-
-    monkeypatch.setattr(drs.ops, "latents", recorded)
+    rows = latents_taken(monkeypatch)
     features.density_ratio(toy(), **SMALL)
     assert rows[0][0] > BURN_IN_ROW + 2**60
     assert all(end == start for (_, end), (start, _) in pairwise(rows))
@@ -349,9 +344,9 @@ def test_too_little_learnt_is_said():
 
 def test_what_is_not_finite_is_an_error():
     fine, broken = torch.tensor([0.5, 1.5]), torch.tensor([0.5, math.nan])
-    features.check(features.ulsif_loss, 0.0, fine + 1, fine, 1.0)
+    features.check(losses.ulsif_loss, 0.0, fine + 1, fine, 1.0)
     with pytest.raises(RuntimeError, match=r"diverged: .* is nan; use a smaller rate than 1"):
-        features.check(features.ulsif_loss, 0.0, broken, fine, 1.0)
+        features.check(losses.ulsif_loss, 0.0, broken, fine, 1.0)
     with pytest.raises(RuntimeError, match="training diverged"):
         features.density_ratio(toy(), waves, **SMALL | {"rate": 1e30})
 

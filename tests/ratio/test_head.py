@@ -5,6 +5,7 @@ from itertools import pairwise
 
 import pytest
 import torch
+from runs import latents_taken
 from torch import nn
 
 import drs_fast as drs
@@ -148,13 +149,7 @@ def test_same_seed_same_bytes():
 
 
 def test_training_takes_no_row_of_a_run_or_its_burn_in_and_none_twice(monkeypatch):
-    rows, latents = [], drs.ops.latents
-
-    def recorded(gan, rng, n, **more):
-        rows.append((rng.row, rng.row + n))
-        return latents(gan, rng, n, **more)
-
-    monkeypatch.setattr(drs.ops, "latents", recorded)
+    rows = latents_taken(monkeypatch)
     head.keep_train(hinge_gan(), **SMALL)
     assert rows[0][0] > BURN_IN_ROW + 2**60
     assert all(end == start for (_, end), (start, _) in pairwise(rows))

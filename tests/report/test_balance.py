@@ -1,24 +1,19 @@
 """What a bound loses in each class or mode, as reports show it."""
 
-import math
-
 import pytest
 import torch
 from hills import EXACT, hill
+from planted_bounds import hurry
 
 import drs_fast as drs
 from drs_fast import zoo
 from drs_fast.cli import main as cli
 from drs_fast.report import balance, report
-from drs_fast.squeeze import bound, search
 
 
 @pytest.fixture
 def hurried(monkeypatch):
-    monkeypatch.setattr(search, "ROWS", (1024, 2048))
-    monkeypatch.setattr(search, "WORTH", math.inf)
-    monkeypatch.setattr(search, "LEAST_WORK", -math.inf)
-    monkeypatch.setattr(bound, "EPOCHS", 4)
+    hurry(monkeypatch)
 
 
 def test_shares_and_losses():

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from runs import FACTS, SPEC, files, summary, tried
+from runs import FACTS, files, summary
 from torch import nn
 
 import drs_fast as drs
+from benchmarks.common.by_hand import SPEC, tried
 from drs_fast.core import BURN_IN_ROW, Nothing, Sampler
 from drs_fast.core.sampler import Described, Recorded
 from drs_fast.report import demo, pictures, report

@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from runs import QUICK, SPEC, Counted, Usage, columns, conditional, equal, files, toy
+from runs import QUICK, Counted, Usage, columns, conditional, equal, files, toy
 
 import drs_fast as drs
+from benchmarks.common.by_hand import SPEC
 from drs_fast import store
 from drs_fast.samplers.drs import DRS
 

@@ -8,6 +8,7 @@ import sys
 
 import pytest
 import torch
+from runs import Counted
 from scipy.stats import kstest
 
 import drs_fast as drs
@@ -33,18 +34,6 @@ class Halves(torch.nn.Module):
         prior = -z[:, 0].square() / 2
         encoder = -((z[:, 0] - 0.5) / 0.6).square() / 2 - math.log(0.6)
         return (prior - encoder)[:, None]
-
-
-class Counted:
-    """A function that remembers how many rows it was given."""
-
-    def __init__(self, function):
-        self.function = function
-        self.rows = 0
-
-    def __call__(self, *given):
-        self.rows += len(given[0])
-        return self.function(*given)
 
 
 def plain(**kwargs):

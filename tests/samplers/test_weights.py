@@ -5,19 +5,18 @@ with a chance of 4e-5; all seeds together are rejected at 1e-5. So a case fails 
 20,000 times.
 """
 
-import math
 from dataclasses import dataclass
 
 import pytest
 import torch
-from planted_bounds import Planted, forced
+from planted_bounds import Planted, forced, hurry
 from tilted import tilted, tilted_classes, weighted_or_not
 
 import drs_fast as drs
 from drs_fast import ops
 from drs_fast.samplers import DRS, OBRS
 from drs_fast.samplers.common import weights
-from drs_fast.squeeze import audit, bound, search
+from drs_fast.squeeze import audit
 
 SEEDS, N, MOST, ALL = 100, 8_000, 15, 1e-5
 EXACT = DRS(gamma=0.0, eps=0.0)
@@ -26,14 +25,6 @@ EXACT = DRS(gamma=0.0, eps=0.0)
 def too_low(gan, sampler=EXACT, nats=3.0):
     """Exact rejection with log_m below what burn-in finds."""
     return DRS(gamma=0.0, eps=0.0, log_m=float(sampler.init(gan, drs.Rng(0)).log_m) - nats)
-
-
-def hurry(patch):
-    """Small searches whose bounds are used whatever they cost."""
-    patch.setattr(search, "ROWS", (1024, 2048))
-    patch.setattr(search, "WORTH", math.inf)
-    patch.setattr(search, "LEAST_WORK", -math.inf)
-    patch.setattr(bound, "EPOCHS", 4)
 
 
 def squeezed(gan, sampler):

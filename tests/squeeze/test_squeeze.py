@@ -9,7 +9,7 @@ import math
 import pytest
 import torch
 from hills import EXACT, hill
-from planted_bounds import forced
+from planted_bounds import forced, hurry
 from scipy.stats import chi2_contingency
 from torch import nn
 
@@ -30,11 +30,7 @@ from drs_fast.training.fitting import Draws
 
 @pytest.fixture
 def hurried(monkeypatch):
-    """Small searches whose bounds are used whatever they cost."""
-    monkeypatch.setattr(search, "ROWS", (1024, 2048))
-    monkeypatch.setattr(search, "WORTH", math.inf)
-    monkeypatch.setattr(search, "LEAST_WORK", -math.inf)
-    monkeypatch.setattr(bound, "EPOCHS", 4)
+    hurry(monkeypatch)
 
 
 GANS = {

@@ -6,6 +6,7 @@ import tempfile
 import pytest
 import torch
 from hills import EXACT, hill
+from planted_bounds import hurry
 
 import drs_fast as drs
 from drs_fast import Rng, ops, samplers
@@ -15,7 +16,7 @@ from drs_fast.samplers.common.burn_in import burn_in
 from drs_fast.samplers.common.expected import Expected, Pilot, Range, rejection
 from drs_fast.samplers.drs import DRS
 from drs_fast.samplers.obrs import OBRS
-from drs_fast.squeeze import bound, expected, sampler, search
+from drs_fast.squeeze import expected, sampler
 
 N = 8_000
 SQUEEZED = drs.Squeeze(EXACT, tolerance=0.05)
@@ -30,10 +31,7 @@ def pilot(gan):
 def one():
     """What is expected, the state, and the facts of a run, by one search in a hurry."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(search, "ROWS", (1024, 2048))
-        patch.setattr(search, "WORTH", math.inf)
-        patch.setattr(search, "LEAST_WORK", -math.inf)
-        patch.setattr(bound, "EPOCHS", 4)
+        hurry(patch)
         state = SQUEEZED.init(hill(), Rng(0))
         patch.setattr(drs.Squeeze, "init", lambda *given: state)
         with tempfile.TemporaryDirectory() as out:

@@ -14,10 +14,11 @@ from typing import Annotated, NamedTuple
 import pytest
 import safetensors.torch
 import torch
-from runs import FACTS, QUICK, SPEC, conditional, files, toy, tried
+from runs import FACTS, QUICK, conditional, files, toy
 from torch import Tensor
 
 import drs_fast as drs
+from benchmarks.common.by_hand import SPEC, tried
 from drs_fast import store
 from drs_fast.cli import main as cli
 from drs_fast.core import layout

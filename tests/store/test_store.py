@@ -17,9 +17,10 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
-from runs import FACTS, SPEC, contents, files, summary, tried
+from runs import FACTS, contents, files, summary
 from torch.utils.data import DataLoader
 
+from benchmarks.common.by_hand import SPEC, tried
 from drs_fast import store
 from drs_fast.store import folder as folder_module
 from drs_fast.store.format import sealed
