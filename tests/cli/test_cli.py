@@ -526,10 +526,11 @@ def test_plain_lines_where_there_is_no_terminal(run, monkeypatch):
     _, _, err = run(*GENERATE, "--batch-size", "256", "--chunk-rows", "256")
     lines = err.splitlines()
     assert len(lines) > 1
-    pattern = r"[\d,]+ of 50 samples, [\d,]+/s, \d+\.\d\d% accepted, ([\d,]+|inf) s left"
+    words = r"\d+\.\d\d% accepted, (\d+\.\d% effective when weighted, )?"
+    pattern = rf"[\d,]+ of 50 samples, [\d,]+/s, {words}([\d,]+|inf) s left"
     assert all(re.fullmatch(pattern, line) for line in lines)
     assert lines[-1].startswith("50 of 50 samples")
-    assert lines[-1].endswith("accepted, 0 s left")
+    assert lines[-1].endswith("effective when weighted, 0 s left")
     assert "\r" not in err
 
 
@@ -542,7 +543,7 @@ def test_acceptance_and_rate_are_of_this_start_alone(run, monkeypatch, tmp_path)
     monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
     run(*GENERATE[:3], "2000", *GENERATE[4:], "--chunk-rows", "256", "--quiet")
     _, _, err = run(*GENERATE[:3], "4000", *GENERATE[4:], "--chunk-rows", "256")
-    share = float(re.search(r"([\d.]+)% accepted, 0 s left", err).group(1))
+    share = float(re.search(r"([\d.]+)% accepted, .* 0 s left", err).group(1))
     facts = drs.open(tmp_path / "run").manifest
     assert share == pytest.approx(100 * facts["n"] / facts["proposals"], abs=4)
 
