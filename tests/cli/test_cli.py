@@ -239,6 +239,10 @@ def test_version(run):
         ((*GENERATE, "--backend", "fpga"), 2, "reference"),
         ((*GENERATE, "--sampler", "isir", "--percentile", "3"), 2, "unrecognized arguments: "
          "--percentile 3; ISIR has no --percentile: its fields are --candidates, --steps, --burn"),
+        ((*GENERATE, "--budget=3", "--cap=1"), 2, "unrecognized arguments: --budget=3 --cap=1; DRS "
+         "has no --budget, --cap: its fields are --gamma, --percentile, --target-acceptance, "),
+        (("plan", "MODELS:good", "-n", "9", "--size", "3"), 2, "; DRS has no --size: its fields "),
+        ((*GENERATE, "more"), 2, "unrecognized arguments: more\n"),
         (("verify", "DIR", "--pool", "3"), 2, "unrecognized arguments: --pool 3\n"),
         ((*GENERATE, "--percentile", "0.8"), 2, "percent"),
         ((*GENERATE, "--gamma", "1", "--percentile", "80"), 2, "one of gamma"),
@@ -408,12 +412,14 @@ def test_the_table_has_every_code():
 # --- doctor
 
 
-def test_doctor_lists_the_backends(run):
+@pytest.mark.parametrize(("threads", "words"), [(1, "1 thread"), (3, "3 threads")])
+def test_doctor_lists_the_backends(threads, words, run, monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     code, out, err = run("doctor")
     assert (code, err) == (0, "")
     assert f"drs_fast {drs.__version__}" in out
     assert f"torch {torch.__version__}" in out
-    assert re.search(r"^cpu: (1 thread|\d+ threads)$", out, re.MULTILINE)
+    assert f"\ncpu: {words}\n" in out
     assert re.search(r"^  cpu: ready, \S.* instructions$", out, re.MULTILINE)
     assert re.search(r"^  reference: ready$", out, re.MULTILINE)
     assert re.search(r"^  cuda: (needs CUDA tensors, not those on cpu|.*built.*)$", out, re.M)

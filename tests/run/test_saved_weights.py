@@ -14,6 +14,7 @@ import drs_fast as drs
 from drs_fast import samplers
 from drs_fast.core import Batch, OutOfTime, Sampler
 from drs_fast.core.sampler import Thresholds
+from drs_fast.run import weighed
 from drs_fast.samplers import DRS, OBRS
 from drs_fast.squeeze import bound, search
 from drs_fast.store import Conflict, Corrupt
@@ -163,6 +164,7 @@ def test_a_run_opened_before_it_was_extended_has_its_weights(chunk_rows, tmp_pat
     drs.generate(gan, DRS(), 2000, out=out, chunk_rows=chunk_rows)
     assert torch.equal(before.weight[:], batch.weight)
     assert torch.equal(before.ids[:], batch.ids)
+    assert weighed.worth_of(before)["effective_samples"] == batch.stats["effective_samples"]
 
 
 @pytest.mark.parametrize("chunk_rows", [1024, 2**14])
