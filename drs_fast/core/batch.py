@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 
-def _unknown() -> Tensor:
+def unweighed() -> Tensor:
+    """Raises an error in place of the weights of a batch that was given none."""
     raise ValueError("this batch has no weights; those of drs.generate and drs.stream have them")
 
 
@@ -27,9 +28,9 @@ class Batch:
     ids: Tensor  # (N,) int64; ~row if the chain that begins at that row kept its real start
     count: Tensor  # () int64
     stats: dict[str, Tensor]  # 0-d tensors
-    weigh: Callable[[], Tensor] = _unknown  # finds `weight`
-    # What the run's time was spent on, and "total". On a GPU "draw", "generator", "discriminator"
-    # and "accept" are its own seconds, which overlap the host's; elsewhere all add up to the total.
+    weigh: Callable[[], Tensor] = unweighed  # finds `weight`
+    # What the run took, by what it was spent on, and "total". On a GPU "draw", "generator",
+    # "discriminator" and "accept" are its own seconds, which overlap the host's; elsewhere all add up.
     seconds: Mapping[str, float] = field(default_factory=dict)
 
     @functools.cached_property

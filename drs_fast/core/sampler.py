@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 
 UNKNOWN, EQUAL, LOGIT, BATCH = WAYS = "unknown", "equal", "logit", "batch"  # to find weights
+# Laws of runs that end as their sampler's `exact` says, without and with quotas of the classes.
+DATA, DATA_WITHIN = "data", "data of each class, in the proportions asked for"
 
 
 class Nothing(NamedTuple):
@@ -231,6 +233,13 @@ class Sampler(ABC):
     def measured(self, state: Any, tallies: Mapping[str, int]) -> dict[str, Any]:
         """What the tallies (with `calls` among them) say, for the manifest and stats."""
         return {}
+
+    def exact(self, tallies: Mapping[str, int]) -> bool:
+        """Whether a run's tallies show that samples follow the data, where `law` left it open.
+
+        The tallies have `above` and `invalid` among them.
+        """
+        return False
 
     def note(self, state: Any, tallies: Mapping[str, int]) -> str:
         """The same in a few words, for a progress bar."""

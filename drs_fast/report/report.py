@@ -19,7 +19,6 @@ from drs_fast.run import stopwatch
 from drs_fast.samplers.common.rejection import RejectionSampler
 from drs_fast.squeeze import Squeeze
 from drs_fast.store import Samples, open_run
-from drs_fast.store.format import read_records
 from drs_fast.store.manifest import Manifest, SamplerSpec
 
 READ = 1_000_000  # most samples for quantiles and pictures, to limit memory
@@ -251,9 +250,8 @@ def _absence(samples: Samples, column: str) -> str:
 def _counters(samples: Samples) -> dict[str, int]:
     """The sums of the records of all readable shards."""
     manifest = samples.manifest
-    records = read_records(samples.path, manifest.get("chunk_rows"))[0]
     totals = {
-        key: sum(records[i].counters.get(key, 0) for i in range(len(samples.counts)))
+        key: sum(record.counters.get(key, 0) for record in samples.records)
         for key in ("calls", "invalid", "above", *manifest.get("tallies", ()))
     }
     whole_chunks = len(samples.counts) * manifest.get("chunk_rows", 0)

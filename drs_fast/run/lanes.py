@@ -14,7 +14,9 @@ from torch import Tensor
 from drs_fast import ops
 from drs_fast.core import Batch, Rng, Sampler
 from drs_fast.core.arguments import describe
+from drs_fast.core.batch import unweighed
 from drs_fast.core.compacted import RING_ABOVE, RING_CURSOR, RING_INVALID
+from drs_fast.core.sampler import BATCH
 from drs_fast.gan import GAN, calls
 from drs_fast.run.collected import Rows
 from drs_fast.run.graph import captured
@@ -63,12 +65,14 @@ class Stepping:
         self._parts = watch.parts(gan.device)
         self._gan, self._rng = gan.timed(self._parts.on), rng
         self._sampler, self._state = sampler, state
-        self._example, self.most_rows = example, size
+        self._example, self.most_rows = dict(example), size
         if sampler.draws:
             room = RING_BYTES // (size * sum(row.nbytes for row in example.values()))
             batches = max(1, min(BATCHES, room))
             rows = batches * size * sampler.span(state)
             self.most_rows = size * max(1, min(MOST_ROWS, int(rows)) // size)
+        if sampler.weighs == BATCH:  # there anyway, and what progress says rests on it
+            self._example["weight"] = example["logit"].double()
         self._tallies = sampler.tallies
         self._readings = Readings(gan.device, watch)
         self.in_flight = self._readings.in_flight
@@ -76,6 +80,12 @@ class Stepping:
     def launch(self, step: Step) -> Callable[[], Landed]:
         with self._parts.batch(step.size):
             self._state, batch = self._stepped(self._rng.at(step.row), step.size)
+        if self._sampler.weighs == BATCH and batch.weigh is unweighed:
+            raise ValueError(
+                f"{type(self._sampler).__name__} has weighs='batch', so step must return batches "
+                "with their weights, got one without: give Batch(..., weigh=a function that "
+                "returns them, (N,) float64)"
+            )
         stored = self._gan.stored(batch.x)
         given = {
             name: stored[name] if name in stored else getattr(batch, name) for name in self._example

@@ -4,7 +4,7 @@ import sys
 import time
 from typing import Any
 
-SECONDS_BETWEEN_LINES = 10.0
+SECONDS_BETWEEN_LINES, SECONDS_BETWEEN_NOTES = 10.0, 1.0
 
 
 class Progress:
@@ -32,14 +32,22 @@ class Progress:
         self.before += accepted
         self.advance(accepted, 0)
 
+    @property
+    def due(self) -> bool:
+        """Whether to find a new note before the next `advance`, which shows it."""
+        between = SECONDS_BETWEEN_LINES if self.bar is None else SECONDS_BETWEEN_NOTES
+        return self.enabled and time.monotonic() - self.last >= between
+
     def advance(self, accepted: int, proposals: int) -> None:
         """Counts new samples, and the proposals they took."""
         self.accepted += accepted
         self.proposals += proposals
         if self.bar is not None:
+            if self.due:
+                self.last = time.monotonic()
             self.bar.set_postfix_str(self._words(), refresh=False)
             self.bar.update(accepted)
-        elif self.enabled and time.monotonic() - self.last >= SECONDS_BETWEEN_LINES:
+        elif self.due:
             self._line()
 
     def _acceptance(self) -> float:

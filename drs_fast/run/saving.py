@@ -17,7 +17,7 @@ import torch
 from drs_fast import __version__
 from drs_fast.core import RNG_VERSION, Found, Sampler, fingerprint, layout
 from drs_fast.core.arguments import describe
-from drs_fast.core.sampler import BATCH, EQUAL, UNKNOWN
+from drs_fast.core.sampler import BATCH, DATA, DATA_WITHIN, EQUAL, UNKNOWN
 from drs_fast.gan import GAN
 from drs_fast.run import called, probe, weighed
 from drs_fast.run.collected import Collected, Rows
@@ -308,8 +308,10 @@ def _summary(writer: Writer, run: Run) -> dict[str, Any]:
     records = list(writer.records.values())
     found = totals(records, writer.facts, writer.n)
     calls = sum(record.counters["calls"] for record in records)
+    exact = {"law": DATA if run.quota is None else DATA_WITHIN}
     return {
         **found,
+        **(exact if run.chosen()[0].exact(found) else {}),
         **weighed.worth_of(weighed.open_run(writer.path)),
         "calls_total": calls + run.sampler.found(run.state).spent,
         **run.measured({"calls": calls, **found}),

@@ -23,6 +23,7 @@ from drs_fast.run.outside import Outside
 from drs_fast.run.progress import Progress
 from drs_fast.run.steps import Landed, Lane, Step
 from drs_fast.run.stopwatch import Stopwatch
+from drs_fast.run.worth import Worth, watched
 from drs_fast.samplers.common import clipped
 
 LARGEST_STEP = 2**17  # rows, where blocks of G and D do not divide a sampler's groups
@@ -152,6 +153,7 @@ class Run:
         lane = lanes.lane(
             self.gan, sampler, state, self.rng, self.step_rows, example, graph, self.watch
         )
+        worth = watched(self.gan, sampler, state, self.shares) if bar.enabled else None
         for landed in steps.landed(lane, self._steps(chunks, lane, whole, again)):
             if self.accepted == self.n and landed.step.chunk >= whole:
                 return
@@ -168,13 +170,17 @@ class Run:
             landed = landed._replace(rows=rows)
             landed = self._with_sums(landed, taken, ends or landed.step.last)
             self._tally(landed, taken)
-            bar.note = self.sampler.note(self.state, self.tallies)
+            if worth is not None:
+                worth.add(rows)
+            if ends or bar.due:
+                bar.note = self._note(worth)
             bar.advance(taken, tried)
             yield landed
             if self.accepted == self.n and landed.step.chunk >= whole:
                 return
             self._check_hunger()
         self._late = self._limit.stopped
+        bar.note = self._note(worth)
         if self.accepted == self.n or self._late:
             return
         most, remedies = self.options.max_proposals, ["raise it", *self.sampler.remedies[:1]]
@@ -208,6 +214,11 @@ class Run:
             self._outside.add(landed.rows)
             tallies |= self._outside.taken() if read else {}
         return landed._replace(tallies=tallies)
+
+    def _note(self, worth: Worth | None) -> str:
+        """What a progress bar says of the samples so far. May wait for the device."""
+        said = self.sampler.note(self.state, self.tallies), "" if worth is None else worth.note()
+        return ", ".join(filter(None, said))
 
     def totals(self) -> dict[str, int]:
         """All counts so far, except rows."""

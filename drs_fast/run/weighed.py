@@ -67,8 +67,8 @@ def of_samples(samples: Samples) -> Weighing:
         return Weighing(way, thresholds=thresholds)
     tried, labels = torch.zeros_like(log_m, dtype=torch.int64), len(log_m)
     for chunk in range(len(samples.counts)):
-        rows = samples.shard(chunk)
-        tried = torch.maximum(tried, weights.tried(rows.tensor("ids"), rows.tensor("y"), labels))
+        rows = samples.telling(chunk)
+        tried = torch.maximum(tried, weights.tried(rows["ids"], rows["y"], labels))
     shares = classes.shares(labels, manifest["label_weights"])
     # With the same bits as the GAN that proposed them had.
     proposed = classes.weights(labels, _numbers(samples, "proposed").tolist())

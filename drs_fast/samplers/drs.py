@@ -116,6 +116,11 @@ class DRS(RejectionSampler):
             return f"{WEIGHTED}data{within} with ratios capped at exp(log_m), log_m = {cap}{eps}"
         return f"{WEIGHTED}data{within} sharpened where gamma > 0 and flattened where gamma < 0"
 
+    def exact(self, tallies: Mapping[str, int]) -> bool:
+        """Whether no logit was above a log_m that was given, where gamma and eps are 0."""
+        given = self.log_m is not None and self.gamma == self.eps == 0.0
+        return given and not (tallies["above"] or tallies["invalid"])
+
     @property
     def remedies(self) -> tuple[str, ...]:
         return (

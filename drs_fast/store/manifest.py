@@ -9,6 +9,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Annotated, Any, NotRequired, TypedDict, cast
 
+from drs_fast.core.sampler import DATA, DATA_WITHIN
 from drs_fast.store import kinds
 from drs_fast.store.format import (
     MANIFEST,
@@ -171,6 +172,11 @@ def differing(manifest: Mapping[str, Any], others: Mapping[str, Any]) -> list[st
         for key, value in others.items()
         if json.dumps(manifest.get(key), sort_keys=True) != json.dumps(value, sort_keys=True)
     ]
+
+
+def settled(manifest: Manifest) -> bool:
+    """Whether the law is one that a run's counts can show, which burn-in could not know."""
+    return manifest.get("law") in (DATA, DATA_WITHIN) and not manifest.get("above")
 
 
 def found(manifest: Manifest) -> dict[str, object]:

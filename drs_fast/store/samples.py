@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from drs_fast.core import last_row
 from drs_fast.store import seconds
-from drs_fast.store.format import Corrupt, Record, read_records, shard_name
+from drs_fast.store.format import Conflict, Corrupt, Record, read_records, shard_name
 from drs_fast.store.manifest import Manifest, read_manifest
 from drs_fast.store.tensors import Layout, Tensors, check_rows, open_shard, read_state
 
@@ -52,9 +53,10 @@ class Samples(Dataset[dict[str, Tensor]]):
         self.path = Path(path).absolute()
         self._weights_of = weights_of
         self.manifest, records = _read(self.path)
-        self.counts: list[int] = []
-        while len(self.counts) in records:
-            self.counts.append(records[len(self.counts)].count)
+        self.records: list[Record] = []  # of the shards up to the first missing one
+        while len(self.records) in records:
+            self.records.append(records[len(self.records)])
+        self.counts = [record.count for record in self.records]
         self.ends = list(accumulate(self.counts))
         if self.manifest["complete"] and len(self) != self.manifest["n"]:
             raise Corrupt(
@@ -119,11 +121,13 @@ class Samples(Dataset[dict[str, Tensor]]):
         exp(logit - L) over the probability with which such a row was accepted, with one L for all.
         ValueError if the sampler's law is not known, or what tells the weights was not saved.
         """
+        self._check_begun()
         return Weight(self, self._weights_of(self))
 
     @property
     def state(self) -> dict[str, Tensor]:
         """What the sampler found in burn-in. Corrupt if the file is damaged."""
+        self._check_begun()
         return read_state(self.path, self.manifest)[0]
 
     def column(self, name: str) -> "Column":
@@ -138,8 +142,8 @@ class Samples(Dataset[dict[str, Tensor]]):
 
     def telling(self, chunk: int) -> dict[str, Tensor]:
         """The columns of a chunk that tell the weights of its samples."""
-        shard = self.shard(chunk)
-        return {name: shard.tensor(name) for name in TELLING if name in shard.rows}
+        shard, count = self.shard(chunk), self.counts[chunk]
+        return {name: shard.tensor(name)[:count] for name in TELLING if name in shard.rows}
 
     def shard(self, chunk: int) -> Tensors:
         """The open file of a chunk. Corrupt if it is damaged, or unlike the first shard."""
@@ -152,15 +156,39 @@ class Samples(Dataset[dict[str, Tensor]]):
         except OSError:
             now = size
         if file is None or now != size:
-            # A run extended since has the same rows in what was its last shard, and more.
-            last = chunk == len(self.counts) - 1
-            file = open_shard(path, self.counts[chunk], or_more=last)
+            file = self._opened(path, self.records[chunk], now)
             if self._row:
                 check_rows(file, self._row, "the first shard", "`drs-fast verify` says more")
             if len(self._files) >= OPEN_SHARDS:
                 self._files.pop(next(iter(self._files)), None)
             self._files[chunk] = now, file
         return file
+
+    def _opened(self, path: Path, record: Record, size: int) -> Tensors:
+        """Opens a shard of the run, which may have been extended since.
+
+        Then what was its last shard may hold more rows, after those that it held. Where classes
+        have quotas, any shard may hold more, and in between.
+        """
+        n = read_manifest(self.path)["n"] if size > record.size else self.manifest["n"]
+        extended = n > self.manifest["n"]
+        file = open_shard(path, record.count, or_more=extended)
+        if not extended:
+            return file
+        if last_row(file.tensor("ids")[: record.count]) != record.counters["last_row"]:
+            raise Conflict(
+                f"{self.path} was opened before it was extended from {self.manifest['n']:,} to "
+                f"{n:,} samples, and classes have other samples now; open it again"
+            )
+        return file
+
+    def _check_begun(self) -> None:
+        """Conflict if the run was opened before its burn-in ended."""
+        if "state_sha256" not in self.manifest:
+            raise Conflict(
+                f"{self.path} was opened before its burn-in ended; run the command that made it "
+                "again unless it still runs, then open it again"
+            )
 
 
 def _read(directory: Path) -> tuple[Manifest, dict[int, Record]]:
@@ -187,6 +215,9 @@ class Column:
 
     def __len__(self) -> int:
         return len(self._samples)
+
+    def __repr__(self) -> str:
+        return f"<{self._name} of {self._samples.path}: {tuple(self.shape)} {self.dtype}, lazy>"
 
     @property
     def shape(self) -> torch.Size:
@@ -253,7 +284,7 @@ class Weight(Column):
     """The weights, found from other columns."""
 
     def __init__(self, samples: Samples, weigh: Weigh) -> None:
-        self._samples, self._weigh = samples, weigh
+        self._samples, self._name, self._weigh = samples, "weight", weigh
         self._empty = torch.empty(0, dtype=torch.float64, device="cpu")
 
     def _rows(self, chunk: int) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from drs_fast.store import kinds
 from drs_fast.store.format import MANIFEST, STATE, Altered, Corrupt, read_bytes
-from drs_fast.store.manifest import COPY, Found, Manifest, differing
+from drs_fast.store.manifest import COPY, Found, Manifest, differing, settled
 
 # dtype and number of dimensions; x is whatever the generator gives.
 COLUMNS = {"ids": ("int64", 1), "logit": ("float32", 1), "z": ("float32", 2), "y": ("int64", 1)}
@@ -166,7 +166,8 @@ def read_state(directory: Path, manifest: Manifest) -> tuple[dict[str, Tensor], 
     problems = kinds.wrong(Found, facts) or differing(facts, numbers)
     if problems:
         raise Altered(f"{path}: {'; '.join(problems)}; {COPY}")
-    problems = differing(manifest, facts)
+    law = {"law": manifest["law"]} if settled(manifest) else {}
+    problems = differing(manifest, {**facts, **law})
     if problems:
         raise Altered(f"{directory / MANIFEST} and {STATE} differ: {'; '.join(problems)}; {COPY}")
     return tensors, cast(Found, facts)

@@ -240,6 +240,10 @@ def test_version(run):
         ((*GENERATE, "--backend", "fpga"), 2, "reference"),
         ((*GENERATE, "--sampler", "isir", "--percentile", "3"), 2, "unrecognized arguments: "
          "--percentile 3; ISIR has no --percentile: its fields are --candidates, --steps, --burn"),
+        ((*GENERATE, "--budget=3", "--cap=1"), 2, "unrecognized arguments: --budget=3 --cap=1; DRS "
+         "has no --budget, --cap: its fields are --gamma, --percentile, --target-acceptance, "),
+        (("plan", "MODELS:good", "-n", "9", "--size", "3"), 2, "; DRS has no --size: its fields "),
+        ((*GENERATE, "more"), 2, "unrecognized arguments: more\n"),
         (("verify", "DIR", "--pool", "3"), 2, "unrecognized arguments: --pool 3\n"),
         ((*GENERATE, "--percentile", "0.8"), 2, "percent"),
         ((*GENERATE, "--gamma", "1", "--percentile", "80"), 2, "one of gamma"),
@@ -409,12 +413,14 @@ def test_the_table_has_every_code():
 # --- doctor
 
 
-def test_doctor_lists_the_backends(run):
+@pytest.mark.parametrize(("threads", "words"), [(1, "1 thread"), (3, "3 threads")])
+def test_doctor_lists_the_backends(threads, words, run, monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     code, out, err = run("doctor")
     assert (code, err) == (0, "")
     assert f"drs_fast {drs.__version__}" in out
     assert f"torch {torch.__version__}" in out
-    assert re.search(r"^cpu: (1 thread|\d+ threads)$", out, re.MULTILINE)
+    assert f"\ncpu: {words}\n" in out
     assert re.search(r"^  cpu: ready, \S.* instructions$", out, re.MULTILINE)
     assert re.search(r"^  reference: ready$", out, re.MULTILINE)
     assert re.search(r"^  cuda: (needs CUDA tensors, not those on cpu|.*built.*)$", out, re.M)
@@ -527,10 +533,11 @@ def test_plain_lines_where_there_is_no_terminal(run, monkeypatch):
     _, _, err = run(*GENERATE, "--batch-size", "256", "--chunk-rows", "256")
     lines = err.splitlines()
     assert len(lines) > 1
-    pattern = r"[\d,]+ of 50 samples, [\d,]+/s, \d+\.\d\d% accepted, ([\d,]+|inf) s left"
+    words = r"\d+\.\d\d% accepted, (\d+\.\d% effective when weighted, )?"
+    pattern = rf"[\d,]+ of 50 samples, [\d,]+/s, {words}([\d,]+|inf) s left"
     assert all(re.fullmatch(pattern, line) for line in lines)
     assert lines[-1].startswith("50 of 50 samples")
-    assert lines[-1].endswith("accepted, 0 s left")
+    assert lines[-1].endswith("effective when weighted, 0 s left")
     assert "\r" not in err
 
 
@@ -543,7 +550,7 @@ def test_acceptance_and_rate_are_of_this_start_alone(run, monkeypatch, tmp_path)
     monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
     run(*GENERATE[:3], "2000", *GENERATE[4:], "--chunk-rows", "256", "--quiet")
     _, _, err = run(*GENERATE[:3], "4000", *GENERATE[4:], "--chunk-rows", "256")
-    share = float(re.search(r"([\d.]+)% accepted, 0 s left", err).group(1))
+    share = float(re.search(r"([\d.]+)% accepted, .* 0 s left", err).group(1))
     facts = drs.open(tmp_path / "run").manifest
     assert share == pytest.approx(100 * facts["n"] / facts["proposals"], abs=4)
 

@@ -24,6 +24,7 @@ def table(page, name):
     text = (ROOT / "docs" / page).read_text()
     (found,) = re.findall(rf"<!-- {name} -->\n(.*?)<!-- /{name} -->", text, re.DOTALL)
     rows = [line.strip("| ").split(" | ") for line in found.splitlines()[2:]]
+    assert rows, f"{page} has no rows of {name}"
     return [[cell.strip("*`| ") for cell in row] for row in rows]
 
 

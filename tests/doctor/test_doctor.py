@@ -438,6 +438,18 @@ def test_classes_with_too_few_rows_are_not_compared():
     assert "weak-class" not in diagnosis.codes
 
 
+@pytest.mark.parametrize(
+    ("weak", "words"), [((2,), "in class 2 the largest"), ((0, 2), "in classes 0, 2 the largest")]
+)
+def test_weak_classes_are_named(weak, words):
+    gan = conditional(
+        generator=Embeds(6),
+        discriminator=lambda x, y: x[:, 0] - 9.0 * torch.isin(y, torch.tensor(weak)),
+        labels=6,
+    )
+    assert words in str(doctor.doctor(gan, real=None))
+
+
 @pytest.mark.parametrize("role", ["generator", "discriminator"])
 def test_writing_to_the_input_is_noted(role):
     def doubled(rows):

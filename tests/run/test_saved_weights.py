@@ -13,9 +13,11 @@ from tilted import tilted, tilted_classes
 import drs_fast as drs
 from drs_fast import samplers
 from drs_fast.core import Batch, OutOfTime, Sampler
+from drs_fast.core.sampler import Thresholds
+from drs_fast.run import weighed
 from drs_fast.samplers import DRS, OBRS
 from drs_fast.squeeze import bound, search
-from drs_fast.store import Corrupt
+from drs_fast.store import Conflict, Corrupt
 from drs_fast.store.format import sealed
 
 WITHIN = DRS(classes="within")
@@ -151,6 +153,71 @@ def test_samplers_without_weights(says, error, words, tmp_path):
         drs.generate(tilted(), Everything(says), 10).weight  # noqa: B018
     with pytest.raises(error, match=words):
         drs.generate(tilted(), Everything(says), 10, out=tmp_path, save=("weight",))
+
+
+@pytest.mark.parametrize("chunk_rows", [1024, 2**14])
+def test_a_run_opened_before_it_was_extended_has_its_weights(chunk_rows, tmp_path):
+    out, gan = tmp_path / "run", tilted(block=256)
+    batch = drs.generate(gan, DRS(), 700)
+    drs.generate(gan, DRS(), 700, out=out, chunk_rows=chunk_rows)
+    before = drs.open(out)
+    drs.generate(gan, DRS(), 2000, out=out, chunk_rows=chunk_rows)
+    assert torch.equal(before.weight[:], batch.weight)
+    assert torch.equal(before.ids[:], batch.ids)
+    assert weighed.worth_of(before)["effective_samples"] == batch.stats["effective_samples"]
+
+
+@pytest.mark.parametrize("chunk_rows", [1024, 2**14])
+@pytest.mark.parametrize("column", ["ids", "x", "logit", "y", "weight"])
+def test_classes_that_have_other_samples_since_are_said(column, chunk_rows, tmp_path):
+    out, gan = tmp_path / "run", tilted_classes(block=256)
+    drs.generate(gan, WITHIN, 700, out=out, chunk_rows=chunk_rows)
+    before = drs.open(out)
+    drs.generate(gan, WITHIN, 2000, out=out, chunk_rows=chunk_rows)
+    with pytest.raises(Conflict, match="opened before it was extended from 700 to 2,000 samples, "):
+        getattr(before, column)[:]
+    assert len(getattr(drs.open(out), column)[:]) == 2000
+
+
+def test_a_run_opened_before_its_burn_in_ended_says_so(tmp_path, monkeypatch):
+    out = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(DRS, "init", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            saved(tilted(block=256), DRS(), out, 700)
+    before = drs.open(out)
+    saved(tilted(block=256), DRS(), out, 700)
+    for column in ("state", "weight"):
+        with pytest.raises(Conflict, match=r"opened before its burn-in ended.*open it again"):
+            getattr(before, column)
+    assert len(drs.open(out).weight) == 700
+
+
+def interrupted(*given):
+    raise KeyboardInterrupt
+
+
+def test_columns_say_what_they_are(tmp_path):
+    run = saved(tilted(block=256), DRS(), tmp_path / "run", 700)
+    assert repr(run.x) == f"<x of {run.path}: (700, 1) torch.float32, lazy>"
+    assert repr(run.weight) == f"<weight of {run.path}: (700,) torch.float64, lazy>"
+
+
+@dataclass(frozen=True)
+class Thresholded(Everything):
+    """Says what it accepts by, but its batches have no weights."""
+
+    says: str = "batch"
+
+    def thresholds(self, gan, state):
+        return Thresholds(*torch.zeros(2).double(), 0.0)
+
+
+@pytest.mark.parametrize("save", [None, ("x",), ("weight",)])
+def test_batches_without_the_weights_that_a_sampler_promises(save, tmp_path):
+    where = {} if save is None else {"out": tmp_path / "run", "save": save}
+    with pytest.raises(ValueError, match=r"Thresholded has weighs='batch', .*Batch\(.*weigh="):
+        drs.generate(tilted(), Thresholded(), 10, **where)
 
 
 @pytest.mark.parametrize(

@@ -778,7 +778,7 @@ def test_a_squeezed_run_says_what_log_m_leaves_out(hurried, tmp_path):
     assert run.manifest["clipped"] > 0.01
     note = sampler.note(state_of(run), {name: run.manifest[name] for name in sampler.tallies})
     assert "lost, " in note
-    assert note.endswith("effective when weighted")
+    assert note.endswith("clipped")
 
 
 def state_of(run):

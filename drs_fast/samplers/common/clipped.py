@@ -104,15 +104,8 @@ def described(tallies: Mapping[str, int]) -> dict[str, str]:
 
 
 def note(tallies: Mapping[str, int]) -> str:
-    """The share in words, for a progress bar, and what samples are worth if they are weighted.
-
-    Empty if no row was above log_m.
-    """
-    if not tallies["capped"]:
-        return ""
-    kept, total, squares = _sums(tallies)
-    effective = (kept + total) ** 2 / (kept * (kept + 2.0 * total + squares))
-    return f"{clipped(tallies)} clipped, {effective:.1%} effective when weighted"
+    """The share in words, for a progress bar. Empty if no row was above log_m."""
+    return f"{clipped(tallies)} clipped" if tallies["capped"] else ""
 
 
 def _sums(tallies: Mapping[str, int]) -> tuple[int, float, float]:
