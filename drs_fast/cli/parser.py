@@ -113,7 +113,7 @@ def parser(given: list[str]) -> argparse.ArgumentParser:
     _add_option(generate, "patience", "rows without an accepted one before giving up")
     _add_option(generate, "chunk_rows", "rows a shard is made from")
     _add_option(generate, "precision", "of G and D", choices=PRECISIONS)
-    tunes = "of channels_last,compile: how G and D run; see drs-fast plan"
+    tunes = "of fold,cast,channels_last,compile: how G and D run; auto: what is fastest here"
     _add_option(generate, "tune", tunes, type=_names)
     generate.add_argument(
         "--no-cuda-graph",
