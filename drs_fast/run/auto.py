@@ -40,14 +40,26 @@ ENOUGH_LOGITS = 100  # to expect anything from
 
 
 class Way(NamedTuple):
-    """G and D with these variants in batches of this size, and how many rows a second they do."""
+    """G and D with these variants in batches of this size.
+
+    rate: rows per second. gain: over the untuned ones, which took turns with it.
+    """
 
     tune: tuple[str, ...]
     batch_size: int
     rate: float = 0.0
+    gain: float = 0.0
 
     def __str__(self) -> str:
         return f"{','.join(self.tune) or 'none'} in batches of {self.batch_size:,}"
+
+
+class Call(NamedTuple):
+    """A call of G and D for one batch, and how many times a round has it."""
+
+    run: Callable[[], None]
+    gan: GAN
+    times: int
 
 
 def settled(run: Run, out: str | PathLike[str] | None) -> Options:
@@ -76,6 +88,7 @@ class Search:
         self._found: list[Way] = []  # the plain one first
         self._refused: list[Way] = []
         self._left_out = 0
+        self._plain: Call | None = None
         self._compiling = COMPILING
         rows = max(PILOT, run.gan.call_rows(PILOT))
         start = clock.now()
@@ -91,19 +104,20 @@ class Search:
         plain = Way((), self._gan.block)
         self._try(plain)
         if not self._found:
-            self._say(f"kept {plain}, because 5 % of the run, {self._limit:.1f} s, is too short")
+            short = f", because there are only {self._limit:.1f} s to try more"
+            self._say(f"kept {plain}{short if self._left_out else ''}")
             return plain
         without = [name for name in tuning.VARIANTS if name != tuning.COMPILE]
         for size in self._sizes():
             for names in ((), *tuning.sets(without)):
                 self._try(Way(names, size))
         if tuning.COMPILE in tuning.VARIANTS:
-            for way in sorted(self._found, key=lambda way: -way.rate)[:COMPILED]:
+            for way in sorted(self._found, key=lambda way: -way.gain)[:COMPILED]:
                 if not any(tuning.COMPILE in one.tune for one in self._refused):
                     self._try(Way((*way.tune, tuning.COMPILE), way.batch_size))
-        best = plain = self._found[0]
+        best = self._found[0]
         for way in self._found:
-            best = way if way.rate > GAIN * best.rate else best
+            best = way if way.gain > GAIN * best.gain else best
         others = f"; no time for {self._left_out} more" if self._left_out else ""
         spent = f"{clock.now() - self._start:.1f} s of at most {self._limit:.1f} s"
         self._say(f"kept {best} ({spent}{others})")
@@ -125,7 +139,7 @@ class Search:
             self._left_out += 1
             return
         try:
-            found = way._replace(rate=self._rate(way))
+            found = self._timed(way)
         except (ValueError, torch.OutOfMemoryError, MemoryError) as error:
             self._refused.append(way)
             self._say(f"{way} refused: {(str(error) or repr(error)).splitlines()[0]}")
@@ -135,7 +149,7 @@ class Search:
                 self._compiling = clock.now() - start
         self._row_seconds = max(self._row_seconds, 1.0 / found.rate)
         self._found.append(found)
-        self._say(f"{way}: {found.rate:,.0f} rows/s, {found.rate / self._found[0].rate:.2f}")
+        self._say(f"{way}: {found.rate:,.0f} rows/s, {found.gain:.2f}")
 
     def _hopeless(self, way: Way) -> bool:
         """Whether variants that it has were refused, in this batch size or the usual one."""
@@ -146,15 +160,15 @@ class Search:
 
     def _cost(self, way: Way) -> float:
         """Seconds that a trial may take, from those before it."""
-        call = way.batch_size * self._row_seconds
-        calls = 1 + min(ROUNDS, math.ceil(ENOUGH / call)) if call else ROUNDS
-        calls += WARM_UP + 1 if self._graph else 0
-        missing = max(0, way.batch_size - len(self._expected)) * self._row_seconds
+        size, both = way.batch_size, way.batch_size + self._gan.block
+        rounds = min(ROUNDS, math.ceil(ENOUGH / max(both * self._row_seconds, SLICE)))
+        rows = max(0, size - len(self._expected)) + size + rounds * both
+        rows += (WARM_UP + 1) * size if self._graph else 0
         compiling = self._compiling if tuning.COMPILE in way.tune else 0.0
-        return missing + calls * call + ROUNDS * SLICE + compiling
+        return rows * self._row_seconds + 2 * ROUNDS * SLICE + compiling
 
-    def _rate(self, way: Way) -> float:
-        """Rows per second; ValueError if G or D fails, or their logits change too much."""
+    def _timed(self, way: Way) -> Way:
+        """The way with its speed; ValueError if G or D fails, or their logits change too much."""
         gan, rows = self._gan.on(block=way.batch_size), max(way.batch_size, tuning.LEAST_ROWS)
         memory.check_batch(gan, self._row_bytes)
         if rows > len(self._expected):
@@ -163,28 +177,34 @@ class Search:
             tuning.made(gan, way.tune, rows) if way.tune else (gan, tuning.seen(gan, rows))
         )
         tuning.check_close(way.tune, tuning.moved(self._expected[:rows], logit))
-        return way.batch_size / self._call_seconds(tuned)
+        call = self._call(tuned)
+        self._plain = plain = self._plain or call
+        rounds: list[tuple[float, float]] = []
+        start = clock.now()
+        while len(rounds) < ROUNDS and clock.now() - start < ENOUGH:
+            rounds.append((_row_seconds(plain), _row_seconds(call)))
+        before, now = (max(min(times), sys.float_info.min) for times in zip(*rounds, strict=True))
+        return way._replace(rate=1.0 / now, gain=1.0 if call is plain else before / now)
 
-    def _call_seconds(self, gan: GAN) -> float:
-        """Seconds of a call of G and D, at best; on a GPU as a run replays it."""
+    def _call(self, gan: GAN) -> Call:
+        """A call of G and D; on a GPU as a run replays it."""
         rng = Rng(0, BURN_IN_ROW)
         judged = gan.gradients if "gradients" in self._sampler.tallies else gan.logits
 
-        def call() -> None:
+        def called() -> None:
             judged(ops.latents(gan, rng, gan.block), ops.labels(gan, rng, gan.block))
 
-        run: Callable[[], None] = call
+        run: Callable[[], None] = called
         if self._graph:
             for _ in range(WARM_UP):
-                call()
+                called()
             with contextlib.suppress(RuntimeError, ValueError):  # then a run calls them too
-                run = captured(call, gan.device)
-        first = _seconds(gan, run, 1)
-        times = [first] if first > SLICE else []
-        count = 1 if times else math.ceil(SLICE / max(first, SLICE / MOST_CALLS))
-        while len(times) < ROUNDS and sum(times) < ENOUGH:
-            times.append(_seconds(gan, run, count))
-        return max(min(times), sys.float_info.min)
+                run = captured(called, gan.device)
+        call = Call(run, gan, 1)
+        if gan.block * self._row_seconds > SLICE:
+            return call
+        first = max(_row_seconds(call) * gan.block, SLICE / MOST_CALLS)
+        return call._replace(times=math.ceil(SLICE / first))
 
     @property
     def _graph(self) -> bool:
@@ -197,14 +217,14 @@ class Search:
             sys.stderr.write(f"tune: {line}\n")
 
 
-def _seconds(gan: GAN, run: Callable[[], None], count: int) -> float:
-    """Seconds of a call, of `count` in a row."""
-    _wait(gan)
+def _row_seconds(call: Call) -> float:
+    """Seconds for each row."""
+    _wait(call.gan)
     start = clock.now()
-    for _ in range(count):
-        run()
-    _wait(gan)
-    return (clock.now() - start) / count
+    for _ in range(call.times):
+        call.run()
+    _wait(call.gan)
+    return (clock.now() - start) / (call.times * call.gan.block)
 
 
 def _wait(gan: GAN) -> None:

@@ -162,6 +162,12 @@ def test_a_batch_that_changes_logits_is_refused(capsys):
     )
 
 
+def test_logits_that_are_never_the_same_are_not_tuned(capsys):
+    gan = costing().judged(lambda x: x[:, 0] + 10.0 * torch.rand(()))
+    assert searched(gan).tune == ()
+    assert capsys.readouterr().err.splitlines()[-1] == "tune: kept none in batches of 256"
+
+
 def test_functions_are_refused_and_the_run_goes_on(monkeypatch, capsys):
     monkeypatch.setattr(tuning, "VARIANTS", {"channels_last": tuning.channels_last})
     assert searched(costing()).tune == ()
