@@ -53,7 +53,7 @@ def parser(given: list[str]) -> argparse.ArgumentParser:
         "plan",
         allow_abbrev=False,
         help="measure how fast a model runs and recommend flags for generate",
-        description="Time G and D at several batch sizes and with each --tune, say what samplers "
+        description="Time G and D at several batch sizes and with --tune, say what samplers "
         "are expected to give and cost, draw samples for a few seconds, and recommend flags for "
         "generate.",
     )

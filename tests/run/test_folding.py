@@ -176,6 +176,30 @@ def hooked():
     return network
 
 
+class InTwoParts(nn.Module):
+    """Cannot be traced as a whole, and its parts share a convolution."""
+
+    def __init__(self):
+        super().__init__()
+        convolution = nn.Conv2d(4, 4, 3)
+        self.first = nn.Sequential(convolution, nn.BatchNorm2d(4))
+        self.second = nn.Sequential(nn.Tanh(), convolution)
+
+    def forward(self, x):
+        return self.second(self.first(x)) if float(x.sum()) > -1e9 else x
+
+
+class Doubled(nn.Module):
+    def forward(self, weight):
+        return 2.0 * weight
+
+
+def parametrized():
+    network = nn.Sequential(nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4))
+    nn.utils.parametrize.register_parametrization(network[0], "weight", Doubled())
+    return network
+
+
 class Scaled(nn.Conv2d):
     def forward(self, x):
         return super().forward(x).abs()
@@ -185,7 +209,9 @@ LEFT_ALONE = {
     "two readers": TwoReaders,
     "called twice": CalledTwice,
     "in two places": tied,
+    "in two parts": InTwoParts,
     "with a hook": hooked,
+    "of somebody's own weight": parametrized,
     "of another class": lambda: nn.Sequential(Scaled(4, 4, 3), nn.BatchNorm2d(4)),
     "by batch": lambda: nn.Sequential(
         nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4, track_running_stats=False)
