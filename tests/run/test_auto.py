@@ -120,6 +120,12 @@ def test_the_time_is_limited(n, sampler, rows, capsys):
     assert ("half,third,slow in batches of 1,024" in err) == everything
 
 
+@pytest.mark.parametrize("n", [10**9, None])
+def test_a_long_run_is_tuned_for_a_minute(n):
+    searched(costing(row=1e-2), n=n)
+    assert 30.0 < now() <= 60.0
+
+
 def test_max_seconds_limits_it_too():
     searched(costing(), max_seconds=40.0)
     assert now() <= 2.0
