@@ -53,7 +53,7 @@ def parser(given: list[str]) -> argparse.ArgumentParser:
         "plan",
         allow_abbrev=False,
         help="measure how fast a model runs and recommend flags for generate",
-        description="Time G and D at several batch sizes and with each --tune, say what samplers "
+        description="Time G and D at several batch sizes and with --tune, say what samplers "
         "are expected to give and cost, draw samples for a few seconds, and recommend flags for "
         "generate.",
     )
@@ -113,7 +113,7 @@ def parser(given: list[str]) -> argparse.ArgumentParser:
     _add_option(generate, "patience", "rows without an accepted one before giving up")
     _add_option(generate, "chunk_rows", "rows a shard is made from")
     _add_option(generate, "precision", "of G and D", choices=PRECISIONS)
-    tunes = "of channels_last,compile: how G and D run; see drs-fast plan"
+    tunes = "of fold,cast,channels_last,compile: how G and D run; auto: what is fastest here"
     _add_option(generate, "tune", tunes, type=_names)
     generate.add_argument(
         "--no-cuda-graph",

@@ -30,7 +30,7 @@ class Batch:
     stats: dict[str, Tensor]  # 0-d tensors
     weigh: Callable[[], Tensor] = unweighed  # finds `weight`
     # What the run took, by what it was spent on, and "total". On a GPU "draw", "generator",
-    # "discriminator" and "accept" are its own seconds, which overlap the host's; elsewhere all add up.
+    # "discriminator" and "accept" are its own seconds, which overlap those of the host.
     seconds: Mapping[str, float] = field(default_factory=dict)
 
     @functools.cached_property

@@ -13,7 +13,7 @@ from drs_fast.core import BURN_IN_ROW, Batch, OutOfTime, Sampler, Stale, Starvat
 from drs_fast.core.arguments import integer
 from drs_fast.gan import GAN
 from drs_fast.gan.images import OUTSIDE
-from drs_fast.run import clock, pages, weighed
+from drs_fast.run import auto, clock, pages, tuning, weighed
 from drs_fast.run.collected import Collected, Rows
 from drs_fast.run.options import Options, Weights
 from drs_fast.run.progress import Progress
@@ -35,7 +35,7 @@ def generate(
     device: torch.device | str | None = ..., out: None = ..., save: tuple[str, ...] = ...,
     images: str | None = ..., max_proposals: int | None = ..., max_seconds: float | None = ...,
     patience: int = ..., chunk_rows: int | None = ..., precision: str = ...,
-    tune: tuple[str, ...] = ..., cuda_graph: bool = ..., label_weights: Weights = ...,
+    tune: str | tuple[str, ...] = ..., cuda_graph: bool = ..., label_weights: Weights = ...,
     only: int | None = ..., progress: bool = ...,
 ) -> Batch: ...  # fmt: skip
 @overload
@@ -44,7 +44,7 @@ def generate(
     device: torch.device | str | None = ..., out: str | PathLike[str], save: tuple[str, ...] = ...,
     images: str | None = ..., max_proposals: int | None = ..., max_seconds: float | None = ...,
     patience: int = ..., chunk_rows: int | None = ..., precision: str = ...,
-    tune: tuple[str, ...] = ..., cuda_graph: bool = ..., label_weights: Weights = ...,
+    tune: str | tuple[str, ...] = ..., cuda_graph: bool = ..., label_weights: Weights = ...,
     only: int | None = ..., progress: bool = ...,
 ) -> Samples: ...  # fmt: skip
 def generate(
@@ -63,7 +63,7 @@ def generate(
     patience: int = 1_000_000,
     chunk_rows: int | None = None,
     precision: str = "fp32",
-    tune: tuple[str, ...] = (),
+    tune: str | tuple[str, ...] = (),
     cuda_graph: bool = True,
     label_weights: Weights = None,
     only: int | None = None,
@@ -88,8 +88,10 @@ def generate(
     chunk_rows: rows a shard is made from, a power of two times the sampler's group.
     precision: of G and D, "fp32" or "bf16"; then stats (or the manifest) have a `flip_rate`, the
         share of burn-in rows whose decision it changes.
-    tune: of "channels_last" and "compile", how to run G and D; `drs.plan` says what is faster.
-        ValueError where they do not run so, or where it changes logits too much.
+    tune: of "fold", "cast", "channels_last" and "compile", how to run G and D; ValueError where
+        they do not run so, or where it changes logits too much. "auto" times them together and in
+        other batch sizes, for at most 60 s or 5 % of the expected run, and keeps what is fastest;
+        `out` goes on with what it kept. Give that by name for the same bytes.
     label_weights, only: of a GAN with labels, how often each class is proposed, in place of the
         GAN's own label_weights, or the one class to draw.
     cuda_graph: whether a step on a GPU is captured once and replayed, where G and D allow it.
@@ -100,18 +102,33 @@ def generate(
     options = Options(
         seed=seed, batch_size=batch_size, device=device, save=save, images=images,
         max_proposals=max_proposals, max_seconds=max_seconds, patience=patience,
-        chunk_rows=chunk_rows, precision=precision, tune=tune, cuda_graph=cuda_graph,
+        chunk_rows=chunk_rows, precision=precision, tune=tuning.check(tune), cuda_graph=cuda_graph,
         label_weights=label_weights, only=only, progress=progress,
     )  # fmt: skip
     limit = clock.Limit(options.max_seconds)
     # Before G and D are called, because that leaves caches.
     model = None if out is None else options.placed(gan).sha256()
-    run = Run(gan, sampler, n, options, limit)
     with pages.kept():
+        run = _run(gan, sampler, n, options, limit, out)
         if out is None or model is None:
             return _generated(run, n)
         save_run(run, out, model)
         return open_run(out)
+
+
+def _run(
+    gan: GAN,
+    sampler: Sampler,
+    n: int | None,
+    options: Options,
+    limit: clock.Limit | None = None,
+    out: str | PathLike[str] | None = None,
+) -> Run:
+    """The run that is asked for; tune="auto" is settled first."""
+    if options.tune == tuning.AUTO:
+        plain = Run(gan, sampler, n, replace(options, tune=()), limit)
+        options = auto.settled(plain, out)
+    return Run(gan, sampler, n, options, limit)
 
 
 def _generated(run: Run, n: int) -> Batch:
@@ -142,7 +159,7 @@ def stream(
     images: str | None = None,
     patience: int = 1_000_000,
     precision: str = "fp32",
-    tune: tuple[str, ...] = (),
+    tune: str | tuple[str, ...] = (),
     cuda_graph: bool = True,
     label_weights: Weights = None,
     only: int | None = None,
@@ -155,10 +172,10 @@ def stream(
     """
     options = Options(
         seed=seed, batch_size=batch_size, device=device, images=images, patience=patience,
-        precision=precision, tune=tune, cuda_graph=cuda_graph, label_weights=label_weights,
-        only=only,
+        precision=precision, tune=tuning.check(tune), cuda_graph=cuda_graph,
+        label_weights=label_weights, only=only,
     )  # fmt: skip
-    run = Run(gan, sampler, None, options)
+    run = _run(gan, sampler, None, options)
     run.begin()
     return _streamed(run)
 

@@ -9,7 +9,6 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import combinations
 
 import torch
 
@@ -219,17 +218,24 @@ def _sizes(gan: GAN, sizes: Sequence[int], say: Callable[[str], None]) -> tuple[
 
 
 def _tunes(gan: GAN, say: Callable[[str], None]) -> tuple[tuple[Way, ...], tuple[str, ...]]:
-    """Times G and D untuned and with each combination of variants; and says why some fail."""
+    """Times G and D untuned and with combinations of variants; and says why some fail."""
     ways: dict[tuple[str, ...], GAN] = {(): gan}
     refused: dict[tuple[str, ...], str] = {}
-    every = (combinations(tuning.VARIANTS, k + 1) for k in range(len(tuning.VARIANTS)))
-    for names in (names for some in every for names in some):
-        if not any(set(others) <= set(names) for others in refused):
+
+    def try_to_apply(names: tuple[str, ...]) -> None:
+        if names not in ways and not any(set(others) <= set(names) for others in refused):
             say(f"tune={names!r}")
             try:
                 ways[names] = tuning.applied(gan, names)
             except ValueError as error:
                 refused[names] = str(error)
+
+    for names in tuning.sets(name for name in tuning.VARIANTS if name != tuning.COMPILE):
+        try_to_apply(names)
+    if tuning.COMPILE in tuning.VARIANTS:  # which takes long: alone, and with what is fastest
+        fastest = min(ways, key=lambda names: _seconds(ways[names], gan.block))
+        try_to_apply((tuning.COMPILE,))
+        try_to_apply((*fastest, tuning.COMPILE))
     timed = zip(ways.items(), _rates(ways.values()), strict=True)
     found = (Way(gan.block, names, rates, tuning.change(gan, one)) for (names, one), rates in timed)
     return tuple(found), tuple(refused.values())

@@ -60,7 +60,10 @@ def test_options_are_put_in_order():
         ({"max_seconds": True}, "max_seconds must be greater than 0, got True"),
         ({"chunk_rows": 1.5}, "chunk_rows must be an integer >= 1, got 1.5"),
         ({"save": ("y",)}, r"save must be of x, z, logit, weight \(ids always\), got 'y'"),
-        ({"tune": "fast"}, "tune must be from channels_last, compile, got 'fast'"),
+        (
+            {"tune": "fast"},
+            "tune must be auto, or from fold, cast, channels_last, compile, got 'fast'",
+        ),
         ({"only": 0, "label_weights": [1.0]}, "got both only and label_weights"),
     ],
 )

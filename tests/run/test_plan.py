@@ -138,6 +138,17 @@ def test_a_fast_variant_is_recommended_and_drawn_with(monkeypatch):
     assert seen[0][3].tune == ("fast",)
 
 
+def test_compiling_is_tried_alone_and_with_what_is_fastest(monkeypatch):
+    variants = {"slow": slow(0.1), "fast": lambda gan: toy().on(block=gan.block)}
+    monkeypatch.setattr(
+        tuning, "VARIANTS", variants | {"compile": lambda gan: gan.changed(lambda f: f)}
+    )
+    tried = [way.tune for way in drs.plan(slow(0.05)(toy())).tunes]
+    assert tried[:4] == [(), ("slow",), ("fast",), ("slow", "fast")]
+    assert tried[4] == ("compile",)
+    assert tried[5:] in ([("fast", "compile")], [("slow", "fast", "compile")])
+
+
 @pytest.mark.parametrize("size", [256, 1024])
 def test_a_slow_batch_size_is_not_recommended(size):
     plan = drs.plan(slow_in_batches_of(size))

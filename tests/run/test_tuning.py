@@ -175,8 +175,14 @@ def test_an_fp32_manifest_has_no_flip_rate(tmp_path):
     [
         ({"precision": "fp16"}, r"precision must be one of \('fp32', 'bf16'\), got 'fp16'"),
         ({"precision": ""}, r"precision must be one of \('fp32', 'bf16'\), got ''"),
-        ({"tune": ("fast",)}, "tune must be from channels_last, compile, got 'fast'"),
-        ({"tune": ("channels_last", "")}, "tune must be from channels_last, compile, got ''"),
+        (
+            {"tune": ("fast",)},
+            "tune must be auto, or from fold, cast, channels_last, compile, got 'fast'",
+        ),
+        (
+            {"tune": ("channels_last", "")},
+            "tune must be auto, or from fold, cast, channels_last, compile, got ''",
+        ),
     ],
 )
 def test_unknown_names_are_answered_with_the_options(run, change, words):
@@ -506,7 +512,10 @@ def test_cuda_graph_reaches_the_lane(monkeypatch):
     ("flags", "words"),
     [
         (("--precision", "fp16"), "choose from"),
-        (("--tune", "fast"), "tune must be from channels_last, compile, got 'fast'"),
+        (
+            ("--tune", "fast"),
+            "tune must be auto, or from fold, cast, channels_last, compile, got 'fast'",
+        ),
     ],
 )
 def test_wrong_flags_exit_with_2(monkeypatch, tmp_path, capsys, flags, words):
