@@ -10,7 +10,7 @@ LATENT, ACCEPT = tl.constexpr(core.LATENT), tl.constexpr(core.ACCEPT)
 # Kernel arguments for whose values no special machine code should be made.
 NUMBERS = [
     "log_m_bits", "gamma_bits", "s_bits", "seed", "row", "n", "stream", "draw", "capacity", "slots",
-    "status_words", "candidates", "size",
+    "status_words", "candidates", "size", "q_bits", "parts",
 ]  # fmt: skip
 UNIFORM_UNIT = tl.constexpr(arithmetic.UNIFORM_UNIT)
 LOG = tl.constexpr(arithmetic.LOG)

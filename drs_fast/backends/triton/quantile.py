@@ -17,7 +17,6 @@ DRAWN, FINISHED, PREFIX, RANK, NEXT = (tl.constexpr(i) for i in (0, 1, 2, 3, 16)
 HISTOGRAM = tl.constexpr(32)
 BITS = tl.constexpr(8)  # more bins than 256 would cost a thread more registers than it has
 BINS = tl.constexpr(256)
-WORDS = 32 + 256
 LOWEST = tl.constexpr(-(2**63))
 
 
@@ -55,14 +54,17 @@ def _score(logit, log_m, s):
 @triton.jit
 def _load(logit, n, tile, WIDE: tl.constexpr, BLOCK: tl.constexpr):
     index = tile * BLOCK + tl.arange(0, BLOCK)
-    value = tl.load(logit + index, mask=index < n, other=float("nan"))
+    if (tile + 1) * BLOCK <= n:  # without a mask, because a mask splits loads of 16 bytes
+        value = tl.load(logit + index)
+    else:
+        value = tl.load(logit + index, mask=index < n, other=float("nan"))
     return value.to(tl.float64) if WIDE else value.to(tl.float32)
 
 
 @triton.jit(do_not_specialize=NUMBERS)
 def radix_select(
     logit, log_m, out, workspace,
-    q_bits: tl.int64, log_m_bits: tl.int64, s_bits: tl.int64, n: tl.int64, parts: tl.int64,
+    log_m_bits: tl.int64, q_bits: tl.int64, s_bits: tl.int64, n: tl.int64, parts: tl.int32,
     PASSES: tl.constexpr, LOG_M: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """A digit of the keys a pass. A pass has a block for each part of the logits.
@@ -71,8 +73,8 @@ def radix_select(
     pass is a launch.
     """
     WIDE: tl.constexpr = PASSES * BITS == 64
-    place = tl.atomic_add(workspace + DRAWN, 1, sem="relaxed")
-    step, tile = place // parts, place % parts
+    place = tl.atomic_add(workspace + DRAWN, 1, sem="relaxed").to(tl.int32)
+    step, tile = place // parts, (place % parts).to(tl.int64)
     shift = (PASSES - 1 - step) * BITS
     value = _load(logit, n, tile, WIDE, BLOCK)
     while tl.atomic_add(workspace + NEXT, 0, sem="acquire") < step:
