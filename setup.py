@@ -121,7 +121,12 @@ if cuda_library_folders():
     extensions.append(
         Extension(
             "drs_fast._cuda",
-            ["csrc/cuda/module.cpp", "csrc/cuda/compact.cu", "csrc/cuda/elementwise.cu"],
+            [
+                "csrc/cuda/module.cpp",
+                "csrc/cuda/compact.cu",
+                "csrc/cuda/elementwise.cu",
+                "csrc/cuda/quantile.cu",
+            ],
             depends=headers("csrc/cuda"),
             include_dirs=bindings(),
             language="c++",

@@ -38,11 +38,14 @@ def measured(
         "largest": (lambda: drs.ops.largest(logit), 4 * n),
         "quantile_gamma": (
             lambda: drs.ops.quantile_gamma(logit, 80.0, log_m=threshold["log_m"], eps=EPS),
-            12 * n,
+            4 * n,
         ),
     }
     for name, (call, moved) in ops.items():
-        attempt(row, clock, name, functools.partial(_figures, clock, call, moved))
+        attempt(row, clock, name, functools.partial(_figures, clock, call, moved, "triton"))
+    for name in ("largest", "quantile_gamma"):
+        figures = functools.partial(_figures, clock, *ops[name], "cuda")
+        attempt(row, clock, f"{name}, CUDA C++", figures)
     batch = min(BATCH, n)
     attempt(
         row, clock, f"accept_append {batch} x {d}", functools.partial(_appending, clock, batch, d)
@@ -58,8 +61,13 @@ def measured(
     return row
 
 
-def _figures(clock: Clock, call: Call, moved: int, found: dict[str, Any]) -> None:
-    expected = _by_reference(call)
+def _figures(clock: Clock, op: Call, moved: int, backend: str, found: dict[str, Any]) -> None:
+    expected = _by_reference(op)
+
+    def call() -> Any:
+        with drs.backend(backend):
+            return op()
+
     _same(call(), expected)
     found["bytes"] = moved
     found["launch"] = asdict(clock.launch(call))

@@ -80,6 +80,15 @@ __device__ inline double2 exponential(double x) {
     return {y + scale, y + (scale - 1.0)};
 }
 
+// ln x for positive normal x.
+__device__ inline double logarithm(double x) {
+    constexpr double ATANH[] = {DRS_ATANH};
+    const int64_t bits = __double_as_longlong(x) - TWO_THIRDS_BITS_64;
+    const double m = __longlong_as_double((bits & MANTISSA_MASK_64) + TWO_THIRDS_BITS_64);
+    const double f = (m - 1.0) / (m + 1.0), series = horner(ATANH, f * f);
+    return (double)(bits >> 52) * LN_2_NEAREST + (series * (f * f) * f + f * 2.0);
+}
+
 // p / (1 - p) as numerator and denominator.
 __device__ inline double2 terms(double logit, double log_m, double c1, double s) {
     const double2 e = exponential(logit - log_m);

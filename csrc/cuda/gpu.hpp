@@ -62,6 +62,10 @@ struct Workspace {
     int64_t status_words;
 };
 
+constexpr int ORDER_WORDS = 2080;  // of the workspace of what follows; zero between launches
+
+const char* quantile_gamma(Stream, Logits, double q, Threshold, double* out, int64_t* words);
+const char* largest(Stream, Logits, double* out, int64_t* words);
 const char* uniform(Stream, Rows, uint32_t stream, uint32_t draw, int64_t n, double* out);
 const char* words(Stream, Rows, uint32_t stream, uint32_t draw, int64_t n, int64_t d, int64_t* out);
 const char* normal(Stream, Rows, uint32_t stream, uint32_t draw, int64_t n, int64_t d, float* out);

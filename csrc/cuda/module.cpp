@@ -54,6 +54,7 @@ void check(const char* error) {
 
 PYBIND11_MODULE(_cuda, m) {
     m.attr("MAX_TENSORS") = drs::MAX_TENSORS;
+    m.attr("ORDER_WORDS") = drs::ORDER_WORDS;
     m.def("devices", [] {
         const char* error;
         const int count = drs::device_count(&error);
@@ -84,6 +85,14 @@ PYBIND11_MODULE(_cuda, m) {
                        Address out) {
         check(drs::accept(stream_of(where), logits_of(logit), rows_of(rows),
                           threshold_of(threshold), (bool*)out));
+    });
+    m.def("quantile_gamma", [](StreamArgs where, LogitArgs logit, double q, ThresholdArgs threshold,
+                               Address out, Address words) {
+        check(drs::quantile_gamma(stream_of(where), logits_of(logit), q, threshold_of(threshold),
+                                  (double*)out, (int64_t*)words));
+    });
+    m.def("largest", [](StreamArgs where, LogitArgs logit, Address out, Address words) {
+        check(drs::largest(stream_of(where), logits_of(logit), (double*)out, (int64_t*)words));
     });
     m.def("accept_compact", [](StreamArgs where, LogitArgs logit, RowsArgs rows,
                                ThresholdArgs threshold, const std::vector<TensorArgs>& tensors,

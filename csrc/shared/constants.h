@@ -77,4 +77,13 @@ constexpr double LN_2_LOW = 5.497923018708371e-14;
         1.0 / 39916800.0, 1.0 / 3628800.0, 1.0 / 362880.0, 1.0 / 40320.0, 1.0 / 5040.0,    \
         1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 1.0 / 2.0
 
+// ln x in float64: 2 atanh(f) with f = (m - 1) / (m + 1) and m in [2/3, 4/3).
+constexpr double LN_2_NEAREST = 0.6931471805599453;
+constexpr int64_t TWO_THIRDS_BITS_64 = 0x3FE5555555555555;
+constexpr int64_t MANTISSA_MASK_64 = 0xFFFFFFFFFFFFF;
+constexpr double MAX_GAMMA = 600.0;
+#define DRS_ATANH                                                                          \
+    2.0 / 27.0, 2.0 / 25.0, 2.0 / 23.0, 2.0 / 21.0, 2.0 / 19.0, 2.0 / 17.0, 2.0 / 15.0,    \
+        2.0 / 13.0, 2.0 / 11.0, 2.0 / 9.0, 2.0 / 7.0, 2.0 / 5.0, 2.0 / 3.0
+
 }  // namespace drs

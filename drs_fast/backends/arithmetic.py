@@ -161,13 +161,19 @@ def exponential(x: Tensor) -> tuple[Tensor, Tensor]:
     return y + scale, y + (scale - 1.0)
 
 
+ATANH = tuple(2.0 / j for j in range(27, 1, -2))
+LN_2_NEAREST = 0.6931471805599453
+TWO_THIRDS_BITS_64, MANTISSA_MASK_64 = 0x3FE5555555555555, 0xFFFFFFFFFFFFF  # of a float64
+MAX_GAMMA = 600.0
+
+
 def logarithm(x: Tensor) -> Tensor:
     """ln x for positive normal x, float64: 2 atanh((m - 1) / (m + 1)) on m in [2/3, 4/3)."""
-    bits = x.view(torch.int64) - 0x3FE5555555555555
-    m = ((bits & 0xFFFFFFFFFFFFF) + 0x3FE5555555555555).view(torch.float64)
+    bits = x.view(torch.int64) - TWO_THIRDS_BITS_64
+    m = ((bits & MANTISSA_MASK_64) + TWO_THIRDS_BITS_64).view(torch.float64)
     f = (m - 1.0) / (m + 1.0)
-    series = horner(tuple(2.0 / j for j in range(27, 1, -2)), f * f)
-    return (bits >> 52).double() * 0.6931471805599453 + (series * (f * f) * f + f * 2.0)
+    series = horner(ATANH, f * f)
+    return (bits >> 52).double() * LN_2_NEAREST + (series * (f * f) * f + f * 2.0)
 
 
 NUMERATOR = (

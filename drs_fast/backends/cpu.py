@@ -177,6 +177,10 @@ def largest(logit: Tensor) -> Tensor:
     return reference.largest(logit)
 
 
+def quantile_gamma(logit: Tensor, q: float, threshold: Threshold) -> Tensor:
+    return reference.score(order_statistic(logit, q), threshold.log_m, threshold.s)
+
+
 def order_statistic(logit: Tensor, q: float) -> Tensor:
     wide = _wide(logit)
     return torch.tensor(

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from drs_fast.backends import reference, workspaces
+from drs_fast.backends import workspaces
 from drs_fast.backends.reference import Number, Threshold
 from drs_fast.core import Rng
 from drs_fast.core.compacted import COUNT_MASK, TILE, Compacted, Ring
@@ -121,11 +121,19 @@ def appending(threshold: Threshold, ring: Ring) -> Callable[[Tensor, tuple[Tenso
 
 
 def largest(logit: Tensor) -> Tensor:
-    return reference.largest(logit)
+    out = torch.empty((), dtype=torch.float64, device=logit.device)
+    words = workspaces.zero(logit.device, _extension().ORDER_WORDS)
+    _extension().largest(_where(out), _logits(logit), out.data_ptr(), words.data_ptr())
+    return out
 
 
-def order_statistic(logit: Tensor, q: float) -> Tensor:
-    return reference.order_statistic(logit, q)
+def quantile_gamma(logit: Tensor, q: float, threshold: Threshold) -> Tensor:
+    out = torch.empty((), dtype=torch.float64, device=logit.device)
+    words = workspaces.zero(logit.device, _extension().ORDER_WORDS)
+    _extension().quantile_gamma(
+        _where(out), _logits(logit), q, _threshold(threshold), out.data_ptr(), words.data_ptr()
+    )
+    return out
 
 
 def _compact(

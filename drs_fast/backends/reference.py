@@ -10,6 +10,7 @@ from torch import Tensor
 
 from drs_fast.backends.arithmetic import (
     MASK,
+    MAX_GAMMA,
     _circle,
     _radius,
     exponential,
@@ -175,7 +176,8 @@ def largest(logit: Tensor) -> Tensor:
     """The largest valid logit, -inf if there is none; () float64."""
     valid = ~(torch.isnan(logit) | torch.isposinf(logit))
     lowest = torch.tensor([-torch.inf], dtype=torch.float64, device=logit.device)
-    return torch.cat([torch.where(valid, logit, -torch.inf).double(), lowest]).max()
+    # Plus 0.0, because which of 0.0 and -0.0 is the larger depends on their order.
+    return torch.cat([torch.where(valid, logit, -torch.inf).double(), lowest]).max() + 0.0
 
 
 def order_statistic(logit: Tensor, q: float) -> Tensor:
@@ -183,10 +185,28 @@ def order_statistic(logit: Tensor, q: float) -> Tensor:
     valid = ~(torch.isnan(logit) | torch.isposinf(logit))
     ordered = torch.where(valid, logit, torch.inf).sort().values
     n = valid.sum()
-    k = torch.clamp(torch.ceil(q * n.double() / 100.0).long(), min=1)
+    # By a tensor, because CUDA multiplies by 1 / 100 where it should divide by a number.
+    hundred = torch.full_like(n, 100.0, dtype=torch.float64)
+    k = torch.clamp(torch.ceil(q * n.double() / hundred).long(), min=1)
     # An index in square brackets would be read by the host.
     found = ordered.index_select(0, torch.clamp(k - 1, max=len(logit) - 1)[None])[0]
     return torch.where(n > 0, found, torch.nan)
+
+
+def score(logit: Tensor, log_m: Number, s: float) -> Tensor:
+    """F of a logit without gamma, clamped to [-600, 600]; float64.
+
+    Source: Azadi et al., Discriminator rejection sampling (2019), equation 8.
+    """
+    _, q_minus = exponential(log_m - logit.double())
+    t = q_minus + s
+    f = torch.where(t > 0.0, -logarithm(t), torch.inf)
+    return torch.clamp(torch.where(torch.isnan(logit), torch.nan, f), -MAX_GAMMA, MAX_GAMMA)
+
+
+def quantile_gamma(logit: Tensor, q: float, threshold: Threshold) -> Tensor:
+    """F of the order statistic; () float64."""
+    return score(order_statistic(logit, q), threshold.log_m, threshold.s)
 
 
 def walk(

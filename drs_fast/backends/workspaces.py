@@ -6,6 +6,7 @@ from torch import Tensor
 from drs_fast.core.compacted import HEADER, TILE, workspace_words
 
 _kept: dict[tuple[torch.device, int], tuple[Tensor, int]] = {}
+_zero: dict[tuple[torch.device, int, int], Tensor] = {}
 
 
 def of(device: torch.device, n: int) -> tuple[Tensor, int]:
@@ -21,6 +22,16 @@ def of(device: torch.device, n: int) -> tuple[Tensor, int]:
         kept = _new(device, room), room
         _kept[device, stream] = kept
     return kept
+
+
+def zero(device: torch.device, words: int) -> Tensor:
+    """This many words (int64), zero, for launches that leave them zero."""
+    if device.type != "cuda" or torch.cuda.is_current_stream_capturing():
+        return torch.zeros(words, dtype=torch.int64, device=device)
+    where = device, torch.cuda.current_stream(device).cuda_stream, words
+    if where not in _zero:
+        _zero[where] = torch.zeros(words, dtype=torch.int64, device=device)
+    return _zero[where]
 
 
 def _new(device: torch.device, rows: int) -> Tensor:

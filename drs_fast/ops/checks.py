@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 
 from drs_fast.backends import reference
+from drs_fast.backends.arithmetic import MAX_GAMMA
 from drs_fast.core import Rng
 from drs_fast.core.arguments import describe, integer, number, usable
 from drs_fast.core.tensors import dense, dense_words, plain
 
-MAX_GAMMA = 600.0
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 INTEGERS = (
     torch.int8, torch.int16, torch.int32, torch.int64,

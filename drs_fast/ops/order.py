@@ -5,7 +5,6 @@ import math
 import torch
 from torch import Tensor
 
-from drs_fast.backends import reference
 from drs_fast.core.arguments import describe, number, one_of
 from drs_fast.ops import checks
 from drs_fast.ops.dispatch import call
@@ -48,24 +47,17 @@ def quantile_gamma(
     one_of("interpolation", interpolation, INTERPOLATIONS)
     if len(logit) == 0:
         raise ValueError("quantile_gamma needs at least one logit, got an empty tensor")
-    log_m, _, s = checks.threshold(logit, log_m, 0.0, eps)
-    if isinstance(log_m, Tensor) and log_m.ndim:
-        raise ValueError(f"log_m must be a single number, got {describe(log_m)}")
-    ordered = call("order_statistic", logit.device)
+    threshold = checks.threshold(logit, log_m, 0.0, eps)
+    if isinstance(threshold.log_m, Tensor) and threshold.log_m.ndim:
+        raise ValueError(f"log_m must be a single number, got {describe(threshold.log_m)}")
+    quantile = call("quantile_gamma", logit.device)
     if interpolation == "none":
-        return _f(ordered(logit, percent), log_m, s)
+        return quantile(logit, percent, threshold)
     n = max(1, int((logit < torch.inf).sum()))
     part, below = math.modf((n - 1) * (percent / 100.0))
     # Half a step further, so that a rounding error cannot lead to a neighbour.
-    low, high = (ordered(logit, 100.0 * (k + 0.5) / n) for k in (below, min(below + 1.0, n - 1.0)))
-    return torch.lerp(_f(low, log_m, s), _f(high, log_m, s), part)
-
-
-def _f(logit: Tensor, log_m: float | Tensor, s: float) -> Tensor:
-    """F of one logit, clamped to [-600, 600]."""
-    _, q_minus = reference.exponential(log_m - logit.double())
-    t = q_minus + s
-    f = torch.where(t > 0.0, -reference.logarithm(t), torch.inf)
-    return torch.clamp(
-        torch.where(torch.isnan(logit), torch.nan, f), -checks.MAX_GAMMA, checks.MAX_GAMMA
+    low, high = (
+        quantile(logit, 100.0 * (k + 0.5) / n, threshold)
+        for k in (below, min(below + 1.0, n - 1.0))
     )
+    return torch.lerp(low, high, part)

@@ -65,7 +65,7 @@ def bindings(tmp_path_factory):
 def emulation(folder, bindings, source=SOURCES, name="_cuda"):
     """The CUDA sources compiled for the host; each CUDA thread is a host thread."""
     made = folder / f"{name}.so"
-    kernels = [source / file for file in ("compact.cu", "elementwise.cu")]
+    kernels = [source / file for file in ("compact.cu", "elementwise.cu", "quantile.cu")]
     start = [] if name == "_cuda" else [f"-Wl,--defsym=PyInit_{name}=PyInit__cuda"]
     compiled(source, "-shared", *start, "-x", "c++", *kernels, "-x", "none", bindings, "-o", made)
     spec = importlib.util.spec_from_file_location(name, made)
@@ -215,7 +215,56 @@ def check_latents():
     assert_backends_agree(lambda to: ops.normal(RNG, 300, 130, device=to(noise(1)).device))
 
 
+QUANTILES = (0, 55, 100)
+
+
+def order_inputs(n, dtype):
+    limits, spread = torch.finfo(dtype), noise(n, seed=4)
+    yield spread.to(dtype)
+    yield torch.where(spread > 1.0, spread.double(), -limits.max).to(dtype)
+    yield (spread * 2).round().to(dtype)  # ties, and both zeros
+    yield torch.where(spread < 0.5, -torch.inf, spread).to(dtype)
+    yield torch.full((n,), -0.0, dtype=dtype)
+    yield (spread.double() * limits.smallest_normal).to(dtype)  # subnormal
+    yield logits(n, dtype, "nan")
+    yield torch.tensor([torch.nan, torch.inf] * n, dtype=dtype)[:n]
+    yield torch.cat((spread, spread[:1])).to(dtype)[1:]  # no load of 16 bytes is aligned
+
+
+@pytest.mark.parametrize(("dtype", "n"), [*zip(DTYPES, (4096, 4097, 1, 5000), strict=True)])
+def test_orders(n, dtype):
+    for logit in order_inputs(n, dtype):
+        assert_backends_agree(lambda to, x=logit: ops.largest(to(x)))
+        for q in QUANTILES:
+            assert_backends_agree(
+                lambda to, x=logit, q=q: ops.quantile_gamma(to(x), q, log_m=0.25, eps=1e-9)
+            )
+
+
+def check_orders():
+    logit = logits(5000, content="nan")
+    assert_backends_agree(lambda to: ops.largest(to(logit)))
+    assert_backends_agree(lambda to: ops.quantile_gamma(to(logit), 55, log_m=2.0))
+
+
+def test_orders_of_many_logits():
+    logit = logits(300_000, content="nan")
+    top = torch.tensor(8.0, dtype=torch.float64)
+    assert_backends_agree(lambda to: ops.quantile_gamma(to(logit), 55, log_m=to(top)))
+    assert_backends_agree(lambda to: ops.quantile_gamma(to(logit[:3]), 55, log_m=to(top)))
+    assert_backends_agree(lambda to: ops.largest(to(logit)))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_no_logits_have_no_largest(dtype):
+    assert_backends_agree(lambda to: ops.largest(to(torch.empty(0, dtype=dtype))))
+
+
 MUTANTS = (
+    ("quantile.cu", "rank <= before + own[i]", "rank <= before + own[i] - 1", check_orders),
+    ("quantile.cu", "place % parts", "0", check_orders),
+    ("quantile.cu", "shared_rank = rank - before", "shared_rank = rank", check_orders),
+    ("quantile.cu", "valid(values[i]) && values[i] > most", "values[i] > most", check_orders),
     ("compact.cu", "1u << lane <= first", "1u << lane < first", check_compacted),
     ("compact.cu", "out.state[RING_ROW] += n;", "out.state[RING_ROW] += n - 1;", check_rings),
     ("rows.cuh", "rows.row + index", "rows.row + index + 1", check_compacted),

@@ -1,5 +1,7 @@
 """What only a GPU shows: races, waiting tiles, streams, graphs, and no host in the loop."""
 
+import math
+
 import pytest
 import torch
 from agreement import (
@@ -8,7 +10,7 @@ from agreement import (
 )
 
 from drs_fast import Compacted, Rng, backend, backends, ops
-from drs_fast.backends import cuda
+from drs_fast.backends import cuda, reference
 from drs_fast.backends import triton as kernels
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -291,6 +293,41 @@ def test_logits_of_every_dtype(way, dtype):
     assert_same(ops.largest(logit), ops.largest(host))
 
 
+@pytest.mark.parametrize("way", ["single pass", "CUDA C++"], indirect=True)
+@pytest.mark.timeout(60, method="thread")
+def test_percentiles_in_graphs_on_two_streams(way):
+    """Replays of 1 M and of 50 M logits at once, whose blocks do not all run at a time."""
+    for dtype in (torch.float32, torch.float64):
+        generator = torch.Generator(DEVICE).manual_seed(5)
+        given = [
+            torch.randn(n, device=DEVICE, generator=generator).to(dtype)
+            for n in (LARGE, 50 * LARGE)
+        ]
+        given[0][::2] = 0.25  # ties
+        streams, replays = [torch.cuda.Stream() for _ in given], []
+        for logit in given:
+            made = {}
+
+            def both(logit=logit, made=made):
+                made["gamma"] = ops.quantile_gamma(logit, 55, log_m=LOG_M)
+                made["top"] = ops.largest(logit)
+
+            replays.append((captured(both), made))
+        torch.cuda.synchronize()
+        for turn in range(20):
+            for stream, (graph, made) in zip(streams, replays, strict=True):
+                with torch.cuda.stream(stream):
+                    made["gamma"].fill_(turn)
+                    graph.replay()
+        torch.cuda.synchronize()
+        for logit, (_, made) in zip(given, replays, strict=True):
+            ordered = logit.sort().values
+            rank = math.ceil(55 * len(logit) / 100)
+            assert_same(made["top"], ordered[-1].double())
+            wanted = reference.score(ordered[rank - 1].cpu(), LOG_M, reference.stabiliser(1e-6))
+            assert_same(made["gamma"], wanted)
+
+
 def test_the_reference_has_the_same_bits_on_the_device():
     n, rng = 100_000, Rng(29, 2**32 - 50_000)
     logit = on_device(n, 1)[0]
@@ -301,6 +338,7 @@ def test_the_reference_has_the_same_bits_on_the_device():
         yield ops.probability(logit, **ARGUMENTS)
         yield ops.accept(logit, rng, **ARGUMENTS)
         yield ops.quantile_gamma(logit, 80.0, log_m=LOG_M)
+        yield ops.quantile_gamma(logit[:100], 55, log_m=LOG_M)  # 55 * 100 * (1 / 100) is above 55
 
     with backend("reference"):
         found = list(everything(logit, DEVICE))

@@ -19,8 +19,9 @@ ROUTINES = {
     "latents 128 two launches: compact.copy_tiles": "sqrt",
     "langevin: groups.langevin": "sqrt",
     "probability: decision.probability": "div",
-    "order_statistic: quantile.sweep": "div",
-    "order_statistic float64: quantile.sweep": "div",
+    "quantile_gamma: quantile.radix_select": "div",
+    "quantile_gamma bfloat16: quantile.radix_select": "div",
+    "quantile_gamma float64: quantile.radix_select": "div",
 }
 WIDE = ("32", "128", "128 bfloat16", "512", "image and latent", "ring")
 REGISTERS = json.loads((COMMON / "registers.json").read_text())
@@ -67,6 +68,8 @@ def test_rows_move_in_16_bytes(kernels, arch):
     assert kernels[arch]["latents 128: compact.single_pass"]["WIDE STORE"] > 0
     assert kernels[arch]["latents 128: compact.single_pass"]["WIDE LOAD"] == 0
     assert kernels[arch]["normal: random.elements"]["WIDE STORE"] > 0
+    for name in ("quantile_gamma", "quantile_gamma bfloat16", "quantile_gamma float64"):
+        assert kernels[arch][f"{name}: quantile.radix_select"]["WIDE LOAD"] > 0, name
 
 
 @pytest.mark.parametrize("arch", ARCHITECTURES)

@@ -24,6 +24,8 @@ from drs_fast.core import Rng
 from drs_fast.core.compacted import COUNT_MASK, HEADER, TILE, Compacted, Ring
 
 CHUNK = 4096  # words of up to 4 bytes that a block of threads copies at a time
+ORDER_TILE, ORDER_PARTS = 4096, 512  # logits that a block loads at a time; most blocks of a pass
+ORDER_WORDS = 32 + 256  # of quantile's workspace
 GROUPS = 256  # groups that a block of threads serves, one per thread
 DRAWS = 8  # blocks of four normals that are made for a row at a time
 # A fused a * b + c has other bits; with fewer registers some kernels would spill.
@@ -207,16 +209,20 @@ def largest(logit: Tensor) -> Tensor:
     return out
 
 
-def order_statistic(logit: Tensor, q: float) -> Tensor:
-    out = torch.empty((), dtype=logit.dtype, device=logit.device)
-    percent = torch.full((), q, dtype=torch.float64, device=logit.device)
-    workspace = torch.zeros(HEADER + 2048, dtype=torch.int64, device=logit.device)
-    wide = logit.dtype == torch.float64
-    shifts = range(55, -1, -11) if wide else range(22, -1, -11)
-    for shift in shifts:
+def quantile_gamma(logit: Tensor, q: float, threshold: Threshold) -> Tensor:
+    out = torch.empty((), dtype=torch.float64, device=logit.device)
+    passes = 8 if logit.dtype == torch.float64 else 4
+    parts = min(-(-len(logit) // ORDER_TILE), ORDER_PARTS)
+    # On other GPUs no block may wait for another, so each pass is a launch.
+    single_pass = len(logit) <= SINGLE_PASS_ROWS and torch.version.hip is None
+    launches = 1 if single_pass else passes
+    workspace = workspaces.zero(logit.device, ORDER_WORDS)
+    for _ in range(launches):
         _launch(
-            "quantile.sweep", logit.device, len(logit), logit, percent, workspace, out, len(logit),
-            SHIFT=shift, TOP=shift == shifts[0], WIDE=wide, BLOCK=TILE,
+            "quantile.radix_select", logit.device, parts * passes // launches * ORDER_TILE,
+            logit, tensors(threshold)[0], out, workspace,
+            *bits(threshold._replace(gamma=q)), len(logit), parts,
+            PASSES=passes, LOG_M=forms(threshold)["LOG_M"], BLOCK=ORDER_TILE,
         )  # fmt: skip
     return out
 

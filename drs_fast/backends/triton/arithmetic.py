@@ -10,7 +10,7 @@ LATENT, ACCEPT = tl.constexpr(core.LATENT), tl.constexpr(core.ACCEPT)
 # Kernel arguments for whose values no special machine code should be made.
 NUMBERS = [
     "log_m_bits", "gamma_bits", "s_bits", "seed", "row", "n", "stream", "draw", "capacity", "slots",
-    "status_words", "candidates", "size",
+    "status_words", "candidates", "size", "q_bits", "parts",
 ]  # fmt: skip
 UNIFORM_UNIT = tl.constexpr(arithmetic.UNIFORM_UNIT)
 LOG = tl.constexpr(arithmetic.LOG)
@@ -30,6 +30,11 @@ ROUNDER = tl.constexpr(arithmetic.ROUNDER)
 ROUNDER_BITS = tl.constexpr(arithmetic.ROUNDER_BITS)
 LN_2_HIGH = tl.constexpr(arithmetic.LN_2_HIGH)
 LN_2_LOW = tl.constexpr(arithmetic.LN_2_LOW)
+ATANH = tl.constexpr(arithmetic.ATANH)
+LN_2_NEAREST = tl.constexpr(arithmetic.LN_2_NEAREST)
+TWO_THIRDS_BITS_64 = tl.constexpr(arithmetic.TWO_THIRDS_BITS_64)
+MAX_GAMMA = tl.constexpr(arithmetic.MAX_GAMMA)
+MANTISSA_MASK_64 = tl.constexpr(arithmetic.MANTISSA_MASK_64)
 
 
 @triton.jit
@@ -120,6 +125,16 @@ def exponential(x):
     scale = ((power + 1023) << 52).to(tl.float64, bitcast=True)
     y = (horner(FACTORIALS, 14, r) * (r * r) + r) * scale
     return y + scale, y + (scale - 1.0)
+
+
+@triton.jit
+def logarithm(x):
+    """ln x for positive normal x; float64."""
+    bits = x.to(tl.int64, bitcast=True) - TWO_THIRDS_BITS_64
+    m = ((bits & MANTISSA_MASK_64) + TWO_THIRDS_BITS_64).to(tl.float64, bitcast=True)
+    f = (m - 1.0) / (m + 1.0)
+    series = horner(ATANH, 13, f * f)
+    return (bits >> 52).to(tl.float64) * LN_2_NEAREST + (series * (f * f) * f + f * 2.0)
 
 
 @triton.jit

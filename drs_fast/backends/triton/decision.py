@@ -69,6 +69,7 @@ def weight(
 def largest(logit, out, n: tl.int64, BLOCK: tl.constexpr):
     """Sets out () float64 to the largest of itself and the valid logits."""
     index = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    value = tl.load(logit + index, mask=index < n, other=float("-inf")).to(tl.float64)
+    # Plus 0.0, because which of 0.0 and -0.0 is the larger depends on their order.
+    value = tl.load(logit + index, mask=index < n, other=float("-inf")).to(tl.float64) + 0.0
     valid = value < float("inf")
     tl.atomic_max(out, tl.max(tl.where(valid, value, float("-inf"))), sem="relaxed")

@@ -1,6 +1,7 @@
 // CUDA's threads as threads of the host, one block after another: enough of CUDA for csrc/cuda.
 #pragma once
 
+#include <atomic>
 #include <barrier>
 #include <cmath>
 #include <cstdint>
@@ -14,7 +15,7 @@
 #define __device__
 #define __global__
 #define __shared__ static
-#define __launch_bounds__(threads)
+#define __launch_bounds__(...)
 
 struct uint2 { uint32_t x, y; };
 struct uint4 { uint32_t x, y, z, w; };
@@ -91,6 +92,9 @@ template <class T>
 T __ldcs(const T* at) { return *at; }
 template <class T>
 void __stcs(T* at, T value) { *at = value; }
+template <class T>
+void atomicAdd(T* at, T value) { std::atomic_ref(*at).fetch_add(value); }
+inline void __nanosleep(unsigned) {}
 
 struct __half { _Float16 value; };
 struct __nv_bfloat16 { uint16_t value; };
@@ -104,16 +108,17 @@ constexpr int THREADS = emulated::THREADS;
 template <class... Parameters, class... Arguments>
 void run(Stream, dim3 grid, void (*kernel)(Parameters...), const Arguments&... arguments) {
     gridDim = grid;
-    for (unsigned y = 0; y < grid.y; ++y)
-        for (unsigned x = 0; x < grid.x; ++x) {
-            std::vector<std::thread> threads;
-            for (unsigned thread = 0; thread < THREADS; ++thread)
-                threads.emplace_back([&, thread] {
+    std::vector<std::thread> threads;
+    for (unsigned thread = 0; thread < THREADS; ++thread)
+        threads.emplace_back([&, thread] {
+            for (unsigned y = 0; y < grid.y; ++y)
+                for (unsigned x = 0; x < grid.x; ++x) {
                     threadIdx = dim3(thread), blockIdx = dim3(x, y);
                     kernel(arguments...);
-                });
-            for (auto& thread : threads) thread.join();
-        }
+                    __syncthreads();
+                }
+        });
+    for (auto& thread : threads) thread.join();
 }
 
 template <class Call>
