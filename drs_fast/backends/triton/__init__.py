@@ -21,7 +21,7 @@ from drs_fast.backends.triton.arguments import (
     tensors,
 )
 from drs_fast.core import Rng
-from drs_fast.core.compacted import COUNT_MASK, HEADER, TILE, Compacted, Ring
+from drs_fast.core.compacted import COUNT_MASK, HEADER, TILE, Compacted, Ring, status_words
 
 CHUNK = 4096  # words of up to 4 bytes that a block of threads copies at a time
 GROUPS = 256  # groups that a block of threads serves, one per thread
@@ -245,8 +245,8 @@ def _compact(
     if single_pass is None:
         # On other GPUs no block may wait for another: nothing promises that both run.
         single_pass = n <= SINGLE_PASS_ROWS and torch.version.hip is None
-    status_words = -(-room // TILE)
-    indices = workspace[HEADER + 2 * (status_words + 1) :].view(torch.int32)
+    tiles = status_words(room)
+    indices = workspace[HEADER + 2 * (tiles + 1) :].view(torch.int32)
     sources, targets, layout = as_words(rows, out.rows)
     deciding = (logit, ids, *tensors(threshold))
     copying = (logit, ids, sources, targets, out.ids, out.logit, z)
@@ -261,17 +261,17 @@ def _compact(
     if single_pass:
         _launch(
             "compact.single_pass", logit.device, n, *deciding, *copying[2:], counts, state,
-            workspace, indices, *bits(threshold), *numbers, slots, status_words,
+            workspace, indices, *bits(threshold), *numbers, slots, tiles,
             **flags, **shape, **forms(threshold),
         )  # fmt: skip
         return
     _launch(
         "compact.decide_tiles", logit.device, n, *deciding, counts, state, workspace, indices,
-        *bits(threshold), *numbers, status_words, **flags, **forms(threshold),
+        *bits(threshold), *numbers, tiles, **flags, **forms(threshold),
     )  # fmt: skip
     _launch(
         "compact.copy_tiles", logit.device, n, *copying, state, workspace, indices,
-        *numbers, slots, status_words, **flags, **shape,
+        *numbers, slots, tiles, **flags, **shape,
     )  # fmt: skip
 
 

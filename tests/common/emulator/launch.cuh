@@ -14,7 +14,7 @@
 #define __device__
 #define __global__
 #define __shared__ static
-#define __launch_bounds__(threads)
+#define __launch_bounds__(...)
 
 struct uint2 { uint32_t x, y; };
 struct uint4 { uint32_t x, y, z, w; };
@@ -104,16 +104,17 @@ constexpr int THREADS = emulated::THREADS;
 template <class... Parameters, class... Arguments>
 void run(Stream, dim3 grid, void (*kernel)(Parameters...), const Arguments&... arguments) {
     gridDim = grid;
-    for (unsigned y = 0; y < grid.y; ++y)
-        for (unsigned x = 0; x < grid.x; ++x) {
-            std::vector<std::thread> threads;
-            for (unsigned thread = 0; thread < THREADS; ++thread)
-                threads.emplace_back([&, thread] {
+    std::vector<std::thread> threads;
+    for (unsigned thread = 0; thread < THREADS; ++thread)
+        threads.emplace_back([&, thread] {
+            for (unsigned y = 0; y < grid.y; ++y)
+                for (unsigned x = 0; x < grid.x; ++x) {
                     threadIdx = dim3(thread), blockIdx = dim3(x, y);
                     kernel(arguments...);
-                });
-            for (auto& thread : threads) thread.join();
-        }
+                    __syncthreads();
+                }
+        });
+    for (auto& thread : threads) thread.join();
 }
 
 template <class Call>
