@@ -21,7 +21,7 @@ from drs_fast.backends.triton.arguments import (
     tensors,
 )
 from drs_fast.core import Rng
-from drs_fast.core.compacted import COUNT_MASK, HEADER, TILE, Compacted, Ring, status_words
+from drs_fast.core.compacted import COUNT_MASK, HEADER, TILE, Compacted, Ring, status_words, tiling
 
 CHUNK = 4096  # words of up to 4 bytes that a block of threads copies at a time
 GROUPS = 256  # groups that a block of threads serves, one per thread
@@ -248,10 +248,11 @@ def _compact(
     tiles = status_words(room)
     indices = workspace[HEADER + 2 * (tiles + 1) :].view(torch.int32)
     sources, targets, layout = as_words(rows, out.rows)
+    tile, parts = tiling(n, sum(row.nbytes for row in rows) // n + 4 * d)
     deciding = (logit, ids, *tensors(threshold))
     copying = (logit, ids, sources, targets, out.ids, out.logit, z)
     numbers = (rng.signed_seed, rng.row, n, capacity)
-    flags: dict[str, Any] = {"HAS_IDS": ids is not None, "RING": state is not None, "BLOCK": TILE}
+    flags: dict[str, Any] = {"HAS_IDS": ids is not None, "RING": state is not None, "BLOCK": tile}
     shape: dict[str, Any] = {
         "LAYOUT": layout,
         "D": d,
@@ -262,7 +263,7 @@ def _compact(
         _launch(
             "compact.single_pass", logit.device, n, *deciding, *copying[2:], counts, state,
             workspace, indices, *bits(threshold), *numbers, slots, tiles,
-            **flags, **shape, **forms(threshold),
+            columns=parts, **flags, **shape, **forms(threshold),
         )  # fmt: skip
         return
     _launch(
@@ -271,7 +272,7 @@ def _compact(
     )  # fmt: skip
     _launch(
         "compact.copy_tiles", logit.device, n, *copying, state, workspace, indices,
-        *numbers, slots, tiles, **flags, **shape,
+        *numbers, slots, tiles, columns=parts, **flags, **shape,
     )  # fmt: skip
 
 

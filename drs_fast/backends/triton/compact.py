@@ -37,9 +37,10 @@ LANES = tl.constexpr(32)
 @triton.jit
 def _decide_tile(
     logit, ids, log_m, gamma, log_m_bits, gamma_bits, s_bits, workspace, seed, row, n, tile,
+    counted,
     HAS_IDS: tl.constexpr, LOG_M: tl.constexpr, GAMMA: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Which rows of the tile are accepted; adds invalid and above to the workspace."""
+    """Which rows of the tile are accepted; adds invalid and above to the workspace, if wanted."""
     index = tile * BLOCK + tl.arange(0, BLOCK)
     inside = index < n
     value = tl.load(logit + index, mask=inside, other=float("-inf")).to(tl.float64)
@@ -51,7 +52,7 @@ def _decide_tile(
     above = (value > top) & (value < float("inf"))
     # One sum for both, as each is at most 1,024.
     odd = tl.sum((invalid.to(tl.int32) << 16) + above.to(tl.int32))
-    if odd > 0:
+    if (odd > 0) & counted:
         tl.atomic_add(workspace + INVALID, (odd >> 16).to(tl.int64), sem="relaxed")
         tl.atomic_add(workspace + ABOVE, (odd & 0xFFFF).to(tl.int64), sem="relaxed")
     return keep
@@ -128,17 +129,22 @@ def single_pass(
     LAYOUT: tl.constexpr, D: tl.constexpr, LATENTS: tl.constexpr,
     BLOCK: tl.constexpr, CHUNK: tl.constexpr,
 ):  # fmt: skip
-    """One launch. Tiles are taken by ticket, so that a tile waits only for running tiles."""
-    tile = tl.atomic_add(workspace + TICKET, 1, sem="relaxed")
-    tiles = tl.num_programs(0).to(tl.int64)
+    """One launch. Tiles are taken by ticket, so that a tile waits only for running tiles.
+
+    The blocks that share a tile all decide on it, which is cheap; the first says what it found.
+    """
+    ticket = tl.atomic_add(workspace + TICKET, 1, sem="relaxed").to(tl.int32)
+    tiles, parts = tl.num_programs(0), tl.num_programs(1)
+    tile, part = (ticket // parts).to(tl.int64), ticket % parts
     if RING:
         row = tl.load(state + RING_ROW)
     first = tile * BLOCK
     indices += first
     keep = _decide_tile(
         logit, ids, log_m, gamma, log_m_bits, gamma_bits, s_bits, workspace, seed, row, n, tile,
-        HAS_IDS, LOG_M, GAMMA, BLOCK,
+        part == 0, HAS_IDS, LOG_M, GAMMA, BLOCK,
     )  # fmt: skip
+    # Blocks that share the tile write the same.
     count = _store_indices(indices, keep, BLOCK).to(tl.int64)
     # Not earlier than needed, because the decision takes all registers.
     epoch = tl.load(workspace + EPOCH)
@@ -147,15 +153,16 @@ def single_pass(
         start, limit = tl.load(state + RING_CURSOR), tl.load(state + RING_LIMIT)
     status = workspace + HEADER
     flag = tl.where(tile == 0, INCLUSIVE, ALONE)
-    tl.atomic_xchg(status + tile, _status(epoch, flag, count), sem="relaxed")
+    if part == 0:
+        tl.atomic_xchg(status + tile, _status(epoch, flag, count), sem="relaxed")
     before = _look_back(status, tile, epoch)
-    if tile > 0:
+    if (part == 0) & (tile > 0):
         tl.atomic_xchg(status + tile, _status(epoch, INCLUSIVE, before + count), sem="relaxed")
-    if tile == tiles - 1:
+    if (part == 0) & (tile == tiles - 1):
         tl.atomic_xchg(workspace + TOTAL, before + count, sem="relaxed")
     # After this the block sees its indices, and the last block everything before it.
     tl.debug_barrier()
-    if tl.atomic_add(workspace + DONE, 1, sem="acq_rel") == tiles - 1:
+    if tl.atomic_add(workspace + DONE, 1, sem="acq_rel") == tiles * parts - 1:
         _finish(counts, state, workspace, n, limit, RING)
         following = (epoch + 1) & EPOCH_MASK
         tl.store(workspace + EPOCH, following)
@@ -164,7 +171,8 @@ def single_pass(
     start += before
     copy_tile(
         logit, ids, sources, targets, out_ids, out_logit, z, indices, seed, row, first, start,
-        tl.minimum(count, limit - start), slots, HAS_IDS, LAYOUT, D, BLOCK, CHUNK, LATENTS,
+        tl.minimum(count, limit - start), slots, part, parts,
+        HAS_IDS, LAYOUT, D, BLOCK, CHUNK, LATENTS,
     )  # fmt: skip
 
 
@@ -194,7 +202,7 @@ def decide_tiles(
         row = tl.load(state + RING_ROW)
     keep = _decide_tile(
         logit, ids, log_m, gamma, log_m_bits, gamma_bits, s_bits, workspace, seed, row, n, tile,
-        HAS_IDS, LOG_M, GAMMA, BLOCK,
+        True, HAS_IDS, LOG_M, GAMMA, BLOCK,
     )  # fmt: skip
     count = _store_indices(indices + tile * BLOCK, keep, BLOCK).to(tl.int64)
     starts = workspace + HEADER + status_words
@@ -240,5 +248,6 @@ def copy_tiles(
     count = tl.minimum(tl.load(starts + 1), limit) - start
     copy_tile(
         logit, ids, sources, targets, out_ids, out_logit, z, indices + tile * BLOCK, seed, row,
-        tile * BLOCK, start, count, slots, HAS_IDS, LAYOUT, D, BLOCK, CHUNK, LATENTS,
+        tile * BLOCK, start, count, slots, tl.program_id(1), tl.num_programs(1),
+        HAS_IDS, LAYOUT, D, BLOCK, CHUNK, LATENTS,
     )  # fmt: skip
