@@ -118,9 +118,11 @@ class Ring:
 
 def tiling(rows: int, row_bytes: int) -> tuple[int, int]:
     """Rows of a tile, and how many blocks share the copying of each tile's accepted rows."""
-    tile = SMALL_TILE if rows <= FEW_ROWS else TILE
-    tiles = max(-(-rows // tile), 1)
-    return tile, max(min(BLOCKS // tiles, min(rows, tile) * row_bytes // PART_BYTES), 1)
+    if rows > FEW_ROWS:
+        return TILE, 1  # tiles enough to fill the GPU
+    tiles = max(-(-rows // SMALL_TILE), 1)
+    worth_it = min(rows, SMALL_TILE) * row_bytes // PART_BYTES
+    return SMALL_TILE, max(min(BLOCKS // tiles, worth_it), 1)
 
 
 def status_words(rows: int) -> int:

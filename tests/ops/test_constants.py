@@ -22,14 +22,8 @@ PYTHON = {name: value for name, value in vars(arithmetic).items() if name.isuppe
 PYTHON |= {name: value for name, value in vars(compacted).items() if name.isupper()}
 PYTHON |= {name: getattr(rows, name) for name in STREAMS}
 PYTHON["TILE_ROWS"] = PYTHON.pop("TILE")
-ALONE = {
-    "MASK",
-    "NUMERATOR",
-    "DENOMINATOR",
-    "FEW_ROWS",
-    "BLOCKS",
-    "PART_BYTES",
-}  # numbers that Python alone needs
+# Numbers that Python alone needs.
+ALONE = {"MASK", "NUMERATOR", "DENOMINATOR", "FEW_ROWS", "BLOCKS", "PART_BYTES"}
 
 
 def single(value):
@@ -142,7 +136,6 @@ def test_triton_has_the_numbers_of_python():
         "RING_LOG_M",
         "RING_WORDS",
         "TILE_ROWS",
-        "SMALL_TILE",
     }
 
 

@@ -246,6 +246,31 @@ def test_wide_rows_are_shared_between_blocks(name):
     check_wide_rows(name)
 
 
+def check_a_ring_of_images(sizes=(11, 7, 12, 12), width=35_003):
+    """The ring wraps round, and is full within the last batch."""
+
+    def call(to):
+        images = torch.arange(12 * width).view(12, width).to(torch.uint8)
+        ring = ops.ring(
+            to(logits(12)), to(images), to(noise(12, 5)),
+            rng=RNG, capacity=16, log_m=LOG_M, limit=20,
+        )  # fmt: skip
+        for tensor in (*ring.rows, ring.ids, ring.logit):
+            tensor.fill_(77)
+        for n in sizes:
+            rows = images[-n:], noise(n, 5, seed=n)
+            ops.accept_append(to(logits(n)), *map(to, rows), ring=ring, gamma=-3.0)
+        return ring
+
+    with at_most(7):
+        assert all(compacted.tiling(n, width + 20)[1] == 7 for n in sizes)
+        assert int(assert_backends_agree(call).cursor) == 20
+
+
+def test_a_ring_of_images():
+    check_a_ring_of_images()
+
+
 @pytest.mark.parametrize("d", [3, 4000, 70_001])
 def test_wide_latents_are_shared_between_blocks(d):
     logit = logits(19)
@@ -258,8 +283,10 @@ def test_wide_latents_are_shared_between_blocks(d):
         assert_backends_agree(call)
 
 
-@pytest.mark.parametrize("few", [0, compacted.FEW_ROWS])  # which makes tiles of 1,024 or 256 rows
-@pytest.mark.parametrize("parts", [1, 3])
+# The first of them makes tiles of 1,024 rows.
+@pytest.mark.parametrize(
+    ("few", "parts"), [(0, 1), (compacted.FEW_ROWS, 1), (compacted.FEW_ROWS, 3)]
+)
 def test_every_tile_height(monkeypatch, few, parts):
     monkeypatch.setattr(compacted, "FEW_ROWS", few)
     monkeypatch.setattr(compacted, "PART_BYTES", 1)
@@ -272,7 +299,7 @@ def test_every_tile_height(monkeypatch, few, parts):
             return ops.accept_compact(to(logit), *map(to, rows), rng=RNG, log_m=LOG_M, out=out)
 
         with at_most(parts * -(-n // tile)):
-            assert compacted.tiling(n, 132) == (1024 if few == 0 else 256, parts)
+            assert compacted.tiling(n, 132) == (256 if few else 1024, parts)
             assert_backends_agree(call)
 
 
@@ -307,6 +334,7 @@ MUTANTS = (
     ("rows.cuh", "first = kept.part * team.rows + team.row", "first = team.row", check_wide_rows),
     ("rows.cuh", "if (piece >= per_row)", "if (piece > per_row)", check_wide_rows),
     ("compact.cu", "if (odd && part == 0 &&", "if (odd &&", check_wide_rows),
+    ("rows.cuh", "kept.parts * team.rows", "(kept.parts + 1) * team.rows", check_a_ring_of_images),
     ("rows.cuh", "rows.row + index", "rows.row + index + 1", check_compacted),
     (
         "arithmetic.cuh",

@@ -340,6 +340,31 @@ def test_wide_rows_are_shared_between_blocks(force, name, way):
     check_wide_rows(*WIDE_ROWS[name])
 
 
+def check_a_ring_of_images(sizes=(11, 7, 12, 12), width=35_003):
+    """The ring wraps round, and is full within the last batch."""
+
+    def call(to):
+        images = torch.arange(12 * width).view(12, width).to(torch.uint8)
+        ring = poisoned_ring(
+            to(torch.zeros(12)), to(images), to(noise(12, 5)),
+            rng=Rng(6), capacity=16, limit=20, log_m=LOG_M,
+        )  # fmt: skip
+        for n in sizes:
+            rows = images[-n:], noise(n, 5, seed=n)
+            ops.accept_append(to(logits(n)), *map(to, rows), ring=ring, gamma=-3.0)
+        return ring
+
+    with at_most(7):
+        assert all(tiling(n, width + 20)[1] == 7 for n in sizes)
+        assert int(assert_backends_agree(call).cursor) == 20
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_ring_of_images(force, way):
+    force(way)
+    check_a_ring_of_images()
+
+
 @pytest.mark.parametrize("way", WAYS)
 def test_wide_latents_are_shared_between_blocks(force, monkeypatch, way):
     force(way)
@@ -363,7 +388,7 @@ def test_every_tile_height(force, monkeypatch, few, way):
     for n in (1, 255, 256, 257, 1024, 1025, 2100):
         tile = tiling(n, 0)[0]
         with at_most(2 * -(-n // tile)):
-            assert tiling(n, 132) == (1024 if few == 0 else 256, 2)
+            assert tiling(n, 132) == ((256, 2) if few else (1024, 1))
             call = compacted(logits(n, content="nan"), (noise(n, 33),), Rng(5), n, log_m=LOG_M)
             assert_backends_agree(call)
 
@@ -749,6 +774,7 @@ CHECKS = (
     check_numbers,
     check_compacted,
     check_wide_rows,
+    check_a_ring_of_images,
     check_two_launches,
     check_rings,
     check_orders,
@@ -803,6 +829,9 @@ MUTANTS = {
         "compact", "ticket % parts", "ticket % 1", check_wide_rows),
     "the column of another chunk": (
         "copying", "chunk % ACROSS * COLUMNS", "chunk // ACROSS * COLUMNS", check_wide_rows),
+    "a slot of another chunk": (
+        "copying", "((start + k) & slots) * WIDTH", "((start + k + part) & slots) * WIDTH",
+        check_a_ring_of_images),
     "counted by every block that shares a tile": (
         "compact", "(odd > 0) & counted", "odd > 0", check_wide_rows),
     "epoch not compared": (

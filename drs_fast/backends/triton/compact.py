@@ -11,6 +11,7 @@ from drs_fast.backends.triton.copying import copy_tile
 from drs_fast.backends.triton.random import row_numbers
 from drs_fast.core import compacted
 
+SMALL_TILE = tl.constexpr(compacted.SMALL_TILE)
 TICKET = tl.constexpr(compacted.TICKET)
 DONE = tl.constexpr(compacted.DONE)
 EPOCH = tl.constexpr(compacted.EPOCH)
@@ -134,8 +135,12 @@ def single_pass(
     The blocks that share a tile all decide on it, which is cheap; the first says what it found.
     """
     ticket = tl.atomic_add(workspace + TICKET, 1, sem="relaxed").to(tl.int32)
-    tiles, parts = tl.num_programs(0), tl.num_programs(1)
-    tile, part = (ticket // parts).to(tl.int64), ticket % parts
+    if BLOCK > SMALL_TILE:  # which nobody shares; the decision needs the registers
+        tile, part, parts = ticket.to(tl.int64), 0, 1
+    else:
+        parts = tl.num_programs(1)
+        tile, part = (ticket // parts).to(tl.int64), ticket % parts
+    tiles = tl.num_programs(0)
     if RING:
         row = tl.load(state + RING_ROW)
     first = tile * BLOCK
