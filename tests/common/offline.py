@@ -51,6 +51,7 @@ CASES = {
     "few rows 128": lambda t, f: f.few(128),
     "few rows image and latent": lambda t, f: f.few(3072, torch.uint8, 128),
     "few rows ring": lambda t, f: f.few(128, ring=True),
+    "few rows ring of images": lambda t, f: f.few(3072, torch.uint8, 128, ring=True),
     "few rows two launches 128": lambda t, f: f.few(128, single_pass=False),
     "few rows latents 128": lambda t, f: f.few(0, d=128),
 }

@@ -24,7 +24,7 @@ ROUTINES = {
     "order_statistic float64: quantile.sweep": "div",
 }
 WIDE = ("32", "128", "128 bfloat16", "512", "image and latent", "ring")
-WIDE_OF_FEW = ("128", "image and latent", "ring")
+WIDE_OF_FEW = ("128", "image and latent", "ring", "ring of images")
 REGISTERS = json.loads((COMMON / "registers.json").read_text())
 
 

@@ -302,8 +302,9 @@ def test_tiles_of_one_odd_value(value):
     assert (int(out.count), int(out.invalid), int(out.above)) == expected
 
 
-def test_more_tiles_than_one_look_back():
-    n = 40 * SMALL_TILE
+def test_more_tiles_than_one_look_back(monkeypatch):
+    monkeypatch.setattr(sizes_of, "FEW_ROWS", 0)
+    n = 40 * TILE
     assert_backends_agree(compacted(logits(n), (noise(n, 2),), Rng(5), n, **decision(n, 0)))
 
 
@@ -429,8 +430,8 @@ def _box_muller(words, cosines, sines, n, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def _rows_before(status, tile, epoch, out):
-    tl.store(out, compact._look_back(status, tl.load(tile), tl.load(epoch)))
+def _rows_before(status, tile, epoch, out, LANES: tl.constexpr):
+    tl.store(out, compact._look_back(status, tl.load(tile), tl.load(epoch), LANES))
 
 
 def launch(kernel, n, *arguments):
@@ -739,7 +740,7 @@ def check_late_word():
     out = torch.zeros(1, dtype=torch.int64)
     publisher = threading.Timer(0.2, lambda: status[30:31].copy_(fresh))
     publisher.start()
-    _rows_before[(1,)](status, torch.tensor(tile), torch.tensor(epoch), out, **kernels.OPTIONS)
+    _rows_before[(1,)](status, torch.tensor(tile), torch.tensor(epoch), out, 32, **kernels.OPTIONS)
     publisher.join()
     assert int(out) == 3 + sum(range(tile))
 
@@ -748,9 +749,11 @@ def check_look_back():
     """With inclusive words anywhere, and garbage before the nearest one."""
     epoch = 9
     draw = np.random.default_rng(1)
-    for tile in (0, 1, 2, 31, 32, 33, 34, 64, 65, 100):
+    near = [(tile, 32) for tile in (0, 1, 2, 31, 32, 33, 34, 64, 65, 100)]
+    for tile, lanes in [*near, *((tile, 256) for tile in (0, 1, 255, 256, 257, 512, 700))]:
         counts = draw.integers(0, 1025, tile)
-        for nearest in {0, tile // 2, max(tile - 33, 0), max(tile - 32, 0), max(tile - 1, 0)}:
+        windows = (tile - lanes - 1, tile - lanes, tile - 1, tile // 2, 0)
+        for nearest in {max(at, 0) for at in windows}:
             words = [0 if i < nearest else status_word(epoch, ALONE, int(k))
                      for i, k in enumerate(counts)]  # fmt: skip
             if tile:
@@ -759,8 +762,8 @@ def check_look_back():
             out = torch.zeros(1, dtype=torch.int64)
             arguments = (status, torch.tensor(tile), torch.tensor(epoch), out)
             on_device = [t.to(DEVICE) for t in arguments]
-            _rows_before[(1,)](*on_device, **kernels.OPTIONS)
-            assert int(on_device[-1]) == counts.sum(), (tile, nearest)
+            _rows_before[(1,)](*on_device, lanes, **kernels.OPTIONS)
+            assert int(on_device[-1]) == counts.sum(), (tile, nearest, lanes)
 
 
 # Planted faults: a check passes on the kernels as they are, and fails once a line is changed.

@@ -32,7 +32,6 @@ FLAG_SHIFT = tl.constexpr(compacted.FLAG_SHIFT)
 EPOCH_SHIFT = tl.constexpr(compacted.EPOCH_SHIFT)
 COUNT_MASK = tl.constexpr(compacted.COUNT_MASK)
 EPOCH_MASK = tl.constexpr(compacted.EPOCH_MASK)
-LANES = tl.constexpr(32)
 
 
 @triton.jit
@@ -74,8 +73,8 @@ def _status(epoch, flag, count):
 
 
 @triton.jit
-def _look_back(status, tile, epoch):
-    """How many rows earlier tiles accepted; looks at 32 tiles at a time."""
+def _look_back(status, tile, epoch, LANES: tl.constexpr):
+    """How many rows earlier tiles accepted; looks at LANES tiles at a time."""
     lanes = tl.arange(0, LANES)
     nearest = tile - 1
     before = tile * 0
@@ -160,7 +159,8 @@ def single_pass(
     flag = tl.where(tile == 0, INCLUSIVE, ALONE)
     if part == 0:
         tl.atomic_xchg(status + tile, _status(epoch, flag, count), sem="relaxed")
-    before = _look_back(status, tile, epoch)
+    # Small tiles are done at the same time, so that the nearest that knows all before it is far.
+    before = _look_back(status, tile, epoch, 32 if BLOCK > SMALL_TILE else 256)
     if (part == 0) & (tile > 0):
         tl.atomic_xchg(status + tile, _status(epoch, INCLUSIVE, before + count), sem="relaxed")
     if (part == 0) & (tile == tiles - 1):
