@@ -66,13 +66,17 @@ constexpr int ORDER_WORDS = 2080;  // of the workspace of what follows; zero bet
 
 const char* quantile_gamma(Stream, Logits, double q, Threshold, double* out, int64_t* words);
 const char* largest(Stream, Logits, double* out, int64_t* words);
+struct Tiling {  // rows of a tile, and how many blocks share the copying of each tile's
+    int rows, parts;
+};
+
 const char* uniform(Stream, Rows, uint32_t stream, uint32_t draw, int64_t n, double* out);
 const char* words(Stream, Rows, uint32_t stream, uint32_t draw, int64_t n, int64_t d, int64_t* out);
 const char* normal(Stream, Rows, uint32_t stream, uint32_t draw, int64_t n, int64_t d, float* out);
 const char* probability(Stream, Logits, Threshold, double* out);
 const char* weight(Stream, Logits, Threshold, double* out);
 const char* accept(Stream, Logits, Rows, Threshold, bool* out);
-const char* accept_compact(Stream, Logits, Rows, Threshold, Output, Workspace);
+const char* accept_compact(Stream, Logits, Rows, Threshold, Output, Workspace, Tiling);
 int device_count(const char** error);
 
 }  // namespace drs

@@ -98,7 +98,8 @@ PYBIND11_MODULE(_cuda, m) {
                                ThresholdArgs threshold, const std::vector<TensorArgs>& tensors,
                                Address ids, Address logits, Address z, int64_t d, int64_t capacity,
                                std::tuple<Address, Address, Address> counts, Address state,
-                               Address workspace, int64_t status_words) {
+                               Address workspace, int64_t status_words, int tile,
+                               int parts) {
         if (tensors.size() > drs::MAX_TENSORS) throw std::invalid_argument("too many row tensors");
         drs::Output out{};
         std::transform(tensors.begin(), tensors.end(), out.tensors, tensor_of);
@@ -111,6 +112,6 @@ PYBIND11_MODULE(_cuda, m) {
         out.state = (int64_t*)state;
         check(drs::accept_compact(stream_of(where), logits_of(logit), rows_of(rows),
                                   threshold_of(threshold), out,
-                                  {(int64_t*)workspace, status_words}));
+                                  {(int64_t*)workspace, status_words}, {tile, parts}));
     });
 }

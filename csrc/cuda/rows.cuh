@@ -23,44 +23,68 @@ __device__ inline double c1_of(const Threshold& threshold, int64_t index) {
     return exponential(value_of(threshold.gamma, index)).x;
 }
 
-struct Kept {  // accepted rows of a tile
+struct Kept {  // accepted rows of a tile, and which part of their words a block copies
     const uint16_t* indices;
     int64_t first, start, slots;
     int count;
+    unsigned part, parts;
 
     __device__ int64_t index(int k) const { return first + indices[k]; }
     __device__ int64_t slot(int k) const { return (start + k) & slots; }
 };
 
 struct Team {  // as many threads as a row has words, at most a warp
-    int lanes, lane, row, rows;
+    int shift, lanes, lane, row, rows;  // lanes = 1 << shift
 
     __device__ explicit Team(int64_t width) {
-        lanes = width >= 32 ? 32 : 1;
-        while (lanes < width && lanes < 32) lanes *= 2;
-        lane = threadIdx.x & (lanes - 1), row = threadIdx.x / lanes, rows = blockDim.x / lanes;
+        shift = width >= 32 ? 5 : 0;
+        while (1 << shift < width && shift < 5) ++shift;
+        lanes = 1 << shift, lane = threadIdx.x & (lanes - 1);
+        row = threadIdx.x >> shift, rows = blockDim.x >> shift;
+    }
+};
+
+// The pieces of a tile's accepted rows, each a word for every thread of a team. They go in turn to
+// the teams of all blocks that share the tile, so that few wide rows are work for many blocks.
+class Pieces {
+    const Team team;
+    unsigned per_row, piece, more_rows, more_pieces;  // more: to the team's next piece
+
+  public:
+    int k;  // which accepted row
+
+    __device__ Pieces(int64_t width, const Kept& kept) : team(width) {
+        const unsigned first = kept.part * team.rows + team.row, step = kept.parts * team.rows;
+        per_row = (width + team.lanes - 1) >> team.shift;
+        k = first / per_row, piece = first % per_row;
+        more_rows = step / per_row, more_pieces = step % per_row;
+    }
+
+    __device__ int64_t column() const { return ((int64_t)piece << team.shift) + team.lane; }
+
+    __device__ void advance() {
+        k += more_rows, piece += more_pieces;
+        if (piece >= per_row) piece -= per_row, ++k;
     }
 };
 
 // Streaming, because data used once should not displace data that is used again.
 template <class Word>
 __device__ inline void copy_words(const RowTensor& tensor, const Kept& kept) {
-    constexpr int ROWS = 4;  // loads in flight
+    constexpr int LOADS = 4;  // in flight
     const Word* const source = (const Word*)tensor.source;
     Word* const target = (Word*)tensor.target;
-    const Team team(tensor.width);
-    for (int k = team.row; k < kept.count; k += team.rows * ROWS) {
-        for (int64_t column = team.lane; column < tensor.width; column += team.lanes) {
-            Word word[ROWS];
+    Pieces from(tensor.width, kept), to = from;
+    while (to.k < kept.count) {
+        Word word[LOADS];
 #pragma unroll
-            for (int i = 0; i < ROWS; ++i)
-                if (k + i * team.rows < kept.count)
-                    word[i] = __ldcs(source + kept.index(k + i * team.rows) * tensor.stride + column);
+        for (int i = 0; i < LOADS; ++i, from.advance())
+            if (from.k < kept.count && from.column() < tensor.width)
+                word[i] = __ldcs(source + kept.index(from.k) * tensor.stride + from.column());
 #pragma unroll
-            for (int i = 0; i < ROWS; ++i)
-                if (k + i * team.rows < kept.count)
-                    __stcs(target + kept.slot(k + i * team.rows) * tensor.width + column, word[i]);
-        }
+        for (int i = 0; i < LOADS; ++i, to.advance())
+            if (to.k < kept.count && to.column() < tensor.width)
+                __stcs(target + kept.slot(to.k) * tensor.width + to.column(), word[i]);
     }
 }
 
@@ -85,12 +109,11 @@ __device__ inline void store_normals(float* row, int64_t d, int64_t draw, float4
 
 __device__ inline void make_latents(float* z, int64_t d, const Rows& rows, const Kept& kept) {
     const int64_t draws = (d + 3) / 4;
-    const Team team(draws);
-    for (int k = team.row; k < kept.count; k += team.rows) {
-        const uint64_t number = row_number(rows, kept.index(k));
-        float* const row = z + kept.slot(k) * d;
-        for (int64_t draw = team.lane; draw < draws; draw += team.lanes)
-            store_normals(row, d, draw, normals(rows.seed, number, LATENT, draw));
+    for (Pieces at(draws, kept); at.k < kept.count; at.advance()) {
+        if (at.column() >= draws) continue;
+        const uint64_t number = row_number(rows, kept.index(at.k));
+        store_normals(z + kept.slot(at.k) * d, d, at.column(),
+                      normals(rows.seed, number, LATENT, at.column()));
     }
 }
 

@@ -31,6 +31,7 @@ constexpr int INVALID = 4;
 constexpr int ABOVE = 5;
 constexpr int HEADER = 16;
 constexpr int TILE_ROWS = 1024;
+constexpr int SMALL_TILE = 256;
 
 // A status word: a count in 31 bits, a flag in 2 (none, this tile's count, the count up to and with
 // this tile), the epoch in 30: words of earlier launches are stale without being cleared.

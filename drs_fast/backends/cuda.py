@@ -12,7 +12,7 @@ from torch import Tensor
 from drs_fast.backends import workspaces
 from drs_fast.backends.reference import Number, Threshold
 from drs_fast.core import Rng
-from drs_fast.core.compacted import COUNT_MASK, TILE, Compacted, Ring
+from drs_fast.core.compacted import COUNT_MASK, Compacted, Ring, status_words, tiling
 
 _cuda: ModuleType | None = None
 _reason: str | None = None
@@ -163,11 +163,13 @@ def _compact(
         workspace, room = workspaces.of(logit.device, n)
     if n:
         tensors = [_tensor(source, target) for source, target in zip(rows, out.rows, strict=True)]
+        latents, d = _latents(z)
+        tile, parts = tiling(n, sum(tensor[2] for tensor in tensors) + 4 * d)
         _extension().accept_compact(
             _where(logit), _logits(logit), _rows(rng, ids), _threshold(threshold),
             [tensor for tensor in tensors if tensor[2]],
-            out.ids.data_ptr(), out.logit.data_ptr(), *_latents(z), len(out.ids),
-            tuple(counts), state, workspace.data_ptr(), -(-room // TILE),
+            out.ids.data_ptr(), out.logit.data_ptr(), latents, d, len(out.ids),
+            tuple(counts), state, workspace.data_ptr(), status_words(room), tile, parts,
         )  # fmt: skip
 
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from drs_fast.core.compacted import HEADER, TILE, workspace_words
+from drs_fast.core.compacted import HEADER, status_words, workspace_words
 
 _kept: dict[tuple[torch.device, int], tuple[Tensor, int]] = {}
 _zero: dict[tuple[torch.device, int, int], Tensor] = {}
@@ -36,5 +36,5 @@ def zero(device: torch.device, words: int) -> Tensor:
 
 def _new(device: torch.device, rows: int) -> Tensor:
     words = torch.empty(workspace_words(rows), dtype=torch.int64, device=device)
-    words[: HEADER + -(-rows // TILE)].zero_()
+    words[: HEADER + status_words(rows)].zero_()
     return words

@@ -6,6 +6,10 @@ import torch
 from torch import Tensor
 
 TILE = 1024  # rows that a block of a GPU decides on at a time
+SMALL_TILE = 256  # and of at most FEW_ROWS, which would fill few of its multiprocessors otherwise
+FEW_ROWS = 2**18
+BLOCKS = 396  # what an H200 runs at once: three blocks on each of 132 multiprocessors
+PART_BYTES = 2**15  # of a tile's rows, for which another block is worth its start
 
 # What follows is in csrc/shared/constants.h too.
 # Words of a ring's state, and how many there are.
@@ -112,7 +116,20 @@ class Ring:
         return self.state[RING_LOG_M:].view(torch.float64)[0]
 
 
+def tiling(rows: int, row_bytes: int) -> tuple[int, int]:
+    """Rows of a tile, and how many blocks share the copying of each tile's accepted rows."""
+    if rows > FEW_ROWS:
+        return TILE, 1  # tiles enough to fill the GPU
+    tiles = max(-(-rows // SMALL_TILE), 1)
+    worth_it = min(rows, SMALL_TILE) * row_bytes // PART_BYTES
+    return SMALL_TILE, max(min(BLOCKS // tiles, worth_it), 1)
+
+
+def status_words(rows: int) -> int:
+    """The most tiles of a batch of at most this many rows."""
+    return max(-(-min(rows, FEW_ROWS) // SMALL_TILE), -(-rows // TILE))
+
+
 def workspace_words(rows: int) -> int:
     """int64 words needed to compact this many rows: counters, tiles, and one index per row."""
-    tiles = -(-rows // TILE)
-    return HEADER + 2 * (tiles + 1) + tiles * TILE // 2
+    return HEADER + 2 * (status_words(rows) + 1) + -(-rows // TILE) * TILE // 2

@@ -49,6 +49,12 @@ CASES = {
     "two launches ring": lambda t, f: f.compact(128, ring=True, single_pass=False),
     "latents 128": lambda t, f: f.compact(0, d=128),
     "latents 128 two launches": lambda t, f: f.compact(0, d=128, single_pass=False),
+    "few rows 128": lambda t, f: f.few(128),
+    "few rows image and latent": lambda t, f: f.few(3072, torch.uint8, 128),
+    "few rows ring": lambda t, f: f.few(128, ring=True),
+    "few rows ring of images": lambda t, f: f.few(3072, torch.uint8, 128, ring=True),
+    "few rows two launches 128": lambda t, f: f.few(128, single_pass=False),
+    "few rows latents 128": lambda t, f: f.few(0, d=128),
 }
 COUNTED = {
     "DFMA": r"\bDFMA",
@@ -78,11 +84,12 @@ class Driver:
 
 
 class Fixture:
-    def __init__(self, backend):
+    def __init__(self, backend, few_rows):
         from drs_fast import Rng
         from drs_fast.ops import checks
 
         self.backend, self.rng, self.cpu = backend, Rng(5, 2**33), torch.device("cpu")
+        self.few_rows = few_rows
         self.logit, self.ids = torch.zeros(5000), torch.arange(5000)
         self.groups, self.start = self.logit.view(-1, 5), self.logit[:1000].double()
         self.z = torch.zeros(5000, 128)
@@ -96,6 +103,14 @@ class Fixture:
         out = Compacted.empty(logit, ())
         both = self.threshold._replace(log_m=logit, gamma=logit)
         self.backend._compact(logit, (), self.rng, self.ids, both, out)
+
+    def few(self, *arguments, **options):
+        """The same in the tiles of few rows."""
+        from drs_fast.core import compacted
+
+        compacted.FEW_ROWS = self.few_rows
+        self.compact(*arguments, **options)
+        compacted.FEW_ROWS = 0
 
     def compact(self, width, dtype=torch.float32, *more, d=0, ring=False, single_pass=True):
         from drs_fast import ops
@@ -182,9 +197,11 @@ def compiled(arch, wanted):
     import triton
 
     from drs_fast.backends import triton as backend
+    from drs_fast.core import compacted
 
     triton.runtime.driver.set_active(Driver(arch))
     found = {}
+    few, compacted.FEW_ROWS = compacted.FEW_ROWS, 0
 
     def launch(case, name, device, n, *arguments, BLOCK, columns=1, **flags):
         kernel = backend._kernel(name).warmup(
@@ -198,7 +215,8 @@ def compiled(arch, wanted):
     for case, call in CASES.items():
         if not wanted or case in wanted:
             backend._launch = functools.partial(launch, case)
-            call(backend, Fixture(backend))
+            call(backend, Fixture(backend, few))
+    compacted.FEW_ROWS = few
     listings = disassembled(arch, [kernel.asm["cubin"] for kernel in found.values()])
     return {
         name: inspect(*pair) for name, *pair in zip(found, found.values(), listings, strict=True)

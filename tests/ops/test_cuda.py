@@ -4,6 +4,7 @@ import importlib.util
 import shutil
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import agreement
@@ -30,6 +31,7 @@ from agreement import (
 
 from drs_fast import Compacted, Rng, backend, ops
 from drs_fast.backends import cuda
+from drs_fast.core import compacted
 
 ROOT = Path(__file__).parents[2]
 SOURCES = ROOT / "csrc" / "cuda"
@@ -206,6 +208,117 @@ def check_compacted():
     assert_backends_agree(call)
 
 
+WIDE_ROWS = {  # rows, bytes of each, blocks of a launch
+    "an image of 196 KB": (40, 196_608, 64),
+    "a megabyte": (5, 2**20, 33),
+    "a megabyte less two bytes": (3, 2**20 - 2, 16),
+    "an odd kilobyte": (700, 1023, 19),
+    "one row": (1, 70_000, 7),
+}
+
+
+@contextmanager
+def at_most(blocks):
+    """A launch has this many blocks if its bytes are worth it."""
+    before, compacted.BLOCKS = compacted.BLOCKS, blocks
+    try:
+        yield
+    finally:
+        compacted.BLOCKS = before
+
+
+def check_wide_rows(name="an image of 196 KB"):
+    n, width, blocks = WIDE_ROWS[name]
+    logit = logits(n, content="nan")
+    rows = noise(n, 5), torch.arange(n * width).view(n, width).to(torch.uint8)
+
+    def call(to):
+        out = place_out(to, poisoned_out(n, logit, rows))
+        return ops.accept_compact(to(logit), *map(to, rows), rng=RNG, log_m=-2.0, out=out)
+
+    with at_most(blocks):
+        assert compacted.tiling(n, width + 20)[1] > 1
+        assert_backends_agree(call)
+
+
+@pytest.mark.parametrize("name", WIDE_ROWS)
+def test_wide_rows_are_shared_between_blocks(name):
+    check_wide_rows(name)
+
+
+def check_a_ring_of_images(sizes=(11, 7, 12, 12), width=35_003):
+    """The ring wraps round, and is full within the last batch."""
+
+    def call(to):
+        images = torch.arange(12 * width).view(12, width).to(torch.uint8)
+        ring = ops.ring(
+            to(logits(12)), to(images), to(noise(12, 5)),
+            rng=RNG, capacity=16, log_m=LOG_M, limit=20,
+        )  # fmt: skip
+        for tensor in (*ring.rows, ring.ids, ring.logit):
+            tensor.fill_(77)
+        for n in sizes:
+            rows = images[-n:], noise(n, 5, seed=n)
+            ops.accept_append(to(logits(n)), *map(to, rows), ring=ring, gamma=-3.0)
+        return ring
+
+    with at_most(7):
+        assert all(compacted.tiling(n, width + 20)[1] == 7 for n in sizes)
+        assert int(assert_backends_agree(call).cursor) == 20
+
+
+def test_a_ring_of_images():
+    check_a_ring_of_images()
+
+
+@pytest.mark.parametrize("d", [3, 4000, 70_001])
+def test_wide_latents_are_shared_between_blocks(d):
+    logit = logits(19)
+
+    def call(to):
+        out = place_out(to, poisoned_out(19, logit, (noise(19, d),)))
+        return ops.accept_latents(to(logit), d, rng=RNG, log_m=LOG_M, out=out)
+
+    with at_most(7):
+        assert_backends_agree(call)
+
+
+# The first of them makes tiles of 1,024 rows.
+@pytest.mark.parametrize(
+    ("few", "parts"), [(0, 1), (compacted.FEW_ROWS, 1), (compacted.FEW_ROWS, 3)]
+)
+def test_every_tile_height(monkeypatch, few, parts):
+    monkeypatch.setattr(compacted, "FEW_ROWS", few)
+    monkeypatch.setattr(compacted, "PART_BYTES", 1)
+    for n in (1, 255, 256, 257, 1023, 1024, 1025, 3000):
+        tile = compacted.tiling(n, 0)[0]
+        logit, rows = logits(n, content="nan"), (noise(n, 33),)
+
+        def call(to, n=n, logit=logit, rows=rows):
+            out = place_out(to, poisoned_out(n // 2 + 1, logit, rows))
+            return ops.accept_compact(to(logit), *map(to, rows), rng=RNG, log_m=LOG_M, out=out)
+
+        with at_most(parts * -(-n // tile)):
+            assert compacted.tiling(n, 132) == (256 if few else 1024, parts)
+            assert_backends_agree(call)
+
+
+@pytest.mark.parametrize("n", [70_000, 300_000])
+def test_many_rows(n):
+    logit = logits(n)
+
+    def call(to):
+        out = place_out(to, poisoned_out(n, logit, ()))
+        return ops.accept_compact(to(logit), rng=RNG, log_m=LOG_M, out=out)
+
+    assert_backends_agree(call)
+
+
+def test_a_ring_takes_batches_of_both_tile_heights(monkeypatch):
+    monkeypatch.setattr(compacted, "FEW_ROWS", 600)
+    check_rings()
+
+
 def check_probabilities():
     logit = noise(300) * 9.0
     assert_backends_agree(lambda to: ops.probability(to(logit), log_m=30.0, gamma=-40.0))
@@ -267,6 +380,10 @@ MUTANTS = (
     ("quantile.cu", "valid(values[i]) && values[i] > most", "values[i] > most", check_orders),
     ("compact.cu", "1u << lane <= first", "1u << lane < first", check_compacted),
     ("compact.cu", "out.state[RING_ROW] += n;", "out.state[RING_ROW] += n - 1;", check_rings),
+    ("rows.cuh", "first = kept.part * team.rows + team.row", "first = team.row", check_wide_rows),
+    ("rows.cuh", "if (piece >= per_row)", "if (piece > per_row)", check_wide_rows),
+    ("compact.cu", "if (odd && part == 0 &&", "if (odd &&", check_wide_rows),
+    ("rows.cuh", "kept.parts * team.rows", "(kept.parts + 1) * team.rows", check_a_ring_of_images),
     ("rows.cuh", "rows.row + index", "rows.row + index + 1", check_compacted),
     (
         "arithmetic.cuh",

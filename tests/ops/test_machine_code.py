@@ -17,6 +17,7 @@ ROUTINES = {
     "normal: random.elements": "sqrt",
     "latents 128: compact.single_pass": "sqrt",
     "latents 128 two launches: compact.copy_tiles": "sqrt",
+    "few rows latents 128: compact.single_pass": "sqrt",
     "langevin: groups.langevin": "sqrt",
     "probability: decision.probability": "div",
     "quantile_gamma: quantile.radix_select": "div",
@@ -24,6 +25,7 @@ ROUTINES = {
     "quantile_gamma float64: quantile.radix_select": "div",
 }
 WIDE = ("32", "128", "128 bfloat16", "512", "image and latent", "ring")
+WIDE_OF_FEW = ("128", "image and latent", "ring", "ring of images")
 REGISTERS = json.loads((COMMON / "registers.json").read_text())
 
 
@@ -62,6 +64,7 @@ def test_the_decision_calls_nothing(kernels, arch):
 @pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_rows_move_in_16_bytes(kernels, arch):
     names = [f"single pass {case}: compact.single_pass" for case in WIDE]
+    names += [f"few rows {case}: compact.single_pass" for case in WIDE_OF_FEW]
     for name in [*names, "two launches 128: compact.copy_tiles"]:
         assert kernels[arch][name]["WIDE LOAD"] > 0, name
         assert kernels[arch][name]["WIDE STORE"] > 0, name

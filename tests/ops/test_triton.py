@@ -5,6 +5,7 @@ import importlib
 import math
 import re
 import threading
+from contextlib import contextmanager
 from pathlib import Path
 
 import agreement
@@ -33,7 +34,8 @@ from agreement import (
 
 from drs_fast import Rng, backend, ops
 from drs_fast.backends import reference, workspaces
-from drs_fast.core.compacted import TILE
+from drs_fast.core import compacted as sizes_of
+from drs_fast.core.compacted import SMALL_TILE, TILE, tiling
 
 triton, tl = pytest.importorskip("triton"), pytest.importorskip("triton.language")
 kernels = importlib.import_module("drs_fast.backends.triton")
@@ -301,9 +303,102 @@ def test_tiles_of_one_odd_value(value):
     assert (int(out.count), int(out.invalid), int(out.above)) == expected
 
 
-def test_more_tiles_than_one_look_back():
+def test_more_tiles_than_one_look_back(monkeypatch):
+    monkeypatch.setattr(sizes_of, "FEW_ROWS", 0)
     n = 40 * TILE
     assert_backends_agree(compacted(logits(n), (noise(n, 2),), Rng(5), n, **decision(n, 0)))
+
+
+@contextmanager
+def at_most(blocks):
+    """A launch has this many blocks if its bytes are worth it."""
+    before, sizes_of.BLOCKS = sizes_of.BLOCKS, blocks
+    try:
+        yield
+    finally:
+        sizes_of.BLOCKS = before
+
+
+def check_wide_rows(n=20, width=70_001, blocks=9):
+    logit = logits(n, content="nan")
+    rows = noise(n, 5), torch.arange(n * width).view(n, width).to(torch.uint8)
+    with at_most(blocks):
+        assert tiling(n, width + 20)[1] > 1
+        assert_backends_agree(compacted(logit, rows, Rng(5, 9), n, log_m=-2.0))
+
+
+WIDE_ROWS = {
+    "images of 196 KB": (10, 196_608, 7),
+    "a megabyte": (3, 2**20, 33),
+    "an odd kilobyte": (700, 1023, 19),
+    "one row": (1, 70_000, 2),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("name", WIDE_ROWS)
+def test_wide_rows_are_shared_between_blocks(force, name, way):
+    force(way)
+    check_wide_rows(*WIDE_ROWS[name])
+
+
+def check_a_ring_of_images(sizes=(11, 7, 12, 12), width=35_003):
+    """The ring wraps round, and is full within the last batch."""
+
+    def call(to):
+        images = torch.arange(12 * width).view(12, width).to(torch.uint8)
+        ring = poisoned_ring(
+            to(torch.zeros(12)), to(images), to(noise(12, 5)),
+            rng=Rng(6), capacity=16, limit=20, log_m=LOG_M,
+        )  # fmt: skip
+        for n in sizes:
+            rows = images[-n:], noise(n, 5, seed=n)
+            ops.accept_append(to(logits(n)), *map(to, rows), ring=ring, gamma=-3.0)
+        return ring
+
+    with at_most(7):
+        assert all(tiling(n, width + 20)[1] == 7 for n in sizes)
+        assert int(assert_backends_agree(call).cursor) == 20
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_ring_of_images(force, way):
+    force(way)
+    check_a_ring_of_images()
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_wide_latents_are_shared_between_blocks(force, monkeypatch, way):
+    force(way)
+    monkeypatch.setattr(sizes_of, "PART_BYTES", 1)
+    d = 601
+    with at_most(5):
+        assert_backends_agree(
+            lambda to: ops.accept_latents(
+                to(logits(19)), d, rng=Rng(5, 9), log_m=-2.0,
+                out=place_out(to, poisoned_out(19, logits(19), (noise(19, d),))),
+            )
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize("few", [0, sizes_of.FEW_ROWS])  # which makes tiles of 1,024 or 256 rows
+@pytest.mark.parametrize("way", WAYS)
+def test_every_tile_height(force, monkeypatch, few, way):
+    force(way)
+    monkeypatch.setattr(sizes_of, "FEW_ROWS", few)
+    monkeypatch.setattr(sizes_of, "PART_BYTES", 1)
+    for n in (1, 255, 256, 257, 1024, 1025, 2100):
+        tile = tiling(n, 0)[0]
+        with at_most(2 * -(-n // tile)):
+            assert tiling(n, 132) == ((256, 2) if few else (1024, 1))
+            call = compacted(logits(n, content="nan"), (noise(n, 33),), Rng(5), n, log_m=LOG_M)
+            assert_backends_agree(call)
+
+
+@pytest.mark.skipif(DEVICE == "cpu", reason="takes minutes in the interpreter")
+@pytest.mark.parametrize("n", [70_000, 300_000])
+def test_many_rows(n):
+    assert_backends_agree(compacted(logits(n), (), Rng(5), n, log_m=LOG_M))
 
 
 # The arithmetic itself, with uniforms that no row has.
@@ -336,8 +431,8 @@ def _box_muller(words, cosines, sines, n, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def _rows_before(status, tile, epoch, out):
-    tl.store(out, compact._look_back(status, tl.load(tile), tl.load(epoch)))
+def _rows_before(status, tile, epoch, out, LANES: tl.constexpr):
+    tl.store(out, compact._look_back(status, tl.load(tile), tl.load(epoch), LANES))
 
 
 def launch(kernel, n, *arguments):
@@ -631,9 +726,9 @@ def check_status():
             logit, x, _ = next(batches((n,), 0))
             mask = ops.accept(moved(logit), Rng(6, int(ring.row)), log_m=LOG_M).cpu()
             ops.accept_append(moved(logit), moved(x), ring=ring)
-            ends = mask.cumsum(0)[TILE - 1 :: TILE].tolist()
+            ends = mask.cumsum(0)[SMALL_TILE - 1 :: SMALL_TILE].tolist()
             words = ring.workspace[STATUS:].tolist()
-            expected = [*ends, int(mask.sum())][: -(-n // TILE)]
+            expected = [*ends, int(mask.sum())][: -(-n // SMALL_TILE)]
             assert words[: len(expected)] == [status_word(epoch, INCLUSIVE, k) for k in expected]
             assert int(ring.workspace[EPOCH]) == epoch + 1
 
@@ -667,7 +762,7 @@ def check_late_word():
     out = torch.zeros(1, dtype=torch.int64)
     publisher = threading.Timer(0.2, lambda: status[30:31].copy_(fresh))
     publisher.start()
-    _rows_before[(1,)](status, torch.tensor(tile), torch.tensor(epoch), out, **kernels.OPTIONS)
+    _rows_before[(1,)](status, torch.tensor(tile), torch.tensor(epoch), out, 32, **kernels.OPTIONS)
     publisher.join()
     assert int(out) == 3 + sum(range(tile))
 
@@ -676,9 +771,11 @@ def check_look_back():
     """With inclusive words anywhere, and garbage before the nearest one."""
     epoch = 9
     draw = np.random.default_rng(1)
-    for tile in (0, 1, 2, 31, 32, 33, 34, 64, 65, 100):
+    near = [(tile, 32) for tile in (0, 1, 2, 31, 32, 33, 34, 64, 65, 100)]
+    for tile, lanes in [*near, *((tile, 256) for tile in (0, 1, 255, 256, 257, 512, 700))]:
         counts = draw.integers(0, 1025, tile)
-        for nearest in {0, tile // 2, max(tile - 33, 0), max(tile - 32, 0), max(tile - 1, 0)}:
+        windows = (tile - lanes - 1, tile - lanes, tile - 1, tile // 2, 0)
+        for nearest in {max(at, 0) for at in windows}:
             words = [0 if i < nearest else status_word(epoch, ALONE, int(k))
                      for i, k in enumerate(counts)]  # fmt: skip
             if tile:
@@ -687,8 +784,8 @@ def check_look_back():
             out = torch.zeros(1, dtype=torch.int64)
             arguments = (status, torch.tensor(tile), torch.tensor(epoch), out)
             on_device = [t.to(DEVICE) for t in arguments]
-            _rows_before[(1,)](*on_device, **kernels.OPTIONS)
-            assert int(on_device[-1]) == counts.sum(), (tile, nearest)
+            _rows_before[(1,)](*on_device, lanes, **kernels.OPTIONS)
+            assert int(on_device[-1]) == counts.sum(), (tile, nearest, lanes)
 
 
 # Planted faults: a check passes on the kernels as they are, and fails once a line is changed.
@@ -701,6 +798,8 @@ CHECKS = (
     check_box_muller,
     check_numbers,
     check_compacted,
+    check_wide_rows,
+    check_a_ring_of_images,
     check_two_launches,
     check_rings,
     check_orders,
@@ -751,7 +850,16 @@ MUTANTS = {
     "prefix of one window": (
         "compact", "nearest -= LANES", "nearest = tile * 0 - 1", check_look_back),
     "inclusive word not published": (
-        "compact", "    if tile > 0:\n", "    if tile < 0:\n", check_status),
+        "compact", "(part == 0) & (tile > 0)", "(part == 0) & (tile < 0)", check_status),
+    "every block takes the first part": (
+        "compact", "ticket % parts", "ticket % 1", check_wide_rows),
+    "the column of another chunk": (
+        "copying", "chunk % ACROSS * COLUMNS", "chunk // ACROSS * COLUMNS", check_wide_rows),
+    "a slot of another chunk": (
+        "copying", "((start + k) & slots) * WIDTH", "((start + k + part) & slots) * WIDTH",
+        check_a_ring_of_images),
+    "counted by every block that shares a tile": (
+        "compact", "(odd > 0) & counted", "odd > 0", check_wide_rows),
     "epoch not compared": (
         "compact", "(word >> EPOCH_SHIFT) == epoch", "word != 0", check_late_word),
     "epoch not advanced": (

@@ -21,7 +21,7 @@ from drs_fast.backends.triton.arguments import (
     tensors,
 )
 from drs_fast.core import Rng
-from drs_fast.core.compacted import COUNT_MASK, HEADER, TILE, Compacted, Ring
+from drs_fast.core.compacted import COUNT_MASK, HEADER, TILE, Compacted, Ring, status_words, tiling
 
 CHUNK = 4096  # words of up to 4 bytes that a block of threads copies at a time
 ORDER_TILE, ORDER_PARTS = 4096, 512  # logits that a block loads at a time; most blocks of a pass
@@ -251,13 +251,14 @@ def _compact(
     if single_pass is None:
         # On other GPUs no block may wait for another: nothing promises that both run.
         single_pass = n <= SINGLE_PASS_ROWS and torch.version.hip is None
-    status_words = -(-room // TILE)
-    indices = workspace[HEADER + 2 * (status_words + 1) :].view(torch.int32)
+    tiles = status_words(room)
+    indices = workspace[HEADER + 2 * (tiles + 1) :].view(torch.int32)
     sources, targets, layout = as_words(rows, out.rows)
+    tile, parts = tiling(n, sum(row.nbytes for row in rows) // n + 4 * d)
     deciding = (logit, ids, *tensors(threshold))
     copying = (logit, ids, sources, targets, out.ids, out.logit, z)
     numbers = (rng.signed_seed, rng.row, n, capacity)
-    flags: dict[str, Any] = {"HAS_IDS": ids is not None, "RING": state is not None, "BLOCK": TILE}
+    flags: dict[str, Any] = {"HAS_IDS": ids is not None, "RING": state is not None, "BLOCK": tile}
     shape: dict[str, Any] = {
         "LAYOUT": layout,
         "D": d,
@@ -267,17 +268,17 @@ def _compact(
     if single_pass:
         _launch(
             "compact.single_pass", logit.device, n, *deciding, *copying[2:], counts, state,
-            workspace, indices, *bits(threshold), *numbers, slots, status_words,
-            **flags, **shape, **forms(threshold),
+            workspace, indices, *bits(threshold), *numbers, slots, tiles,
+            columns=parts, **flags, **shape, **forms(threshold),
         )  # fmt: skip
         return
     _launch(
         "compact.decide_tiles", logit.device, n, *deciding, counts, state, workspace, indices,
-        *bits(threshold), *numbers, status_words, **flags, **forms(threshold),
+        *bits(threshold), *numbers, tiles, **flags, **forms(threshold),
     )  # fmt: skip
     _launch(
         "compact.copy_tiles", logit.device, n, *copying, state, workspace, indices,
-        *numbers, slots, status_words, **flags, **shape,
+        *numbers, slots, tiles, columns=parts, **flags, **shape,
     )  # fmt: skip
 
 

@@ -11,6 +11,7 @@ from drs_fast.backends.triton.copying import copy_tile
 from drs_fast.backends.triton.random import row_numbers
 from drs_fast.core import compacted
 
+SMALL_TILE = tl.constexpr(compacted.SMALL_TILE)
 TICKET = tl.constexpr(compacted.TICKET)
 DONE = tl.constexpr(compacted.DONE)
 EPOCH = tl.constexpr(compacted.EPOCH)
@@ -31,15 +32,15 @@ FLAG_SHIFT = tl.constexpr(compacted.FLAG_SHIFT)
 EPOCH_SHIFT = tl.constexpr(compacted.EPOCH_SHIFT)
 COUNT_MASK = tl.constexpr(compacted.COUNT_MASK)
 EPOCH_MASK = tl.constexpr(compacted.EPOCH_MASK)
-LANES = tl.constexpr(32)
 
 
 @triton.jit
 def _decide_tile(
     logit, ids, log_m, gamma, log_m_bits, gamma_bits, s_bits, workspace, seed, row, n, tile,
+    counted,
     HAS_IDS: tl.constexpr, LOG_M: tl.constexpr, GAMMA: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Which rows of the tile are accepted; adds invalid and above to the workspace."""
+    """Which rows of the tile are accepted; adds invalid and above to the workspace, if wanted."""
     index = tile * BLOCK + tl.arange(0, BLOCK)
     inside = index < n
     value = tl.load(logit + index, mask=inside, other=float("-inf")).to(tl.float64)
@@ -51,7 +52,7 @@ def _decide_tile(
     above = (value > top) & (value < float("inf"))
     # One sum for both, as each is at most 1,024.
     odd = tl.sum((invalid.to(tl.int32) << 16) + above.to(tl.int32))
-    if odd > 0:
+    if (odd > 0) & counted:
         tl.atomic_add(workspace + INVALID, (odd >> 16).to(tl.int64), sem="relaxed")
         tl.atomic_add(workspace + ABOVE, (odd & 0xFFFF).to(tl.int64), sem="relaxed")
     return keep
@@ -72,8 +73,8 @@ def _status(epoch, flag, count):
 
 
 @triton.jit
-def _look_back(status, tile, epoch):
-    """How many rows earlier tiles accepted; looks at 32 tiles at a time."""
+def _look_back(status, tile, epoch, LANES: tl.constexpr):
+    """How many rows earlier tiles accepted; looks at LANES tiles at a time."""
     lanes = tl.arange(0, LANES)
     nearest = tile - 1
     before = tile * 0
@@ -128,17 +129,26 @@ def single_pass(
     LAYOUT: tl.constexpr, D: tl.constexpr, LATENTS: tl.constexpr,
     BLOCK: tl.constexpr, CHUNK: tl.constexpr,
 ):  # fmt: skip
-    """One launch. Tiles are taken by ticket, so that a tile waits only for running tiles."""
-    tile = tl.atomic_add(workspace + TICKET, 1, sem="relaxed")
-    tiles = tl.num_programs(0).to(tl.int64)
+    """One launch. Tiles are taken by ticket, so that a tile waits only for running tiles.
+
+    The blocks that share a tile all decide on it, which is cheap; the first says what it found.
+    """
+    ticket = tl.atomic_add(workspace + TICKET, 1, sem="relaxed").to(tl.int32)
+    if BLOCK > SMALL_TILE:  # which nobody shares; the decision needs the registers
+        tile, part, parts = ticket.to(tl.int64), 0, 1
+    else:
+        parts = tl.num_programs(1)
+        tile, part = (ticket // parts).to(tl.int64), ticket % parts
+    tiles = tl.num_programs(0)
     if RING:
         row = tl.load(state + RING_ROW)
     first = tile * BLOCK
     indices += first
     keep = _decide_tile(
         logit, ids, log_m, gamma, log_m_bits, gamma_bits, s_bits, workspace, seed, row, n, tile,
-        HAS_IDS, LOG_M, GAMMA, BLOCK,
+        part == 0, HAS_IDS, LOG_M, GAMMA, BLOCK,
     )  # fmt: skip
+    # Blocks that share the tile write the same.
     count = _store_indices(indices, keep, BLOCK).to(tl.int64)
     # Not earlier than needed, because the decision takes all registers.
     epoch = tl.load(workspace + EPOCH)
@@ -147,15 +157,17 @@ def single_pass(
         start, limit = tl.load(state + RING_CURSOR), tl.load(state + RING_LIMIT)
     status = workspace + HEADER
     flag = tl.where(tile == 0, INCLUSIVE, ALONE)
-    tl.atomic_xchg(status + tile, _status(epoch, flag, count), sem="relaxed")
-    before = _look_back(status, tile, epoch)
-    if tile > 0:
+    if part == 0:
+        tl.atomic_xchg(status + tile, _status(epoch, flag, count), sem="relaxed")
+    # Small tiles are done at the same time, so that the nearest that knows all before it is far.
+    before = _look_back(status, tile, epoch, 32 if BLOCK > SMALL_TILE else 256)
+    if (part == 0) & (tile > 0):
         tl.atomic_xchg(status + tile, _status(epoch, INCLUSIVE, before + count), sem="relaxed")
-    if tile == tiles - 1:
+    if (part == 0) & (tile == tiles - 1):
         tl.atomic_xchg(workspace + TOTAL, before + count, sem="relaxed")
     # After this the block sees its indices, and the last block everything before it.
     tl.debug_barrier()
-    if tl.atomic_add(workspace + DONE, 1, sem="acq_rel") == tiles - 1:
+    if tl.atomic_add(workspace + DONE, 1, sem="acq_rel") == tiles * parts - 1:
         _finish(counts, state, workspace, n, limit, RING)
         following = (epoch + 1) & EPOCH_MASK
         tl.store(workspace + EPOCH, following)
@@ -164,7 +176,8 @@ def single_pass(
     start += before
     copy_tile(
         logit, ids, sources, targets, out_ids, out_logit, z, indices, seed, row, first, start,
-        tl.minimum(count, limit - start), slots, HAS_IDS, LAYOUT, D, BLOCK, CHUNK, LATENTS,
+        tl.minimum(count, limit - start), slots, part, parts,
+        HAS_IDS, LAYOUT, D, BLOCK, CHUNK, LATENTS,
     )  # fmt: skip
 
 
@@ -194,7 +207,7 @@ def decide_tiles(
         row = tl.load(state + RING_ROW)
     keep = _decide_tile(
         logit, ids, log_m, gamma, log_m_bits, gamma_bits, s_bits, workspace, seed, row, n, tile,
-        HAS_IDS, LOG_M, GAMMA, BLOCK,
+        True, HAS_IDS, LOG_M, GAMMA, BLOCK,
     )  # fmt: skip
     count = _store_indices(indices + tile * BLOCK, keep, BLOCK).to(tl.int64)
     starts = workspace + HEADER + status_words
@@ -240,5 +253,6 @@ def copy_tiles(
     count = tl.minimum(tl.load(starts + 1), limit) - start
     copy_tile(
         logit, ids, sources, targets, out_ids, out_logit, z, indices + tile * BLOCK, seed, row,
-        tile * BLOCK, start, count, slots, HAS_IDS, LAYOUT, D, BLOCK, CHUNK, LATENTS,
+        tile * BLOCK, start, count, slots, tl.program_id(1), tl.num_programs(1),
+        HAS_IDS, LAYOUT, D, BLOCK, CHUNK, LATENTS,
     )  # fmt: skip
