@@ -12,12 +12,11 @@ from typing import Any
 import torch
 
 from drs_fast import ops
-from drs_fast.core import BURN_IN_ROW, Rng, Sampler
+from drs_fast.core import BURN_IN_ROW, Rng
 from drs_fast.gan import GAN
 
 CLOSE = 0.05  # largest change of a logit by a variant, in standard deviations of the logits
 LEAST_ROWS = 256  # rows to compare logits on
-FLIP_ROWS = 10_000
 
 
 def channels_last(gan: GAN) -> GAN:
@@ -106,17 +105,3 @@ def change(gan: GAN, tuned: GAN) -> float:
         return 0.0
     deviation = expected[finite].std(correction=0).clamp_min(torch.finfo(torch.float64).tiny)
     return float((found - expected)[finite].abs().max() / deviation)
-
-
-def flip_rate(gan: GAN, sampler: Sampler, state: Any, rng: Rng, size: int) -> float:
-    """Share of burn-in rows whose decision differs between this precision and fp32."""
-    exact = gan.on(precision="fp32")
-    flips = rows = 0
-    while rows < FLIP_ROWS:
-        here = rng.at(BURN_IN_ROW + rows)
-        z, y = ops.latents(gan, here, size), ops.labels(gan, here, size)
-        batches = [sampler.step(one, state, z, y, here)[1] for one in (gan, exact)]
-        mine, theirs = (batch.ids[: int(batch.count)] for batch in batches)
-        flips += len(mine) + len(theirs) - 2 * int(torch.isin(mine, theirs).sum())
-        rows += size
-    return flips / rows
