@@ -5,8 +5,6 @@ import functools
 import itertools
 import json
 import math
-from collections import Counter, deque
-from concurrent.futures import Future
 from os import PathLike
 from typing import Any
 
@@ -18,13 +16,11 @@ from drs_fast.core.arguments import describe
 from drs_fast.core.sampler import BATCH, EQUAL, UNKNOWN
 from drs_fast.gan import GAN
 from drs_fast.run import called, probe, weighed
-from drs_fast.run.collected import Collected, Rows
 from drs_fast.run.progress import Progress
 from drs_fast.run.schedule import Run
-from drs_fast.run.steps import Landed
+from drs_fast.run.shards import Shards
 from drs_fast.samplers.common import weights
 from drs_fast.store import Conflict, Corrupt, Writer
-from drs_fast.store.folder import THREADS
 from drs_fast.store.manifest import COPY, totals
 
 SHARD_BYTES = 64 * 2**20
@@ -215,69 +211,6 @@ def _fill(run: Run, writer: Writer, columns: tuple[str, ...], bar: Progress) -> 
             whole = landed.accepted == sum(len(piece["ids"]) for piece in landed.rows)
             reached = run.accepted == run.n and landed.step.chunk >= inner
             shards.add(landed, ends=landed.step.last or reached, whole=whole)
-
-
-class Shards:
-    """Writes shards in the writer's threads while the rows of the next are being collected.
-
-    The host's memory holds one shard for each thread, as far as n needs them, and the next.
-    """
-
-    def __init__(self, writer: Writer, example: Rows, capacity: int, first: int) -> None:
-        self._writer = writer
-        needed = math.ceil(writer.n / max(1, min(first, capacity)))
-        self._free = [
-            Collected(example, capacity, first=first, on_host=True)
-            for _ in range(1 + max(1, min(THREADS, needed)))
-        ]
-        self._written: deque[tuple[Future[None], Collected]] = deque()
-        self._last: Future[None] | None = None
-        self._counters = Counter[str]()
-        self._whole = True  # whether every accepted row of the chunk is kept
-
-    def __enter__(self) -> "Shards":
-        return self
-
-    def __exit__(self, kind: object, error: object, trace: object) -> None:
-        if error is None:  # otherwise closing the writer waits for what is being written
-            for future, _ in self._written:
-                future.result()
-
-    def add(self, landed: Landed, *, ends: bool, whole: bool) -> None:
-        """Adds a step's rows. ends: the shard ends with them. whole: no row of the step was cut."""
-        if not self._free:  # the disk is slower than the sampler
-            future, collected = self._written.popleft()
-            future.result()
-            collected.clear()
-            self._free.append(collected)
-        self._free[0].add(landed.rows)
-        self._counters.update(
-            rows=landed.step.size,
-            calls=landed.calls,
-            invalid=landed.invalid,
-            above=landed.above,
-            **landed.tallies,
-        )
-        self._whole &= whole
-        if ends:
-            cut = not (landed.step.last and self._whole)
-            self._whole = True
-            collected, counters = self._free.pop(0), dict(self._counters)
-            self._last = self._writer.submit(
-                self._write, self._last, landed.step.chunk, collected, counters, cut
-            )
-            self._written.append((self._last, collected))
-            self._counters.clear()
-
-    def _write(
-        self,
-        before: Future[None] | None,
-        chunk: int,
-        collected: Collected,
-        counters: dict[str, int],
-        cut: bool,
-    ) -> None:
-        self._writer.append(chunk, collected.tensors(), cut=cut, counters=counters, after=before)
 
 
 def _summary(writer: Writer, run: Run) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from runs import QUICK, Counted, columns, conditional, equal, files, toy
 
 import drs_fast as drs
 from drs_fast import Rng, ops, store
-from drs_fast.run import collected, pages, saving, schedule, steps
+from drs_fast.run import collected, pages, schedule, shards, steps
 from drs_fast.run.collected import Collected
 from drs_fast.run.forecast import Forecast
 from drs_fast.samplers.drs import DRS
@@ -384,7 +384,7 @@ def test_a_generator_that_is_interrupted_leaves_a_directory_to_resume(tmp_path, 
 def test_a_slow_disk_holds_up_the_run_at_one_more_shard_than_threads(
     tmp_path, monkeypatch, threads
 ):
-    for module in (saving, folder):
+    for module in (shards, folder):
         monkeypatch.setattr(module, "THREADS", threads)
     filled = threads + 1
     made, seen = Counted(lambda z: z), []
@@ -421,7 +421,7 @@ def test_a_shard_that_waits_for_the_disk_stays_as_it_is(tmp_path, monkeypatch, d
         return kept[-1]
 
     save(tmp_path / "direct")
-    monkeypatch.setattr(saving, "Collected", counted)
+    monkeypatch.setattr(shards, "Collected", counted)
     spied_append(monkeypatch, lambda chunk: time.sleep(0.03))
     with device():
         save(tmp_path / "slow")
