@@ -42,7 +42,9 @@ def save_run(run: Run, out: str | PathLike[str], model: str) -> None:
             "leave one of the three out"
         )
     columns = options.save if run.gan.labels is None else (*options.save, "y")
-    row_bytes = _row_bytes(run, columns)
+    row_bytes = functools.partial(_row_bytes, run, columns)
+    if "gradients" in sampler.tallies:
+        row_bytes()  # the first call of G and D is one that serves gradients too
     spec = {
         "rng_version": RNG_VERSION,
         "sampler": _spec(sampler, run.gan),
@@ -76,7 +78,7 @@ def save_run(run: Run, out: str | PathLike[str], model: str) -> None:
             found = run.begin()
             tensors = run.state._asdict()
             rows = options.chunk_rows or _chunk_rows(
-                sampler.found(run.state), sampler.group, row_bytes, run.gan.block
+                sampler.found(run.state), sampler.group, row_bytes(), run.gan.block
             )
             facts = {
                 "chunk_rows": rows,
