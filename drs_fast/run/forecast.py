@@ -10,6 +10,7 @@ from drs_fast.gan import BLOCK_MULTIPLE, SMALLEST, classes
 # More than the expected samples that a last step must be expected to bring: in memory another one
 # may follow it, on disk one that falls short is taken again.
 DEVIATIONS, AGAIN = 1.0, 3.0
+EARNS = 100  # batches: the proof of a graph costs one more, 1 % of these
 
 
 class Tried(NamedTuple):
@@ -39,9 +40,10 @@ class Forecast:
     quota: classes.Quota | None
     call_rows: Callable[[int], int]
 
-    def rows(self, tried: Tried) -> float:
-        """Rows that the missing samples are expected to take."""
-        return math.inf if self.n is None else (self.n - tried.accepted) / self.acceptance
+    def earns_a_graph(self, tried: Tried) -> bool:
+        """Whether so many rows are missing that a graph is worth its proof."""
+        missing = math.inf if self.n is None else self.n - tried.accepted
+        return missing >= EARNS * self.step_rows * self.acceptance
 
     def needs(self, tried: Tried) -> bool:
         """Whether to launch a step: the ones in flight are expected to bring too few samples.

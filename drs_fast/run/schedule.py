@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from drs_fast.core import OutOfTime, Rng, Sampler, Starvation, check_invalid, last_row
-from drs_fast.core.sampler import BATCH, checked, those_that
+from drs_fast.core.sampler import BATCH, checked
 from drs_fast.gan import GAN, classes
 from drs_fast.gan.images import OUTSIDE
 from drs_fast.run import flips, lanes, memory, starvation, steps, tuning
@@ -26,7 +26,6 @@ from drs_fast.run.steps import Landed, Lane, Step
 from drs_fast.samplers.common import clipped
 
 LARGEST_STEP = 2**17  # rows, where blocks of G and D do not divide a sampler's groups
-PAYS = 100  # batches: proving a graph costs one more, which a shorter run would not earn back
 
 
 class Run:
@@ -41,13 +40,7 @@ class Run:
         limit: Limit | None = None,
     ) -> None:
         gan, sampler = options.placed(gan), checked(sampler)
-        if gan.energy and not sampler.energy:
-            raise ValueError(
-                f"{type(sampler).__name__} needs a density ratio, got a {gan.link} critic: make it "
-                "one with drs.calibrate or drs.keep_train, or use a sampler that, with its default "
-                f"fields, needs none: {those_that(lambda each: each.energy)}"
-            )
-        options.check_group(sampler.group)
+        options.check(gan, sampler)
         self.gan, self.sampler = tuning.applied(gan, options.tune), sampler
         self.options, self.rng = options, Rng(options.seed)
         self.step_rows = math.lcm(self.gan.block, sampler.group)
@@ -140,9 +133,7 @@ class Run:
         example = {name: self.example[name] for name in ("logit", *names, *self.counted)}
         sampler, state = self.chosen()
         self._forecast = self._forecast_of(sampler, state)
-        graph = (
-            self.options.cuda_graph and self._forecast.rows(self._tried) >= PAYS * self.step_rows
-        )
+        graph = self.options.cuda_graph and self._forecast.earns_a_graph(self._tried)
         lane = lanes.lane(self.gan, sampler, state, self.rng, self.step_rows, example, graph)
         for landed in steps.landed(lane, self._steps(chunks, lane, whole, again)):
             if self.accepted == self.n and landed.step.chunk >= whole:

@@ -51,7 +51,7 @@ def wasted(n, sampler, seed=0, **settings):
 @pytest.mark.usefixtures("whole_blocks")
 def test_a_run_of_4000_samples_computes_hardly_a_row_in_vain():
     """At 20 % acceptance a step brings 51 +- 6 samples; without a forecast all 3 in flight and a
-    capture were lost, 5 %. What is left is one step in some runs."""
+    proof of a graph were lost, 5 %. What is left is one step in some runs."""
     sampler = fixed()
     lost, needed = zip(*(wasted(4000, sampler, seed) for seed in SEEDS), strict=True)
     assert max(lost) <= 1
@@ -91,7 +91,7 @@ def test_a_step_is_launched_if_those_in_flight_are_expected_to_bring_too_few():
     assert forecast.needs(Tried(accepted=60, proposals=3000, flying=200, idle=0))  # 4.6
     assert forecast.needs(Tried(accepted=99, proposals=100, flying=0, idle=0))
     assert not forecast.needs(Tried(accepted=0, proposals=0, flying=500, idle=0))
-    assert forecast.rows(Tried(60, 300, 0, 0)) == 200.0
+    assert not forecast.earns_a_graph(Tried(60, 300, 0, 0))
 
 
 def test_each_class_is_expected_to_have_its_share():

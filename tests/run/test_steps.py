@@ -12,7 +12,7 @@ from runs import QUICK, Counted, columns, conditional, equal, files, toy
 
 import drs_fast as drs
 from drs_fast import Rng, ops, store
-from drs_fast.run import collected, pages, schedule, shards, steps
+from drs_fast.run import collected, forecast, pages, shards, steps
 from drs_fast.run.collected import Collected
 from drs_fast.run.forecast import Forecast
 from drs_fast.samplers.drs import DRS
@@ -27,8 +27,8 @@ EVERY, RARE = DRS(gamma=-600.0, burn_in=2048), DRS(target_acceptance=2e-3, burn_
 
 
 @pytest.fixture(autouse=True)
-def every_graph_pays(monkeypatch):
-    monkeypatch.setattr(schedule, "PAYS", 0)
+def every_run_earns_a_graph(monkeypatch):
+    monkeypatch.setattr(forecast, "EARNS", 0)
 
 
 @pytest.fixture(autouse=True)

@@ -16,7 +16,7 @@ import drs_fast as drs
 from drs_fast import ops, store
 from drs_fast.cli import main as cli
 from drs_fast.report import report
-from drs_fast.run import flips, generate, lanes, schedule, tuning
+from drs_fast.run import flips, forecast, generate, lanes, tuning
 from drs_fast.samplers.drs import DRS
 
 QUICK = DRS(burn_in=1024)
@@ -489,7 +489,7 @@ def test_cuda_graph_reaches_the_lane(monkeypatch):
         return lane(*rest)
 
     monkeypatch.setattr(lanes, "lane", spy)
-    monkeypatch.setattr(schedule, "PAYS", 0)
+    monkeypatch.setattr(forecast, "EARNS", 0)
     for flag in (True, False):
         drs.generate(toy(), QUICK, 5, cuda_graph=flag)
         next(drs.stream(toy(), QUICK, cuda_graph=flag))
