@@ -40,7 +40,6 @@ from benchmarks.speed.loop_ways import (
     problem,
     timed,
 )
-from drs_fast.run import steps as loop
 from drs_fast.run.generate import ENDLESS
 from drs_fast.run.options import Options
 from drs_fast.run.progress import Progress
@@ -63,7 +62,7 @@ GPU = (
 )
 QUICK = (("MLP, width 16", 256),)
 MODEL_S = 240.0  # no new round of a model after about this long
-EXTRA = {OURS: 1, TO_DISK: 2}  # blocks beyond the steps: burn-in; before a store, the shapes
+EXTRA = {OURS: 1, TO_DISK: 2}  # blocks beyond the steps: burn-in; before a store, the probe
 # Targets: model, batch, ratio, sign, value.
 TARGETS: dict[str, tuple[tuple[str, int, str, str, float], ...]] = {
     "cpu": (
@@ -191,9 +190,8 @@ def row_of(name: str, batch: int, device: str, seconds: float, rounds: int) -> d
         pairs = zip(times[above], times[below], strict=True)
         return statistics.median(one / other for one, other in pairs)
 
-    flying = loop.IN_FLIGHT + 1 if p.device.type == "cuda" else 0
     # In a long run the extra ones do not matter.
-    steps = {way: p.steps / (p.steps + extra + flying) for way, extra in EXTRA.items()}
+    steps = {way: p.steps / (p.steps + extra) for way, extra in EXTRA.items()}
 
     def fair(above: str, below: str) -> float:
         return ratio(above, below) / steps[below]

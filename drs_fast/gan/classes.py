@@ -154,6 +154,7 @@ class Quota:
         self._seats = Seats(weighted, n or 0)
         self._room = torch.tensor(self._seats.counts, device="cpu")
         self._endless, self._waiting = n is None, list[Rows]()
+        self._shares = torch.tensor(weighted, dtype=torch.float64, device="cpu")
 
     def had(self, y: Tensor) -> None:
         """Counts the labels (n,) of samples that an earlier run already made."""
@@ -163,6 +164,10 @@ class Quota:
                 f"labels must be in [0, {classes}), got {int(y.min())} to {int(y.max())}"
             )
         self._room -= torch.bincount(y.cpu(), minlength=len(self._room))
+
+    def lacks(self, samples: float) -> bool:
+        """Whether a class would lack half a sample or more after this many samples of all."""
+        return bool((self._room - samples * self._shares > 0.5).any())
 
     def lacking(self) -> str:
         """The classes that lack samples, in words."""

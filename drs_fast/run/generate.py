@@ -87,14 +87,15 @@ def generate(
         call that goes on makes at least one chunk, so that repeated calls reach n.
     chunk_rows: rows a shard is made from, a power of two times the sampler's group.
     precision: of G and D, "fp32" or "bf16"; then stats (or the manifest) have a `flip_rate`, the
-        share of burn-in rows whose decision it changes.
+        share of 1,000 burn-in rows whose decision it changes.
     tune: of "fold", "cast", "channels_last" and "compile", how to run G and D; ValueError where
         they do not run so, or where it changes logits too much. "auto" times them together and in
         other batch sizes, for at most 60 s or 5 % of the expected run, and keeps what is fastest;
         `out` goes on with what it kept. Give that by name for the same bytes.
     label_weights, only: of a GAN with labels, how often each class is proposed, in place of the
         GAN's own label_weights, or the one class to draw.
-    cuda_graph: whether a step on a GPU is captured once and replayed, where G and D allow it.
+    cuda_graph: whether a step on a GPU is captured once and replayed, where G and D allow it and
+        about 100 batches are to come.
     Raises Starvation, Stale or OutOfTime (in memory with what there is in `partial`), BadLogits, or
     Conflict if `out` holds another run, or G and D give other numbers than at its beginning.
     """

@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from drs_fast.core import Rng
+from drs_fast.core import Rng, Sampler
 from drs_fast.core.arguments import integer, one_of, positive
+from drs_fast.core.sampler import those_that
 from drs_fast.gan import GAN, PRECISIONS, block_rows, classes
 from drs_fast.gan.images import FORMS
 from drs_fast.run import memory, tuning
@@ -76,6 +77,16 @@ class Options:
         gan = gan.on(self.device, self.batch_size, self.precision).stored_as(self.images)
         memory.check_batch(gan)
         return gan
+
+    def check(self, gan: GAN, sampler: Sampler) -> None:
+        """ValueError where the sampler cannot do with this GAN or these options."""
+        if gan.energy and not sampler.energy:
+            raise ValueError(
+                f"{type(sampler).__name__} needs a density ratio, got a {gan.link} critic: make it "
+                "one with drs.calibrate or drs.keep_train, or use a sampler that, with its default "
+                f"fields, needs none: {those_that(lambda each: each.energy)}"
+            )
+        self.check_group(sampler.group)
 
     def check_group(self, group: int) -> None:
         """ValueError unless chunk_rows is the sampler's group times a power of two."""

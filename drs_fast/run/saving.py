@@ -5,9 +5,7 @@ import functools
 import itertools
 import json
 import math
-from collections import Counter, deque
 from collections.abc import Iterator
-from concurrent.futures import Future
 from contextlib import contextmanager
 from os import PathLike
 from typing import Any
@@ -20,14 +18,12 @@ from drs_fast.core.arguments import describe
 from drs_fast.core.sampler import BATCH, DATA, DATA_WITHIN, EQUAL, UNKNOWN
 from drs_fast.gan import GAN
 from drs_fast.run import called, probe, weighed
-from drs_fast.run.collected import Collected, Rows
 from drs_fast.run.progress import Progress
 from drs_fast.run.schedule import Run
-from drs_fast.run.steps import Landed
-from drs_fast.run.stopwatch import DISK, DRAIN, Stopwatch
+from drs_fast.run.shards import Shards
+from drs_fast.run.stopwatch import DISK
 from drs_fast.samplers.common import weights
 from drs_fast.store import Conflict, Corrupt, Writer
-from drs_fast.store.folder import THREADS
 from drs_fast.store.manifest import COPY, totals
 
 SHARD_BYTES = 64 * 2**20
@@ -49,7 +45,9 @@ def save_run(run: Run, out: str | PathLike[str], model: str) -> None:
             "leave one of the three out"
         )
     columns = options.save if run.gan.labels is None else (*options.save, "y")
-    row_bytes = _row_bytes(run, columns)
+    row_bytes = functools.partial(_row_bytes, run, columns)
+    if "gradients" in sampler.tallies:
+        row_bytes()  # the first call of G and D is one that serves gradients too
     spec = {
         "rng_version": RNG_VERSION,
         "sampler": _spec(sampler, run.gan),
@@ -84,7 +82,7 @@ def save_run(run: Run, out: str | PathLike[str], model: str) -> None:
             found = run.begin()
             tensors = run.state._asdict()
             rows = options.chunk_rows or _chunk_rows(
-                sampler.found(run.state), sampler.group, row_bytes, run.gan.block
+                sampler.found(run.state), sampler.group, row_bytes(), run.gan.block
             )
             facts = {
                 "chunk_rows": rows,
@@ -234,74 +232,6 @@ def _fill(run: Run, writer: Writer, columns: tuple[str, ...], bar: Progress) -> 
             whole = landed.accepted == sum(len(piece["ids"]) for piece in landed.rows)
             reached = run.accepted == run.n and landed.step.chunk >= inner
             shards.add(landed, ends=landed.step.last or reached, whole=whole)
-
-
-class Shards:
-    """Writes shards in the writer's threads while the rows of the next are being collected.
-
-    The host's memory holds one shard for each thread, as far as n needs them, and the next.
-    """
-
-    def __init__(
-        self, writer: Writer, example: Rows, capacity: int, first: int, watch: Stopwatch
-    ) -> None:
-        self._writer, self._watch = writer, watch
-        needed = math.ceil(writer.n / max(1, min(first, capacity)))
-        self._free = [
-            Collected(example, capacity, first=first, on_host=True)
-            for _ in range(1 + max(1, min(THREADS, needed)))
-        ]
-        self._written: deque[tuple[Future[None], Collected]] = deque()
-        self._last: Future[None] | None = None
-        self._counters = Counter[str]()
-        self._whole = True  # whether every accepted row of the chunk is kept
-
-    def __enter__(self) -> "Shards":
-        return self
-
-    def __exit__(self, kind: object, error: object, trace: object) -> None:
-        if error is None:  # otherwise closing the writer waits for what is being written
-            with self._watch.on(DISK):
-                for future, _ in self._written:
-                    future.result()
-
-    def add(self, landed: Landed, *, ends: bool, whole: bool) -> None:
-        """Adds a step's rows. ends: the shard ends with them. whole: no row of the step was cut."""
-        if not self._free:  # the disk is slower than the sampler
-            future, collected = self._written.popleft()
-            with self._watch.on(DISK):
-                future.result()
-            collected.clear()
-            self._free.append(collected)
-        with self._watch.on(DRAIN):
-            self._free[0].add(landed.rows)
-        self._counters.update(
-            rows=landed.step.size,
-            calls=landed.calls,
-            invalid=landed.invalid,
-            above=landed.above,
-            **landed.tallies,
-        )
-        self._whole &= whole
-        if ends:
-            cut = not (landed.step.last and self._whole)
-            self._whole = True
-            collected, counters = self._free.pop(0), dict(self._counters)
-            self._last = self._writer.submit(
-                self._write, self._last, landed.step.chunk, collected, counters, cut
-            )
-            self._written.append((self._last, collected))
-            self._counters.clear()
-
-    def _write(
-        self,
-        before: Future[None] | None,
-        chunk: int,
-        collected: Collected,
-        counters: dict[str, int],
-        cut: bool,
-    ) -> None:
-        self._writer.append(chunk, collected.tensors(), cut=cut, counters=counters, after=before)
 
 
 def _summary(writer: Writer, run: Run) -> dict[str, Any]:

@@ -12,12 +12,13 @@ import torch
 from torch import Tensor
 
 from drs_fast.core import OutOfTime, Rng, Sampler, Starvation, check_invalid, last_row
-from drs_fast.core.sampler import BATCH, checked, those_that
-from drs_fast.gan import BLOCK_MULTIPLE, GAN, SMALLEST, classes
+from drs_fast.core.sampler import BATCH, checked
+from drs_fast.gan import GAN, classes
 from drs_fast.gan.images import OUTSIDE
-from drs_fast.run import lanes, memory, starvation, steps, stopwatch, tuning
+from drs_fast.run import flips, lanes, memory, starvation, steps, stopwatch, tuning
 from drs_fast.run.clock import Limit
 from drs_fast.run.collected import Rows, first_of
+from drs_fast.run.forecast import Forecast, Tried
 from drs_fast.run.options import Options
 from drs_fast.run.outside import Outside
 from drs_fast.run.progress import Progress
@@ -27,9 +28,6 @@ from drs_fast.run.worth import Worth, watched
 from drs_fast.samplers.common import clipped
 
 LARGEST_STEP = 2**17  # rows, where blocks of G and D do not divide a sampler's groups
-# More than the expected samples that a last step must be expected to bring: in memory another one
-# may follow it, on disk one that falls short is taken again.
-DEVIATIONS, AGAIN = 1.0, 3.0
 
 
 class Run:
@@ -45,13 +43,7 @@ class Run:
     ) -> None:
         self.watch = Stopwatch()
         gan, sampler = options.placed(gan), checked(sampler)
-        if gan.energy and not sampler.energy:
-            raise ValueError(
-                f"{type(sampler).__name__} needs a density ratio, got a {gan.link} critic: make it "
-                "one with drs.calibrate or drs.keep_train, or use a sampler that, with its default "
-                f"fields, needs none: {those_that(lambda each: each.energy)}"
-            )
-        options.check_group(sampler.group)
+        options.check(gan, sampler)
         with self.watch.on("tuning"):
             self.gan, self.sampler = tuning.applied(gan, options.tune), sampler
         self.options, self.rng = options, Rng(options.seed)
@@ -62,8 +54,7 @@ class Run:
         self.n = n
         self.state: Any = None
         self.flip_rate: float | None = None
-        self._rate = 1.0  # expected share of accepted rows
-        self._draws = False  # whether the sampler draws latents itself, most of them cheaply
+        self._forecast: Forecast
         self._flying = 0  # rows of steps that have not landed yet
         self._limit = limit or Limit()
         self._late = False  # whether steps are missing because the time was over
@@ -93,9 +84,7 @@ class Run:
             say(found["remark"])
         if self.gan.precision != "fp32":
             with self.watch.on("flip rate"):
-                self.flip_rate = tuning.flip_rate(
-                    self.gan, self.sampler, self.state, self.rng, self.step_rows
-                )
+                self.flip_rate = flips.flip_rate(self.gan, self.sampler, self.state, self.rng)
             found["flip_rate"] = self.flip_rate
         return found
 
@@ -149,7 +138,8 @@ class Run:
             return
         example = {name: self.example[name] for name in ("logit", *names, *self.counted)}
         sampler, state = self.chosen()
-        graph = self.options.cuda_graph
+        self._forecast = self._forecast_of(sampler, state)
+        graph = self.options.cuda_graph and self._forecast.earns_a_graph(self._tried)
         lane = lanes.lane(
             self.gan, sampler, state, self.rng, self.step_rows, example, graph, self.watch
         )
@@ -190,10 +180,7 @@ class Run:
 
     def chosen(self) -> tuple[Sampler, Any]:
         """What runs after burn-in: it may have found that a simpler sampler is faster."""
-        sampler, state = self.sampler.choice(self.state)
-        self._rate = min(max(sampler.found(state).acceptance, 2.0**-40), 1.0)
-        self._draws = sampler.draws
-        return sampler, state
+        return self.sampler.choice(self.state)
 
     def _taken(self, landed: Landed) -> list[Rows]:
         """The rows of a step that become samples."""
@@ -257,27 +244,45 @@ class Run:
         group = self.sampler.group
         return (last_row(ids) // group + 1) * group
 
+    def _forecast_of(self, sampler: Sampler, state: Any) -> Forecast:
+        return Forecast(
+            n=self.n,
+            group=self.sampler.group,
+            step_rows=self.step_rows,
+            acceptance=min(max(sampler.found(state).acceptance, 2.0**-40), 1.0),
+            draws=sampler.draws,
+            sequential=self.sampler.sequential,
+            quota=self.quota,
+            call_rows=self.gan.call_rows,
+        )
+
     def _steps(
         self, chunks: Iterable[tuple[int, int, int]], lane: Lane, whole: int, again: bool
-    ) -> Iterator[Step]:
+    ) -> Iterator[Step | None]:
         """Whole groups, no step across two chunks, and no more rows than may still be tried."""
-        most = self.options.max_proposals
+        forecast, most = self._forecast, self.options.max_proposals
+        most_rows = lane.most_rows
+        if forecast.draws:
+            most_rows = min(most_rows, self.options.patience)
         left = math.inf if most is None else most - self.proposals
         for chunk, first, end in chunks:
-            if self.accepted == self.n and chunk >= whole:
-                return
             row = first
             while row < end:
+                while chunk >= whole and not forecast.needs(self._tried):
+                    yield None
+                if self.accepted == self.n and chunk >= whole:
+                    return
                 if (row == first or not again) and self._limit.stops():
                     return
-                room, few = int(min(end - row, left)), self._few(again)
+                room, few = int(min(end - row, left)), forecast.few(self._tried, again)
                 short = few < min(room, self.step_rows) and chunk >= whole and not lane.in_flight
                 if short and again:
                     self._flying += few
                     yield Step(row, few, chunk, short=True)
                     # It fell short. Its rows are taken again in a whole step, because a chunk's
                     # bytes on disk must not depend on where a smaller n would have ended.
-                size = few if short and not again else min(self._batches(lane.most_rows), room)
+                size = few if short and not again else forecast.batches(self._tried, most_rows)
+                size = min(size, room)
                 size -= size % (self.step_rows if size > self.step_rows else self.sampler.group)
                 if size <= 0:
                     return
@@ -287,35 +292,9 @@ class Run:
                 row += size
                 self._limit.advanced = True
 
-    def _few(self, again: bool) -> int:
-        """Whole groups of rows that should bring all the missing samples."""
-        if self.n is None or self.sampler.sequential or self._draws:
-            return self.step_rows
-        if self.quota is not None and again:  # a wasted step would have used up rows
-            return self.step_rows
-        group, wanted, rate = self.sampler.group, self.n - self.accepted, self._rate
-        if self.proposals:
-            rate = min(rate, (self.accepted + 1) / self.proposals)
-        luck = max(0.0, 1.0 - group * rate)  # none if every group is sure to bring a sample
-        hoped = wanted + (AGAIN if again else DEVIATIONS) * math.sqrt(wanted * luck)
-        rows = math.ceil(hoped / (group * rate)) * group
-        if self.quota is not None:  # the class that lacks samples may be rare
-            rows = max(rows, self.idle)
-        if group > 1:
-            return rows
-        if not again:  # a call of 128 rows may follow a call of a multiple of 256
-            rows = (rows + SMALLEST - 1) // BLOCK_MULTIPLE * BLOCK_MULTIPLE
-        return self.gan.call_rows(rows)
-
-    def _batches(self, most: int) -> int:
-        """Rows of one batch, or of several if the n-th sample can only come in the last of them."""
-        wanted: float = 0 if self.n is None else self.n - self.accepted
-        if self._draws:  # most rows cost little: rather too many than another step
-            most = min(most, self.options.patience)
-            wanted = math.inf if self.n is None else wanted + 2.0 * math.sqrt(wanted)
-            wanted /= self._rate
-        wanted -= self._flying
-        return self.step_rows * max(1, int(min(most, wanted)) // self.step_rows)
+    @property
+    def _tried(self) -> Tried:
+        return Tried(self.accepted, self.proposals, self._flying, self.idle)
 
     def _tally(self, landed: Landed, taken: int) -> None:
         size = landed.step.size
@@ -326,7 +305,7 @@ class Run:
         self.invalid += landed.invalid
         self.above += landed.above
         self.tallies.update(landed.tallies)
-        check_invalid(self.invalid, self.calls if self._draws else self.proposals)
+        check_invalid(self.invalid, self.calls if self._forecast.draws else self.proposals)
         if landed.tallies:
             self.sampler.check(self.state, self.tallies)
 

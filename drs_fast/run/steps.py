@@ -53,8 +53,11 @@ class Lane(Protocol):
     def launch(self, step: Step) -> Callable[[], Landed]: ...
 
 
-def landed(lane: Lane, steps: Iterable[Step]) -> Iterator[Landed]:
-    """Yields each step's result in order, after launching up to `in_flight` further steps."""
+def landed(lane: Lane, steps: Iterable[Step | None]) -> Iterator[Landed]:
+    """Yields each step's result in order, after launching up to `in_flight` further steps.
+
+    steps: None where the next step, if any, is to be asked for when one in flight has landed.
+    """
     left, flying = iter(steps), deque[Callable[[], Landed]]()
     while True:
         while len(flying) <= lane.in_flight and (step := next(left, None)) is not None:

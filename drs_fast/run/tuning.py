@@ -14,14 +14,13 @@ import torch
 from torch import Tensor
 
 from drs_fast import ops
-from drs_fast.core import BURN_IN_ROW, Rng, Sampler
+from drs_fast.core import BURN_IN_ROW, Rng
 from drs_fast.gan import GAN
 from drs_fast.run import folding
 
 AUTO = ("auto",)
 CLOSE = 0.05  # largest change of a logit by a variant, in standard deviations of the logits
 LEAST_ROWS = 256  # rows to compare logits on
-FLIP_ROWS = 10_000
 
 
 def folded(gan: GAN) -> GAN:
@@ -185,17 +184,3 @@ def moved(expected: Tensor, found: Tensor) -> float:
         return 0.0
     deviation = expected[finite].std(correction=0).clamp_min(torch.finfo(torch.float64).tiny)
     return float((found - expected)[finite].abs().max() / deviation)
-
-
-def flip_rate(gan: GAN, sampler: Sampler, state: Any, rng: Rng, size: int) -> float:
-    """Share of burn-in rows whose decision differs between this precision and fp32."""
-    exact = gan.on(precision="fp32")
-    flips = rows = 0
-    while rows < FLIP_ROWS:
-        here = rng.at(BURN_IN_ROW + rows)
-        z, y = ops.latents(gan, here, size), ops.labels(gan, here, size)
-        batches = [sampler.step(one, state, z, y, here)[1] for one in (gan, exact)]
-        mine, theirs = (batch.ids[: int(batch.count)] for batch in batches)
-        flips += len(mine) + len(theirs) - 2 * int(torch.isin(mine, theirs).sum())
-        rows += size
-    return flips / rows

@@ -13,6 +13,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from os import PathLike
+from pathlib import Path
 from typing import Any, cast
 
 from torch import Tensor
@@ -65,7 +66,7 @@ class Writer:
         spec: Mapping[str, Any],
         n: int,
         *,
-        bytes_per_sample: int = 0,
+        bytes_per_sample: Callable[[], int] = lambda: 0,
         examine: Examine = lambda manifest, complete: {},
     ) -> "Writer":
         """Starts a run of n samples, or resumes it.
@@ -73,13 +74,19 @@ class Writer:
         spec: what makes it this run (model, sampler, seed, ...), kept in the manifest.
         examine: given the manifest so far (None of a new run), and whether the run is complete,
             before anything is changed; the manifest keeps what it returns.
+        bytes_per_sample: asked for after `examine`, which may have called G and D for the first
+            time.
         Conflict if the directory holds a run of another spec or a larger n, or other files, or if
         another process writes to it. OSError (ENOSPC) if the disk cannot hold the missing samples.
         """
+        new = not Path(path).exists()
         folder = Folder(place.made(path))
         try:
             return cls(folder, spec, n, bytes_per_sample, examine)
         except BaseException:
+            if new:
+                with contextlib.suppress(OSError):  # it has files
+                    folder.path.rmdir()
             folder.close()
             raise
 
@@ -88,7 +95,7 @@ class Writer:
         folder: Folder,
         spec: Mapping[str, Any],
         n: int,
-        bytes_per_sample: int,
+        bytes_per_sample: Callable[[], int],
         examine: Examine,
     ) -> None:
         self.n = n
@@ -108,8 +115,8 @@ class Writer:
         self._state_sha256: str | None = None
         if before is not None:
             self._go_on(before)
-        place.check_space(folder.path, n - self.count, bytes_per_sample)
         self._spec = {**spec, **examine(before, self.complete)}
+        place.check_space(folder.path, n - self.count, bytes_per_sample())
         if not self.complete:
             # A kill between two of these leaves a run that both the old and the new n can resume.
             self._put_manifest(n if before is None else before["n"], complete=False)

@@ -167,7 +167,7 @@ class Watch:
     with an OSError half is made. What fsync does cannot be tested, and is slow: it does nothing.
     """
 
-    CALLS = ("open", "close", "write", "fsync", "ftruncate", "replace", "unlink", "mkdir")
+    CALLS = ("open", "close", "write", "fsync", "ftruncate", "replace", "unlink", "mkdir", "rmdir")
 
     def __init__(self, root, disturb=lambda number: None):
         self.root, self.changes, self.disk = root, [], Disk(read(root))
@@ -263,6 +263,10 @@ class Watch:
 
     def _unlink(self, path, **named):
         name, call = self._below(path), functools.partial(self._os["unlink"], path, **named)
+        return call() if name is None else self._do(Remove(name), call)
+
+    def _rmdir(self, path, **named):
+        name, call = self._below(path), functools.partial(self._os["rmdir"], path, **named)
         return call() if name is None else self._do(Remove(name), call)
 
     def _mkdir(self, path, *given, **named):

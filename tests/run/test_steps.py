@@ -12,9 +12,9 @@ from runs import QUICK, Counted, columns, conditional, equal, files, toy
 
 import drs_fast as drs
 from drs_fast import Rng, ops, store
-from drs_fast.run import collected, pages, saving, steps
+from drs_fast.run import collected, forecast, pages, shards, steps
 from drs_fast.run.collected import Collected
-from drs_fast.run.schedule import Run
+from drs_fast.run.forecast import Forecast
 from drs_fast.samplers.drs import DRS
 from drs_fast.store import folder
 
@@ -27,9 +27,14 @@ EVERY, RARE = DRS(gamma=-600.0, burn_in=2048), DRS(target_acceptance=2e-3, burn_
 
 
 @pytest.fixture(autouse=True)
+def every_run_earns_a_graph(monkeypatch):
+    monkeypatch.setattr(forecast, "EARNS", 0)
+
+
+@pytest.fixture(autouse=True)
 def whole_steps(monkeypatch):
     """The last step is no smaller than the others, as on a GPU."""
-    monkeypatch.setattr(Run, "_few", lambda run, again: run.step_rows)
+    monkeypatch.setattr(Forecast, "few", lambda forecast, tried, again: forecast.step_rows)
 
 
 @contextmanager
@@ -48,6 +53,7 @@ def same(found, expected):
 @pytest.mark.parametrize("model", MODELS)
 def test_late_reads_change_nothing(model, batch_size):
     make, n = MODELS[model]
+    n *= 4 if batch_size == 4096 else 1  # several steps
     expected = drs.generate(make(), QUICK, n, seed=11, batch_size=batch_size)
     with gpu() as graphs:
         found = drs.generate(make(), QUICK, n, seed=11, batch_size=batch_size)
@@ -266,6 +272,7 @@ def save(out, n=2000, make=toy, sampler=QUICK, **settings):
 def test_late_reads_change_no_file(tmp_path, make, sampler, batch_size, chunk_rows):
     settings = {
         "make": make, "sampler": sampler, "batch_size": batch_size, "chunk_rows": chunk_rows,
+        "n": 4000,
     }  # fmt: skip
     save(tmp_path / "direct", **settings)
     with gpu() as graphs:
@@ -377,7 +384,7 @@ def test_a_generator_that_is_interrupted_leaves_a_directory_to_resume(tmp_path, 
 def test_a_slow_disk_holds_up_the_run_at_one_more_shard_than_threads(
     tmp_path, monkeypatch, threads
 ):
-    for module in (saving, folder):
+    for module in (shards, folder):
         monkeypatch.setattr(module, "THREADS", threads)
     filled = threads + 1
     made, seen = Counted(lambda z: z), []
@@ -414,7 +421,7 @@ def test_a_shard_that_waits_for_the_disk_stays_as_it_is(tmp_path, monkeypatch, d
         return kept[-1]
 
     save(tmp_path / "direct")
-    monkeypatch.setattr(saving, "Collected", counted)
+    monkeypatch.setattr(shards, "Collected", counted)
     spied_append(monkeypatch, lambda chunk: time.sleep(0.03))
     with device():
         save(tmp_path / "slow")

@@ -46,7 +46,7 @@ def chunk_of(chunk, columns=("ids", "logit", "x")):
 
 def write(path, n, *, columns=("ids", "logit", "x"), spec=SPEC, chunks=None):
     """Does what the engine does; chunks collects the chunks that were computed."""
-    with store.Writer.open(path, spec, n, bytes_per_sample=20) as writer:
+    with store.Writer.open(path, spec, n, bytes_per_sample=lambda: 20) as writer:
         if writer.complete:
             return
         if writer.state is None:
@@ -667,7 +667,7 @@ def test_space_is_checked_first(tmp_path, monkeypatch):
     with pytest.raises(
         OSError, match=r"100 samples need 1,050,576 bytes, but 1,050,575 are free"
     ) as e:
-        store.Writer.open(tmp_path / "new", SPEC, 100, bytes_per_sample=20)
+        store.Writer.open(tmp_path / "new", SPEC, 100, bytes_per_sample=lambda: 20)
     assert e.value.errno == errno.ENOSPC
     assert str(tmp_path / "new") in str(e.value)
     write(tmp_path / "out", 150)

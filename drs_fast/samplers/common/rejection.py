@@ -56,6 +56,21 @@ class RejectionSampler(Sampler):
     def rejection(self, gan: GAN, state: Any) -> Rejection:
         """What decides on a row."""
 
+    def decided(
+        self, gan: GAN, state: Any, z: Tensor, y: Tensor | None, rng: Rng, *, seen: bool
+    ) -> Tensor:
+        """Which of the first rows of burn-in pass, (n,) bool.
+
+        seen: this very GAN made the state, whose logits then need not be computed again. Where a
+            run proposes other labels than burn-in had, its rows are others too.
+        """
+        judge, thresholds, eps, *_ = self.rejection(gan, state)
+        known = thresholds.logits[: len(z) if seen and not len(thresholds.proposed) else 0]
+        k = len(known)
+        if k < len(z):
+            known = torch.cat([known, judge.logits(z[k:], None if y is None else y[k:])[1]])
+        return ops.accept(known, rng, **of_rows(thresholds, y, eps))
+
     def restored(self, thresholds: RejectionState) -> Any:
         """The state whose `rejection` has these thresholds."""
         return thresholds
