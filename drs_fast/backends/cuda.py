@@ -116,8 +116,32 @@ def accept_append(
 
 
 def appending(threshold: Threshold, ring: Ring) -> Callable[[Tensor, tuple[Tensor, ...]], Ring]:
-    """accept_append for this threshold and ring."""
-    return lambda logit, rows: accept_append(logit, rows, None, threshold, ring)
+    """accept_append for this threshold and ring, of which only addresses are looked up again."""
+    if ring.batch > LARGEST_BATCH or len(ring.rows) > _extension().MAX_TENSORS:
+        return lambda logit, rows: accept_append(logit, rows, None, threshold, ring)
+    seed, capacity, words = (ring.seed, 0, 0), ring.ids.shape[0], status_words(ring.batch)
+    widths = [to.nbytes // capacity for to in ring.rows]
+    targets = [(to, width) for to, width in zip(ring.rows, widths, strict=True) if width]
+    kind, row_bytes, run = KINDS.index(ring.logit.dtype), sum(widths), _extension().accept_compact
+
+    def append(logit: Tensor, rows: tuple[Tensor, ...]) -> Ring:
+        n = logit.shape[0]
+        if n == 0:
+            return ring
+        if len(rows) != len(targets):
+            rows = tuple([row for row, width in zip(rows, widths, strict=True) if width])
+        tensors = [
+            (workspaces.address(row), to.data_ptr(), width, width)
+            for row, (to, width) in zip(rows, targets, strict=True)
+        ]
+        run(
+            _where(logit), (workspaces.address(logit), kind, n), seed, _threshold(threshold),
+            tensors, ring.ids.data_ptr(), ring.logit.data_ptr(), 0, 0, capacity, (0, 0, 0),
+            ring.state.data_ptr(), ring.workspace.data_ptr(), words, *tiling(n, row_bytes),
+        )  # fmt: skip
+        return ring
+
+    return append
 
 
 def largest(logit: Tensor) -> Tensor:
@@ -137,7 +161,7 @@ def _compact(
     out: Compacted | Ring,
     z: Tensor | None = None,
 ) -> None:
-    n, state, counts = len(logit), 0, [0, 0, 0]
+    n, state, counts = logit.shape[0], 0, [0, 0, 0]
     if n > LARGEST_BATCH or len(rows) > _extension().MAX_TENSORS:
         raise ValueError(
             f"the CUDA backend takes up to {LARGEST_BATCH} rows of up to "
@@ -160,7 +184,7 @@ def _compact(
         _extension().accept_compact(
             _where(logit), _logits(logit), _rows(rng, ids), _threshold(threshold),
             [tensor for tensor in tensors if tensor[2]],
-            out.ids.data_ptr(), out.logit.data_ptr(), latents, d, len(out.ids),
+            out.ids.data_ptr(), out.logit.data_ptr(), latents, d, out.ids.shape[0],
             tuple(counts), state, workspace.data_ptr(), status_words(room), tile, parts,
         )  # fmt: skip
 
@@ -171,7 +195,7 @@ def _extension() -> Any:
 
 def _where(tensor: Tensor) -> tuple[int, int]:
     index = tensor.device.index
-    return index, torch.cuda.current_stream(index).cuda_stream
+    return index, workspaces.current_stream(index)
 
 
 def _rows(rng: Rng, ids: Tensor | None) -> tuple[int, int, int]:
@@ -183,7 +207,7 @@ def _wide(logit: Tensor) -> Tensor:
 
 
 def _logits(logit: Tensor) -> tuple[int, int, int]:
-    return logit.data_ptr(), KINDS.index(logit.dtype), len(logit)
+    return logit.data_ptr(), KINDS.index(logit.dtype), logit.shape[0]
 
 
 def _threshold(threshold: Threshold) -> tuple[Any, ...]:
@@ -199,9 +223,9 @@ def _parameter(value: Number) -> tuple[int, bool, float]:
 
 
 def _tensor(source: Tensor, target: Tensor) -> tuple[int, int, int, int]:
-    size = source.element_size()
-    row = size * (target[:1].numel() if len(target) else 0)
-    stride = size * source.stride(0) if len(source) > 1 else row
+    capacity = target.shape[0]
+    row = target.nbytes // capacity if capacity else 0
+    stride = source.element_size() * source.stride(0) if source.shape[0] > 1 else row
     return source.data_ptr(), target.data_ptr(), row, stride
 
 
