@@ -257,11 +257,12 @@ def _compact(
     if single_pass is None:
         # On other GPUs no block may wait for another: nothing promises that both run.
         single_pass = n <= SINGLE_PASS_ROWS and torch.version.hip is None
+    tile, parts = tiling(n, sum(row.nbytes for row in rows) // n + 4 * d)
     numbers = (*bits(threshold), rng.signed_seed, rng.row)
     key = None
     if single_pass and state is None and z is None and _known_on_host(ids, threshold):
         key = (
-            *repeated.of(logit, rows), logit.device, capacity, room, workspace.data_ptr(),
+            *repeated.of(logit, rows), logit.device, capacity, room, tile, workspace.data_ptr(),
             *[to.data_ptr() for to in out.tensors()], CHUNK, *OPTIONS.values(),
         )  # fmt: skip
         if is_current(logit.device) and _launches.repeat(key, logit, rows, numbers):
@@ -269,7 +270,6 @@ def _compact(
     tiles = status_words(room)
     indices = Words(workspace, torch.int32, HEADER + 2 * (tiles + 1))
     sources, targets, layout = as_words(rows, out.rows)
-    tile, parts = tiling(n, sum(row.nbytes for row in rows) // n + 4 * d)
     deciding = (logit, ids, *tensors(threshold))
     copying = (logit, ids, sources, targets, out.ids, out.logit, z)
     flags: dict[str, Any] = {"HAS_IDS": ids is not None, "RING": state is not None, "BLOCK": tile}
