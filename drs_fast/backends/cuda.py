@@ -161,31 +161,32 @@ def _compact(
     out: Compacted | Ring,
     z: Tensor | None = None,
 ) -> None:
-    n, state, counts = logit.shape[0], 0, [0, 0, 0]
-    if n > LARGEST_BATCH or len(rows) > _extension().MAX_TENSORS:
+    n, state, counts, extension = logit.shape[0], 0, (0, 0, 0), _extension()
+    if n > LARGEST_BATCH or len(rows) > extension.MAX_TENSORS:
         raise ValueError(
             f"the CUDA backend takes up to {LARGEST_BATCH} rows of up to "
-            f"{_extension().MAX_TENSORS} tensors, got {n} of {len(rows)}; split them"
+            f"{extension.MAX_TENSORS} tensors, got {n} of {len(rows)}; split them"
         )
     if isinstance(out, Ring):
         state, workspace, room = out.state.data_ptr(), out.workspace, out.batch
     else:
-        scalars = (out.count, out.invalid, out.above)
         if n == 0:
-            for scalar in scalars:
+            for scalar in (out.count, out.invalid, out.above):
                 scalar.zero_()
             return
-        counts = [scalar.data_ptr() for scalar in scalars]
+        counts = (out.count.data_ptr(), out.invalid.data_ptr(), out.above.data_ptr())
         workspace, room = workspaces.of(logit.device, n)
     if n:
-        tensors = [_tensor(source, target) for source, target in zip(rows, out.rows, strict=True)]
+        tensors = [
+            _tensor(source, target) for source, target in zip(rows, out.rows, strict=True)
+            if target.nbytes
+        ]  # fmt: skip
         latents, d = _latents(z)
-        tile, parts = tiling(n, sum(tensor[2] for tensor in tensors) + 4 * d)
-        _extension().accept_compact(
-            _where(logit), _logits(logit), _rows(rng, ids), _threshold(threshold),
-            [tensor for tensor in tensors if tensor[2]],
+        tile, parts = tiling(n, sum([tensor[2] for tensor in tensors]) + 4 * d)
+        extension.accept_compact(
+            _where(logit), _logits(logit), _rows(rng, ids), _threshold(threshold), tensors,
             out.ids.data_ptr(), out.logit.data_ptr(), latents, d, out.ids.shape[0],
-            tuple(counts), state, workspace.data_ptr(), status_words(room), tile, parts,
+            counts, state, workspace.data_ptr(), status_words(room), tile, parts,
         )  # fmt: skip
 
 
@@ -223,8 +224,7 @@ def _parameter(value: Number) -> tuple[int, bool, float]:
 
 
 def _tensor(source: Tensor, target: Tensor) -> tuple[int, int, int, int]:
-    capacity = target.shape[0]
-    row = target.nbytes // capacity if capacity else 0
+    row = target.nbytes // target.shape[0]
     stride = source.element_size() * source.stride(0) if source.shape[0] > 1 else row
     return source.data_ptr(), target.data_ptr(), row, stride
 
