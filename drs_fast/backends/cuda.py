@@ -116,8 +116,32 @@ def accept_append(
 
 
 def appending(threshold: Threshold, ring: Ring) -> Callable[[Tensor, tuple[Tensor, ...]], Ring]:
-    """accept_append for this threshold and ring."""
-    return lambda logit, rows: accept_append(logit, rows, None, threshold, ring)
+    """accept_append for this threshold and ring, of which only addresses are looked up again."""
+    if ring.batch > LARGEST_BATCH or len(ring.rows) > _extension().MAX_TENSORS:
+        return lambda logit, rows: accept_append(logit, rows, None, threshold, ring)
+    seed, capacity, words = (ring.seed, 0, 0), ring.ids.shape[0], status_words(ring.batch)
+    widths = [to.nbytes // capacity for to in ring.rows]
+    targets = [(to, width) for to, width in zip(ring.rows, widths, strict=True) if width]
+    kind, row_bytes, run = KINDS.index(ring.logit.dtype), sum(widths), _extension().accept_compact
+
+    def append(logit: Tensor, rows: tuple[Tensor, ...]) -> Ring:
+        n = logit.shape[0]
+        if n == 0:
+            return ring
+        if len(rows) != len(targets):
+            rows = tuple([row for row, width in zip(rows, widths, strict=True) if width])
+        tensors = [
+            (workspaces.address(row), to.data_ptr(), width, width)
+            for row, (to, width) in zip(rows, targets, strict=True)
+        ]
+        run(
+            _where(logit), (workspaces.address(logit), kind, n), seed, _threshold(threshold),
+            tensors, ring.ids.data_ptr(), ring.logit.data_ptr(), 0, 0, capacity, (0, 0, 0),
+            ring.state.data_ptr(), ring.workspace.data_ptr(), words, *tiling(n, row_bytes),
+        )  # fmt: skip
+        return ring
+
+    return append
 
 
 def largest(logit: Tensor) -> Tensor:
@@ -145,31 +169,32 @@ def _compact(
     out: Compacted | Ring,
     z: Tensor | None = None,
 ) -> None:
-    n, state, counts = len(logit), 0, [0, 0, 0]
-    if n > LARGEST_BATCH or len(rows) > _extension().MAX_TENSORS:
+    n, state, counts, extension = logit.shape[0], 0, (0, 0, 0), _extension()
+    if n > LARGEST_BATCH or len(rows) > extension.MAX_TENSORS:
         raise ValueError(
             f"the CUDA backend takes up to {LARGEST_BATCH} rows of up to "
-            f"{_extension().MAX_TENSORS} tensors, got {n} of {len(rows)}; split them"
+            f"{extension.MAX_TENSORS} tensors, got {n} of {len(rows)}; split them"
         )
     if isinstance(out, Ring):
         state, workspace, room = out.state.data_ptr(), out.workspace, out.batch
     else:
-        scalars = (out.count, out.invalid, out.above)
         if n == 0:
-            for scalar in scalars:
+            for scalar in (out.count, out.invalid, out.above):
                 scalar.zero_()
             return
-        counts = [scalar.data_ptr() for scalar in scalars]
+        counts = (out.count.data_ptr(), out.invalid.data_ptr(), out.above.data_ptr())
         workspace, room = workspaces.of(logit.device, n)
     if n:
-        tensors = [_tensor(source, target) for source, target in zip(rows, out.rows, strict=True)]
+        tensors = [
+            _tensor(source, target) for source, target in zip(rows, out.rows, strict=True)
+            if target.nbytes
+        ]  # fmt: skip
         latents, d = _latents(z)
-        tile, parts = tiling(n, sum(tensor[2] for tensor in tensors) + 4 * d)
-        _extension().accept_compact(
-            _where(logit), _logits(logit), _rows(rng, ids), _threshold(threshold),
-            [tensor for tensor in tensors if tensor[2]],
-            out.ids.data_ptr(), out.logit.data_ptr(), latents, d, len(out.ids),
-            tuple(counts), state, workspace.data_ptr(), status_words(room), tile, parts,
+        tile, parts = tiling(n, sum([tensor[2] for tensor in tensors]) + 4 * d)
+        extension.accept_compact(
+            _where(logit), _logits(logit), _rows(rng, ids), _threshold(threshold), tensors,
+            out.ids.data_ptr(), out.logit.data_ptr(), latents, d, out.ids.shape[0],
+            counts, state, workspace.data_ptr(), status_words(room), tile, parts,
         )  # fmt: skip
 
 
@@ -179,7 +204,7 @@ def _extension() -> Any:
 
 def _where(tensor: Tensor) -> tuple[int, int]:
     index = tensor.device.index
-    return index, torch.cuda.current_stream(index).cuda_stream
+    return index, workspaces.current_stream(index)
 
 
 def _rows(rng: Rng, ids: Tensor | None) -> tuple[int, int, int]:
@@ -191,7 +216,7 @@ def _wide(logit: Tensor) -> Tensor:
 
 
 def _logits(logit: Tensor) -> tuple[int, int, int]:
-    return logit.data_ptr(), KINDS.index(logit.dtype), len(logit)
+    return logit.data_ptr(), KINDS.index(logit.dtype), logit.shape[0]
 
 
 def _threshold(threshold: Threshold) -> tuple[Any, ...]:
@@ -207,9 +232,8 @@ def _parameter(value: Number) -> tuple[int, bool, float]:
 
 
 def _tensor(source: Tensor, target: Tensor) -> tuple[int, int, int, int]:
-    size = source.element_size()
-    row = size * (target[:1].numel() if len(target) else 0)
-    stride = size * source.stride(0) if len(source) > 1 else row
+    row = target.nbytes // target.shape[0]
+    stride = source.element_size() * source.stride(0) if source.shape[0] > 1 else row
     return source.data_ptr(), target.data_ptr(), row, stride
 
 

@@ -1,4 +1,7 @@
-"""Memory that compacting on a GPU keeps between launches: counters, and a status word per tile."""
+"""What launches on a GPU need: memory kept between them, the stream, and addresses.
+
+The memory is what compacting keeps: counters, and a status word per tile.
+"""
 
 import torch
 from torch import Tensor
@@ -15,7 +18,7 @@ def of(device: torch.device, n: int) -> tuple[Tensor, int]:
     if device.type == "cuda":
         if torch.cuda.is_current_stream_capturing():
             return _new(device, n), n
-        stream = torch.cuda.current_stream(device).cuda_stream
+        stream = current_stream(device.index)
     kept = _kept.get((device, stream))
     if kept is None or kept[1] < n:
         room = 1 << (n - 1).bit_length()
@@ -32,6 +35,19 @@ def zero(device: torch.device, words: int) -> Tensor:
     if where not in _zero:
         _zero[where] = torch.zeros(words, dtype=torch.int64, device=device)
     return _zero[where]
+
+
+def current_stream(index: int) -> int:
+    """The address of the device's current stream; torch.cuda.current_stream makes an object."""
+    return torch._C._cuda_getCurrentRawStream(index)
+
+
+def address(tensor: Tensor) -> int:
+    """Where a tensor that holds numbers has them; ValueError if it has no memory."""
+    found = tensor.data_ptr()
+    if found == 0 and tensor.numel():
+        raise ValueError("a tensor must hold numbers, got one without memory; pass a plain tensor")
+    return found
 
 
 def _new(device: torch.device, rows: int) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Tensor
 from drs_fast.core import Rng
 from drs_fast.core.arguments import describe, integer
 from drs_fast.core.compacted import Compacted, Ring, workspace_words
-from drs_fast.ops import checks, outputs
+from drs_fast.ops import checks, outputs, remembered
 from drs_fast.ops.dispatch import call
 from drs_fast.ops.library import ROWS, THRESHOLD, operator
 
@@ -98,6 +98,14 @@ def accept_compact(
     ids: (n,) int64 row numbers, if they are not rng.row, rng.row + 1, ...
     out: a Compacted to write into, whose capacity then limits the count; else the capacity is n.
     """
+    if (
+        ids is None
+        and type(rng) is Rng
+        and remembered.good(out, logit, rows, log_m, gamma)
+        and rng.row <= 2**63 - logit.shape[0]
+    ):
+        threshold = checks.threshold(logit, log_m, gamma, eps)
+        return call("accept_compact", logit.device)(logit, rows, rng, None, threshold, out)
     logit = checks.logit(logit)
     n = logit.shape[0]
     ids, where = checks.rows(rng, n, ids, logit.device)
@@ -105,7 +113,9 @@ def accept_compact(
     threshold = checks.threshold(logit, log_m, gamma, eps)
     if out is None:
         out = Compacted.empty(logit, rows)
-    elif not outputs.surely_good(out, logit, rows, ids, threshold.log_m, threshold.gamma):
+    elif outputs.surely_good(out, logit, rows, ids, threshold.log_m, threshold.gamma):
+        remembered.remember(out)
+    else:
         outputs.check_out(out, logit, [(row.shape[1:], row.dtype) for row in rows])
         outputs.apart(out, logit, ids, *rows, *threshold[:2])
     return call("accept_compact", where)(logit, checks.row_major(rows), rng, ids, threshold, out)

@@ -160,12 +160,12 @@ def _span(tensor: Tensor) -> tuple[int, int]:
 
 
 class Fits:
-    """Whether a backend can take logits and rows unchanged, for a ring that has been checked."""
+    """Whether a backend can take logits and rows unchanged, for an `out` that has been checked."""
 
-    def __init__(self, ring: Ring) -> None:
-        self._like = [(like.dtype, like.device) for like in (ring.logit, *ring.rows)]
-        self._tails = [like.shape[1:] for like in (ring.logit, *ring.rows)]
-        self._most, self._n = ring.batch, -1
+    def __init__(self, out: Compacted | Ring) -> None:
+        self._like = [(like.dtype, like.device) for like in (out.logit, *out.rows)]
+        self._tails = [like.shape[1:] for like in (out.logit, *out.rows)]
+        self._most, self._n = out.batch if isinstance(out, Ring) else 2**63, -1
         self._shapes: list[torch.Size] = []
 
     def __call__(self, logit: Tensor, rows: tuple[Tensor, ...]) -> bool:

@@ -197,6 +197,7 @@ def compiled(arch, wanted):
     import triton
 
     from drs_fast.backends import triton as backend
+    from drs_fast.backends.triton.launcher import typed
     from drs_fast.core import compacted
 
     triton.runtime.driver.set_active(Driver(arch))
@@ -205,8 +206,9 @@ def compiled(arch, wanted):
 
     def launch(case, name, device, n, *arguments, BLOCK, columns=1, **flags):
         kernel = backend._kernel(name).warmup(
-            *arguments, grid=(-(-n // BLOCK), columns), BLOCK=BLOCK, **flags, **backend.OPTIONS
-        )
+            *map(typed, arguments), grid=(-(-n // BLOCK), columns), BLOCK=BLOCK, **flags,
+            **backend.OPTIONS,
+        )  # fmt: skip
         key = f"{case}: {name}"
         while key in found:
             key += "'"

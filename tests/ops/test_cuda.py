@@ -194,6 +194,41 @@ def check_rings():
     assert int(ring.cursor) == 2500
 
 
+def check_appending():
+    """What `appending` returns, with batches of all sizes, rows of no bytes, and moved memory."""
+
+    def call(to):
+        logit = to(logits(1500))
+        rows = to(noise(1500, 3)), to(torch.empty(1500, 0)), to(noise(1500, 5).half())
+        ring, other = (
+            ops.ring(logit, *rows, rng=RNG, capacity=2048, log_m=LOG_M) for _ in range(2)
+        )
+        for tensor in (*ring.rows, ring.ids, ring.logit, *other.rows, other.ids, other.logit):
+            tensor.zero_()
+        append = ops.appending(ring, gamma=-1.0)
+        for i, n in enumerate((1500, 0, 1, 700, 700)):
+            if i == 3:
+                for to_move, there in zip(ring.tensors(), other.tensors(), strict=True):
+                    to_move.set_(there.copy_(to_move))
+            first = i % 2  # so that rows start at other alignments
+            append(logit[first : first + n], *[row[first : first + n] for row in rows])
+        return ring
+
+    assert int(assert_backends_agree(call).cursor) > 0
+
+
+def test_what_appending_returns():
+    check_appending()
+
+
+def test_appending_refuses_what_has_no_memory():
+    ring = ops.ring(moved(logits(8)), rng=RNG, capacity=8, log_m=LOG_M)
+    with backend("cuda"):
+        append = ops.appending(ring)
+    with pytest.raises(ValueError, match="without memory"):
+        append(torch._efficientzerotensor(8, device=DEVICE))
+
+
 def test_rings_move_on():
     check_rings()
 

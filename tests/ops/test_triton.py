@@ -276,7 +276,7 @@ def test_rows_at_any_byte(monkeypatch, read, write):
         # Processors forgive what GPUs do not.
         sources, targets, layout = as_words(*arguments)
         for words in (*sources, *targets):
-            assert words.data_ptr() % words.dtype.itemsize == 0
+            assert words.tensor.data_ptr() % words.dtype.itemsize == 0
         return sources, targets, layout
 
     monkeypatch.setattr(kernels, "as_words", aligned)

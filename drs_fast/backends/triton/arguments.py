@@ -1,7 +1,5 @@
 """Turns what an op is given into what a kernel takes."""
 
-import functools
-import importlib
 import struct
 from typing import Any
 
@@ -9,21 +7,16 @@ import torch
 from torch import Tensor
 
 from drs_fast.backends.reference import Number, Threshold
-
-
-@functools.cache
-def installed() -> Any:
-    """The module triton; ModuleNotFoundError if there is none."""
-    return importlib.import_module("triton")
+from drs_fast.backends.triton.launcher import Words
 
 
 def as_words(rows: tuple[Tensor, ...], targets: tuple[Tensor, ...]) -> tuple[Any, Any, Any]:
     """The same memory as words of up to 4 bytes; (words per row, words between rows, columns)."""
     found = []
     for source, target in zip(rows, targets, strict=True):
-        size = source.element_size()
-        width = size * (target[:1].numel() if len(target) else 0)
-        stride = size * source.stride(0) if len(source) > 1 else width
+        n, capacity = source.shape[0], target.shape[0]
+        width = target.nbytes // capacity if capacity else 0
+        stride = source.element_size() * source.stride(0) if n > 1 else width
         if width == 0:
             continue
         common = source.data_ptr() | target.data_ptr() | width | stride
@@ -31,14 +24,10 @@ def as_words(rows: tuple[Tensor, ...], targets: tuple[Tensor, ...]) -> tuple[Any
         dtype = {4: torch.int32, 2: torch.int16, 1: torch.uint8}[word]
         columns = min(power_of_two(width // word), 1024)
         found.append(
-            (_view(source, dtype), _view(target, dtype), (width // word, stride // word, columns))
+            (Words(source, dtype), Words(target, dtype), (width // word, stride // word, columns))
         )
     sources, targets, layout = zip(*found, strict=True) if found else ((), (), ())
     return sources, targets, layout
-
-
-def _view(tensor: Tensor, dtype: torch.dtype) -> Any:
-    return installed().reinterpret(tensor, dtype)
 
 
 def tensors(threshold: Threshold) -> list[Tensor | None]:
