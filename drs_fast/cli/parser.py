@@ -73,8 +73,8 @@ def parser(given: list[str]) -> argparse.ArgumentParser:
     planned.add_argument(
         "--squeeze",
         action="store_true",
-        help="search for bounds, and compare every rejection sampler with "
-        "one and without; draw with the sampler squeezed (takes minutes if G and D are slow)",
+        help="search for bounds, and compare every rejection sampler with one, not only with the "
+        "most that one can bring; draw with the sampler squeezed (minutes if G and D are slow)",
     )
     _add_option(planned, "seed", "of what is drawn")
     planned.add_argument("--batch-size", type=int, help="the only one to try")

@@ -212,8 +212,8 @@ def test_the_maximum_does_not_depend_on_batches(name):
     assert drs.unweight(log_weight, max_overweight=0.0).log_max == log_weight.max()
 
 
-@pytest.mark.parametrize("largest", [1, 3, 100])
-@pytest.mark.parametrize("share", [1e-3, 0.1, 0.9])
+@pytest.mark.parametrize("largest", [1, 100])
+@pytest.mark.parametrize("share", [1e-3, 0.5])
 @pytest.mark.parametrize("name", WEIGHTS)
 def test_more_passes_find_the_same_maximum(name, share, largest, monkeypatch):
     """However few of the largest weights are kept, and in whatever order they come."""
