@@ -102,7 +102,9 @@ class Compared(NamedTuple):
                 "calls: of G and D per sample. squeezed: the sampler above with a bound; only a",
                 "search tells what it brings: --squeeze (in Python, squeeze=True).",
             )
-        if any(isinstance(sampler, Squeeze) for sampler, _ in self.samplers):
+        if any(
+            isinstance(sampler, Squeeze) and not found.remark for sampler, found in self.samplers
+        ):
             return (
                 "calls: of G and D per sample.",
                 "squeezed: the sampler above, with a bound that its search found. Times include",
@@ -136,7 +138,7 @@ class Compared(NamedTuple):
         if best is None:
             return (
                 f"nothing can be promised{tail}: rows that a pilot hardly sees carry much of the\n"
-                "data's mass; calibrate the discriminator: drs.calibrate(gan), in the model's function"
+                "data's mass; calibrate the discriminator (return drs.calibrate(gan) as the model)"
             )
         return (
             f"recommended: drs-fast generate ... {_flags(best[0])}\n"

@@ -440,9 +440,9 @@ def test_a_range_of_images(run, tmp_path):
     images = ("--images", "uint8", "--value-range", "-8", "8")
     assert run(*GENERATE, *images)[0] == 0
     assert drs.open(tmp_path / "run").manifest["value_range"] == [-8.0, 8.0]
-    code, _, err = run(*GENERATE[:4], "DIR2", "--value-range", "0", "1")
+    code, _, err = run(*GENERATE[:5], "DIR2", "--value-range", "0", "1")
     assert (code, "--value-range needs --images uint8" in err) == (2, True)
-    code, _, err = run(*GENERATE[:4], "DIR2", "--images", "uint8", "--value-range", "1", "0")
+    code, _, err = run(*GENERATE[:5], "DIR2", "--images", "uint8", "--value-range", "1", "0")
     assert (code, "low < high" in err) == (2, True)
 
 

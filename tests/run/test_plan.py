@@ -247,7 +247,7 @@ def test_squeezed_samplers_are_compared(monkeypatch, capsys):
     plan = drs.plan(toy(), squeeze=True, progress=True)
     assert "  squeezed                 no bound: no need\n" in str(plan)
     assert "search for a bound: Squeeze(DRS(gamma=0.0))\n" in capsys.readouterr().err
-    assert re.search(r"\n  squeezed +no bound: too little to gain", str(drs.plan(toy())))
+    assert re.search(r"\n  squeezed +no bound: .* (gain|work)", str(drs.plan(toy())))
 
 
 def test_a_run_knows_nothing_of_a_plan(tmp_path):
