@@ -25,7 +25,6 @@ from drs_fast.run.options import Options
 from drs_fast.run.progress import Progress
 from drs_fast.run.schedule import Run
 from drs_fast.samplers.common.expected import Expected
-from drs_fast.samplers.drs import DRS
 from drs_fast.training.fitting import of_gan
 
 USUAL = Options.batch_size  # of `generate`, unless another is given
@@ -34,7 +33,6 @@ LONGEST = 4.0  # seconds per call: larger batches are not tried
 SLICE, ROUNDS = 0.1, 8  # least seconds of timing for each way, in every round
 GAIN, AGAINST = 1.05, 2  # recommend what is this much faster in all but two rounds
 DRAWING, MANY = 3.0, 1_000_000  # seconds of drawing, and samples that are enough for it
-TYPICAL = DRS()
 
 
 @dataclass(frozen=True)
@@ -210,9 +208,10 @@ def plan(
         if sampler is not None:
             say(f"{type(sampler).__name__}: burn-in, then samples for {DRAWING:.0f} s")
             drawn = _draw(Run(gan, sampler, max(n or 0, MANY), options))
-        if compared.samplers:
+        if compared.samplers and not gan.energy:
+            typical, _ = compared.samplers[0]  # calls G and D once a row
             compared, drawn = _paced(
-                compared, sampler, drawn, lambda: _draw(Run(gan, TYPICAL, MANY, options))
+                compared, sampler, drawn, lambda: _draw(Run(gan, typical, MANY, options))
             )
     threads = f" (threads: {torch.get_num_threads()})" if gan.device.type == "cpu" else ""
     model = f"{gan.name} on {gan.device}{threads}"
@@ -288,7 +287,7 @@ def _paced(
 ) -> tuple[Compared, Drawn | None]:
     """Both with the pace of runs, which do more than call G and D, so that their times agree.
 
-    typical: draws with a sampler that calls G and D once a row.
+    typical: draws with a sampler that calls G and D once a row, for the others in the table.
     """
     found = [found for each, found in compared.samplers if each == sampler and not found.remark]
     if drawn is None or not found:

@@ -383,7 +383,7 @@ def test_the_column_is_read_once_to_find_the_maximum_and_once_to_decide(
 
 def test_bits_of_rows_in_batches_of_every_size(files, monkeypatch):
     ids = drs.unweight(LOG_WEIGHT, seed=2, log_max=0.0).ids
-    for size in (8, 24, 170, 1000, 3001):
+    for size in (3, 8, 24, 170, 1000):
         monkeypatch.setattr(npy, "BYTES", 24 * size)
         out = files / f"{size}.npz"
         unweight_file(files / "plain.npz", "lw", out, seed=2, log_max=0.0)
