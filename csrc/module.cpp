@@ -10,6 +10,7 @@
 #endif
 
 #include "cpu.hpp"
+#include "shared/constants.h"
 
 namespace py = pybind11;
 
@@ -67,6 +68,7 @@ bool keep_pages(bool keep) {
 PYBIND11_MODULE(_C, m) {
     using Out = Address;
     const py::call_guard<py::gil_scoped_release> without_gil;
+    m.attr("ABI") = drs::ABI;
     m.def("keep_pages", &keep_pages, without_gil);
     m.def("instruction_sets", &drs::instruction_sets);
     m.def("instruction_set", &drs::instruction_set);

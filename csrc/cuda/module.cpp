@@ -7,6 +7,7 @@
 #include <tuple>
 #include <vector>
 
+#include "../shared/constants.h"
 #include "gpu.hpp"
 
 namespace py = pybind11;
@@ -53,6 +54,7 @@ void check(const char* error) {
 }  // namespace
 
 PYBIND11_MODULE(_cuda, m) {
+    m.attr("ABI") = drs::ABI;
     m.attr("MAX_TENSORS") = drs::MAX_TENSORS;
     m.attr("ORDER_WORDS") = drs::ORDER_WORDS;
     m.def("devices", [] {

@@ -6,6 +6,10 @@
 
 namespace drs {
 
+// The version of the interface between Python and the compiled code: raise it when the arguments or
+// the meaning of a function in module.cpp change, so that Python refuses what was built before.
+constexpr int ABI = 1;
+
 // Streams of random numbers.
 constexpr uint32_t LATENT = 0;
 constexpr uint32_t ACCEPT = 1;

@@ -1,25 +1,18 @@
 """The ops in C++ (csrc/): passes addresses of checked tensors to the compiled extension."""
 
-import importlib
 from collections.abc import Callable
 from dataclasses import replace
-from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from drs_fast.backends import reference
+from drs_fast.backends import extensions, reference
 from drs_fast.backends.reference import Number, Threshold
 from drs_fast.core import LATENT, Rng
 from drs_fast.core.compacted import Compacted, Ring
 
-_C: ModuleType | None = None
-_reason: str | None = None
-try:
-    _C = importlib.import_module("drs_fast._C")
-except ImportError as error:
-    _reason = f"extension not built ({error}); reinstall where a C++17 compiler is on PATH"
+_C, _reason = extensions.loaded("_C", "extension", "a C++17 compiler")
 
 
 def refuses(device: torch.device) -> str | None:

@@ -1,25 +1,18 @@
 """The ops in CUDA C++ (csrc/cuda/): passes addresses of checked tensors and a stream to kernels."""
 
-import importlib
 from collections.abc import Callable
 from dataclasses import replace
-from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from drs_fast.backends import workspaces
+from drs_fast.backends import extensions, workspaces
 from drs_fast.backends.reference import Number, Threshold
 from drs_fast.core import Rng
 from drs_fast.core.compacted import COUNT_MASK, Compacted, Ring, status_words, tiling
 
-_cuda: ModuleType | None = None
-_reason: str | None = None
-try:
-    _cuda = importlib.import_module("drs_fast._cuda")
-except ImportError as error:
-    _reason = f"CUDA extension not built ({error}); reinstall where nvcc is on PATH"
+_cuda, _reason = extensions.loaded("_cuda", "CUDA extension", "nvcc")
 
 KINDS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 LARGEST_BATCH = COUNT_MASK  # a tile's count and flag share a word

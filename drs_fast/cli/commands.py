@@ -12,12 +12,13 @@ import torch
 from drs_fast import __version__, ops, samplers, store
 from drs_fast.adapters.load import load, real_samples
 from drs_fast.doctor.doctor import doctor
+from drs_fast.gan import GAN
 from drs_fast.report import planned
 from drs_fast.run import generate as engine
 from drs_fast.run.options import Options
 from drs_fast.run.plan import plan
 from drs_fast.squeeze import Squeeze
-from drs_fast.unweighting.tables import unweight_file
+from drs_fast.unweighting.tables import Summary, unweight_file
 
 USE_BOUND = {"yes": True, "no": False}
 
@@ -36,7 +37,7 @@ def run_plan(options: argparse.Namespace) -> int:
     budget = _time(options)
     sampler = _sampler(options)
     found = plan(
-        load(options.model),
+        _model(options),
         Squeeze(sampler) if options.squeeze else sampler,
         n=options.n,
         budget=budget,
@@ -62,6 +63,15 @@ def _time(options: argparse.Namespace) -> str | None:
     return None
 
 
+def _model(options: argparse.Namespace) -> GAN:
+    gan = load(options.model)
+    if options.value_range is None:
+        return gan
+    if options.images != "uint8":
+        raise ValueError("--value-range needs --images uint8, which alone depends on it")
+    return gan.ranging(*options.value_range)
+
+
 def _sampler(options: argparse.Namespace) -> Any:
     kind = samplers.get(options.sampler)
     fields = {field.name: getattr(options, field.name) for field in dataclasses.fields(kind)}
@@ -81,7 +91,7 @@ def run_generate(options: argparse.Namespace) -> int:
         raise ValueError(f"--{name.replace('_', '-')} {value} needs --squeeze")
     with ops.backend(options.backend):
         samples: store.Samples = engine.generate(
-            load(options.model),
+            _model(options),
             sampler,
             options.n,
             out=options.out,
@@ -182,8 +192,18 @@ def run_unweight(options: argparse.Namespace) -> int:
     if options.report:
         share = f" ({done.count / done.rows:.2%})" if done.rows else ""
         print(f"{done.count:,} of {_counted(done.rows, 'row')}{share} in {options.out}")
-        print(f"log_max: {done.log_max!r}; {done.above:,} of the rows lie above it")
+        print(f"log_max: {done.log_max!r}; {_clipped(done, options.weight)}")
     return 0
+
+
+def _clipped(done: Summary, weight: str | None) -> str:
+    """How much of the weight lies above log_max, and what becomes of it."""
+    if not done.above:
+        return "no row lies above it"
+    fate = "is lost" if weight is None else f"the column {weight!r} makes up for"
+    lie = "lies" if done.above == 1 else "lie"
+    above = f"{_counted(done.above, 'row')} {lie} above it"
+    return f"{above}, and {done.excess:.3%} of the weight, which {fate}"
 
 
 def fail(code: int, error: object) -> int:

@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 import traceback
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
@@ -17,10 +18,16 @@ import torch
 
 from drs_fast import store
 from drs_fast.cli import interrupts
-from drs_fast.cli.commands import fail
+from drs_fast.cli.commands import fail, run_generate, run_unweight
 from drs_fast.cli.exit_codes import BROKEN_PIPE, OUT_OF_TIME
 from drs_fast.cli.parser import parsed
 from drs_fast.core import BadLogits, OutOfTime, Stale, Starvation
+
+PACKAGE = Path(store.__file__).parents[1]
+AFTERWARDS = {
+    run_generate: "; the same command resumes after the last finished shard",
+    run_unweight: "; the output is written whole or not at all, so nothing is left of it",
+}
 
 
 def command() -> NoReturn:
@@ -48,13 +55,14 @@ def command() -> NoReturn:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command and returns its exit code. The parser may raise SystemExit."""
+    options = argparse.Namespace(run=None)
     try:
         interrupts.are_exceptions()
         given = list(sys.argv[1:] if arguments is None else arguments)
         options = parsed(given)
         if str(Path.cwd()) not in sys.path:
             sys.path.insert(0, str(Path.cwd()))
-        with _terminable():
+        with _terminable(), _short_warnings():
             return _run(options)
     except BadLogits as error:
         return fail(3, error)
@@ -69,7 +77,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except store.Corrupt as error:
         return fail(6, error)
     except (MemoryError, torch.OutOfMemoryError) as error:
-        return fail(1, f"not enough memory, try a smaller --batch-size: {error}")
+        smaller = ", try a smaller --batch-size" if "batch_size" in options else ""
+        return fail(1, f"not enough memory{smaller}: {error}")
     except (ValueError, RuntimeError, UserWarning) as error:  # where warnings are errors
         return fail(2, error)
     except BrokenPipeError:
@@ -78,9 +87,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         return fail(5 if full or error.filename else 1, error)
     except KeyboardInterrupt:
-        return fail(130, "interrupted; the same command resumes after the last finished shard")
+        return fail(130, f"interrupted{AFTERWARDS.get(options.run, '')}")
     except _Terminated:
-        return fail(143, "terminated; the same command resumes after the last finished shard")
+        return fail(143, f"terminated{AFTERWARDS.get(options.run, '')}")
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -93,6 +102,28 @@ def _run(options: argparse.Namespace) -> int:
             f"sys.exit({end.code!r}) was called in {place.filename}, line {place.lineno}, before "
             "the command had finished; a model must return or raise an error"
         ) from end
+
+
+@contextlib.contextmanager
+def _short_warnings() -> Iterator[None]:
+    """Prints warnings without the place in the source, unless that is the user's own."""
+    before, warnings.formatwarning = warnings.formatwarning, _formatted
+    try:
+        yield
+    finally:
+        warnings.formatwarning = before
+
+
+def _formatted(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    line: str | None = None,
+) -> str:
+    ours = Path(filename).is_relative_to(PACKAGE)
+    place = "" if ours else f"{filename}, line {lineno}: "
+    return f"drs-fast: warning: {place}{message}\n"
 
 
 class _Terminated(BaseException):

@@ -13,9 +13,9 @@ from drs_fast.gan import PRECISIONS
 from drs_fast.gan.images import FORMS
 from drs_fast.run.options import Options
 from drs_fast.squeeze import Squeeze
+from drs_fast.unweighting.unweight import MAX_OVERWEIGHT
 
 DEVICE = "cpu or cuda; where the model is if not given"
-IMAGES = "store x in 1 or 2 bytes a number; for uint8 the model's value_range becomes 0 to 255"
 
 
 def parsed(given: list[str]) -> argparse.Namespace:
@@ -73,14 +73,14 @@ def parser(given: list[str]) -> argparse.ArgumentParser:
     planned.add_argument(
         "--squeeze",
         action="store_true",
-        help="search for bounds, and compare every rejection sampler with "
-        "one and without; draw with the sampler squeezed (takes minutes if G and D are slow)",
+        help="search for bounds, and compare every rejection sampler with one, not only with the "
+        "most that one can bring; draw with the sampler squeezed (minutes if G and D are slow)",
     )
     _add_option(planned, "seed", "of what is drawn")
     planned.add_argument("--batch-size", type=int, help="the only one to try")
     _add_option(planned, "device", DEVICE, type=str)
     _add_option(planned, "precision", "of G and D", choices=PRECISIONS)
-    _add_option(planned, "images", IMAGES, choices=FORMS)
+    _add_images(planned)
     planned.add_argument("--quiet", dest="progress", action="store_false", help="no progress")
     _add_fields(planned, _sampler_of(given), taken=("budget",))
     planned.set_defaults(run=commands.run_plan)
@@ -103,7 +103,7 @@ def parser(given: list[str]) -> argparse.ArgumentParser:
     )
     _add_option(generate, "seed", "random seed")
     _add_option(generate, "save", "of x,z,logit,weight", type=_names)
-    _add_option(generate, "images", IMAGES, choices=FORMS)
+    _add_images(generate)
     _add_option(generate, "batch_size", "rows in a call of G and D: a power of two, or 256s")
     _add_option(generate, "device", DEVICE, type=str)
     generate.add_argument("--backend", choices=backends.NAMES, help="force one")
@@ -198,14 +198,13 @@ def parser(given: list[str]) -> argparse.ArgumentParser:
     unweight.add_argument(
         "--log-max",
         type=float,
-        help="rows of this log weight or more are always kept (default: from --max-overweight)",
+        help="rows of this log weight or more are always kept (default: by --max-overweight)",
     )
     unweight.add_argument(
         "--max-overweight",
         type=float,
-        default=1e-3,
         metavar="SHARE",
-        help="of all weight, the most that may be clipped at log_max (default: %(default)s)",
+        help=f"of all weight, the most that may be clipped at log_max (default: {MAX_OVERWEIGHT})",
     )
     unweight.add_argument("-n", type=int, help="stop after this many kept rows")
     unweight.add_argument("--quiet", dest="report", action="store_false", help="print nothing")
@@ -228,6 +227,17 @@ def _add_option(parser: argparse.ArgumentParser, name: str, words: str, **how: A
     note = "" if default in (None, "") else " (default: %(default)s)"
     how = how if "choices" in how else {"type": int, **how}
     parser.add_argument(_flag(name), default=default, help=words + note, **how)
+
+
+def _add_images(parser: argparse.ArgumentParser) -> None:
+    _add_option(parser, "images", "store x in 1 or 2 bytes a number", choices=FORMS)
+    parser.add_argument(
+        "--value-range",
+        type=float,
+        nargs=2,
+        metavar=("LOW", "HIGH"),
+        help="numbers of x that become 0 and 255 with --images uint8 (default: as the model says)",
+    )
 
 
 def _names(given: str) -> tuple[str, ...]:

@@ -137,6 +137,12 @@ class GAN:
         gan.images = None if form is None else Images(form, *self.value_range)
         return gan
 
+    def ranging(self, low: float, high: float) -> "GAN":
+        """This GAN with another value_range, for runs that store images."""
+        gan = copy.copy(self)
+        gan.value_range = images.value_range((low, high))
+        return gan
+
     def stored(self, x: Tensor) -> dict[str, Tensor]:
         """The columns that a run stores of samples x (n, ...): "x", and more where it converts."""
         return {"x": x} if self.images is None else self.images.stored(x)

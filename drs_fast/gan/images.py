@@ -106,10 +106,12 @@ class Images:
         if self.form == "float16":
             return (
                 f"{outside:,} of {n:,} samples hold numbers that are NaN or infinite in float16, "
-                "whose largest is 65,504: leave images out, or scale what the generator makes"
+                "whose largest is 65,504: leave images (--images) out, or scale what the generator "
+                "makes"
             )
         return (
             f"{outside:,} of {n:,} samples hold numbers that are NaN or outside of value_range="
             f"({self.low:g}, {self.high:g}) by more than 1 % of its width, and are clipped in "
-            "uint8: give GAN(..., value_range=(low, high)) the range of what the generator makes"
+            "uint8: give the range of what the generator makes, by GAN(..., value_range=(low, "
+            "high)) or --value-range LOW HIGH"
         )

@@ -2,6 +2,7 @@
 
 import functools
 import importlib
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -10,6 +11,7 @@ from typing import Any
 import torch
 
 from drs_fast import backends
+from drs_fast.backends import extensions
 from drs_fast.core.arguments import usable
 
 _forced: ContextVar[str | None] = ContextVar("drs_fast_backend", default=None)
@@ -53,5 +55,12 @@ def _dispatch(op: str, device: torch.device, forced: str | None) -> Any:
             if hasattr(module, op):
                 return getattr(module, op)
             reason = f"has no {op}()"
+        if reason == extensions.STALE:
+            _warn(name)
         reasons.append(f"  {name}: {reason}")
     raise RuntimeError("\n".join([f"no backend can run {op}() on {device.type}:", *reasons]))
+
+
+@functools.cache
+def _warn(backend: str) -> None:
+    warnings.warn(f"the {backend} backend is not used: {extensions.STALE}", stacklevel=4)

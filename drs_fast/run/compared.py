@@ -16,6 +16,8 @@ from drs_fast.samplers.common.burn_in import burn_in
 from drs_fast.samplers.common.expected import Expected, Pilot, Range
 from drs_fast.samplers.common.rejection import RejectionSampler
 from drs_fast.squeeze import Squeeze
+from drs_fast.squeeze.outlook import outlook
+from drs_fast.squeeze.work import Costs
 
 BURN_IN = 10_000  # rows, as samplers have it
 SECONDS, SHARE = 3.0, 0.01  # for the pilot: at least so long, or this part of the budget
@@ -95,20 +97,29 @@ class Compared(NamedTuple):
         )
 
     def _notes(self) -> tuple[str, ...]:
-        if any(isinstance(sampler, Squeeze) for sampler, _ in self.samplers):
+        if any(found.gain for _, found in self.samplers):
+            return (
+                "calls: of G and D per sample. squeezed: the sampler above with a bound; only a",
+                "search tells what it brings: --squeeze (in Python, squeeze=True).",
+            )
+        if any(
+            isinstance(sampler, Squeeze) and not found.remark for sampler, found in self.samplers
+        ):
             return (
                 "calls: of G and D per sample.",
                 "squeezed: the sampler above, with a bound that its search found. Times include",
                 "the bound's work and that of the search, which may have raised log_m.",
             )
-        return (
-            "calls: of G and D per sample. How many fewer Squeeze needs, only its search can",
-            "tell: --squeeze (in Python, squeeze=True) adds a row for it, in minutes.",
-        )
+        return ("calls: of G and D per sample.",)
 
     def _row(self, sampler: Sampler, found: Expected) -> str:
         if found.remark:
             return f"{_name(sampler):<24}   no bound: {found.remark}"
+        if found.gain:
+            return (
+                f"{_name(sampler):<24}   at most {found.gain:.3g} times as fast; to see, --squeeze "
+                f"(about {duration(found.search / self.rate)} or more)"
+            )
         calls = found.calls / found.acceptance if found.acceptance else math.inf
         wanted = "" if self.n is None else duration(self.seconds(found, self.n))
         if self.budget is not None:
@@ -127,7 +138,7 @@ class Compared(NamedTuple):
         if best is None:
             return (
                 f"nothing can be promised{tail}: rows that a pilot hardly sees carry much of the\n"
-                "data's mass; calibrate the discriminator (drs.calibrate)"
+                "data's mass; calibrate the discriminator (return drs.calibrate(gan) as the model)"
             )
         return (
             f"recommended: drs-fast generate ... {_flags(best[0])}\n"
@@ -150,24 +161,31 @@ def compare(
 
     Thresholds come from the rows that a run's burn-in has for the same seed, and so are the run's;
     all else comes from rows after these. sampler: one more to compare. squeeze: look for a bound
-    for every rejection sampler. say: told which search begins.
+    for every rejection sampler, not only say what it can bring. say: told which search begins.
     """
     say("logits of a pilot")
     rows = int(rate * max(SECONDS, SHARE * (budget or 0.0)))
     rows = min(MOST, 2 ** (max(rows, LEAST).bit_length() - 1))
     logit = burn_in(gan, rng, BURN_IN + rows)[0]
     pilot = Pilot(logit[:BURN_IN], logit[BURN_IN:])
-    known = []
-    for each in _every(sampler, squeeze):
-        if isinstance(each, Squeeze):
-            say(f"search for a bound: Squeeze({_name(each.sampler)})")
-        found = each.expected(gan, pilot, rng)
+    known: list[tuple[Sampler, Expected]] = []
+    costs = None
+    for each in _every(sampler):
+        searched = squeeze or each == sampler
+        if isinstance(each, Squeeze) and not searched:
+            inner = [found for other, found in known if other == each.sampler]
+            costs = Costs.of(gan) if inner and costs is None else costs
+            found = outlook(each, inner[0], costs, gan.device) if inner and costs else None
+        else:
+            if isinstance(each, Squeeze):
+                say(f"search for a bound: Squeeze({_name(each.sampler)})")
+            found = each.expected(gan, pilot, rng)
         if found is not None:
             known.append((each, found))
     return Compared(tuple(known), rows, pilot.tail, rate, n, budget)
 
 
-def _every(sampler: Sampler | None, squeeze: bool) -> Iterator[Sampler]:
+def _every(sampler: Sampler | None) -> Iterator[Sampler]:
     """The samplers to compare, each before those that squeeze it."""
     every = settings()
     own = sampler.sampler if isinstance(sampler, Squeeze) else sampler
@@ -176,7 +194,7 @@ def _every(sampler: Sampler | None, squeeze: bool) -> Iterator[Sampler]:
     for each in every:
         yield each
         bounded: list[Sampler] = []
-        if squeeze and isinstance(each, RejectionSampler) and not each.sequential:
+        if isinstance(each, RejectionSampler) and not each.sequential:
             bounded.append(Squeeze(each))
         if isinstance(sampler, Squeeze) and own == each and sampler not in bounded:
             bounded.append(sampler)

@@ -8,7 +8,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -23,6 +23,7 @@ from drs_fast.run.generate import ENDLESS
 from drs_fast.run.options import Options
 from drs_fast.run.progress import Progress
 from drs_fast.run.schedule import Run
+from drs_fast.samplers.common.expected import Expected
 from drs_fast.training.fitting import of_gan
 
 USUAL = Options.batch_size  # of `generate`, unless another is given
@@ -30,7 +31,7 @@ SIZES = (256, 1024, USUAL, 16384, 65536)
 LONGEST = 4.0  # seconds per call: larger batches are not tried
 SLICE, ROUNDS = 0.1, 8  # least seconds of timing for each way, in every round
 GAIN, AGAINST = 1.05, 2  # recommend what is this much faster in all but two rounds
-DRAWING, MANY = 3.0, 1_000_000  # seconds of drawing, and samples if no n is given
+DRAWING, MANY = 3.0, 1_000_000  # seconds of drawing, and samples that are enough for it
 
 
 @dataclass(frozen=True)
@@ -59,13 +60,22 @@ class Way:
 
 @dataclass(frozen=True)
 class Drawn:
-    """What a sampler drew, and the seconds taken by its burn-in and by the drawing."""
+    """What a sampler drew, and the seconds taken by its burn-in and by the drawing.
+
+    expected: what the table says of the sampler, if it is in there.
+    """
 
     sampler: str
     burn_in: float
     seconds: float
     proposals: int
     samples: int
+    expected: Expected | None = None
+
+    @property
+    def rate(self) -> float:
+        """Proposals per second."""
+        return self.proposals / self.seconds
 
     def hours(self, n: int) -> float:
         """Hours to draw n samples, burn-in included; inf if none was drawn."""
@@ -106,7 +116,7 @@ class Plan:
         lines += [f"refused: {reason}" for reason in self.refused]
         lines += [] if self.drawn is None else ["", str(self.drawn)]
         if self.drawn is not None and self.n is not None:
-            lines.append(f"{self.n:,} samples: about {_spoken(self.drawn.hours(self.n))}")
+            lines.append(f"{self.n:,} samples: about {_spoken(self._hours(self.drawn, self.n))}")
         flags, arguments = f"--batch-size {self.batch_size}", f"batch_size={self.batch_size}"
         if self.precision != PRECISIONS[0]:
             flags += f" --precision {self.precision}"
@@ -120,6 +130,12 @@ class Plan:
         lines += [] if self.compared is None else ["", str(self.compared)]
         lines += ["", f"drs-fast generate ... {flags}", f"drs.generate(..., {arguments})"]
         return "\n".join(lines)
+
+    def _hours(self, drawn: Drawn, n: int) -> float:
+        """The time of n samples, as the table has it where the sampler is in there."""
+        if self.compared is None or drawn.expected is None or drawn.expected.remark:
+            return drawn.hours(n)
+        return self.compared.seconds(drawn.expected, n) / 3600.0
 
 
 def _spoken(hours: float) -> str:
@@ -161,7 +177,9 @@ def plan(
     progress: print progress to standard error.
     squeeze: for every rejection sampler that is compared, search for a bound, and compare it with
         the bound too. This takes minutes if G and D are slow, up to ten of a core for each sampler.
-    Calls are timed one at a time, without gradients, and on a GPU without the CUDA graph that a run
+        Without it, the plan says how much faster a bound can be at most.
+    Times are those of runs in memory, of a few seconds. Calls are timed one at a time, without
+    gradients, and on a GPU without the CUDA graph that a run
     replays. Raises whatever a run with the sampler raises.
     """
     n = None if n is None else integer("n", n, 1)
@@ -183,12 +201,17 @@ def plan(
         best = _best(tunes)
         rng, rate = Rng(seed), best.rate
         compared = compare(gan, rng, rate, n, time_left, sampler, squeeze=squeeze, say=say)
+        options = Options(
+            seed=seed, batch_size=gan.block, precision=precision, images=images, tune=best.tune
+        )
         if sampler is not None:
             say(f"{type(sampler).__name__}: burn-in, then samples for {DRAWING:.0f} s")
-            options = Options(
-                seed=seed, batch_size=gan.block, precision=precision, images=images, tune=best.tune
+            drawn = _draw(Run(gan, sampler, max(n or 0, MANY), options))
+        if compared.samplers and not gan.energy:
+            typical, _ = compared.samplers[0]  # calls G and D once a row
+            compared, drawn = _paced(
+                compared, sampler, drawn, lambda: _draw(Run(gan, typical, MANY, options))
             )
-            drawn = _draw(Run(gan, sampler, n or MANY, options))
     threads = f" (threads: {torch.get_num_threads()})" if gan.device.type == "cpu" else ""
     model = f"{gan.name} on {gan.device}{threads}"
     return Plan(
@@ -263,6 +286,22 @@ def _seconds(gan: GAN, rows: int) -> float:
     start = time.perf_counter()
     float(gan.logits(z, y)[1][0])
     return time.perf_counter() - start
+
+
+def _paced(
+    compared: Compared, sampler: Sampler | None, drawn: Drawn | None, typical: Callable[[], Drawn]
+) -> tuple[Compared, Drawn | None]:
+    """Both with the pace of runs, which do more than call G and D, so that their times agree.
+
+    typical: draws with a sampler that calls G and D once a row, for the others in the table.
+    """
+    found = [found for each, found in compared.samplers if each == sampler and not found.remark]
+    if drawn is None or not found:
+        return compared._replace(rate=typical().rate), drawn
+    rate = drawn.rate if found[0].cost == 1.0 else typical().rate
+    paced = found[0]._replace(cost=rate / drawn.rate)
+    rows = tuple((s, paced if s == sampler else each) for s, each in compared.samplers)
+    return compared._replace(samplers=rows, rate=rate), replace(drawn, expected=paced)
 
 
 def _draw(run: Run) -> Drawn:

@@ -42,7 +42,7 @@ def save_run(run: Run, out: str | PathLike[str], model: str) -> None:
     if sampler.sequential and options.max_seconds is not None:
         raise ValueError(
             "max_seconds needs a run that can be resumed, and adapt='batch' with out= cannot be; "
-            "leave one of the three out"
+            "leave max_seconds or adapt out, or draw in memory (in Python, without out)"
         )
     columns = options.save if run.gan.labels is None else (*options.save, "y")
     row_bytes = functools.partial(_row_bytes, run, columns)

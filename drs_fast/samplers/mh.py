@@ -147,7 +147,7 @@ class MH(Sampler):
         if self.start == "real" and gan.real is None:
             raise ValueError(
                 "MH needs real samples to start chains at: build GAN(..., real=x), or use "
-                "MH(start='first'), which needs longer chains"
+                "start='first' (--start first), which needs longer chains"
             )
         logit, y = burn_in(gan, rng, self.burn_in, each=True)
         by_class(gan, logit, y)

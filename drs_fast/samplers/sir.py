@@ -104,7 +104,7 @@ class SIR(Sampler):
             warnings.warn(
                 f"{self.size} of {self.pool} proposals drawn without replacement do not follow the "
                 "data: once the likely ones are drawn, unlikely ones follow; lower size to at most "
-                "a tenth of the pool, or use replace=True",
+                "a tenth of the pool, or draw with replacement (replace=True, --replace)",
                 stacklevel=2,
             )
         elif worth < (0.1 * self.size if self.replace else self.size):

@@ -17,8 +17,10 @@ Batches = Callable[[], Iterator[Tensor]]  # log weights in row order; every call
 
 UNIT = 2.0**62  # a weight is an integer, in units of the largest over 2^62
 HALF = 31  # bits; the halves of such integers are added apart, so that no sum overflows
+LARGEST = 2**18  # distinct log weights that are kept
 BINS = 2**18
 DEEPEST = 64.0  # nats below the largest; a weight down there is less than a unit
+LOWEST = torch.finfo(torch.float64).min
 FINEST = 2.0**-60  # weights in a bin of this width are equal
 
 
@@ -40,43 +42,136 @@ def log_maximum(batches: Batches, max_overweight: float) -> float:
     sum, and other rows add nothing to that. So M is the largest of (C_k - max_overweight C_n) / k,
     which rises with k up to M's own k and falls from there on.
 
+    This takes one pass if that k is among the LARGEST distinct weights. If not, the bins of the
+    pass say near which weight it is, and the next one keeps the largest from there on.
+
     Source: Danziger et al., Accelerating Monte Carlo event generation (2022), section 2.
     """
-    top, row = -math.inf, 0
+    top, row, width = -math.inf, 0, DEEPEST / BINS
+    largest, bins = _Largest(), _Bins(width)
     for batch in batches():
         check(batch, row)
         top, row = max(top, float(ops.largest(batch))), row + len(batch)
+        if max_overweight > 0.0:
+            largest.add(batch)
+            bins.rise_to(top)
+            bins.add(batch)
     if math.isinf(top) or max_overweight == 0.0:
         return top
-    low, width = 0.0, DEEPEST / BINS
-    above = torch.zeros(3, 1, dtype=torch.int64, device="cpu")
-    tolerated = -1.0
+    tolerated = max_overweight * math.fsum(bins.sums(top).tolist())
+    k, above = 0, 0.0  # rows that earlier passes put above, and the sum of their weights
     while True:
-        counts = _binned(batches, top, low, width)
-        k, upper, lower = torch.cat([above, counts], dim=1).cumsum(dim=1)
-        total = upper.double() * 2.0**HALF + lower.double()
-        if tolerated < 0.0:
-            tolerated = max_overweight * float(total[-1])
-        maximum = torch.where(k > 0, (total - tolerated) / k, -torch.inf)
-        best = max(1, int(maximum.argmax()))  # the best is in the bin before or the one after
-        if width <= FINEST or int(counts[0, best - 1 : best + 1].max()) <= 1:
-            return top + float(reference.logarithm(maximum[best] / UNIT))
-        above = torch.stack([k, upper, lower])[:, best - 1 : best]
-        low, width = low + (best - 1) * width, 2.0 * width / BINS
+        counts, sums = largest.cumulative(top)
+        maximum = (above + sums - tolerated) / (k + counts)
+        best = int(maximum.argmax())
+        if best + 1 < len(maximum) or not largest.full:
+            return top + float(reference.logarithm(maximum[best]))
+        counts, sums = bins.counts.cumsum(0), bins.sums(top)
+        maximum = (above + sums.cumsum(0) - tolerated) / (k + counts).clamp(min=1)
+        best = int(maximum.argmax())  # the last row is in this bin or the next
+        if width <= max(FINEST, math.ulp(top)):
+            return top + float(reference.logarithm(maximum[best]))
+        k += int(counts[best] - bins.counts[best])
+        above = math.fsum([above, *sums[:best].tolist()])
+        ceiling, width = bins.ceiling - best * width, 2.0 * width / BINS
+        largest, bins = _Largest(), _Bins(width, ceiling)
+        for batch in batches():
+            below = batch[batch.double() < ceiling]
+            largest.add(below)
+            bins.add(below)
 
 
-def _binned(batches: Batches, top: float, low: float, width: float) -> Tensor:
-    """Number of rows, and upper and lower halves of their weights, per bin; (3, BINS) int64.
+class _Largest:
+    """The LARGEST largest of distinct log weights, and how many rows have each."""
 
-    The first bin begins `low` nats below the top.
-    """
-    sums = torch.zeros(3, BINS, dtype=torch.int64, device="cpu")
-    for batch in batches():
-        depth = (top - batch.double()) - low
-        inside = (depth >= 0.0) & (depth < BINS * width)
-        bins = (depth[inside] / width).long()
-        share = ops.probability(batch[inside], log_m=top, gamma=0.0, eps=0.0)
-        weight = (share * UNIT).long()
-        parts = torch.stack([torch.ones_like(bins), weight >> HALF, weight & (2**HALF - 1)])
-        sums = sums.to(batch.device).index_add_(1, bins, parts)
-    return sums.cpu()
+    def __init__(self) -> None:
+        self._values = torch.empty(0, dtype=torch.float64, device="cpu")  # descending
+        self._counts = torch.empty(0, dtype=torch.int64, device="cpu")
+        self._new: list[Tensor] = []
+        self._least = LOWEST  # smaller ones are not among the largest
+
+    def add(self, log_weight: Tensor) -> None:
+        wide = log_weight.double()
+        self._new.append(wide[wide >= self._least])
+        if sum(map(len, self._new)) >= LARGEST:
+            self._merge()
+
+    @property
+    def full(self) -> bool:
+        """Whether there may be smaller ones."""
+        return len(self._values) == LARGEST
+
+    def cumulative(self, top: float) -> tuple[Tensor, Tensor]:
+        """How many rows have each log weight or a larger one, and the sum of their weights.
+
+        The unit of the sums is the weight at the top.
+        """
+        self._merge()
+        counts, values = self._counts.cpu(), self._values.cpu()
+        weight = (ops.probability(values, log_m=top, gamma=0.0, eps=0.0) * UNIT).long()
+        sums = torch.stack([counts * part for part in _halves(weight)]).cumsum(1)
+        return counts.cumsum(0), _joined(sums)
+
+    def _merge(self) -> None:
+        if not self._new:
+            return
+        new = torch.cat(self._new)
+        every, order = torch.cat([self._values.to(new.device), new]).sort(descending=True)
+        rows = torch.cat([self._counts.to(new.device), torch.ones_like(new, dtype=torch.int64)])
+        values, which = torch.unique_consecutive(every, return_inverse=True)
+        counts = rows.new_zeros(len(values)).index_add_(0, which, rows[order])
+        self._values, self._counts, self._new = values[:LARGEST], counts[:LARGEST], []
+        if self.full:
+            self._least = float(self._values[-1])
+
+
+class _Bins:
+    """Number of rows, and sums of weights, in bins of log weights from a ceiling downwards."""
+
+    def __init__(self, width: float, ceiling: float = -math.inf) -> None:
+        self._width, self.ceiling = width, ceiling  # which rises to hold the largest
+        # And in one more bin, for all that is deeper.
+        self._sums = torch.zeros(3, BINS + 1, dtype=torch.int64, device="cpu")
+
+    @property
+    def counts(self) -> Tensor:
+        return self._sums[0, :BINS].cpu()
+
+    def rise_to(self, top: float) -> None:
+        """Moves the ceiling above this log weight, unless it is there already."""
+        if top < self.ceiling or math.isinf(top):
+            return
+        ceiling = top - top % self._width + self._width
+        moved = round(min(BINS + 1, (ceiling - self.ceiling) / self._width))
+        self._sums = self._sums.roll(moved, dims=1)
+        self._sums[:, :moved] = 0
+        self.ceiling = ceiling
+
+    def add(self, log_weight: Tensor) -> None:
+        """log_weight: of rows below the ceiling."""
+        wide, width = log_weight.double().clamp(min=LOWEST), self._width
+        above_edge = torch.remainder(wide, width)
+        bins = ((self.ceiling - (wide - above_edge)) / width - 1.0).round().clamp(0, BINS).long()
+        # In units of the largest weight in the bin.
+        weight = (ops.probability(above_edge, log_m=width, gamma=0.0, eps=0.0) * UNIT).long()
+        self._sums = self._sums.to(bins.device)
+        for sums, part in zip(self._sums, (torch.ones_like(weight), *_halves(weight)), strict=True):
+            sums.index_add_(0, bins, part)
+
+    def sums(self, top: float) -> Tensor:
+        """The sum of each bin; their unit is the weight at the top."""
+        sums = self._sums[:, :BINS].cpu()
+        all_sums = torch.zeros(BINS, dtype=torch.float64, device="cpu")
+        filled = sums[0].nonzero()[:, 0]
+        largest = reference.exponential((self.ceiling - top) - self._width * filled.double())[0]
+        all_sums[filled] = _joined(sums[1:, filled]) * largest
+        return all_sums
+
+
+def _halves(weight: Tensor) -> tuple[Tensor, Tensor]:
+    return weight >> HALF, weight & (2**HALF - 1)
+
+
+def _joined(halves: Tensor) -> Tensor:
+    """The numbers (n,) float64 whose halves (2, n) these are, in units of UNIT."""
+    return (halves[0].double() * 2.0**HALF + halves[1].double()) / UNIT

@@ -30,7 +30,8 @@ class Header:
     def batch(self) -> int:
         """Rows of a batch of at most BYTES; the same for any number of rows."""
         row = self.dtype.itemsize * math.prod(self.shape[1:])
-        return min(2**16, max(1, BYTES // max(1, row)))
+        rows = min(2**16, BYTES // max(1, row))
+        return max(1, rows - rows % 8)  # whole bytes, of a bit a row
 
 
 def read_header(stream: IO[bytes], name: str) -> Header:
@@ -55,12 +56,15 @@ def read_header(stream: IO[bytes], name: str) -> Header:
     return header
 
 
-def header_bytes(dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
-    """A header, as NumPy writes it."""
+def header_bytes(dtype: np.dtype[Any], shape: tuple[int, ...], most: int = 0) -> bytes:
+    """A header, as NumPy writes it, and as long as that of `most` rows if there are fewer."""
     described = np.lib.format.dtype_to_descr(dtype)
-    text = f"{{'descr': {described!r}, 'fortran_order': False, 'shape': {shape!r}, }}"
-    old = text.isascii() and len(text) < 2**15
-    encoded, size = text.encode("utf8"), 2 if old else 4
+    text, longest = (
+        f"{{'descr': {described!r}, 'fortran_order': False, 'shape': {(rows, *shape[1:])!r}, }}"
+        for rows in (shape[0], max(most, shape[0]))
+    )
+    old = longest.isascii() and len(longest) < 2**15
+    encoded, size = text.ljust(len(longest)).encode("utf8"), 2 if old else 4
     padding = -(len(MAGIC) + 2 + size + len(encoded) + 1) % LINE
     length = struct.pack("<H" if old else "<I", len(encoded) + padding + 1)
     return MAGIC + bytes([1 if old else 3, 0]) + length + encoded + b" " * padding + b"\n"

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from drs_fast.store import Corrupt
 from drs_fast.unweighting.arrays import of_numpy
-from drs_fast.unweighting.decision import Selection
+from drs_fast.unweighting.decision import Selection, Tally
 from drs_fast.unweighting.npy import Damaged, Header, batches, header_bytes, read_header
 
 OVERWEIGHT = np.dtype("<f8")
@@ -35,32 +35,38 @@ class Structured:
             )
         self.columns = list(names)
 
-    def log_weights(self, column: str) -> Iterator[Tensor]:
-        """The column in batches; ValueError unless it is of floating-point numbers."""
+    def check(self, column: str) -> None:
+        """ValueError unless the column is of floating-point numbers."""
         _check_floats(column, self._header.dtype[column])
+
+    def log_weights(self, column: str) -> Iterator[Tensor]:
+        """The column in batches."""
         with self._opened() as (stream, header):
             for rows in batches(stream, header, header.batch):
                 yield of_numpy(rows[column])
 
-    def write(self, path: Path, selection: Selection) -> None:
+    def write(self, path: Path, selection: Selection) -> Tally:
         """Writes the rows that are kept to another file, and their overweights as a field."""
-        dtype = self._header.dtype
+        dtype, tally = self._header.dtype, Tally(selection)
         if selection.weight is not None:
             dtype = _with_field(dtype, selection.weight)
         with self._opened() as (stream, header), path.open("wb") as sink:
-            sink.write(header_bytes(dtype, (selection.count,)))
-            every = batches(stream, header, header.batch)
-            log_weights = self.log_weights(selection.log_weight)
-            count = 0
-            for rows, weights in _kept(every, log_weights, selection):
-                given = np.zeros(len(rows), dtype)
+            most = header.shape[0]
+            sink.write(header_bytes(dtype, (0,), most))
+            for rows in batches(stream, header, header.batch):
+                if tally.full:
+                    break
+                log_weight = of_numpy(rows[selection.log_weight])
+                kept = tally.keeps(log_weight)
+                given = np.zeros(int(kept.sum()), dtype)
                 for name in self.columns:
-                    given[name] = rows[name]
+                    given[name] = rows[name][kept.numpy()]
                 if selection.weight is not None:
-                    given[selection.weight] = weights
+                    given[selection.weight] = selection.decision.weight(log_weight[kept]).numpy()
                 sink.write(given.tobytes())
-                count += len(rows)
-        _check_unchanged(self.path, count, selection)
+            sink.seek(0)
+            sink.write(header_bytes(dtype, (tally.count,), most))
+        return tally
 
     @contextlib.contextmanager
     def _opened(self) -> Iterator[tuple[IO[bytes], Header]]:
@@ -80,8 +86,8 @@ class Archive:
         self._headers = {name: each for name, each in headers.items() if each is not None}
         self.columns = [name.removesuffix(".npy") for name in self._headers]
 
-    def log_weights(self, column: str) -> Iterator[Tensor]:
-        """The column in batches; ValueError unless it is (n,) floats, and all have n rows."""
+    def check(self, column: str) -> None:
+        """ValueError unless the column is (n,) floats, and all have n rows."""
         header = self._headers[f"{column}.npy"]
         _check_floats(column, header.dtype, header.shape)
         for name, other in self._headers.items():
@@ -90,45 +96,57 @@ class Archive:
                     f"every array in {self.path} must have {header.shape[0]} rows, as {column!r} "
                     f"has, got {other.shape} for {name.removesuffix('.npy')!r}"
                 )
-        return map(of_numpy, self._batches(f"{column}.npy", header.batch))
 
-    def write(self, path: Path, selection: Selection) -> None:
+    def log_weights(self, column: str) -> Iterator[Tensor]:
+        """The column in batches."""
+        name = f"{column}.npy"
+        return map(of_numpy, self._batches(name, self._headers[name].batch))
+
+    def write(self, path: Path, selection: Selection) -> Tally:
         """Writes the rows that are kept to another file, and their overweights as an array."""
+        tally, name = Tally(selection), f"{selection.log_weight}.npy"
+        kept = self._decided(selection.log_weight, tally)
         with zipfile.ZipFile(path, "w") as target:
             for info in self._members:
-                if info.filename in self._headers:
-                    self._write_rows(target, info, selection)
-                else:
-                    with (
-                        _undamaged(self.path),
-                        self._archive.open(info) as source,
-                        target.open(_named(info.filename, info), "w") as sink,
-                    ):
-                        shutil.copyfileobj(source, sink)
+                with target.open(_named(info.filename, info), "w", force_zip64=True) as sink:
+                    if info.filename in self._headers:
+                        self._write_rows(sink, info.filename, kept, tally.count)
+                    else:
+                        with _undamaged(self.path), self._archive.open(info) as source:
+                            shutil.copyfileobj(source, sink)
             if selection.weight is not None:
-                name = f"{selection.log_weight}.npy"
-                like = self._archive.getinfo(name)
-                header = self._headers[name]
-                every = self._batches(name, header.batch)
-                with target.open(_named(f"{selection.weight}.npy", like), "w") as sink:
-                    sink.write(header_bytes(OVERWEIGHT, (selection.count,)))
-                    log_weights = self.log_weights(selection.log_weight)
-                    for _, weights in _kept(every, log_weights, selection):
-                        sink.write(weights.tobytes())
+                like = _named(f"{selection.weight}.npy", self._archive.getinfo(name))
+                with target.open(like, "w", force_zip64=True) as sink:
+                    sink.write(header_bytes(OVERWEIGHT, (tally.count,)))
+                    for rows in self._kept(name, kept):
+                        sink.write(selection.decision.weight(of_numpy(rows)).numpy().tobytes())
+        return tally
 
-    def _write_rows(
-        self, target: zipfile.ZipFile, info: zipfile.ZipInfo, selection: Selection
-    ) -> None:
-        header = self._headers[info.filename]
-        every = self._batches(info.filename, header.batch)
-        same = self._batches(f"{selection.log_weight}.npy", header.batch)
-        count = 0
-        with target.open(_named(info.filename, info), "w", force_zip64=True) as sink:
-            sink.write(header_bytes(header.dtype, (selection.count, *header.shape[1:])))
-            for rows, _ in _kept(every, map(of_numpy, same), selection):
-                sink.write(rows.tobytes())
-                count += len(rows)
-        _check_unchanged(self.path, count, selection)
+    def _decided(self, column: str, tally: Tally) -> Rows:
+        """Whether each row is kept, a bit a row up to the last one that is, in bytes."""
+        bits = [np.zeros(0, np.uint8)]
+        for log_weight in self.log_weights(column):
+            if tally.full:
+                break
+            bits.append(np.packbits(tally.keeps(log_weight).numpy()))
+        return np.concatenate(bits)
+
+    def _kept(self, name: str, kept: Rows) -> Iterator[Rows]:
+        """The rows of an array that are kept, in batches."""
+        row = 0
+        for rows in self._batches(name, self._headers[name].batch):
+            if row >= 8 * len(kept):
+                return
+            bits = kept[row // 8 : -(-(row + len(rows)) // 8)]
+            mask = np.unpackbits(bits)[row % 8 :][: len(rows)].astype(bool)
+            yield rows[: len(mask)][mask]
+            row += len(rows)
+
+    def _write_rows(self, sink: IO[bytes], name: str, kept: Rows, count: int) -> None:
+        header = self._headers[name]
+        sink.write(header_bytes(header.dtype, (count, *header.shape[1:])))
+        for rows in self._kept(name, kept):
+            sink.write(rows.tobytes())
 
     def _header(self, name: str) -> Header | None:
         """The header of an array with rows; None for anything else."""
@@ -146,28 +164,10 @@ class Archive:
             yield from batches(stream, self._read(name, stream), size)
 
 
-def _kept(
-    every: Iterator[Rows], log_weights: Iterator[Tensor], selection: Selection
-) -> Iterator[tuple[Rows, Rows]]:
-    """The rows that are kept of each batch, and their overweights; ends at the last row kept."""
-    row, decision = 0, selection.decision
-    for rows, log_weight in zip(every, log_weights, strict=True):
-        kept = decision.keeps(log_weight, row)
-        yield rows[kept.numpy()], decision.weight(log_weight[kept]).numpy()
-        row += len(rows)
-        if row >= decision.stop:
-            return
-
-
 def _check_floats(column: str, dtype: np.dtype[Any], shape: tuple[int, ...] = (0,)) -> None:
     if dtype.kind != "f" or dtype.itemsize > 8 or len(shape) != 1:
         got = dtype if len(shape) == 1 else f"{shape} {dtype}"
         raise ValueError(f"{column!r} must be (n,) float16, float32 or float64, got {got}")
-
-
-def _check_unchanged(path: Path, count: int, selection: Selection) -> None:
-    if count != selection.count:
-        raise Corrupt(f"{path} was changed while it was read; run the command again")
 
 
 def _with_field(dtype: np.dtype[Any], name: str) -> np.dtype[Any]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from drs_fast.store import Corrupt
-from drs_fast.unweighting.decision import Selection
+from drs_fast.unweighting.decision import Selection, Tally
 
 BATCH = 2**16  # rows, or fewer if they are wide
 BYTES = 2**25  # of a batch, and of the accepted rows that are collected for a row group
@@ -34,17 +34,20 @@ class Parquet:
             self._file = pyarrow.parquet.ParquetFile(path, pre_buffer=False, buffer_size=2**20)
         self.columns: list[str] = self._file.schema_arrow.names
 
-    def log_weights(self, column: str) -> Iterator[Tensor]:
-        """The column in batches; ValueError unless it is of floating-point numbers."""
+    def check(self, column: str) -> None:
+        """ValueError unless the column is of floating-point numbers."""
         kind = self._file.schema_arrow.field(column).type
         if not self._arrow.types.is_floating(kind):
             raise ValueError(f"{column!r} must be float16, float32 or float64, got {kind}")
+
+    def log_weights(self, column: str) -> Iterator[Tensor]:
+        """The column in batches."""
         for batch in self._batches(BATCH, [column]):
             yield self._numbers(batch.column(0))
 
-    def write(self, path: Path, selection: Selection) -> None:
+    def write(self, path: Path, selection: Selection) -> Tally:
         """Writes the rows that are kept to another file, and their overweights as a column."""
-        schema = self._schema(selection.weight)
+        schema, tally = self._schema(selection.weight), Tally(selection)
         groups = [self._file.metadata.row_group(i) for i in range(self._file.num_row_groups)]
         size = sum(group.total_byte_size for group in groups)
         batch = max(1, min(BATCH, BYTES * self._file.metadata.num_rows // max(1, size)))
@@ -57,7 +60,7 @@ class Parquet:
         ):
             collected: list[Any] = []
             rows = held = 0
-            for part in self._kept(batch, selection):
+            for part in self._kept(batch, selection, tally):
                 collected.append(part)
                 rows, held = rows + part.num_rows, held + part.nbytes
                 if rows >= largest or held >= BYTES:
@@ -65,6 +68,7 @@ class Parquet:
                     collected, rows, held = [], 0, 0
             if collected:
                 self._write_group(writer, collected)
+        return tally
 
     def _schema(self, weight: str | None) -> Any:
         schema = self._file.schema_arrow
@@ -72,23 +76,21 @@ class Parquet:
             return schema
         return schema.append(self._arrow.field(weight, self._arrow.float64(), nullable=False))
 
-    def _kept(self, size: int, selection: Selection) -> Iterator[Any]:
+    def _kept(self, size: int, selection: Selection, tally: Tally) -> Iterator[Any]:
         """The rows that are kept of each batch, and their overweights."""
-        row, decision = 0, selection.decision
         schema = self._schema(selection.weight)
         for batch in self._batches(size, None):
+            if tally.full:
+                return
             log_weight = self._numbers(batch.column(selection.log_weight))
-            kept = decision.keeps(log_weight, row)
-            row += batch.num_rows
+            kept = tally.keeps(log_weight)
             mask = self._arrow.array(kept.numpy())
             columns = [self._filtered(column, mask) for column in batch.columns]
             if selection.weight is not None:
-                overweight = decision.weight(log_weight[kept])
+                overweight = selection.decision.weight(log_weight[kept])
                 columns.append(self._arrow.array(overweight.numpy()))
             if bool(kept.any()):
                 yield self._arrow.RecordBatch.from_arrays(columns, schema=schema)
-            if row >= decision.stop:
-                return
 
     def _filtered(self, column: Any, mask: Any) -> Any:
         """The column's rows where the mask is true."""

@@ -1,4 +1,4 @@
-"""Unweights a table in a file, in batches: first finds what is kept, then writes it."""
+"""Unweights a table in a file, in batches: first finds log_max, then decides and writes."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,14 +9,14 @@ from typing import Protocol
 from torch import Tensor
 
 from drs_fast.core import Rng, Starvation
-from drs_fast.core.arguments import integer, number
+from drs_fast.core.arguments import integer
+from drs_fast.store import Corrupt
 from drs_fast.store.folder import make_directory
 from drs_fast.store.replaced import written
-from drs_fast.unweighting.decision import Decision, Selection
-from drs_fast.unweighting.maximum import check, log_maximum
+from drs_fast.unweighting.decision import Decision, Selection, Tally
 from drs_fast.unweighting.numpy_files import Archive, Structured
 from drs_fast.unweighting.parquet import Parquet
-from drs_fast.unweighting.unweight import checked_share
+from drs_fast.unweighting.unweight import limit
 
 
 class Table(Protocol):
@@ -24,9 +24,11 @@ class Table(Protocol):
 
     columns: list[str]
 
+    def check(self, column: str) -> None: ...
+
     def log_weights(self, column: str) -> Iterator[Tensor]: ...
 
-    def write(self, path: Path, selection: Selection) -> None: ...
+    def write(self, path: Path, selection: Selection) -> Tally: ...
 
 
 KINDS: dict[bytes, type[Table]] = {
@@ -43,7 +45,8 @@ class Summary:
 
     rows: int  # that were decided on
     count: int  # that were kept
-    above: int  # of those, with a log weight above log_max
+    above: int  # of the rows, with a log weight above log_max
+    excess: float  # the share of the weight that lies above log_max
     log_max: float
 
 
@@ -55,7 +58,7 @@ def unweight_file(
     weight: str | None = None,
     seed: int = 0,
     log_max: float | None = None,
-    max_overweight: float = 1e-3,
+    max_overweight: float | None = None,
     n: int | None = None,
 ) -> Summary:
     """Like `unweight` for a Parquet, .npz or .npy file, whose rows are numbered in its order.
@@ -65,43 +68,31 @@ def unweight_file(
     """
     source, target = Path(file), Path(out)
     _check_target(source, target)
-    share, rng = checked_share(max_overweight), Rng(seed)
-    wanted = None if n is None else integer("n", n, 0)
-    table = _opened(source)
+    rng, wanted = Rng(seed), None if n is None else integer("n", n, 0)
+    find = limit(log_max, max_overweight)
+    table, before = _opened(source), _version(source)
     _check_columns(source, table.columns, log_weight, weight)
-    if log_max is None:
-        highest = log_maximum(lambda: table.log_weights(log_weight), share)
-    else:
-        highest = number("log_max", log_max, float("-inf"), float("inf"))
-    decision = Decision(rng.seed, highest)
-    summary = _counted(table.log_weights(log_weight), decision, wanted)
-    if wanted is not None and summary.count < wanted:
-        raise Starvation(
-            f"{summary.count:,} of {summary.rows:,} rows were accepted, fewer than {wanted:,}; "
-            "leave -n out, or raise --max-overweight"
-        )
-    stop = decision.stop if wanted is None else summary.rows
-    selection = Selection(Decision(rng.seed, highest, stop), summary.count, log_weight, weight)
+    table.check(log_weight)
+    highest = find(lambda: table.log_weights(log_weight))
+    selection = Selection(Decision(rng.seed, highest), wanted, log_weight, weight)
     make_directory(target.absolute().parent)
     with written(target) as temporary:
-        table.write(temporary, selection)
-    return summary
+        tally = table.write(temporary, selection)
+        if _version(source) != before:
+            raise Corrupt(f"{source} was changed while it was read; run the command again")
+        if wanted is not None and not tally.full:
+            more = "raise --max-overweight" if log_max is None else "lower --log-max"
+            raise Starvation(
+                f"{tally.count:,} of {tally.rows:,} rows were accepted, fewer than {wanted:,}; "
+                f"leave -n out, or {more}"
+            )
+    return Summary(tally.rows, tally.count, tally.above, tally.excess, highest)
 
 
-def _counted(batches: Iterator[Tensor], decision: Decision, wanted: int | None) -> Summary:
-    """What the decision keeps, up to the row that makes the wanted number full."""
-    row = count = above = 0
-    for log_weight in batches:
-        if count == wanted:
-            break
-        check(log_weight, row)
-        kept = decision.keeps(log_weight, row)
-        if wanted is not None and count + int(kept.sum()) >= wanted:
-            last = int(kept.nonzero()[wanted - count - 1, 0])
-            log_weight, kept = log_weight[: last + 1], kept[: last + 1]
-        row, count = row + len(kept), count + int(kept.sum())
-        above += int((log_weight.double() > decision.log_m).sum())
-    return Summary(row, count, above, decision.log_max)
+def _version(file: Path) -> tuple[int, int, int]:
+    """What changes with the content of a file."""
+    found = file.stat()
+    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _opened(file: Path) -> Table:

@@ -1,7 +1,7 @@
 """Unweights arrays: of rows with log weights, keeps an unweighted sample."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,9 +13,10 @@ from drs_fast.core.arguments import flag, integer, number
 from drs_fast.core.compacted import Compacted
 from drs_fast.unweighting.arrays import alike, check_rows, log_weights, taken
 from drs_fast.unweighting.decision import Decision
-from drs_fast.unweighting.maximum import check, log_maximum
+from drs_fast.unweighting.maximum import Batches, check, log_maximum
 
-BATCH = 2**20  # rows
+BATCH = 2**17  # rows
+MAX_OVERWEIGHT = 1e-3
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ def unweight(
     *arrays: Any,
     seed: int = 0,
     log_max: float | None = None,
-    max_overweight: float = 1e-3,
+    max_overweight: float | None = None,
     weighted: bool = False,
     n: int | None = None,
 ) -> Unweighted:
@@ -44,7 +45,8 @@ def unweight(
     arrays: (n, ...) of any dtype. Each may be a NumPy, PyTorch, JAX or CuPy array, on one device,
     and comes back as the same. Equal log weights and seeds give equal ids, whatever they are in.
     log_max: if None, the smallest at which the weight that lies above it, and is lost, is at most
-    `max_overweight` of the total; 0 means the largest log weight, where nothing is lost.
+    `max_overweight` of the total, by default 0.001; 0 means the largest log weight, where nothing
+    is lost. ValueError if both are given, because a log_max says what is lost.
     weighted: also return max(1, exp(log_weight - log_max)), with which nothing is lost either.
     n: stop at the n-th accepted row; fewer come back if fewer are accepted.
 
@@ -56,13 +58,10 @@ def unweight(
     for i, array in enumerate(arrays):
         check_rows(f"arrays[{i}]", array, log_weight)
     rng = Rng(seed)
-    share = checked_share(max_overweight)
+    find = limit(log_max, max_overweight)
     keeps_weights = flag("weighted", weighted)
     capacity = len(found) if n is None else min(len(found), integer("n", n, 0))
-    if log_max is None:
-        highest = log_maximum(lambda: _batches(found), share)
-    else:
-        highest = number("log_max", log_max, -math.inf, math.inf)
+    highest = find(lambda: _batches(found))
     decision = Decision(rng.seed, highest)
     kept = ops.accept_compact(
         found,
@@ -86,11 +85,19 @@ def unweight(
     )
 
 
-def checked_share(max_overweight: float) -> float:
-    """A share in [0, 1)."""
-    if number("max_overweight", max_overweight, 0.0, 1.0) == 1.0:
+def limit(log_max: float | None, max_overweight: float | None) -> Callable[[Batches], float]:
+    """How log_max is found of log weights; ValueError if these are wrong."""
+    if log_max is not None and max_overweight is not None:
+        raise ValueError(
+            "give log_max or max_overweight, got both; log_max alone says how much is clipped"
+        )
+    if log_max is not None:
+        highest = number("log_max", log_max, -math.inf, math.inf)
+        return lambda batches: highest
+    share = MAX_OVERWEIGHT if max_overweight is None else max_overweight
+    if number("max_overweight", share, 0.0, 1.0) == 1.0:
         raise ValueError("max_overweight must be below 1, got 1; at 1 all weight would be lost")
-    return float(max_overweight)
+    return lambda batches: log_maximum(batches, float(share))
 
 
 def _batches(log_weight: Tensor) -> Iterator[Tensor]:

@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ import drs_fast as drs
 from benchmarks.common.by_hand import SPEC
 from drs_fast import store
 from drs_fast.backends import cpu
+from drs_fast.cli import commands
 from drs_fast.cli import main as cli
 from drs_fast.cli.exit_codes import EXIT_CODES
 from drs_fast.run import generate as engine
@@ -404,6 +406,49 @@ def test_interruptions_have_their_codes(run, monkeypatch, error, code):
     got, out, err = run(*GENERATE)
     assert (got, out) == (code, "")
     assert "the same command resumes" in err
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, cli._Terminated])
+def test_an_interrupted_unweight_speaks_of_no_shards(run, monkeypatch, tmp_path, error):
+    def stop(*given, **named):
+        raise error
+
+    monkeypatch.setattr(commands, "unweight_file", stop)
+    err = run("unweight", "a.npz", "--log-weight", "a", "--out", "b.npz")[2]
+    assert "the output is written whole or not at all" in err
+    assert "shard" not in err
+
+
+@pytest.mark.parametrize(
+    ("file", "said"),
+    [(commands.__file__, "careful"), ("/a/model.py", "/a/model.py, line 7: careful")],
+)
+def test_warnings_come_without_source_lines(run, monkeypatch, capsys, file, said):
+    def warn(options):
+        warnings.warn_explicit("careful", UserWarning, file, 7)
+        return 0
+
+    monkeypatch.setattr(commands, "run_doctor", warn)
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        monkeypatch.setattr(warnings, "showwarning", shown)
+        assert run("doctor")[2] == f"drs-fast: warning: {said}\n"
+    assert warnings.formatwarning is not cli._formatted
+
+
+def shown(message, category, filename, lineno, file=None, line=None):
+    """As Python shows warnings, which pytest records instead."""
+    sys.stderr.write(warnings.formatwarning(message, category, filename, lineno, line))
+
+
+def test_a_range_of_images(run, tmp_path):
+    images = ("--images", "uint8", "--value-range", "-8", "8")
+    assert run(*GENERATE, *images)[0] == 0
+    assert drs.open(tmp_path / "run").manifest["value_range"] == [-8.0, 8.0]
+    code, _, err = run(*GENERATE[:5], "DIR2", "--value-range", "0", "1")
+    assert (code, "--value-range needs --images uint8" in err) == (2, True)
+    code, _, err = run(*GENERATE[:5], "DIR2", "--images", "uint8", "--value-range", "1", "0")
+    assert (code, "low < high" in err) == (2, True)
 
 
 def test_the_table_has_every_code():

@@ -4,14 +4,19 @@ import importlib
 import math
 import pkgutil
 import re
+import sys
+import types
 from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from drs_fast.backends import arithmetic, cuda
+from drs_fast import Rng, ops
+from drs_fast.backends import arithmetic, cpu, cuda, extensions
 from drs_fast.core import compacted, rows
+from drs_fast.ops import dispatch
 
 CSRC = Path(__file__).parents[2] / "csrc"
 HEADER = CSRC / "shared" / "constants.h"
@@ -22,6 +27,7 @@ PYTHON = {name: value for name, value in vars(arithmetic).items() if name.isuppe
 PYTHON |= {name: value for name, value in vars(compacted).items() if name.isupper()}
 PYTHON |= {name: getattr(rows, name) for name in STREAMS}
 PYTHON["TILE_ROWS"] = PYTHON.pop("TILE")
+PYTHON["ABI"] = extensions.ABI
 # Numbers that Python alone needs.
 ALONE = {"MASK", "NUMERATOR", "DENOMINATOR", "FEW_ROWS", "BLOCKS", "PART_BYTES"}
 
@@ -133,10 +139,8 @@ def test_triton_has_the_numbers_of_python():
                 kept.add(name)
     philox = {name for name in PYTHON if name.startswith("PHILOX_")}  # which Triton brings along
     assert PYTHON.keys() - kept == ALONE | philox | {
-        "RING_LOG_M",
-        "RING_WORDS",
-        "TILE_ROWS",
-    }
+        "ABI", "RING_LOG_M", "RING_WORDS", "TILE_ROWS",
+    }  # fmt: skip
 
 
 def telling(source):
@@ -163,3 +167,36 @@ def test_kinds_of_logits_have_the_order_of_the_kernels():
     source = (CSRC / "cuda" / "gpu.hpp").read_text()
     (kinds,) = re.findall(r"enum class Kind : int \{ (.*?) \};", source)
     assert kinds.split(", ") == [str(kind).removeprefix("torch.").upper() for kind in cuda.KINDS]
+
+
+@pytest.mark.parametrize("module", [cpu._C, cuda._cuda])
+def test_what_is_compiled_has_the_version_of_python(module):
+    if module is None:
+        pytest.skip("not built")
+    assert module.ABI == extensions.ABI
+
+
+@pytest.mark.parametrize("name", ["_C", "_cuda"])
+@pytest.mark.parametrize("version", [{}, {"ABI": extensions.ABI + 1}])
+def test_an_extension_of_other_sources_is_refused(name, version, monkeypatch):
+    monkeypatch.setitem(sys.modules, f"drs_fast.{name}", types.SimpleNamespace(**version))
+    assert extensions.loaded(name, "extension", "nvcc") == (None, extensions.STALE)
+    monkeypatch.setitem(sys.modules, f"drs_fast.{name}", types.SimpleNamespace(ABI=extensions.ABI))
+    assert extensions.loaded(name, "extension", "nvcc")[1] is None
+
+
+def test_a_refused_extension_is_told_once_and_the_reference_goes_on(monkeypatch):
+    given = torch.zeros(3), Rng(0)
+    expected = ops.accept(*given, log_m=1.0)
+    monkeypatch.setattr(cpu, "_C", None)
+    monkeypatch.setattr(cpu, "_reason", extensions.STALE)
+    dispatch._dispatch.cache_clear()
+    dispatch._warn.cache_clear()
+    try:
+        assert ops.available("cpu")["cpu"] == extensions.STALE
+        with pytest.warns(UserWarning, match="the cpu backend is not used: built from older"):
+            found = ops.accept(*given, log_m=1.0)
+        assert torch.equal(found, expected)
+        ops.probability(torch.zeros(3), log_m=1.0)  # where a second warning would be an error
+    finally:
+        dispatch._dispatch.cache_clear()

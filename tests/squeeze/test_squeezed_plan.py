@@ -1,6 +1,7 @@
 """What a plan expects of a squeezed sampler, held against runs and against laws known exactly."""
 
 import math
+import re
 import tempfile
 
 import pytest
@@ -16,7 +17,8 @@ from drs_fast.samplers.common.burn_in import burn_in
 from drs_fast.samplers.common.expected import Expected, Pilot, Range, rejection
 from drs_fast.samplers.drs import DRS
 from drs_fast.samplers.obrs import OBRS
-from drs_fast.squeeze import expected, sampler
+from drs_fast.squeeze import expected, sampler, search, work
+from drs_fast.squeeze.outlook import outlook
 
 N = 8_000
 SQUEEZED = drs.Squeeze(EXACT, tolerance=0.05)
@@ -151,8 +153,8 @@ def test_every_rejection_sampler_has_a_row(monkeypatch):
     assert len(said) == 1 + len(drawn)
     drawn.clear()
     without = compare(hill(), Rng(0), 1.0, None, None, DRS())
-    assert drawn == []
-    assert "squeeze=True" in str(without)
+    assert drawn == []  # nothing is searched for
+    assert [each for each, _ in without.samplers] == [each for each, _ in found.samplers[:-3]]
     assert f"{'  squeezed':<27}no bound: no need" in str(found)
 
 
@@ -162,3 +164,25 @@ def test_samplers_without_thresholds_that_stay_have_none(monkeypatch):
     within = drs.Squeeze(DRS(classes="within"))
     assert within.expected(hill(), pilot(hill()), Rng(0)) is None
     assert drs.Squeeze(OBRS(burn_in=500)).expected(hill(), pilot(hill()), Rng(0)) is None
+
+
+def test_the_most_that_a_bound_can_bring(monkeypatch):
+    """What a search would decide without looking at a row, and else a limit to what it finds."""
+    squeezed, found = drs.Squeeze(EXACT, tolerance=0.05), Expected(0.01)
+    costs = work.Costs(row=1e3, call=1e8, tiny=1e3, large=1e4)
+    most = outlook(squeezed, found, costs, torch.device("cpu"))
+    assert most.gain == pytest.approx(1e8 * 100 / (1e8 + 100 * 3200.0), rel=0.01)
+    assert most.search * 1e8 > search.LEAST_WORK
+    table = compared.Compared(((EXACT, found), (squeezed, most)), 1, None, 1000.0, None, None)
+    assert re.search(
+        r"squeezed.* at most 99.7 times as fast; to see, --squeeze \(about", str(table)
+    )
+    assert "squeeze=True" in str(table)
+    assert not most.promised
+    for changed, acceptance, why in (
+        ({"call": 1e3}, 0.01, sampler.TOO_LITTLE),
+        ({"call": 1e5}, 0.5, sampler.NO_TIME),
+        ({"call": 1e9}, 1e-4, sampler.TOO_LONG),
+    ):
+        given = costs._replace(**changed)
+        assert outlook(squeezed, Expected(acceptance), given, torch.device("cpu")).remark == why

@@ -16,12 +16,17 @@ import pytest
 import drs_fast as drs
 from drs_fast.cli import main as cli
 from drs_fast.store import replaced
-from drs_fast.unweighting import npy, numpy_files, parquet
+from drs_fast.unweighting import maximum, npy, numpy_files, parquet
 from drs_fast.unweighting.tables import unweight_file
 
 N = 3_000
 RNG = np.random.default_rng(5)
 LOG_WEIGHT = RNG.normal(size=N)
+KINDS = {
+    parquet.Parquet: "t.parquet",
+    numpy_files.Structured: "rows.npy",
+    numpy_files.Archive: "plain.npz",
+}
 COUNT = len(drs.unweight(LOG_WEIGHT, seed=2).ids)
 
 
@@ -193,7 +198,12 @@ def test_settings_reach_the_decision(run):
     found = drs.unweight(LOG_WEIGHT, max_overweight=0.1, seed=4, weighted=True)
     assert np.array_equal(np.load("b.npy")["lw"], LOG_WEIGHT[found.ids])
     above = (found.log_max < LOG_WEIGHT).sum()
-    assert f"log_max: {found.log_max!r}; {above} of" in out
+    lost = f"{above} rows lie above it, and 10.000% of the weight, which"
+    assert f"log_max: {found.log_max!r}; {lost} is lost" in out
+    words = "unweight rows.npy --log-weight lw --max-overweight 0.1 --weight w --out c.npy"
+    assert f"{lost} the column 'w' makes up for" in run(words)[1]
+    _, out, _ = run("unweight rows.npy --log-weight lw --max-overweight 0 --out d.npy")
+    assert "; no row lies above it" in out
 
 
 @pytest.mark.parametrize("n", [0, 4])
@@ -271,6 +281,11 @@ def damage(name):
         ("t.parquet --log-weight lw --out kept.npz", 2, "must end with '.parquet'"),
         ("t.parquet --log-weight lw --max-overweight 2", 2, "max_overweight must be a finite"),
         ("t.parquet --log-weight lw --log-max nan", 2, "log_max must be a finite number"),
+        (
+            "t.parquet --log-weight lw --log-max 1 --max-overweight 0",
+            2,
+            "log_max or max_overweight",
+        ),
         ("t.parquet --log-weight lw --seed -1", 2, "seed"),
         ("t.parquet --log-weight lw -n -1", 2, "n must be an integer >= 0"),
         ("missing.parquet --log-weight lw", 5, "No such file"),
@@ -321,7 +336,8 @@ def test_an_error_on_the_way_leaves_nothing(run, files, monkeypatch):
 
     there = sorted(files.iterdir())
     monkeypatch.setattr(parquet.Parquet, "_write_group", full)
-    monkeypatch.setattr(numpy_files, "_kept", full)
+    for kind in (numpy_files.Structured, numpy_files.Archive):
+        monkeypatch.setattr(kind, "write", full)
     for name in ("t.parquet", "plain.npz", "rows.npy"):
         end = name.partition(".")[2]
         assert run(f"unweight {name} --log-weight lw --out kept.{end}")[0] == 5
@@ -329,11 +345,50 @@ def test_an_error_on_the_way_leaves_nothing(run, files, monkeypatch):
 
 
 def test_a_file_that_changes_is_noticed(files, monkeypatch):
-    kept = numpy_files._kept
-    monkeypatch.setattr(numpy_files, "_kept", lambda *given: list(kept(*given))[:-1])
-    with pytest.raises(drs.Corrupt, match="was changed while it was read"):
-        unweight_file(files / "rows.npy", "lw", files / "kept.npy")
-    assert not (files / "kept.npy").exists()
+    for kind, name in KINDS.items():
+        path, write = files / name, kind.write
+
+        def touched(table, *given, path=path, write=write):
+            path.write_bytes(path.read_bytes() + b" ")
+            return write(table, *given)
+
+        monkeypatch.setattr(kind, "write", touched)
+        with pytest.raises(drs.Corrupt, match=r"was changed while|goes on after its"):
+            unweight_file(path, "lw", files / f"kept{path.suffix}")
+        assert not (files / f"kept{path.suffix}").exists()
+
+
+@pytest.mark.parametrize("largest", [maximum.LARGEST, 2])
+def test_the_column_is_read_once_to_find_the_maximum_and_once_to_decide(
+    largest, files, monkeypatch
+):
+    """Once more if the maximum lies below the weights that are kept."""
+    small(monkeypatch)
+    monkeypatch.setattr(maximum, "LARGEST", largest)
+    expected = drs.unweight(LOG_WEIGHT, seed=2)
+    assert (expected.log_max < LOG_WEIGHT).sum() == 2  # so that the next is needed too
+    for kind, name in KINDS.items():
+        read, passes = kind.log_weights, []
+
+        def counted(table, column, read=read, passes=passes):
+            passes.append(column)
+            return read(table, column)
+
+        monkeypatch.setattr(kind, "log_weights", counted)
+        done = unweight_file(files / name, "lw", files / f"kept.{name}", seed=2)
+        assert (done.count, done.log_max) == (COUNT, expected.log_max)
+        deciding = 1 if kind is numpy_files.Archive else 0  # others decide as they write
+        assert len(passes) == deciding + (1 if largest > 2 else 2)
+
+
+def test_bits_of_rows_in_batches_of_every_size(files, monkeypatch):
+    ids = drs.unweight(LOG_WEIGHT, seed=2, log_max=0.0).ids
+    for size in (3, 8, 24, 170, 1000):
+        monkeypatch.setattr(npy, "BYTES", 24 * size)
+        out = files / f"{size}.npz"
+        unweight_file(files / "plain.npz", "lw", out, seed=2, log_max=0.0)
+        for name, rows in np.load(files / "plain.npz").items():
+            assert rows.ndim == 0 or np.array_equal(np.load(out)[name], rows[ids]), name
 
 
 def test_a_file_is_replaced_when_it_is_whole(tmp_path):

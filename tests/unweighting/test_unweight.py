@@ -9,6 +9,7 @@ import torch
 from scipy import stats
 
 import drs_fast as drs
+from drs_fast.unweighting import maximum
 from drs_fast.unweighting.maximum import log_maximum
 
 N = 2_000
@@ -211,6 +212,28 @@ def test_the_maximum_does_not_depend_on_batches(name):
     assert drs.unweight(log_weight, max_overweight=0.0).log_max == log_weight.max()
 
 
+@pytest.mark.parametrize("largest", [1, 100])
+@pytest.mark.parametrize("share", [1e-3, 0.5])
+@pytest.mark.parametrize("name", WEIGHTS)
+def test_more_passes_find_the_same_maximum(name, share, largest, monkeypatch):
+    """However few of the largest weights are kept, and in whatever order they come."""
+    passes = []
+
+    def batches(log_weight):
+        passes.append(log_weight)
+        return iter(log_weight.split(777))
+
+    log_weight = torch.from_numpy(WEIGHTS[name])
+    expected = log_maximum(lambda: batches(log_weight), share)
+    assert len(passes) == 1
+    monkeypatch.setattr(maximum, "LARGEST", largest)
+    found = log_maximum(lambda: batches(log_weight), share)
+    assert found == pytest.approx(expected, rel=1e-13, abs=1e-13)
+    assert 2 <= len(passes) <= 5
+    assert log_maximum(lambda: batches(log_weight.sort().values), share) == found
+    assert log_maximum(lambda: batches(log_weight.sort(descending=True).values), share) == found
+
+
 CELLS = np.array([-3.0, -1.0, 0.0, 0.5, 1.0, 2.0])  # log weights
 ROWS = 40_000  # of each
 
@@ -255,6 +278,7 @@ def test_the_law():
         (np.zeros(3), {"log_max": np.inf}, "log_max must be a finite number"),
         (np.zeros(3), {"max_overweight": 1.0}, "must be below 1"),
         (np.zeros(3), {"max_overweight": -0.1}, r"in \[0, 1\], got -0.1"),
+        (np.zeros(3), {"log_max": 1.0, "max_overweight": 0.1}, "log_max or max_overweight, got b"),
         (np.zeros(3), {"n": -1}, "n must be an integer >= 0"),
         (np.zeros(3), {"seed": -1}, "seed"),
         (np.zeros(3), {"weighted": 1}, "weighted must be True or False"),

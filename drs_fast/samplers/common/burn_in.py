@@ -87,6 +87,6 @@ def check(gan: GAN, logit: Tensor) -> None:
     if len(good) >= ENOUGH:  # a few logits may lie there by chance
         warnings.warn(
             f"{seen} probabilities, but may be logits. If they are probabilities, {fix}. {escape}; "
-            "with real samples, drs.doctor(gan) can tell",
+            "with real samples, drs.doctor(gan) or `drs-fast doctor MODEL --real FILE` can tell",
             stacklevel=2,
         )

@@ -56,6 +56,7 @@ class Expected(NamedTuple):
     calls: of G and D per row.
     cost: work per row, and search: work before the first; in rows that G and D see.
     remark: why there is nothing to expect.
+    gain: of a bound that was not searched for: how many times as fast it is at most.
     """
 
     acceptance: float
@@ -66,6 +67,7 @@ class Expected(NamedTuple):
     cost: float = 1.0
     search: float = 0.0
     remark: str = ""
+    gain: float = 0.0
 
     @property
     def promised(self) -> bool:
