@@ -95,6 +95,7 @@ class Search:
         self._expected = tuning.seen(run.gan, rows)  # logits of untuned G and D
         _wait(run.gan)
         self._row_seconds = (clock.now() - start) / rows  # the most so far
+        self._most = tuning.limit(run.gan, self._expected)  # change of a logit
         calls = math.inf if run.n is None else run.n * _calls(run.gan, run.sampler, self._expected)
         expected = min(calls * self._row_seconds, run.options.max_seconds or math.inf)
         self._limit = min(LONGEST, SHARE * expected)
@@ -173,10 +174,11 @@ class Search:
         memory.check_batch(gan, self._row_bytes)
         if rows > len(self._expected):
             self._expected = tuning.seen(self._gan, rows)
+            self._most = tuning.limit(self._gan, self._expected)
         tuned, logit = (
             tuning.made(gan, way.tune, rows) if way.tune else (gan, tuning.seen(gan, rows))
         )
-        tuning.check_close(way.tune, tuning.moved(self._expected[:rows], logit))
+        tuning.check_close(way.tune, tuning.moved(self._expected[:rows], logit), self._most)
         call = self._call(tuned)
         self._plain = plain = self._plain or call
         rounds: list[tuple[float, float]] = []

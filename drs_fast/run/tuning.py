@@ -20,6 +20,7 @@ from drs_fast.run import folding
 
 AUTO = ("auto",)
 CLOSE = 0.05  # largest change of a logit by a variant, in standard deviations of the logits
+ROUNDINGS = 2.0  # or so many times the change by bf16 itself, which rounds a variant elsewhere
 LEAST_ROWS = 256  # rows to compare logits on
 
 
@@ -136,7 +137,8 @@ def applied(gan: GAN, names: tuple[str, ...]) -> GAN:
     gan.row()  # so that an error of the untuned G or D is not blamed on tuning
     rows = max(gan.block, LEAST_ROWS)
     tuned, found = made(gan, names, rows)
-    check_close(names, moved(seen(gan, rows), found))
+    expected = seen(gan, rows)
+    check_close(names, moved(expected, found), limit(gan, expected))
     return tuned
 
 
@@ -155,12 +157,20 @@ def made(gan: GAN, names: tuple[str, ...], rows: int) -> tuple[GAN, Tensor]:
         ) from error
 
 
-def check_close(names: tuple[str, ...], change: float) -> None:
+def limit(gan: GAN, expected: Tensor) -> float:
+    """How far a variant may move these logits of untuned G and D, in standard deviations."""
+    if gan.precision == "fp32":
+        return CLOSE
+    exact = seen(gan.on(precision="fp32"), len(expected))
+    return max(CLOSE, ROUNDINGS * moved(exact, expected))
+
+
+def check_close(names: tuple[str, ...], change: float, most: float) -> None:
     """ValueError unless the change of the logits is small enough."""
-    if not change <= CLOSE:
+    if not change <= most:
         what = f"tune={names!r}" if names else "another batch size"
         raise ValueError(
-            f"{what} must not change logits by more than {CLOSE} of their standard "
+            f"{what} must not change logits by more than {most:.3g} of their standard "
             f"deviation, but changes them by {change:.3g}; leave it out"
         )
 

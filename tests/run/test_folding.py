@@ -284,6 +284,19 @@ def test_a_fault_in_folding_is_refused(monkeypatch, name):
         tuning.applied(normed(), ("fold",))
 
 
+def test_in_bf16_a_variant_may_move_logits_as_much_as_bf16_does():
+    plain = normed()  # random weights, whose logits differ by less than bf16 can tell
+    gan = plain.on(precision="bf16")
+    expected = tuning.seen(gan, 256)
+    rounded = tuning.moved(tuning.seen(plain, 256), expected)
+    assert tuning.change(gan, tuning.applied(gan, ("fold",))) > tuning.CLOSE
+    assert tuning.limit(gan, expected) == 2.0 * rounded > 2.0 * tuning.CLOSE
+    assert tuning.limit(plain, expected) == tuning.CLOSE
+    tuning.check_close(("fold",), 1.9 * rounded, tuning.limit(gan, expected))
+    with pytest.raises(ValueError, match="must not change logits"):
+        tuning.check_close(("fold",), 2.1 * rounded, tuning.limit(gan, expected))
+
+
 def test_gradients_pass_through_what_is_folded():
     gan = normed()
     tuned = tuning.applied(gan, ("fold",))
