@@ -99,8 +99,7 @@ def _tree(entries, contents):
 
 
 def read(root):
-    """What is there, but for the seconds that a run took."""
-    paths = sorted(path for path in root.rglob("*") if path.name != SECONDS)
+    paths = sorted(root.rglob("*"))
     return {str(p.relative_to(root)): None if p.is_dir() else p.read_bytes() for p in paths}
 
 
@@ -113,8 +112,11 @@ def write(root, tree):
 
 
 def differing(found, expected):
+    """The files that differ, but for the seconds that a run took."""
     return sorted(
-        path for path in {*found, *expected} if found.get(path, "") != expected.get(path, "")
+        path
+        for path in {*found, *expected}
+        if found.get(path, "") != expected.get(path, "") and Path(path).name != SECONDS
     )
 
 

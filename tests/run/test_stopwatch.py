@@ -40,7 +40,7 @@ def test_a_span_counts_for_itself_alone():
 
 
 class Event:
-    """Of a device whose clock is ahead by a second at every event."""
+    """An event on a device whose clock goes on by a second at every event."""
 
     now = 0
 

@@ -1,6 +1,7 @@
 """Few samples cost few rows, and a small last step changes no sample and no byte on disk."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from runs import QUICK, Counted, columns, equal, files, toy
 import drs_fast as drs
 from drs_fast import store
 from drs_fast.run import lanes
+from drs_fast.run.forecast import Forecast
 from drs_fast.run.options import Options
 from drs_fast.run.schedule import Run
 from drs_fast.samplers.ddls import DDLS
@@ -107,8 +109,10 @@ def test_a_group_is_enough_where_one_is_asked_for():
 
 def hopeful(monkeypatch):
     """Makes runs expect to accept every row, so that a small step comes too early."""
-    always = property(lambda run: 1.0, lambda run, rate: None)
-    monkeypatch.setattr(Run, "_rate", always, raising=False)
+    forecast_of = Run._forecast_of
+    monkeypatch.setattr(
+        Run, "_forecast_of", lambda *given: replace(forecast_of(*given), acceptance=1.0)
+    )
 
 
 @pytest.mark.parametrize("n", [1, 64, 2000])
@@ -239,7 +243,7 @@ def test_a_run_that_was_killed_goes_on_to_the_same_bytes(tmp_path, monkeypatch, 
 def test_holes_are_filled_to_their_ends(tmp_path, monkeypatch, sampler, device):
     """Even where a chunk's last step has no sample, so that n is reached before it."""
     if device == "gpu":
-        monkeypatch.setattr(Run, "_few", lambda run, again: run.step_rows)
+        monkeypatch.setattr(Forecast, "few", lambda forecast, tried, again: forecast.step_rows)
     n = 120 if sampler is RARE else 900
     direct = save(tmp_path / "run", n, sampler)
     before = files(tmp_path / "run")

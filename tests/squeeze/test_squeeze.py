@@ -549,7 +549,8 @@ def test_a_step_has_few_survivors_where_samples_are_large(hurried, monkeypatch):
     gan = hill()
     squeeze = drs.Squeeze(EXACT, tolerance=0.5)
     state = forced(gan, EXACT, cascade=False)
-    example = {"ids": torch.zeros(1, dtype=torch.int64), "x": torch.zeros(1, 4)}
+    example = {"ids": torch.zeros(1, dtype=torch.int64), "x": torch.zeros(1, 3)}
+    example["logit"] = torch.zeros(1)
     most_rows = []
     for room in (2**28, 256 * 24 * 2):
         monkeypatch.setattr(lanes, "RING_BYTES", room)
