@@ -31,6 +31,7 @@ from agreement import (
     poisoned_out,
     wide,
 )
+from op_cases import uncompared
 
 from drs_fast import Rng, backend, ops
 from drs_fast.backends import reference, workspaces
@@ -203,6 +204,11 @@ class TestEqualBits:
         assert_backends_agree(lambda to: ops.largest(to(logit)))
         for q in (0, 50, 100) if n else ():
             assert_backends_agree(lambda to, q=q: ops.quantile_gamma(to(logit), q, log_m=LOG_M))
+
+
+@pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")
+def test_every_op_equals_the_reference(monkeypatch, fresh_dispatch):
+    assert uncompared(monkeypatch, "triton", kernels, moved) == []
 
 
 def numbers_agree(rng, n, d, ids, stream=0, draw=0):
