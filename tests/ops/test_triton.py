@@ -35,6 +35,7 @@ from op_cases import uncompared
 
 from drs_fast import Rng, backend, ops
 from drs_fast.backends import reference, workspaces
+from drs_fast.backends.triton import refusals
 from drs_fast.core import compacted as sizes_of
 from drs_fast.core.compacted import SMALL_TILE, TILE, tiling
 
@@ -960,14 +961,14 @@ def no_triton(monkeypatch):
     def missing():
         raise ModuleNotFoundError("No module named 'triton'")
 
-    monkeypatch.setattr(kernels, "installed", missing)
+    monkeypatch.setattr(refusals, "installed", missing)
 
 
 def broken_triton(monkeypatch):
     def broken():
         raise ImportError("libtriton.so: undefined symbol")
 
-    monkeypatch.setattr(kernels, "installed", broken)
+    monkeypatch.setattr(refusals, "installed", broken)
 
 
 def old_triton(monkeypatch):
