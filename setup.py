@@ -94,6 +94,10 @@ def cuda_library_folders():
     return [folder for folder in folders if list(Path(folder).glob("*cudart_static.*"))]
 
 
+def sources(folder, *patterns):
+    return sorted(str(path) for pattern in patterns for path in Path(folder).glob(pattern))
+
+
 def headers(folder):
     """What is compiled again where it changes; a source distribution has them for that."""
     return [str(path) for part in ("csrc/shared", folder) for path in Path(part).glob("*.*")]
@@ -102,13 +106,7 @@ def headers(folder):
 extensions = [
     Extension(
         "drs_fast._C",
-        [
-            "csrc/module.cpp",
-            "csrc/kernels.cpp",
-            "csrc/random.cpp",
-            "csrc/accept.cpp",
-            "csrc/groups.cpp",
-        ],
+        sources("csrc", "*.cpp"),
         depends=headers("csrc"),
         include_dirs=bindings(),
         language="c++",
@@ -121,12 +119,7 @@ if cuda_library_folders():
     extensions.append(
         Extension(
             "drs_fast._cuda",
-            [
-                "csrc/cuda/module.cpp",
-                "csrc/cuda/compact.cu",
-                "csrc/cuda/elementwise.cu",
-                "csrc/cuda/quantile.cu",
-            ],
+            sources("csrc/cuda", "*.cpp", "*.cu"),
             depends=headers("csrc/cuda"),
             include_dirs=bindings(),
             language="c++",

@@ -9,6 +9,7 @@ from typing import Any
 from drs_fast import __version__, backends, samplers
 from drs_fast.cli import commands
 from drs_fast.cli.exit_codes import EXIT_CODES
+from drs_fast.core.columns import SAVEABLE
 from drs_fast.gan import PRECISIONS
 from drs_fast.gan.images import FORMS
 from drs_fast.run.options import Options
@@ -102,7 +103,7 @@ def parser(given: list[str]) -> argparse.ArgumentParser:
         help="sampling method (default: %(default)s)",
     )
     _add_option(generate, "seed", "random seed")
-    _add_option(generate, "save", "of x,z,logit,weight", type=_names)
+    _add_option(generate, "save", f"of {','.join(SAVEABLE)}", type=_names)
     _add_images(generate)
     _add_option(generate, "batch_size", "rows in a call of G and D: a power of two, or 256s")
     _add_option(generate, "device", DEVICE, type=str)

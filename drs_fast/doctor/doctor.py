@@ -62,7 +62,8 @@ def doctor(gan: GAN, real: Real | None = None, n: int = 4096, seed: int = 0) -> 
     modules = probes.modules(patient)
     placed = tuple(probes.placement(modules))
     if placed:
-        return Diagnosis(gan.name, placed, {}, ())
+        why = "whatever needs a call of G and D: their weights must be numbers on one device"
+        return Diagnosis(gan.name, placed, {}, (), (why,))
     record = probes.Record(modules)
     try:
         with torch.random.fork_rng([gan.device] if gan.device.type == "cuda" else []):
@@ -96,6 +97,7 @@ def _examine(
             )
         )
         chart.findings.extend(probes.calls(record, before))
+        chart.unknown.append("whatever needs rows, samples or logits: G or D fails")
         return
     z = ops.latents(gan, Rng(seed, BURN_IN_ROW), 2 * BLOCK)
     y = None if sampled.y is None else sampled.y[: 2 * BLOCK]
@@ -107,7 +109,7 @@ def _examine(
     chart.findings.extend(symptoms.of_samples(sampled.x))
     chart.findings.extend(symptoms.of_logits(gan, sampled, chart.figures))
     if {finding.code for finding in chart.findings} & set(symptoms.UNUSABLE):
-        chart.unknown.append("acceptance and calibration, which need usable logits")
+        chart.unknown.append("acceptance, classes and real samples, which need usable logits")
         return
     real = real_samples.real_of(gan, n, chart)
     chart.findings.extend(symptoms.of_weights(gan, sampled, real, chart))

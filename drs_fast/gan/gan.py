@@ -1,6 +1,5 @@
 """A generator, its discriminator, and how to read them."""
 
-import contextlib
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -13,17 +12,13 @@ from drs_fast.core import fingerprint
 from drs_fast.core.arguments import integer, usable
 from drs_fast.gan import blocks, calls, classes, images, links, real_data
 from drs_fast.gan.images import Images
+from drs_fast.gan.networks import PRECISIONS, Networks
 
 PRIORS = ("normal", "uniform", "truncated normal")
-PRECISIONS = ("fp32", "bf16")
 Real = Tensor | tuple[Tensor, Tensor]
 
 
-def _untimed(role: str) -> AbstractContextManager[None]:
-    return contextlib.nullcontext()
-
-
-class GAN:
+class GAN(Networks):
     """A generator, its discriminator, and how to read them.
 
     generator: z (n, latent_dim) float32 [, y (n,) int64] -> x (n, ...).
@@ -62,6 +57,7 @@ class GAN:
         calls.check_callable("generator", generator)
         if not (callable(prior) or (isinstance(prior, str) and prior in PRIORS)):
             raise ValueError(f"prior must be one of {PRIORS} or a callable, got {prior!r}")
+        super().__init__()
         self.generator = generator
         self.latent_dim = integer("latent_dim", latent_dim, 1)
         self.prior = prior
@@ -72,20 +68,8 @@ class GAN:
         self.images: Images | None = None
         self.name = name
         self._device = torch.device("cpu")
-        self.precision = PRECISIONS[0]
-        self._runs: dict[str, Callable[..., Any]] = {}
-        self._row: Tensor | None = None
-        self._timed: Callable[[str], AbstractContextManager[None]] = _untimed
         self.block = blocks.block_rows(block)
         self._criticised(discriminator, link)
-
-    def _criticised(self, discriminator: Callable[..., Any], link: str | links.Link) -> None:
-        calls.check_callable("discriminator", discriminator)
-        links.check(link)
-        for module in fingerprint.modules(self.generator, discriminator, link, self.prior):
-            with contextlib.suppress(NotImplementedError):  # an exported module has only one mode
-                module.eval()
-        self.discriminator, self.link = discriminator, link
 
     @property
     def energy(self) -> bool:
@@ -267,57 +251,6 @@ class GAN:
             calls.check_differentiable(rows)
         given = (rows.detach(),) if y is None else (rows.detach(), y)
         return blocks.called(function, given, self.block, self.call_rows, differentiate)
-
-    def _logits(self, start: int, z: Tensor, *label: Tensor) -> Iterator[Tensor]:
-        made = self._generate(start, z, *label)
-        yield made  # copied before the discriminator runs, which may write to its input
-        yield self._judge(made, *label)
-
-    def _samples(self, start: int, z: Tensor, *label: Tensor) -> Iterator[Tensor]:
-        yield self._generate(start, z, *label)
-
-    def _scores(self, start: int, x: Tensor, *label: Tensor) -> Iterator[Tensor]:
-        yield self._judge(x, *label)
-
-    def _gradients(self, start: int, z: Tensor, *label: Tensor) -> Iterator[Tensor]:
-        leaf = z.requires_grad_()
-        # G and D get copies, because they may write to their input.
-        made = self._generate(start, leaf.clone(), *label)
-        yield made
-        logit = self._judge(made.clone(), *label)
-        yield logit
-        yield calls.slope(logit, leaf)
-
-    def _score_gradients(self, start: int, x: Tensor, *label: Tensor) -> Iterator[Tensor]:
-        leaf = x.requires_grad_()
-        logit = self._judge(leaf.clone(), *label)
-        yield logit
-        yield calls.slope(logit, leaf)
-
-    def _generate(self, start: int, z: Tensor, *label: Tensor) -> Tensor:
-        made = calls.samples(self._call("generator", z, *(y.clone() for y in label)), len(z))
-        if self._row is None:
-            with torch.inference_mode(False):
-                self._row = made.new_empty((1, *made.shape[1:]), requires_grad=False)
-        else:
-            calls.check_alike(made, self._row, start)
-        return made
-
-    def _judge(self, made: Tensor, *label: Tensor) -> Tensor:
-        n, device = len(made), made.device
-        score = self._call("discriminator", made, *(y.clone() for y in label))
-        score = calls.one_per_sample("discriminator", score, n, device)
-        if isinstance(self.link, str):
-            return links.LINKS[self.link](score).float()
-        return calls.one_per_sample("link", self._call("link", score), n, device).float()
-
-    def _call(self, role: str, *arguments: Any) -> Any:
-        function = self._runs.get(role, getattr(self, role))
-        advice = calls.ADVICE.get(role) or calls.sizes(self.latent_dim, self.labels)
-        if role in calls.ADVICE:
-            return calls.result(role, function, arguments, advice, bf16=False)
-        with self._timed(role):
-            return calls.result(role, function, arguments, advice, self.precision == "bf16")
 
     def _check(self, z: Tensor, y: Tensor | None) -> None:
         calls.check_latents(z, self.latent_dim)

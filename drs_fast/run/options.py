@@ -9,12 +9,12 @@ from torch import Tensor
 
 from drs_fast.core import Rng, Sampler
 from drs_fast.core.arguments import integer, one_of, positive
+from drs_fast.core.columns import SAVEABLE
 from drs_fast.core.sampler import those_that
 from drs_fast.gan import GAN, PRECISIONS, block_rows, classes
 from drs_fast.gan.images import FORMS
 from drs_fast.run import memory, tuning
 
-SAVEABLE = ("x", "z", "logit", "weight")
 Weights = Sequence[float] | Tensor | None
 
 

@@ -8,10 +8,10 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from drs_fast.core import OutOfTime, Rng, Sampler, Starvation, check_invalid, last_row
+from drs_fast.core.columns import COLUMNS
 from drs_fast.core.sampler import BATCH, checked
 from drs_fast.gan import GAN, classes
 from drs_fast.gan.images import OUTSIDE
@@ -103,21 +103,19 @@ class Run:
         """One example row of everything a step can return, for shapes and dtypes."""
         x = self.gan.row(differentiate="gradients" in self.sampler.tallies)
         memory.check_batch(self.gan, x.nbytes)
-        rows = {
-            "ids": x.new_zeros(1, dtype=torch.int64),
-            "logit": x.new_zeros(1, dtype=torch.float32),
-            **self.gan.stored(x),
-            "z": x.new_zeros((1, self.gan.latent_dim), dtype=torch.float32),
-            "weight": x.new_zeros(1, dtype=torch.float64),
+        latent = (self.gan.latent_dim,)
+        return self.gan.stored(x) | {
+            name: x.new_zeros((1, *(latent if column.latent else ())), dtype=column.dtype)
+            for name, column in COLUMNS.items()
+            if column.dtype is not None and (name != "y" or self.gan.labels is not None)
         }
-        return rows if self.gan.labels is None else rows | {"y": rows["ids"]}
 
     @property
     def names(self) -> tuple[str, ...]:
         """The names of all that a sample has in memory."""
-        label = () if self.gan.labels is None else ("y",)
-        weight = ("weight",) if self.chosen()[0].weighs == BATCH else ()
-        return ("ids", "logit", "x", "z", *label, *weight)
+        weighed = self.chosen()[0].weighs == BATCH
+        absent = {"y": self.gan.labels is None, "weight": not weighed}
+        return tuple(name for name in COLUMNS if not absent.get(name, False))
 
     def landed(
         self,

@@ -13,12 +13,12 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from drs_fast.core import last_row
+from drs_fast.core.columns import COLUMNS
 from drs_fast.store import seconds
 from drs_fast.store.format import Conflict, Corrupt, Record, read_records, shard_name
 from drs_fast.store.manifest import Manifest, read_manifest
 from drs_fast.store.tensors import Layout, Tensors, check_rows, open_shard, read_state
 
-COLUMNS = ("ids", "logit", "x", "z", "y", "weight")
 OPEN_SHARDS = 64
 IMAGES = {"uint8": torch.uint8, "float16": torch.float16}
 TELLING = ("ids", "logit", "y", "weight")  # the columns that weights are found from
@@ -209,9 +209,8 @@ class Column:
         if samples.counts:
             self._empty = self._rows(0)[:0].clone()
         else:
-            dtypes = dict.fromkeys(("ids", "y"), torch.int64)
-            dtypes |= {"x": IMAGES.get(samples.manifest.get("images", ""), torch.float32)}
-            self._empty = torch.empty(0, dtype=dtypes.get(name, torch.float32), device="cpu")
+            made = IMAGES.get(samples.manifest.get("images", ""), torch.float32)
+            self._empty = torch.empty(0, dtype=COLUMNS[name].dtype or made, device="cpu")
 
     def __len__(self) -> int:
         return len(self._samples)
@@ -285,7 +284,7 @@ class Weight(Column):
 
     def __init__(self, samples: Samples, weigh: Weigh) -> None:
         self._samples, self._name, self._weigh = samples, "weight", weigh
-        self._empty = torch.empty(0, dtype=torch.float64, device="cpu")
+        self._empty = torch.empty(0, dtype=COLUMNS["weight"].dtype, device="cpu")
 
     def _rows(self, chunk: int) -> Tensor:
         return self._weigh(self._samples.telling(chunk))

@@ -11,12 +11,11 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from drs_fast.core.columns import COLUMNS
 from drs_fast.store import kinds
 from drs_fast.store.format import MANIFEST, STATE, Altered, Corrupt, read_bytes
 from drs_fast.store.manifest import COPY, Found, Manifest, differing, settled
 
-# dtype and number of dimensions; x is whatever the generator gives.
-COLUMNS = {"ids": ("int64", 1), "logit": ("float32", 1), "z": ("float32", 2), "y": ("int64", 1)}
 # PyTorch's names of safetensors' dtypes; all others keep their own.
 DTYPES = {
     "BOOL": "bool",
@@ -114,11 +113,15 @@ def open_shard(path: Path, count: int, *, or_more: bool = False) -> Tensors:
         raise Corrupt(
             f"{path} must hold ids and {count} rows of each tensor, got {described(shard.layout)}"
         )
-    for name, (dtype, dimensions) in COLUMNS.items():
-        found, shape = shard.layout.get(name, (dtype, (0,) * dimensions))
-        if (found, len(shape)) != (dtype, dimensions):
+    for name, (found, shape) in shard.layout.items():
+        column = COLUMNS.get(name)
+        if column is None or column.dtype is None:
+            continue
+        dtype = str(column.dtype).removeprefix("torch.")
+        if (found, len(shape)) != (dtype, column.dimensions):
             raise Corrupt(
-                f"{path} must hold {dtype} {name} of {dimensions} dimensions, got {found} {shape}"
+                f"{path} must hold {dtype} {name} of {column.dimensions} dimensions, "
+                f"got {found} {shape}"
             )
     return shard
 

@@ -15,17 +15,23 @@ QUESTIONS = {  # the link in the README, and what the answer must name
     "the shard format": (
         "`pieces`", "store/tensors.py", "store/writer.py", "store/format.py", "store/samples.py",
         "store/kinds.py", "store/verify.py", "store/manifest.py", "Older runs", "tests/store/",
+        "core/columns.py", "#a-new-column", "`SHARD`", "`TEMPORARY`", "seconds.json",
     ),
     "a new op": (
         "backends/reference.py", "drs_fast/ops/", "@operator", "csrc/module.cpp",
         "csrc/cuda/module.cpp", "backends/cpu.py", "backends/cuda.py", "backends/triton/",
-        "tests/ops/test_ops.py", "tests/ops/test_library.py",
+        "tests/ops/test_ops.py", "tests/ops/test_library.py", "`test_cuda.py`", "`test_triton.py`",
+        "tests/common/op_cases.py", "test_instruction_sets.py", "tests/common/offline.py",
+        "tests/common/registers.json", "`ABI`", "backends/extensions.py",
     ),
     "a new sampler": (
         "drs_fast/samplers/raw.py", "tests/samplers/test_samplers.py", "README.md",
         "tests/common/every_sampler.py", "law_version", "docs/api.md",
     ),
-    "what the doctor checks": ("doctor/probes.py", "doctor/symptoms.py", "test_doctor.py"),
+    "what the doctor checks": (
+        "drs_fast/doctor/", "`doctor.py`", "`probes.py`", "`symptoms.py`", "`real_samples.py`",
+        "`units.py`", "`compared.py`", "`in_place`", "test_doctor.py",
+    ),
 }  # fmt: skip
 MOST = 500  # words: two minutes at 250 a minute
 

@@ -519,6 +519,27 @@ def test_an_unusable_discriminator_leaves_the_rest_unknown():
     assert any("usable logits" in line for line in diagnosis.unknown)
 
 
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        ("weights not loaded", "whatever needs a call of G and D: "),
+        ("pac", "whatever needs rows, samples or logits: "),
+        ("a dict", "whatever needs rows, samples or logits: "),
+    ],
+)
+def test_what_cannot_be_called_leaves_the_rest_unknown(fault, words):
+    (unknown,) = doctor.doctor(FAULTS[fault][0]()).unknown
+    assert unknown.startswith(words)
+
+
+def test_weights_on_two_devices_leave_the_rest_unknown(monkeypatch):
+    found = [Finding("devices", "parameters are on cpu, cuda:0", "move them")]
+    monkeypatch.setattr(probes, "placement", lambda modules: iter(found))
+    diagnosis = doctor.doctor(model())
+    assert diagnosis.codes == ("devices",)
+    assert "cannot tell whatever needs a call of G and D: their weights" in str(diagnosis)
+
+
 def test_a_real_range_hides_what_d_says_of_it():
     diagnosis = doctor.doctor(FAULTS["real in bytes"][0]())
     assert any("D does not accept these real samples" in line for line in diagnosis.unknown)

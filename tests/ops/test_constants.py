@@ -185,6 +185,16 @@ def test_an_extension_of_other_sources_is_refused(name, version, monkeypatch):
     assert extensions.loaded(name, "extension", "nvcc")[1] is None
 
 
+@pytest.mark.parametrize(("module", "name"), [(cpu._C, "_C"), (cuda._cuda, "_cuda")])
+def test_an_extension_that_lacks_a_function_says_why(module, name):
+    if module is None:
+        pytest.skip("not built")
+    said = rf"drs_fast.{name} has no new_op: {extensions.STALE}.*ABI"
+    with pytest.raises(AttributeError, match=said):
+        module.new_op  # noqa: B018
+    assert not hasattr(module, "new_op")
+
+
 def test_a_refused_extension_is_told_once_and_the_reference_goes_on(monkeypatch):
     given = torch.zeros(3), Rng(0)
     expected = ops.accept(*given, log_m=1.0)

@@ -4,60 +4,21 @@ import contextlib
 
 import pytest
 import torch
-from agreement import noise
+from agreement import noise, unmoved
+from op_cases import CASES, GAMMA, GROUPS, IDS, LOG_M, LOGIT, PER_ROW, RNG, N, Z, flat
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from drs_fast import GAN, Rng, backend, ops
 
-N = 300
-RNG = Rng(2**64 - 3, 2**32 - 7)
 SEED = RNG.signed_seed, RNG.row
-
-
-LOGIT, Z, IDS = noise(N), noise(N, 3, seed=1), torch.arange(N) * 5
-GROUPS = LOGIT.view(-1, 5)
-PER_ROW = noise(N, seed=2).abs() + 1.0
-LOG_M, GAMMA = torch.tensor(1.5, dtype=torch.float64), torch.tensor(0.5, dtype=torch.float64)
-
-
-def flat(result):
-    """Every tensor of a result; from compacted rows, only the defined part."""
-    if isinstance(result, (torch.Tensor, tuple)):
-        return list(result) if isinstance(result, tuple) else [result]
-    n = int(result.count)
-    kept = [tensor[:n] for tensor in (*result.rows, result.ids, result.logit)]
-    return [*kept, result.count, result.invalid, result.above]
+CALLS = {name: lambda call=call: call(unmoved) for name, call in CASES.items()}
 
 
 def assert_same(found, expected):
     for a, b in zip(flat(found), flat(expected), strict=True):
         assert a.dtype == b.dtype
         assert torch.equal(a, b)
-
-
-CALLS = {
-    "uniform": lambda: ops.uniform(RNG, N, stream=3),
-    "words": lambda: ops.words(RNG, N, 5, draw=2),
-    "normal": lambda: ops.normal(RNG, N, 5, ids=IDS),
-    "probability": lambda: ops.probability(LOGIT, log_m=1.5, gamma=PER_ROW),
-    "weight": lambda: ops.weight(LOGIT, log_m=1.5, gamma=PER_ROW),
-    "accept": lambda: ops.accept(LOGIT, RNG, log_m=LOG_M, gamma=0.5, ids=IDS),
-    "accept_compact": lambda: ops.accept_compact(LOGIT, Z, Z > 0, rng=RNG, log_m=1.5),
-    "accept_compact per row": lambda: ops.accept_compact(LOGIT, rng=RNG, log_m=PER_ROW),
-    "accept_latents": lambda: ops.accept_latents(LOGIT, 7, rng=RNG, log_m=1.5, gamma=GAMMA),
-    "largest": lambda: ops.largest(LOGIT),
-    "quantile_gamma": lambda: ops.quantile_gamma(LOGIT, 80.0, log_m=LOG_M),
-    "quantile_gamma as NumPy's": lambda: ops.quantile_gamma(
-        LOGIT, 80.0, log_m=1.5, interpolation="linear"
-    ),
-    "chain": lambda: ops.chain(GROUPS, RNG),
-    "chain of a start": lambda: ops.chain(GROUPS, RNG, start=GROUPS[:, 0], ids=IDS),
-    "walk": lambda: ops.walk(GROUPS, RNG, start=GROUPS[:, 0]),
-    "select": lambda: ops.select(GROUPS, RNG, size=3, ids=IDS),
-    "select without replacement": lambda: ops.select(GROUPS, RNG, size=2, replace=False),
-    "langevin": lambda: ops.langevin(Z, Z + 1.0, RNG, step=3, step_size=0.1, noise=0.5),
-}
 
 
 @pytest.mark.parametrize("name", CALLS)

@@ -26,7 +26,9 @@ from agreement import (
     poisoned,
     poisoned_out,
     threads,
+    unmoved,
 )
+from op_cases import CASES, uncompared
 from scipy import stats
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -46,6 +48,31 @@ def assert_backends_agree(call):
     expected, found = both(call)
     assert_same(expected, found)
     return found
+
+
+@needs_cpu
+def test_every_op_equals_the_reference(monkeypatch, fresh_dispatch):
+    assert uncompared(monkeypatch, "cpu", cpu, unmoved) == []
+
+
+@needs_cpu
+def test_an_op_without_a_case_is_seen(monkeypatch, fresh_dispatch):
+    monkeypatch.delitem(CASES, "weight")
+    assert uncompared(monkeypatch, "cpu", cpu, unmoved) == ["weight"]
+
+
+@needs_cpu
+def test_an_op_with_other_bits_is_seen(monkeypatch, fresh_dispatch):
+    walk = cpu.walk
+
+    def wrong(*arguments):
+        ends, counts = walk(*arguments)
+        return ends, counts + 1
+
+    wrong.__module__ = cpu.__name__
+    monkeypatch.setattr(cpu, "walk", wrong)
+    with pytest.raises(AssertionError):
+        uncompared(monkeypatch, "cpu", cpu, unmoved)
 
 
 def untouched(tensor, count):

@@ -31,9 +31,11 @@ from agreement import (
     poisoned_out,
     wide,
 )
+from op_cases import uncompared
 
 from drs_fast import Rng, backend, ops
 from drs_fast.backends import reference, workspaces
+from drs_fast.backends.triton import refusals
 from drs_fast.core import compacted as sizes_of
 from drs_fast.core.compacted import SMALL_TILE, TILE, tiling
 
@@ -203,6 +205,11 @@ class TestEqualBits:
         assert_backends_agree(lambda to: ops.largest(to(logit)))
         for q in (0, 50, 100) if n else ():
             assert_backends_agree(lambda to, q=q: ops.quantile_gamma(to(logit), q, log_m=LOG_M))
+
+
+@pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")
+def test_every_op_equals_the_reference(monkeypatch, fresh_dispatch):
+    assert uncompared(monkeypatch, "triton", kernels, moved) == []
 
 
 def numbers_agree(rng, n, d, ids, stream=0, draw=0):
@@ -954,14 +961,14 @@ def no_triton(monkeypatch):
     def missing():
         raise ModuleNotFoundError("No module named 'triton'")
 
-    monkeypatch.setattr(kernels, "installed", missing)
+    monkeypatch.setattr(refusals, "installed", missing)
 
 
 def broken_triton(monkeypatch):
     def broken():
         raise ImportError("libtriton.so: undefined symbol")
 
-    monkeypatch.setattr(kernels, "installed", broken)
+    monkeypatch.setattr(refusals, "installed", broken)
 
 
 def old_triton(monkeypatch):

@@ -12,14 +12,9 @@ from torch import Tensor
 from drs_fast.backends import workspaces
 from drs_fast.backends.reference import Threshold
 from drs_fast.backends.triton import repeated
-from drs_fast.backends.triton.arguments import (
-    as_words,
-    bits,
-    forms,
-    power_of_two,
-    tensors,
-)
-from drs_fast.backends.triton.launcher import Launched, Words, installed, is_current, launch
+from drs_fast.backends.triton.arguments import as_words, bits, forms, power_of_two, tensors
+from drs_fast.backends.triton.launcher import Launched, Words, is_current, launch
+from drs_fast.backends.triton.refusals import refuses as refuses
 from drs_fast.backends.triton.repeated import Launches
 from drs_fast.core import Rng
 from drs_fast.core.compacted import COUNT_MASK, HEADER, TILE, Compacted, Ring, status_words, tiling
@@ -33,29 +28,8 @@ DRAWS = 8  # blocks of four normals that are made for a row at a time
 OPTIONS = {"num_warps": 8, "enable_fp_fusion": False}
 if torch.version.hip is None:
     OPTIONS["maxnreg"] = 128
-OLDEST = (3, 6)  # of Triton
 _launches = Launches()
 SINGLE_PASS_ROWS = COUNT_MASK  # a tile's count and flag share a word
-
-
-def refuses(device: torch.device) -> str | None:
-    """Why this backend cannot run on the device; None if it can."""
-    if device.type not in ("cuda", "cpu"):
-        return f"needs CUDA tensors, not those on {device.type}"
-    try:
-        triton = installed()
-        version = tuple(int(part) for part in triton.__version__.split(".")[:2])
-    except ModuleNotFoundError:
-        return "Triton is not installed; pip install triton"
-    except Exception as error:  # a broken install must not stop the other backends
-        return f"Triton cannot be imported ({error}); reinstall it"
-    if version < OLDEST:
-        return f"needs Triton 3.6 or later, found {triton.__version__}; update PyTorch to 2.11"
-    if device.type == "cpu" and not triton.knobs.runtime.interpret:
-        return "needs CUDA tensors; on a CPU it only runs in tests, under TRITON_INTERPRET=1"
-    if device.type == "cuda" and not torch.cuda.is_available():
-        return "PyTorch finds no GPU; install its CUDA build and the driver"
-    return None
 
 
 def uniform(

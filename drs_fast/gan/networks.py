@@ -1,0 +1,97 @@
+"""How G and D are called on the rows of one block, and what their results must be like."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from drs_fast.core import fingerprint
+from drs_fast.gan import calls, links
+
+PRECISIONS = ("fp32", "bf16")
+
+
+def _untimed(role: str) -> AbstractContextManager[None]:
+    return contextlib.nullcontext()
+
+
+class Networks:
+    """A generator and a discriminator, called on blocks.
+
+    What gives several tensors yields each before it makes the next, so that it can be copied.
+    """
+
+    generator: Callable[..., Any]
+    discriminator: Callable[..., Any]
+    link: str | links.Link
+    prior: str | Callable[[Tensor], Tensor]
+    latent_dim: int
+    labels: int | None
+
+    def __init__(self) -> None:
+        self.precision = PRECISIONS[0]
+        self._row: Tensor | None = None  # one sample, for its shape and dtype
+        self._runs: dict[str, Callable[..., Any]] = {}  # what runs in place of G or D
+        self._timed: Callable[[str], AbstractContextManager[None]] = _untimed
+
+    def _criticised(self, discriminator: Callable[..., Any], link: str | links.Link) -> None:
+        calls.check_callable("discriminator", discriminator)
+        links.check(link)
+        for module in fingerprint.modules(self.generator, discriminator, link, self.prior):
+            with contextlib.suppress(NotImplementedError):  # an exported module has only one mode
+                module.eval()
+        self.discriminator, self.link = discriminator, link
+
+    def _logits(self, start: int, z: Tensor, *label: Tensor) -> Iterator[Tensor]:
+        made = self._generate(start, z, *label)
+        yield made  # copied before the discriminator runs, which may write to its input
+        yield self._judge(made, *label)
+
+    def _samples(self, start: int, z: Tensor, *label: Tensor) -> Iterator[Tensor]:
+        yield self._generate(start, z, *label)
+
+    def _scores(self, start: int, x: Tensor, *label: Tensor) -> Iterator[Tensor]:
+        yield self._judge(x, *label)
+
+    def _gradients(self, start: int, z: Tensor, *label: Tensor) -> Iterator[Tensor]:
+        leaf = z.requires_grad_()
+        # G and D get copies, because they may write to their input.
+        made = self._generate(start, leaf.clone(), *label)
+        yield made
+        logit = self._judge(made.clone(), *label)
+        yield logit
+        yield calls.slope(logit, leaf)
+
+    def _score_gradients(self, start: int, x: Tensor, *label: Tensor) -> Iterator[Tensor]:
+        leaf = x.requires_grad_()
+        logit = self._judge(leaf.clone(), *label)
+        yield logit
+        yield calls.slope(logit, leaf)
+
+    def _generate(self, start: int, z: Tensor, *label: Tensor) -> Tensor:
+        made = calls.samples(self._call("generator", z, *(y.clone() for y in label)), len(z))
+        if self._row is None:
+            with torch.inference_mode(False):
+                self._row = made.new_empty((1, *made.shape[1:]), requires_grad=False)
+        else:
+            calls.check_alike(made, self._row, start)
+        return made
+
+    def _judge(self, made: Tensor, *label: Tensor) -> Tensor:
+        n, device = len(made), made.device
+        score = self._call("discriminator", made, *(y.clone() for y in label))
+        score = calls.one_per_sample("discriminator", score, n, device)
+        if isinstance(self.link, str):
+            return links.LINKS[self.link](score).float()
+        return calls.one_per_sample("link", self._call("link", score), n, device).float()
+
+    def _call(self, role: str, *arguments: Any) -> Any:
+        function = self._runs.get(role, getattr(self, role))
+        advice = calls.ADVICE.get(role) or calls.sizes(self.latent_dim, self.labels)
+        if role in calls.ADVICE:
+            return calls.result(role, function, arguments, advice, bf16=False)
+        with self._timed(role):
+            return calls.result(role, function, arguments, advice, self.precision == "bf16")
