@@ -141,6 +141,12 @@ class GAN(Networks):
         }
         return gan
 
+    def unchanged(self) -> "GAN":
+        """This GAN with the G and D that it was made of, whatever `changed` made of them."""
+        gan = copy.copy(self)
+        gan._row, gan._runs = None, {}
+        return gan
+
     def timed(self, on: Callable[[str], AbstractContextManager[None]]) -> "GAN":
         """This GAN, whose calls of G and D run within on("generator") and on("discriminator")."""
         gan = copy.copy(self)

@@ -13,16 +13,15 @@ from drs_fast.samplers.common.rejection import RejectionSampler
 ROWS = 1_000  # whatever n is, because n may grow and a run's bytes may not depend on where it began
 
 
-def flip_rate(gan: GAN, sampler: Sampler, state: Any, rng: Rng) -> float:
-    """Share of burn-in rows whose decision differs between this precision and fp32.
+def flip_rate(gan: GAN, exact: GAN, sampler: Sampler, state: Any, rng: Rng) -> float:
+    """Share of burn-in rows whose decision differs between this GAN and the exact one.
 
-    The rows are the first 1,000 in whole groups. Of those that burn-in saw, only the fp32 logits
+    The rows are the first 1,000 in whole groups. Of those that burn-in saw, only the exact logits
     are computed here, if the sampler decides by the logits that its state keeps.
     """
     rows = -(-ROWS // sampler.group) * sampler.group
     here = rng.at(BURN_IN_ROW)
     z, y = ops.latents(gan, here, rows), ops.labels(gan, here, rows)
-    exact = gan.on(precision="fp32")
     if isinstance(sampler, RejectionSampler) and not sampler.sequential:
         mine = sampler.decided(gan, state, z, y, here, seen=True)
         theirs = sampler.decided(exact, state, z, y, here, seen=False)

@@ -84,7 +84,12 @@ class Run:
             say(found["remark"])
         if self.gan.precision != "fp32":
             with self.watch.on("flip rate"):
-                self.flip_rate = flips.flip_rate(self.gan, self.sampler, self.state, self.rng)
+                # Weights that were cast once cannot run in fp32.
+                exact = self.gan.unchanged() if tuning.CAST in self.options.tune else self.gan
+                exact = exact.on(precision="fp32")
+                self.flip_rate = flips.flip_rate(
+                    self.gan, exact, self.sampler, self.state, self.rng
+                )
             found["flip_rate"] = self.flip_rate
         return found
 

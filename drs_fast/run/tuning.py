@@ -104,10 +104,10 @@ def _of_its_own(function: Callable[..., Any]) -> Callable[..., Any]:
     return FunctionType(run.__code__.replace(), run.__globals__, closure=run.__closure__)
 
 
-COMPILE = "compile"
+CAST, COMPILE = "cast", "compile"
 VARIANTS: dict[str, Callable[[GAN], GAN]] = {
     "fold": folded,
-    "cast": cast,
+    CAST: cast,
     "channels_last": channels_last,
     COMPILE: compiled,
 }

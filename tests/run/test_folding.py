@@ -5,12 +5,14 @@ import warnings
 
 import pytest
 import torch
+from runs import QUICK
 from torch import nn
 from torch.nn.utils import parametrizations
 
 import drs_fast as drs
 from drs_fast import ops
 from drs_fast.run import folding, tuning
+from drs_fast.samplers.mh import MH
 
 CONVOLUTIONS = {
     "linear": (nn.Linear(6, 4), nn.BatchNorm1d(4), (5, 6)),
@@ -303,6 +305,17 @@ def test_gradients_pass_through_what_is_folded():
     z = ops.normal(drs.Rng(0), 256, 4)
     expected, found = (one.gradients(z)[2] for one in (gan, tuned))
     assert float((found - expected).abs().max() / expected.std()) < 1e-3
+
+
+@pytest.mark.parametrize("sampler", [QUICK, MH(chain_length=4, start="first", burn_in=256)])
+def test_weights_cast_once_in_a_run(sampler):
+    """Its flip rate compares with fp32, in which they cannot run."""
+    settings = {"n": 300, "batch_size": 256, "precision": "bf16"}
+    plain = drs.generate(normed(), sampler, **settings)
+    found = drs.generate(normed(), sampler, tune="cast", **settings)
+    assert torch.equal(found.ids, plain.ids)
+    assert torch.equal(found.x, plain.x)
+    assert found.stats["flip_rate"] == plain.stats["flip_rate"]
 
 
 def test_weights_cast_once_have_the_values_of_autocast():

@@ -195,6 +195,6 @@ def test_the_flip_rate_is_that_of_the_steps(make, sampler, monkeypatch):
     ).on(precision="bf16", block=BATCH)
     state = sampler.init(rounded, Rng(0))
     gan = sampler.proposing(rounded, state)
-    found = flips.flip_rate(gan, sampler, state, Rng(0))
+    found = flips.flip_rate(gan, gan.on(precision="fp32"), sampler, state, Rng(0))
     monkeypatch.setattr(flips, "RejectionSampler", ())
-    assert found == flips.flip_rate(gan, sampler, state, Rng(0)) > 0.005
+    assert found == flips.flip_rate(gan, gan.on(precision="fp32"), sampler, state, Rng(0)) > 0.005
