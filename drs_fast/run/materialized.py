@@ -2,9 +2,8 @@
 
 import dataclasses
 import functools
-import math
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -37,7 +36,8 @@ class Materialized(Dataset[dict[str, Tensor]]):
     ) -> None:
         self.samples = samples
         self._sampler = _sampler(samples.manifest["sampler"])
-        self.gan = _placed(gan, samples.manifest, device)
+        untuned = _placed(gan, samples.manifest, device)
+        self.gan = _tuned(untuned, samples.manifest["tuned"])
         tensors = {name: t.to(self.gan.device) for name, t in samples.state.items()}
         problems = layout.unlike(self._sampler.State, tensors, self.gan.labels)
         if problems:
@@ -46,7 +46,7 @@ class Materialized(Dataset[dict[str, Tensor]]):
         self._saved = tuple(name for name in samples.columns if name not in MADE)
         columns = {"logit", *self._saved, *MADE}
         self.columns = tuple(name for name in COLUMNS if name in columns)
-        self._check()
+        self._check(untuned)
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -93,7 +93,7 @@ class Materialized(Dataset[dict[str, Tensor]]):
             self.gan, self._state, rows["ids"], rows.get("y"), rng, judged=judged
         )
 
-    def _check(self) -> None:
+    def _check(self, untuned: GAN) -> None:
         """Conflict where G and D are others; a warning where their numbers differ in last bits."""
         n = len(self)
         spread = torch.linspace(0, max(n - 1, 0), min(n, CHECKED), device="cpu").round().long()
@@ -107,17 +107,17 @@ class Materialized(Dataset[dict[str, Tensor]]):
             if fingerprint.sha256(*data) != kept:
                 raise Conflict(f"{self.samples.path} was made with other real samples: give these")
         if logit is not None and "logit" in rows:
-            self._compare(logit.double(), rows["logit"].double())
+            self._compare(logit.double(), rows["logit"].double(), untuned)
         elif probe.differs(self.gan, self.samples.manifest):
             self._warn("other numbers than in the run; without saved logits nobody knows by how")
 
-    def _compare(self, logit: Tensor, saved: Tensor) -> None:
+    def _compare(self, logit: Tensor, saved: Tensor, untuned: GAN) -> None:
         if torch.equal(logit, saved):
             return
         largest = float((logit - saved).abs().max())
-        usual = tuning.seen(self.gan, tuning.LEAST_ROWS)
-        usual = usual[torch.isfinite(usual)]
-        most = tuning.limit(self.gan, usual) * (float(usual.std()) if len(usual) else math.inf)
+        usual = tuning.seen(untuned, tuning.LEAST_ROWS)
+        finite = usual[torch.isfinite(usual)]
+        most = tuning.limit(untuned, usual) * float(finite.std())
         if not largest <= most:
             raise Conflict(
                 f"{self.samples.path} was made with another model, or code or files that it uses "
@@ -131,7 +131,7 @@ class Materialized(Dataset[dict[str, Tensor]]):
         warnings.warn(
             f"on {self.gan.device.type}, with this version of PyTorch, G and D give {what}; x and "
             f"z are not bit for bit those of the run, which was made on {device}",
-            stacklevel=5,
+            stacklevel=6,
         )
 
 
@@ -183,10 +183,14 @@ def _placed(gan: GAN, manifest: Mapping[str, Any], device: torch.device | str | 
     if gan.labels is not None:
         gan = gan.labelled(manifest["label_weights"])
     gan = gan.on(device, manifest["batch_size"], manifest["precision"])
+    return gan.stored_as(manifest.get("images"))
+
+
+def _tuned(gan: GAN, names: Sequence[str]) -> GAN:
     try:
-        return tuning.applied(gan.stored_as(manifest.get("images")), tuple(manifest["tuned"]))
+        return tuning.applied(gan, tuple(names))
     except ValueError as error:
         raise ValueError(
-            f"the run was tuned by {', '.join(manifest['tuned'])}, and so must G and D be to give "
-            f"the same x: {error}; or use a machine like the run's"
+            f"the run had tune={tuple(names)!r}, without which x has other bits, and here it fails "
+            f"({error}); use a machine like the run's"
         ) from error
