@@ -31,10 +31,9 @@ def first_ids(n, sampler=QUICK, gan=None, **options):
     return stop[torch.maximum(stop, ~stop) < n]
 
 
-@pytest.mark.parametrize("context", ["fork", "spawn"])
-def test_workers_of_a_loader_share_the_rows(context, short_chunks):
-    dataset = drs.StreamDataset(smooth(), QUICK, **SMALL)
-    loader = DataLoader(dataset, batch_size=64, num_workers=2, multiprocessing_context=context)
+def test_workers_of_a_loader_share_the_rows(short_chunks):
+    dataset = pickle.loads(pickle.dumps(drs.StreamDataset(smooth(), QUICK, **SMALL)))
+    loader = DataLoader(dataset, batch_size=64, num_workers=2, multiprocessing_context="fork")
     ids = torch.cat([batch["ids"] for batch in itertools.islice(loader, 24)])
     assert len(ids.unique()) == len(ids) == 64 * 24
     # Worker k had chunks k, k + 2, ...: both are there, and each in its own order.
@@ -128,9 +127,9 @@ def test_a_generator_goes_on_anywhere(kind, short_chunks, monkeypatch):
         sampler = samplers.DRS(classes="within", burn_in=500)
     else:
         sampler = quick("mh")
-    whole = drs.SampledGenerator(gan, sampler, **SMALL).rows(200)
-    assert len(whole["ids"].unique()) == 200
     part = drs.SampledGenerator(gan, sampler, **SMALL)
+    whole = copy.deepcopy(part).rows(200)
+    assert len(whole["ids"].unique()) == 200
     ids = []
     for n in (3, 60, 1, 90, 46):
         ids.append(part.rows(n)["ids"])
@@ -186,7 +185,6 @@ def test_a_shuffle_has_few_shards_open(shards):
     counts = torch.tensor(shards.counts)
     end = 0
     while end < 1500:  # three shards in full, in any order, then three others
-        some = chunks[end : end + 1500].unique_consecutive()[:100].unique()[:0].tolist()
         some = list(dict.fromkeys(chunks[end:].tolist()))[:3]
         size = int(counts[some].sum())
         assert set(chunks[end : end + size].tolist()) == set(some)
@@ -207,7 +205,7 @@ def test_every_order_is_as_likely(shards):
     from scipy.stats import chisquare
 
     order, seen = drs.ShardShuffle(shards, window=1000), torch.zeros(10)
-    for epoch in range(400):
+    for epoch in range(200):
         order.set_epoch(epoch)
         seen[list(order).index(7) // 150] += 1
     assert chisquare(seen.numpy()).pvalue > 1e-4
@@ -224,7 +222,7 @@ def test_a_run_under_a_loader(shards, context):
         shards,
         batch_size=100,
         sampler=drs.ShardShuffle(shards, window=2),
-        num_workers=2,
+        num_workers=2 if context == "fork" else 1,
         multiprocessing_context=context,
     )
     rows = torch.cat([batch["x"] for batch in loader])
@@ -241,6 +239,7 @@ def test_a_batch_opens_each_shard_once(shards, monkeypatch):
         return shard(self, path, record, size)
 
     monkeypatch.setattr(type(run), "_opened", counted)
-    run[torch.arange(0, 1500, 10)]
-    assert len(set(opened)) == len(run.records)
-    assert len(opened) <= len(run.records) + 2  # the first tells shapes and dtypes
+    run[torch.arange(1499, 0, -10)]
+    # The first one tells shapes and dtypes, and was open before.
+    assert sorted(set(opened)) == opened[-len(set(opened)) :]
+    assert len(run.records) - 1 <= len(opened) <= len(run.records) + 1
