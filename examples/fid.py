@@ -15,8 +15,6 @@ import drs_fast as drs
 class Features(nn.Module):
     """Images (n, 1, 8, 8) in uint8 -> (n, 32); take your own, such as Inception for photographs."""
 
-    num_features = 32
-
     def __init__(self):
         super().__init__()
         self.layers = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU())
