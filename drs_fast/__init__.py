@@ -27,10 +27,15 @@ if TYPE_CHECKING:
     from drs_fast.ratio.latent_weights import latent_weights
     from drs_fast.ratio.relativistic import relativistic
     from drs_fast.run.plan import Plan, plan
+    from drs_fast.run.shuffled import ShardShuffle
+    from drs_fast.run.streams import SampledGenerator, StreamDataset
 
 # Imported when they are asked for, because many programs never do.
 LATER = {
     "Plan": "run.plan",
+    "SampledGenerator": "run.streams",
+    "ShardShuffle": "run.shuffled",
+    "StreamDataset": "run.streams",
     "calibrate": "ratio.calibrate",
     "contrastive": "ratio.contrastive",
     "density_ratio": "ratio.features",
@@ -53,9 +58,12 @@ __all__ = [
     "Plan",
     "Ring",
     "Rng",
+    "SampledGenerator",
+    "ShardShuffle",
     "Squeeze",
     "Stale",
     "Starvation",
+    "StreamDataset",
     "Unweighted",
     "backend",
     "calibrate",

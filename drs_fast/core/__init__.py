@@ -25,6 +25,7 @@ from drs_fast.core.rows import (
     REAL,
     RNG_VERSION,
     SELECT,
+    SHUFFLE,
     TRAINING_ROW,
 )
 from drs_fast.core.sampler import Found, Nothing, Sampler
@@ -45,6 +46,7 @@ __all__ = [
     "REAL",
     "RNG_VERSION",
     "SELECT",
+    "SHUFFLE",
     "TRAINING_ROW",
     "BadLogits",
     "Batch",

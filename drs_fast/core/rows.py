@@ -19,6 +19,7 @@ AUDIT: Final = 6  # which rows G and D see although a bound does not ask for it
 FITTING: Final = 7  # `Draws`: initial weights, minibatches, dropout; real samples of toy GANs
 REAL: Final = 8  # the order of the real samples that chains start at
 PROPOSAL: Final = 9  # fresh latents that a chain may jump to
+SHUFFLE: Final = 10  # in which order a loader reads the shards and the samples of a run
 
 END: Final = 2**63  # of all rows
 BURN_IN_ROW: Final = 2**62  # no run comes here
@@ -106,5 +107,7 @@ RESERVED: Final = (
     Range("search", SEARCH_ROW, RATIO_ROW, (*_DRAWN, ACCEPT, AUDIT), "bounds of Squeeze"),
     Range("ratios", RATIO_ROW, HELD_OUT_ROW, (LATENT,), "density ratios on frozen features"),
     Range("held out", HELD_OUT_ROW, PROBE_ROW, _DRAWN, "tests and calibration of what was trained"),
+    Range("shuffled samples", 0, BURN_IN_ROW, (SHUFFLE,), "a row for each sample of a run"),
+    Range("shuffled shards", BURN_IN_ROW, END, (SHUFFLE,), "a row for each of its shards"),
     Range("probe", PROBE_ROW, END, (LATENT,), "whether a run goes on in the same numbers"),
 )  # fmt: skip

@@ -72,6 +72,14 @@ class Bounded(NamedTuple):
     proposed: Tensor  # (K,) how often the run proposes each class; (0,): as often as the GAN does
 
 
+class Remade(NamedTuple):
+    """Samples of a run that were made again."""
+
+    x: Tensor  # (n, ...) as G makes them, before they are stored
+    z: Tensor  # (n, d)
+    logit: Tensor | None  # (n,), if asked for
+
+
 class Described(NamedTuple):
     """What `drs-fast report` says and draws of a run, beside what all have in common."""
 
@@ -184,6 +192,29 @@ class Sampler(ABC):
         """What a row is accepted by. Needed unless `weighs` is UNKNOWN or EQUAL."""
         raise NotImplementedError(
             f"{type(self).__name__} has weighs={self.weighs!r}, which needs `thresholds`"
+        )
+
+    # Samples of a run, made again.
+
+    def remade(
+        self,
+        gan: "GAN",
+        state: Any,
+        ids: Tensor,
+        y: Tensor | None,
+        rng: Rng,
+        *,
+        judged: bool = False,
+    ) -> Remade:
+        """The samples that a run with this state gave these ids (n,) and labels, with its bits.
+
+        rng: Rng(the run's seed). judged: whether their logits are wanted.
+        ValueError where ids do not tell samples, which is the default.
+        """
+        raise ValueError(
+            f"{type(self).__name__} does not say that its samples are what G makes of the latents "
+            "of their rows; most likely it moves them afterwards. So ids do not tell its samples: "
+            "generate again with --save x (and z)"
         )
 
     # Faster ways to take steps.
@@ -302,6 +333,11 @@ def list_samplers(kinds: Callable[[], Iterable[type[Sampler]]]) -> None:
 def compared() -> list[Sampler]:
     """The settings of all listed samplers that a plan compares."""
     return [sampler for kind in _listed() for sampler in kind.compared()]
+
+
+def named(name: str) -> type[Sampler] | None:
+    """The listed sampler of this name; None if there is none."""
+    return next((kind for kind in _listed() if kind.__name__ == name), None)
 
 
 def those_that(would_do: Callable[[Sampler], bool]) -> str:

@@ -1,7 +1,7 @@
 """Runs any sampler over rows 0, 1, ... until there are n samples."""
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from os import PathLike
 from typing import overload
@@ -178,12 +178,13 @@ def stream(
     )  # fmt: skip
     run = _run(gan, sampler, None, options)
     run.begin()
-    return _streamed(run)
+    return streamed(run)
 
 
-def _streamed(run: Run) -> Iterator[Batch]:
+def streamed(run: Run, chunks: Iterable[tuple[int, int, int]] = ENDLESS) -> Iterator[Batch]:
+    """Yields the accepted rows of chunks: number, first row, end."""
     with pages.kept():
-        for landed in run.landed(ENDLESS, run.names, Progress(None, enabled=False)):
+        for landed in run.landed(chunks, run.names, Progress(None, enabled=False)):
             yield _owned(landed, run)
 
 

@@ -55,11 +55,6 @@ class Options:
             checked["max_seconds"] = positive("max_seconds", self.max_seconds)
         if self.images is not None:
             one_of("images", self.images, FORMS)
-            if "x" not in checked["save"]:
-                raise ValueError(
-                    f"images={self.images!r} says how x is stored, so save must have x, "
-                    f"got {self.save!r}"
-                )
         if self.only is not None and self.label_weights is not None:
             raise ValueError("give only or label_weights, got both only and label_weights")
         for name, value in checked.items():

@@ -7,8 +7,9 @@ of a model that gives other numbers in every call, and has no probe, must all th
 """
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import TypeVar
 
 import torch
 
@@ -19,6 +20,7 @@ from drs_fast.gan import GAN, SMALLEST, classes
 from drs_fast.store import Conflict
 
 WEIGHTS, MODEL, PROBE = "weights_sha256", "model_sha256", "probe_sha256"
+Made = TypeVar("Made")
 ROWS = SMALLEST  # a call for fewer is padded to as many
 
 
@@ -48,6 +50,23 @@ def kept(
     if any(here[key] != there[key] for key in deciding if key in here):
         raise Conflict(_refused(there, here))
     return there
+
+
+def with_weights(gan: GAN, manifest: Mapping[str, object], call: Callable[[], Made]) -> Made:
+    """What the call of G and D returns; Conflict if they have not the weights of the manifest."""
+    with _unchanged(gan) as changing:
+        made = call()
+    found = {WEIGHTS: weights(gan, changing)}
+    if WEIGHTS in manifest and manifest[WEIGHTS] != found[WEIGHTS]:
+        raise Conflict(_refused({WEIGHTS: manifest[WEIGHTS]}, found))
+    return made
+
+
+def differs(gan: GAN, manifest: Mapping[str, object]) -> bool:
+    """Whether G and D are known to give other numbers than at the beginning of the run."""
+    there = manifest.get(PROBE)
+    with _unchanged(gan):
+        return there is not None and sha256(gan) != there
 
 
 def _begun(gan: GAN, model: str, sampler: Sampler | None) -> dict[str, object]:

@@ -9,6 +9,7 @@ from torch import Tensor
 from drs_fast import store
 from drs_fast.core.sampler import BATCH, EQUAL, UNKNOWN, WAYS, Thresholds
 from drs_fast.gan import classes
+from drs_fast.run.materialized import Materialized
 from drs_fast.run.schedule import Run
 from drs_fast.samplers.common import weights
 from drs_fast.samplers.common.effective import effective
@@ -89,7 +90,7 @@ def _numbers(samples: Samples, name: str) -> Tensor:
 
 def open_run(path: str | PathLike[str]) -> Samples:
     """Opens the samples that `generate` wrote to a directory, finished or not."""
-    return store.open_run(path, weights_of)
+    return store.open_run(path, weights_of, Materialized)
 
 
 def weights_of(samples: Samples) -> Callable[[Mapping[str, Tensor]], Tensor]:

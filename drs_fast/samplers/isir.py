@@ -15,9 +15,9 @@ from drs_fast import ops
 from drs_fast.core import Batch, Found, Rng, Sampler
 from drs_fast.core.arguments import integer
 from drs_fast.core.layout import Logits
-from drs_fast.core.sampler import EQUAL, Described, Recorded
+from drs_fast.core.sampler import EQUAL, Described, Recorded, Remade
 from drs_fast.gan import GAN
-from drs_fast.samplers.common import groups
+from drs_fast.samplers.common import groups, remade
 from drs_fast.samplers.common.burn_in import burn_in, by_class
 
 
@@ -89,6 +89,18 @@ class ISIR(Sampler):
         rows = ends + torch.arange(0, len(z), self.group, device=z.device)
         taken = torch.isfinite(batch.logit[rows])
         return state, groups.chosen(batch, rows, taken, rng, moves=moves)
+
+    def remade(
+        self,
+        gan: GAN,
+        state: ISIRState,
+        ids: Tensor,
+        y: Tensor | None,
+        rng: Rng,
+        *,
+        judged: bool = False,
+    ) -> Remade:
+        return remade.of_rows(gan, ids, y, rng, judged)
 
 
 def iterated(logit: Tensor, rng: Rng, candidates: int) -> tuple[Tensor, Tensor]:

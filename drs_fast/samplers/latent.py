@@ -18,11 +18,11 @@ from drs_fast import ops
 from drs_fast.core import BadLogits, Batch, Found, Rng
 from drs_fast.core.arguments import describe, integer, number, one_of, told
 from drs_fast.core.layout import Logits, OfClasses, Proposed, Scalar
-from drs_fast.core.sampler import UNKNOWN, Described, Recorded
+from drs_fast.core.sampler import UNKNOWN, Described, Recorded, Remade
 from drs_fast.core.sources import imported
 from drs_fast.gan import BLOCK_MULTIPLE, GAN
 from drs_fast.gan.classes import CHOICES, WITHIN
-from drs_fast.samplers.common import rejection
+from drs_fast.samplers.common import rejection, remade
 from drs_fast.samplers.common.rejection import Rejection, RejectionSampler, RejectionState
 
 Critic = Callable[..., Tensor]
@@ -115,6 +115,19 @@ class Latent(RejectionSampler):
             weight = decides.judge.logits(z, y)[1]
         kept = rejection.compacted(z, weight, decides.state, z, y, rng, decides.eps)
         return state, decides.complete(kept)
+
+    def remade(
+        self,
+        gan: GAN,
+        state: LatentState,
+        ids: Tensor,
+        y: Tensor | None,
+        rng: Rng,
+        *,
+        judged: bool = False,
+    ) -> Remade:
+        # Blocks have the shape in which the run called G.
+        return remade.of_rows(gan.on(block=_block(gan, state)), ids, y, rng, judged)
 
     def rejection(self, gan: GAN, state: LatentState) -> Rejection:
         cap, acceptance, log_weights, proposed = state

@@ -17,10 +17,10 @@ from drs_fast.core import BURN_IN_ROW, REAL, Batch, Found, Rng, Sampler
 from drs_fast.core.arguments import integer, one_of
 from drs_fast.core.layout import Layout, Logits
 from drs_fast.core.rows import RESTART
-from drs_fast.core.sampler import EQUAL, UNKNOWN, Described, Recorded
+from drs_fast.core.sampler import EQUAL, UNKNOWN, Described, Recorded, Remade
 from drs_fast.gan import GAN, classes
 from drs_fast.gan.real_data import alike
-from drs_fast.samplers.common import expected, groups
+from drs_fast.samplers.common import expected, groups, remade
 from drs_fast.samplers.common.burn_in import burn_in, by_class, check
 from drs_fast.samplers.common.expected import Expected, Pilot
 
@@ -228,11 +228,7 @@ class MH(Sampler):
     ) -> tuple[Tensor, Tensor]:
         """Which real sample every chain starts at, and whether it is the first to use it."""
         k = torch.zeros_like(first) if batch.y is None else batch.y[first]
-        block, rank = groups.turns(gan, rng, self.chain_length, len(first))
-        begin, chains = state.begins[k], state.chains_of_block[k]
-        size, turn = state.begins[k + 1] - begin, block * chains + rank
-        # A block may have more chains of a class than the first block: they use the next's.
-        return begin + turn % size, (turn < size) & (rank < chains)
+        return _turn(state, k, *groups.turns(gan, rng, self.chain_length, len(first)))
 
     def _kept(
         self, gan: GAN, state: MHState, batch: Batch, still: Tensor, real: Tensor, rows: Tensor
@@ -240,14 +236,55 @@ class MH(Sampler):
         """The batch, with real samples in place of chains that never moved."""
         if not bool(still.any()):  # else real samples may have to be fetched from the host
             return batch
-        x = batch.x.clone()
+        x, z, logit = self._started(gan, state, batch.x, batch.z, batch.logit, still, real)
+        return replace(batch, x=x, z=z, logit=logit, ids=torch.where(still, ~rows, batch.ids))
+
+    def remade(
+        self,
+        gan: GAN,
+        state: MHState,
+        ids: Tensor,
+        y: Tensor | None,
+        rng: Rng,
+        *,
+        judged: bool = False,
+    ) -> Remade:
+        found, still = remade.of_rows(gan, torch.maximum(ids, ~ids), y, rng, judged), ids < 0
+        if not bool(still.any()):
+            return found
+        k = torch.zeros_like(ids) if y is None else y
+        numbers = groups.turns_of(gan, rng, self.chain_length, ~ids[still])
+        real = torch.zeros_like(ids)
+        real[still], _ = _turn(state, k[still], *numbers)
+        logit = state.scores[real] if found.logit is None else found.logit
+        x, z, logit = self._started(gan, state, found.x, found.z, logit, still, real)
+        return Remade(x, z, logit if judged else None)
+
+    def _started(
+        self,
+        gan: GAN,
+        state: MHState,
+        x: Tensor,
+        z: Tensor,
+        logit: Tensor,
+        still: Tensor,
+        real: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """x, z and logits with real samples (n,) in place of generated ones where `still`."""
+        x = x.clone()
         starts, _ = gan.real_samples(self._most(gan), state.real[real[still]])
         alike(starts, x)
         x[still] = starts.to(x.dtype)
-        return replace(
-            batch,
-            x=x,
-            z=torch.where(still[:, None], torch.nan, batch.z),
-            logit=torch.where(still, state.scores[real], batch.logit),
-            ids=torch.where(still, ~rows, batch.ids),
-        )
+        z = torch.where(still[:, None], torch.nan, z)
+        return x, z, torch.where(still, state.scores[real], logit)
+
+
+def _turn(state: MHState, k: Tensor, block: Tensor, rank: Tensor) -> tuple[Tensor, Tensor]:
+    """Which real sample chains start at, and whether they are the first to use it.
+
+    k (n,): their classes. block, rank: as from `groups.turns`.
+    """
+    begin, chains = state.begins[k], state.chains_of_block[k]
+    size, turn = state.begins[k + 1] - begin, block * chains + rank
+    # A block may have more chains of a class than the first block: they use the next's.
+    return begin + turn % size, (turn < size) & (rank < chains)

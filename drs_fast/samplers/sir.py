@@ -16,9 +16,9 @@ from drs_fast import ops
 from drs_fast.core import SELECT, Batch, Found, Rng, Sampler
 from drs_fast.core.arguments import flag, integer
 from drs_fast.core.layout import Layout, Logits, Scalar
-from drs_fast.core.sampler import EQUAL, UNKNOWN, Described, Recorded
+from drs_fast.core.sampler import EQUAL, UNKNOWN, Described, Recorded, Remade
 from drs_fast.gan import GAN
-from drs_fast.samplers.common import expected, groups
+from drs_fast.samplers.common import expected, groups, remade
 from drs_fast.samplers.common.burn_in import burn_in, by_class
 from drs_fast.samplers.common.expected import Expected, Pilot
 
@@ -139,6 +139,18 @@ class SIR(Sampler):
         new = torch.diff(ordered, dim=1, prepend=ordered.new_full((len(drawn), 1), -1)) != 0
         batch = groups.chosen(batch, rows.flatten(), taken.flatten(), rng, unique=new.sum())
         return state, batch
+
+    def remade(
+        self,
+        gan: GAN,
+        state: SIRState,
+        ids: Tensor,
+        y: Tensor | None,
+        rng: Rng,
+        *,
+        judged: bool = False,
+    ) -> Remade:
+        return remade.of_rows(gan, ids, y, rng, judged)
 
     def _order(self, rows: Tensor, taken: Tensor, rng: Rng) -> Tensor:
         """A random order of every pool's draws, because the likely ones are drawn first."""

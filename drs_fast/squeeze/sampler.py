@@ -16,7 +16,16 @@ from torch import Tensor
 from drs_fast import ops
 from drs_fast.core import Batch, Found, Rng, Sampler, Stale
 from drs_fast.core.arguments import flag, number
-from drs_fast.core.sampler import BATCH, LOGIT, UNKNOWN, Described, Recorded, Thresholds, those_that
+from drs_fast.core.sampler import (
+    BATCH,
+    LOGIT,
+    UNKNOWN,
+    Described,
+    Recorded,
+    Remade,
+    Thresholds,
+    those_that,
+)
 from drs_fast.gan import GAN
 from drs_fast.samplers.common import rejection
 from drs_fast.samplers.common.expected import Expected, Pilot
@@ -150,6 +159,18 @@ class Squeeze(Sampler):
         if not _used(state) or not len(z):
             return state, self.sampler.step(gan, self._inner(state), z, y, rng)[1]
         return self._step(gan, state, rng, given(z, y, rng))
+
+    def remade(
+        self,
+        gan: GAN,
+        state: SqueezeState,
+        ids: Tensor,
+        y: Tensor | None,
+        rng: Rng,
+        *,
+        judged: bool = False,
+    ) -> Remade:
+        return self.sampler.remade(gan, self._inner(state), ids, y, rng, judged=judged)
 
     def rows(self, gan: GAN, state: SqueezeState, rng: Rng, n: int) -> tuple[SqueezeState, Batch]:
         """Does what `step` does for n rows, drawing their latents slice by slice."""

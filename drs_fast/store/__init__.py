@@ -4,9 +4,10 @@ Everything that is read is checked: types, ranges, and whether the files of a ru
 protect against accidents, not against intent: whoever recomputes them can make up any run.
 """
 
+from drs_fast.store.columns import Column
 from drs_fast.store.folder import being_written
 from drs_fast.store.format import Conflict, Corrupt, Record
-from drs_fast.store.samples import Column, Samples, open_run
+from drs_fast.store.samples import Samples, open_run
 from drs_fast.store.verify import mendable, recorded, repair, verify
 from drs_fast.store.writer import Writer
 

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -61,6 +62,13 @@ def test_data_loader(made):
     assert stored["x"].dtype == np.uint8
     assert len(list((folder / "images").glob("[0-9]/*.png"))) == 3000
     assert len(list((folder / "images" / "3").iterdir())) == (stored["y"] == 3).sum() == 300
+
+
+@pytest.mark.skipif(find_spec("torchmetrics") is None, reason="needs torchmetrics")
+def test_fid(made):
+    said, _ = made("fid")
+    real, raw, accepted = (float(line[6:]) for line in said.splitlines()[-3:])
+    assert 0.0 < real < min(raw, accepted)
 
 
 @pytest.mark.parametrize("file", sorted(EXAMPLES.glob("*.py")), ids=lambda file: file.stem)

@@ -214,7 +214,6 @@ def test_classes_within_their_quotas(tmp_path, quiet):
     ("given", "words"),
     [
         ({"images": "png"}, r"images must be one of \('uint8', 'float16'\), got 'png'"),
-        ({"images": "uint8", "save": ("logit",)}, r"save must have x, got \('logit',\)"),
     ],
 )
 def test_wrong_requests(given, words):

@@ -54,6 +54,18 @@ def turns(gan: GAN, rng: Rng, size: int, n: int) -> tuple[Tensor, Tensor]:
     return block[earlier:], rank
 
 
+def turns_of(gan: GAN, rng: Rng, size: int, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """What `turns` says of the groups that begin at these rows (n,), in any order."""
+    group = rows // size
+    block, rank = group // BLOCK, torch.empty_like(group)
+    for number in set(block.tolist()):
+        here = block == number
+        first, last = int(group[here].min()), int(group[here].max())
+        ranks = turns(gan, rng.at(first * size), size, last - first + 1)[1]
+        rank[here] = ranks[group[here] - first]
+    return block, rank
+
+
 def of_block(gan: GAN, rng: Rng, size: int) -> Tensor:
     """How many groups of each class a block has, (classes,) int64, for groups from rng.row on."""
     y = ops.labels(gan, rng, BLOCK, ids=rng.row + torch.arange(BLOCK, device=gan.device) * size)

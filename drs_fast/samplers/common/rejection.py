@@ -14,9 +14,10 @@ from drs_fast import ops
 from drs_fast.core import Batch, Found, Rng, Sampler
 from drs_fast.core.compacted import Ring
 from drs_fast.core.layout import Logits, OfClasses, Proposed, Scalar
-from drs_fast.core.sampler import LOGIT, UNKNOWN, Described, Recorded, Thresholds
+from drs_fast.core.sampler import LOGIT, UNKNOWN, Described, Recorded, Remade, Thresholds
 from drs_fast.core.threads import one_thread
 from drs_fast.gan import GAN, classes
+from drs_fast.samplers.common import remade
 from drs_fast.samplers.common.burn_in import burn_in, by_class
 
 WEIGHTED = "data when weighted; unweighted, "  # begins the law of samples that have weights
@@ -93,6 +94,18 @@ class RejectionSampler(Sampler):
     def thresholds(self, gan: GAN, state: Any) -> Thresholds:
         decides = self.rejection(gan, state)
         return Thresholds(decides.state.log_m, decides.state.gamma, decides.eps)
+
+    def remade(
+        self,
+        gan: GAN,
+        state: Any,
+        ids: Tensor,
+        y: Tensor | None,
+        rng: Rng,
+        *,
+        judged: bool = False,
+    ) -> Remade:
+        return remade.of_rows(gan, ids, y, rng, judged)
 
     @property
     def appends(self) -> bool:
