@@ -22,7 +22,7 @@ configs:
 
 {rows:,} samples that drs_fast drew with {sampler}. Each follows the law "{law}".
 
-How x became numbers of 8 bits: {rule}.
+{rule}.
 
 `export.json` has the same, and the run's settings, for programs.
 """
@@ -63,7 +63,9 @@ class HuggingFace(Format):
 
         image = pyarrow.struct({"bytes": pyarrow.binary(), "path": pyarrow.string()})
         fields = [
-            pyarrow.field(IMAGE, image) if name == self._picture else arrow.field(name, row)
+            pyarrow.field(IMAGE, image)
+            if name == self._picture
+            else arrow.field(name, row).with_nullable(True)  # because `datasets` knows no others
             for name, row in self.source.rows.items()
         ]
         facts = {arrow.KEY: json.dumps(self.facts).encode()}
@@ -98,5 +100,12 @@ class HuggingFace(Format):
             rows=self.source.n,
             sampler=run["sampler"]["name"],
             law=run["law"],
-            rule=self.facts["image_rule"] or "they are as the generator makes them",
+            rule=self._rule(),
         )
+
+    def _rule(self) -> str:
+        rule, ends = self.facts["image_rule"], self.facts["value_range"]
+        if rule is None:
+            return "x is as the generator makes it"
+        where = "" if ends is None else f", with low = {ends[0]:g} and high = {ends[1]:g}"
+        return f"How x became what it is: {rule}{where}"
