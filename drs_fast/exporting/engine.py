@@ -41,9 +41,9 @@ class Engine:
     def write(self, folder: Path, parts: list[Part]) -> None:
         """Writes all parts; each appears under its name when it is complete."""
         writers = max(1, min(self._threads, len(parts)))
-        ahead = self._threads - writers
+        ahead = writers < self._threads  # a single writer mostly waits, for makers and the disk
         with (
-            ThreadPoolExecutor(max(1, ahead), "drs_fast maker") as makers,
+            ThreadPoolExecutor(self._threads, "drs_fast maker") as makers,
             ThreadPoolExecutor(writers, "drs_fast export") as pool,
         ):
             todo: list[Future[None]] = []

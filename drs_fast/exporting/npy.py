@@ -1,5 +1,6 @@
 """NumPy's plain files, one a column, which `numpy.load(..., mmap_mode="r")` maps into memory."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,7 @@ class Npy(Format):
                 rest = piece[name].reshape(-1).view(np.uint8).data
                 while rest:
                     rest = rest[file.write(rest) :]
+                os.fsync(file.fileno())  # while others make the next, not all at the end
 
     @property
     def _main(self) -> str:
