@@ -1,4 +1,4 @@
-"""What was asked for: ValueError, or another error that says why it cannot be had."""
+"""What was asked for: an error says what is wrong with it, and what to do."""
 
 import importlib.util
 from pathlib import Path

@@ -15,6 +15,7 @@ from drs_fast.exporting.format import rows_a_file
 from drs_fast.exporting.formats import FORMATS
 from drs_fast.exporting.place import Exported
 from drs_fast.exporting.source import Source
+from drs_fast.run.pages import kept
 from drs_fast.run.weighed import open_run
 
 RUN = (  # what the metadata repeats of the run's manifest
@@ -77,7 +78,7 @@ def export(
     workers = integer("threads", torch.get_num_threads() if threads is None else threads, 1)
     bar = Bar(rows, enabled=flag("progress", progress))
     bar.note = f"to {format}"
-    with bar, one_thread():
+    with bar, one_thread(), kept():
         engine = Engine(made, source, bar, workers)
         single = bool(kind.suffix) and target.suffix == kind.suffix
         done = place.to_file(engine, target) if single else place.to_folder(engine, target)

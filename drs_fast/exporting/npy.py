@@ -1,11 +1,11 @@
 """NumPy's plain files, one a column, which `numpy.load(..., mmap_mode="r")` maps into memory."""
 
-import os
 from pathlib import Path
 
 import numpy as np
 
 from drs_fast.exporting.format import Format, Part, Pieces
+from drs_fast.exporting.synced import Synced
 from drs_fast.unweighting.npy import header_bytes
 
 
@@ -22,13 +22,10 @@ class Npy(Format):
     def write(self, path: Path, part: Part, pieces: Pieces) -> None:
         name = part.name.removesuffix(".npy")
         row = self.source.rows[name]
-        with path.open("wb", buffering=0) as file:
+        with Synced(path) as file:
             file.write(header_bytes(np.dtype(row.dtype), (self.source.n, *row.shape)))
             for piece in pieces(name):
-                rest = piece[name].reshape(-1).view(np.uint8).data
-                while rest:
-                    rest = rest[file.write(rest) :]
-                os.fsync(file.fileno())  # while others make the next, not all at the end
+                file.write(piece[name].reshape(-1).data)
 
     @property
     def _main(self) -> str:

@@ -6,17 +6,17 @@ github.com/openai/guided-diffusion, evaluations/README.md.
 
 import io
 import json
-import os
 import zipfile
 from collections.abc import Iterable
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
 from drs_fast.exporting.format import Format, Part, Pieces
 from drs_fast.exporting.pictures import last_channel
 from drs_fast.exporting.source import LABEL, Array, Piece
+from drs_fast.exporting.synced import Synced
 from drs_fast.unweighting.npy import header_bytes
 
 METADATA = "metadata"
@@ -45,12 +45,12 @@ class Npz(Format):
         return piece
 
     def write(self, path: Path, part: Part, pieces: Pieces) -> None:
-        with path.open("wb") as file, zipfile.ZipFile(file, "w") as archive:
+        with Synced(path) as file, zipfile.ZipFile(file, "w") as archive:
             for name, row in self.source.rows.items():
                 shape = row.shape
                 if name == "x":
                     shape = (*shape[-2:], COLOURS)
-                batches = (_synced(piece[name], file) for piece in pieces(name))
+                batches = (piece[name] for piece in pieces(name))
                 head = header_bytes(np.dtype(row.dtype), (self.source.n, *shape))
                 _add(archive, ADM.get(name, name), head, batches)
             text = io.BytesIO()
@@ -71,10 +71,3 @@ def _add(archive: zipfile.ZipFile, name: str, header: bytes, batches: Iterable[A
         sink.write(header)
         for rows in batches:
             sink.write(np.ascontiguousarray(rows).data)
-
-
-def _synced(rows: Array, file: IO[bytes]) -> Array:
-    """The rows, once those before them are on the disk, while others make the next."""
-    file.flush()
-    os.fsync(file.fileno())
-    return rows

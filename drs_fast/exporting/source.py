@@ -17,7 +17,7 @@ from drs_fast.gan.images import OUTSIDE, Images
 from drs_fast.store import Column, Corrupt, Samples
 from drs_fast.store.format import shard_name
 
-PIECE_BYTES, PIECE_ROWS = 2**24, 2**16
+PIECE_BYTES, PIECE_ROWS = 2**22, 2**16
 LABEL = "label"  # what other programs call y
 KEPT = "uint8 as the generator makes it"
 Array = np.ndarray[Any, Any]
