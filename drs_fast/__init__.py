@@ -20,6 +20,8 @@ from drs_fast.unweighting.unweight import Unweighted, unweight
 
 if TYPE_CHECKING:
     from drs_fast.adapters.load import load, weights
+    from drs_fast.exporting.export import export
+    from drs_fast.exporting.place import Exported
     from drs_fast.ratio.calibrate import calibrate
     from drs_fast.ratio.contrastive import contrastive
     from drs_fast.ratio.features import density_ratio
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 
 # Imported when they are asked for, because many programs never do.
 LATER = {
+    "Exported": "exporting.place",
     "Plan": "run.plan",
     "SampledGenerator": "run.streams",
     "ShardShuffle": "run.shuffled",
@@ -39,6 +42,7 @@ LATER = {
     "calibrate": "ratio.calibrate",
     "contrastive": "ratio.contrastive",
     "density_ratio": "ratio.features",
+    "export": "exporting.export",
     "keep_train": "ratio.head",
     "latent_weights": "ratio.latent_weights",
     "load": "adapters.load",
@@ -54,6 +58,7 @@ __all__ = [
     "Compacted",
     "Conflict",
     "Corrupt",
+    "Exported",
     "OutOfTime",
     "Plan",
     "Ring",
@@ -70,6 +75,7 @@ __all__ = [
     "contrastive",
     "density_ratio",
     "doctor",
+    "export",
     "generate",
     "keep_train",
     "latent_weights",

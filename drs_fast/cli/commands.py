@@ -206,6 +206,29 @@ def _clipped(done: Summary, weight: str | None) -> str:
     return f"{above}, and {done.excess:.3%} of the weight, which {fate}"
 
 
+def run_export(options: argparse.Namespace) -> int:
+    from drs_fast.exporting.export import export
+
+    done = export(
+        options.dir,
+        options.to,
+        options.format,
+        n=options.n,
+        save=options.save,
+        images=options.images,
+        value_range=options.value_range,
+        rows_per_file=options.rows_per_file,
+        threads=options.threads,
+        check=options.check,
+        progress=options.progress,
+    )
+    if options.progress:
+        there = f", {done.there:,} of which were there" if done.there else ""
+        files = _counted(done.files, "part")
+        print(f"{_counted(done.rows, 'sample')} in {files}{there}: {options.to}")
+    return 0
+
+
 def fail(code: int, error: object) -> int:
     print(f"drs-fast: {error}", file=sys.stderr)
     return code

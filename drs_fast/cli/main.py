@@ -1,4 +1,4 @@
-"""The command line: drs-fast demo | plan | generate | doctor | verify | unweight | report."""
+"""The command line: demo | plan | generate | doctor | verify | export | unweight | report."""
 
 import argparse
 import contextlib
@@ -18,7 +18,7 @@ import torch
 
 from drs_fast import store
 from drs_fast.cli import interrupts
-from drs_fast.cli.commands import fail, run_generate, run_unweight
+from drs_fast.cli.commands import fail, run_export, run_generate, run_unweight
 from drs_fast.cli.exit_codes import BROKEN_PIPE, OUT_OF_TIME
 from drs_fast.cli.parser import parsed
 from drs_fast.core import BadLogits, OutOfTime, Stale, Starvation
@@ -26,6 +26,7 @@ from drs_fast.core import BadLogits, OutOfTime, Stale, Starvation
 PACKAGE = Path(store.__file__).parents[1]
 AFTERWARDS = {
     run_generate: "; the same command resumes after the last finished shard",
+    run_export: "; the same command goes on after the last finished file",
     run_unweight: "; the output is written whole or not at all, so nothing is left of it",
 }
 

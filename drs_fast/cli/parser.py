@@ -10,6 +10,7 @@ from drs_fast import __version__, backends, samplers
 from drs_fast.cli import commands
 from drs_fast.cli.exit_codes import EXIT_CODES
 from drs_fast.core.columns import SAVEABLE
+from drs_fast.exporting.formats import FORMATS
 from drs_fast.gan import PRECISIONS
 from drs_fast.gan.images import FORMS
 from drs_fast.run.options import Options
@@ -177,6 +178,48 @@ def parser(given: list[str]) -> argparse.ArgumentParser:
         help="delete damaged shards; rerun generate to make them again",
     )
     verify.set_defaults(run=commands.run_verify)
+
+    export = added.add_parser(
+        "export",
+        allow_abbrev=False,
+        help="write a run's samples to files that other programs read",
+        description="Write the samples of a run to files that other programs read. The same "
+        "command goes on after the last finished file of a folder.",
+    )
+    export.add_argument("dir", metavar="DIR")
+    export.add_argument("--to", required=True, metavar="PATH", help="output file or folder")
+    export.add_argument("--format", required=True, choices=FORMATS, help="what to write")
+    export.add_argument("-n", type=int, help="the first so many samples (default: all)")
+    export.add_argument(
+        "--save", type=_names, help="of x,z,logit,weight (default: what the run saved)"
+    )
+    export.add_argument(
+        "--images",
+        choices=("uint8",),
+        help="x as whole numbers in parquet and npy too, as it always is in pictures",
+    )
+    export.add_argument(
+        "--value-range",
+        type=float,
+        nargs=2,
+        metavar=("LOW", "HIGH"),
+        help="numbers of x that become 0 and 255 (default: -1 1; uint8 of a run stays as it is)",
+    )
+    export.add_argument(
+        "--rows-per-file",
+        type=int,
+        metavar="ROWS",
+        help="of each file of a folder (default: 10,000 images, or 1,000,000 rows of a table)",
+    )
+    export.add_argument("--threads", type=int, help="default: one a core")
+    export.add_argument(
+        "--no-check",
+        dest="check",
+        action="store_false",
+        help="do not compare each shard with its sha256 first",
+    )
+    export.add_argument("--quiet", dest="progress", action="store_false", help="no progress")
+    export.set_defaults(run=commands.run_export)
 
     unweight = added.add_parser(
         "unweight",
