@@ -2,7 +2,7 @@
 
 import operator
 from bisect import bisect_right
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import accumulate
 from os import PathLike
 from pathlib import Path
@@ -144,6 +144,12 @@ class Samples(Dataset[dict[str, Tensor]]):
         """The columns of a chunk that tell the weights of its samples."""
         shard, count = self.shard(chunk), self.counts[chunk]
         return {name: shard.tensor(name)[:count] for name in TELLING if name in shard.rows}
+
+    def all_telling(self) -> Iterator[dict[str, Tensor]]:
+        """Yields them chunk by chunk, and keeps no file open, whose pages would stay in memory."""
+        for chunk in range(len(self.counts)):
+            yield self.telling(chunk)
+            self._files.pop(chunk, None)
 
     def shard(self, chunk: int) -> Tensors:
         """The open file of a chunk. Corrupt if it is damaged, or unlike the first shard."""
