@@ -97,6 +97,7 @@ def columns(out):
     samples = drs.open(out)
     for name in samples.columns:
         ended(lambda name=name: samples.column(name)[:])
+    ended(lambda: samples.weight[:])
     return ended(lambda: samples.state), samples.seconds
 
 
