@@ -20,6 +20,7 @@ from drs_fast.store.tensors import Layout, Tensors, check_rows, open_shard, read
 
 COLUMNS = ("ids", "logit", "x", "z", "y", "weight")
 OPEN_SHARDS = 64
+SMALL_ROWS = 2**12  # in fewer, a call takes longer than its work
 IMAGES = {"uint8": torch.uint8, "float16": torch.float16}
 TELLING = ("ids", "logit", "y", "weight")  # the columns that weights are found from
 Weigh = Callable[[Mapping[str, Tensor]], Tensor]
@@ -146,10 +147,16 @@ class Samples(Dataset[dict[str, Tensor]]):
         return {name: shard.tensor(name)[:count] for name in TELLING if name in shard.rows}
 
     def all_telling(self) -> Iterator[dict[str, Tensor]]:
-        """Yields them chunk by chunk, and keeps no file open, whose pages would stay in memory."""
-        for chunk in range(len(self.counts)):
-            yield self.telling(chunk)
+        """Yields them in order, those of small shards joined; keeps no file and its pages open."""
+        parts: list[dict[str, Tensor]] = []
+        rows = 0
+        for chunk, count in enumerate(self.counts):
+            parts.append({name: part.clone() for name, part in self.telling(chunk).items()})
+            rows += count
             self._files.pop(chunk, None)
+            if rows >= SMALL_ROWS or chunk + 1 == len(self.counts):
+                yield {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+                parts, rows = [], 0
 
     def shard(self, chunk: int) -> Tensors:
         """The open file of a chunk. Corrupt if it is damaged, or unlike the first shard."""
