@@ -107,7 +107,16 @@ def test_any_words(amount):
 @amounts(60, 4000)
 def test_commands(amount, tmp_path):
     """Run, for a moment; nothing outside the folder is written."""
-    slow = {"--tune", "--squeeze", "--max-seconds", "--burn-in", "--device", "--help", "-h"}
+    barred = {
+        "--out",
+        "--tune",
+        "--squeeze",
+        "--max-seconds",
+        "--burn-in",
+        "--device",
+        "--help",
+        "-h",
+    }
 
     def check(case):
         sampler, given = case
@@ -122,7 +131,7 @@ def test_commands(amount, tmp_path):
         assert code in (0, 8) or said.strip()
 
     def of(sampler):
-        known = [flag for flag in flags("generate", sampler) if flag not in slow]
+        known = [flag for flag in flags("generate", sampler) if flag not in barred]
         pairs = st.tuples(st.sampled_from(known), st.sampled_from(LIMITED))
         return st.tuples(st.just(sampler), st.lists(pairs, min_size=1, max_size=2))
 

@@ -178,7 +178,8 @@ FACTS = st.one_of(
     ),
     VALUES.filter(lambda value: isinstance(value, dict)),
 )
-LINES = st.one_of(st.binary(max_size=60), FACTS.map(closed))
+JSON = VALUES.map(lambda value: json.dumps(value).encode())
+LINES = st.one_of(st.binary(max_size=60), JSON, FACTS.map(closed))
 
 
 @amounts(200, 30_000)
