@@ -43,7 +43,7 @@ def _sha256(directory: Path, record: Record, stop: threading.Event) -> str | Non
     if not has_size(directory, record):
         return None
     sha256, piece = hashlib.sha256(), memoryview(bytearray(min(PIECE, record.size + 1)))
-    with open(directory / shard_name(record.chunk), "rb", buffering=0) as file:
+    with (directory / shard_name(record.chunk)).open("rb", buffering=0) as file:
         while (size := file.readinto(piece)) and not stop.is_set():
             sha256.update(piece[:size])
     return sha256.hexdigest()

@@ -227,3 +227,10 @@ def test_files_of_samples_and_weights(amount, tmp_path):
             ended(weights, file)
 
     tried(amount, FILES, check)
+
+
+def test_a_header_that_claims_more_than_the_memory_is_damage(tmp_path):
+    facts = {"descr": "<f4", "fortran_order": False, "shape": (2**50,)}
+    (tmp_path / "x.npy").write_bytes(array_header(facts, b""))
+    with pytest.raises(ValueError, match="is damaged or cut off at"):
+        real_samples(tmp_path / "x.npy")
