@@ -127,6 +127,9 @@ def _kind(file: Path, head: bytes) -> str | None:
 def _numpy(file: Path) -> Tensor:
     try:
         array = np.load(file, allow_pickle=False)
+    except MemoryError:
+        np.load(file, mmap_mode="r")  # ValueError if the file is shorter than its header says
+        raise
     except ValueError as error:
         if "Object arrays" in str(error):
             raise _Refused("holds Python objects, but numbers are needed") from error

@@ -121,7 +121,7 @@ def worth_of(samples: Samples) -> dict[str, float | None]:
     weighing = of_samples(samples)
     if weighing.thresholds is None or not told(samples, weighing):
         return {}
-    return worth(len(samples), weighing, map(samples.telling, range(len(samples.counts))))
+    return worth(len(samples), weighing, samples.all_telling())
 
 
 def worth(

@@ -90,11 +90,11 @@ def wrong(described: Any, facts: Mapping[str, Any], *, required: bool = True) ->
     """
     kinds = _kinds(described)
     missing = described.__required_keys__ - facts.keys() if required else set()
-    problems = [f"{key} must be {kinds[key].words}, it is missing" for key in sorted(missing)]
-    for key, kind in kinds.items():
-        if key in facts:
-            problems += unlike([key], kind, facts)
-    return problems
+    unfit = [key for key, kind in kinds.items() if key in facts and not kind.holds(facts[key])]
+    return [
+        *(f"{key} must be {kinds[key].words}, it is missing" for key in sorted(missing)),
+        *(line for key in unfit for line in unlike([key], kinds[key], facts)),
+    ]
 
 
 def unlike(keys: Iterable[str], kind: Kind, facts: Mapping[str, Any]) -> list[str]:

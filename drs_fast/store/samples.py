@@ -1,7 +1,7 @@
 """Reads the samples of a run from its shards, lazily."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate
 from os import PathLike
 from pathlib import Path
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from drs_fast.run.materialized import Materialized
 
 OPEN_SHARDS = 64
+SMALL_ROWS = 2**12  # in fewer, a call takes longer than its work
 TELLING = ("ids", "logit", "y", "weight")  # the columns that weights are found from
 Make = Callable[["Samples", "GAN", torch.device | str | None], "Materialized"]
 
@@ -176,6 +177,18 @@ class Samples(Dataset[dict[str, Tensor]]):
         """The columns of a chunk that tell the weights of its samples."""
         shard, count = self.shard(chunk), self.counts[chunk]
         return {name: shard.tensor(name)[:count] for name in TELLING if name in shard.rows}
+
+    def all_telling(self) -> Iterator[dict[str, Tensor]]:
+        """Yields them in order, those of small shards joined; keeps no file and its pages open."""
+        parts: list[dict[str, Tensor]] = []
+        rows = 0
+        for chunk, count in enumerate(self.counts):
+            parts.append({name: part.clone() for name, part in self.telling(chunk).items()})
+            rows += count
+            self._files.pop(chunk, None)
+            if rows >= SMALL_ROWS or chunk + 1 == len(self.counts):
+                yield {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+                parts, rows = [], 0
 
     def shard(self, chunk: int) -> Tensors:
         """The open file of a chunk. Corrupt if it is damaged, or unlike the first shard."""

@@ -13,8 +13,11 @@ from drs_fast.store.format import SECONDS
 
 def read(path: Path) -> dict[str, float]:
     """The seconds of all calls that wrote to the run; none if the file is missing or damaged."""
-    with contextlib.suppress(OSError, ValueError):
-        found = json.loads((path / SECONDS).read_text())
+    file = path / SECONDS
+    if not file.is_file():  # a pipe would be waited for
+        return {}
+    with contextlib.suppress(OSError, ValueError, OverflowError, RecursionError):
+        found = json.loads(file.read_text())
         if isinstance(found, dict) and all(type(value) in (int, float) for value in found.values()):
             return {name: float(value) for name, value in found.items()}
     return {}

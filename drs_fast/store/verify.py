@@ -1,7 +1,6 @@
 """Checks whether a run on disk is what was written, and finds what to compute again."""
 
 import contextlib
-import hashlib
 from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import NamedTuple
 
 import torch
 
+from drs_fast.core import last_row
 from drs_fast.store.folder import Folder, being_written
 from drs_fast.store.format import (
     MANIFEST,
@@ -18,7 +18,6 @@ from drs_fast.store.format import (
     Corrupt,
     Record,
     gaps,
-    has_size,
     irregular,
     lines,
     read_records,
@@ -26,6 +25,7 @@ from drs_fast.store.format import (
     temporaries,
     unrecorded,
 )
+from drs_fast.store.hashed import hashed
 from drs_fast.store.manifest import Manifest, check_totals, read_manifest, written
 from drs_fast.store.tensors import Layout, described, open_shard, read_state
 
@@ -149,11 +149,12 @@ def _damaged_shards(
     damaged: dict[int, str] = {}
     rows: dict[int, Layout] = {}
     last = -1
-    for chunk, record in records.items():
-        try:
-            rows[chunk], last = _check_shard(directory, record, last, manifest)
-        except Corrupt as error:
-            damaged[chunk] = str(error)
+    with contextlib.closing(hashed(directory, records.values())) as found:
+        for record, sha256 in found:
+            try:
+                rows[record.chunk], last = _check_shard(directory, record, sha256, last, manifest)
+            except Corrupt as error:
+                damaged[record.chunk] = str(error)
     if len(set(map(described, rows.values()))) > 1:  # nobody can tell which of them are right
         damaged |= {
             chunk: f"{directory / shard_name(chunk)} holds rows of {described(layout)}, "
@@ -164,13 +165,16 @@ def _damaged_shards(
 
 
 def _check_shard(
-    directory: Path, record: Record, last: int, manifest: Manifest
+    directory: Path, record: Record, sha256: str | None, last: int, manifest: Manifest
 ) -> tuple[Layout, int]:
-    """One row, and the shard's last group (or `last`, that of earlier shards, if it is empty)."""
+    """One row, and the shard's last group (or `last`, that of earlier shards, if it is empty).
+
+    sha256: of the file; None if it is missing or has another size.
+    """
     path, group = directory / shard_name(record.chunk), manifest.get("group", 1)
-    if not has_size(directory, record):
+    if sha256 is None:
         raise Corrupt(f"{path} is missing or is not {record.size} bytes long")
-    if hashlib.sha256(path.read_bytes()).hexdigest() != record.sha256:
+    if sha256 != record.sha256:
         raise Corrupt(f"{path} does not match its recorded sha256")
     shard = open_shard(path, record.count)
     ids = shard.tensor("ids")
@@ -181,7 +185,7 @@ def _check_shard(
     if (torch.diff(groups, prepend=groups.new_tensor([last])) < least).any():
         first = group * (last + least)
         raise Corrupt(f"{path} must hold ids that increase, starting at {max(first, 0)} or later")
-    if record.counters["last_row"] != max(rows.tolist(), default=-1):
+    if record.counters["last_row"] != last_row(ids):
         raise Corrupt(f"{path} must end with row {record.counters['last_row']}")
     labels = manifest.get("labels")
     if labels is not None and "y" in shard.layout:

@@ -698,3 +698,21 @@ def test_label_weights_that_are_no_numbers(given, capsys):
         cli.main(["generate", "digits", "-n", "1", "--out", "o", "--label-weights", given])
     said = f"argument --label-weights: must be numbers such as 3,1,2, got {given!r}"
     assert said in capsys.readouterr().err
+
+
+def test_a_path_that_is_not_utf8_is_printed(tmp_path, models):
+    """A terminal's output refuses such a name, and verify prints it."""
+    folder = os.fsencode(tmp_path) + b"/run\x80"
+    run = [sys.executable, "-m", "drs_fast"]
+    made = subprocess.run(
+        [*run, "generate", f"{models}:good", "-n", "20", "--out", tmp_path / "plain", "--burn-in",
+         "300"], capture_output=True,
+    )  # fmt: skip
+    assert made.returncode == 0
+    os.rename(tmp_path / "plain", folder)
+    with open(folder + b"/manifest.json.tmp", "w"):
+        pass
+    strict = {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}
+    said = subprocess.run([*run, "verify", folder], capture_output=True, env=strict)
+    assert said.returncode == 6
+    assert rb"run\udc80" in said.stdout

@@ -1,5 +1,6 @@
 """Weights of runs on disk: the bits of those in memory, and clear errors where there are none."""
 
+import sys
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -227,3 +228,12 @@ def test_nothing_is_computed_for_weights_that_cannot_be_saved(sampler, tmp_path)
     with pytest.raises(ValueError, match=f"{type(sampler).__name__} has no weights here"):
         drs.generate(smooth(), sampler, 10, out=tmp_path / "run", save=("weight",))
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_what_a_run_is_worth_leaves_no_shard_open(tmp_path):
+    run = drs.generate(tilted(), DRS(), 2000, out=tmp_path / "run", chunk_rows=256)
+    assert len(run.counts) > 3
+    assert weighed.worth_of(run)["effective_samples"] == run.manifest["effective_samples"]
+    with open("/proc/self/maps") as maps:
+        assert f"{run.path}/chunk-" not in maps.read()

@@ -79,3 +79,15 @@ def test_nothing_is_worth_nothing():
     nothing = (0.0, 0.0, 0.0, None)
     assert effective(0, []) == effective(3, [(none, none > 0.0)]) == nothing
     assert effective(0, [(none[:0], none[:0] > 0.0)]) == nothing
+
+
+def test_the_tail_index_takes_little_memory(monkeypatch):
+    sizes, log1p = [], torch.log1p
+
+    def noted(given):
+        sizes.append(given.numel())
+        return log1p(given)
+
+    monkeypatch.setattr(torch, "log1p", noted)
+    tail_index(torch.arange(1.0, 10_001.0).double())
+    assert max(sizes) <= 8 * 10_000

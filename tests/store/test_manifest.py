@@ -504,15 +504,15 @@ def test_what_a_writer_is_given_is_checked(tmp_path):
 def test_a_file_that_cannot_be_read_is_not_called_damaged(tmp_path, monkeypatch, name):
     path = tmp_path / "run"
     drs.generate(toy(), QUICK, 300, out=path, chunk_rows=256)
-    before, read = files(path), Path.read_bytes
+    before, opened = files(path), Path.open
 
-    def refused(file):
+    def refused(file, *how, **more):
         if file.name == name:
             raise PermissionError(errno.EACCES, "Permission denied", str(file))
-        return read(file)
+        return opened(file, *how, **more)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "read_bytes", refused)
+        patch.setattr(Path, "open", refused)
         for look in (store.verify, store.repair):
             with pytest.raises(PermissionError):
                 look(path)

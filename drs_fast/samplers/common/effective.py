@@ -75,7 +75,8 @@ def tail_index(excess: Tensor) -> float | None:
     m = 30 + math.isqrt(n)
     j = torch.arange(1, m + 1, dtype=torch.float64, device=x.device)
     theta = 1.0 + (1.0 - torch.sqrt(m / (j - 0.5))) / (3.0 * quartile)
-    k = -torch.log1p(-theta[:, None] * x).mean(dim=1)  # of the paper, with the other sign
+    # k of the paper, with the other sign; a few at a time, because m and n grow with the samples
+    k = torch.cat([-torch.log1p(-t[:, None] * x).mean(dim=1) for t in torch.split(theta, 8)])
     profile = n * (torch.log(theta / k) + k - 1.0)
     chance = torch.softmax(profile, dim=0)
     best = float((theta * chance).sum())
