@@ -25,6 +25,7 @@ from drs_fast.store.format import (
     shard_name,
     temporaries,
     unrecorded,
+    workers,
 )
 from drs_fast.store.manifest import Manifest, check_totals, read_manifest, written
 from drs_fast.store.tensors import Layout, described, open_shard, read_state
@@ -111,6 +112,7 @@ def repair(path: str | PathLike[str]) -> list[str]:
         if state or torn or damaged or missing:
             folder.put(MANIFEST, written({**manifest, "complete": False}))
             folder.put(RECORDS, lines(sound))
+            folder.remove(workers(folder.path))
         folder.remove([*unrecorded(folder.path, sound), *([STATE] if state else [])])
         return [*state, *torn, *damaged.values(), *left]
 
