@@ -42,12 +42,11 @@ def save_run(run: Run, out: str | PathLike[str], model: str) -> None:
     """
     saving = Saving(run, out, model)
     with called.remembered(run.sampler):
-        worker = run.options.worker
-        if worker is None:
+        if saving.worker is None:
             with saving.alone() as writer:
                 saving.end(writer)
         else:
-            workers.share(saving, Worker.parsed(worker))
+            workers.share(saving, saving.worker)
 
 
 class Saving:
@@ -64,6 +63,8 @@ class Saving:
                 "be; leave max_seconds or adapt out, or draw in memory (in Python, without out)"
             )
         self.n = run.n or 0
+        worker = None if options.worker is None else Worker.parsed(options.worker)
+        self.worker = None if worker is None or worker.of == 1 else worker  # one alone is no worker
         self.columns = options.save if run.gan.labels is None else (*options.save, "y")
         if "gradients" in sampler.tallies:
             self.row_bytes()  # the first call of G and D is one that serves gradients too
@@ -87,7 +88,12 @@ class Saving:
     def alone(self) -> Writer:
         """The directory for this process alone; Busy if another one writes to it."""
         return Writer.open(
-            self.out, self.spec, self.n, bytes_per_sample=self.row_bytes, examine=self._examine
+            self.out,
+            self.spec,
+            self.n,
+            bytes_per_sample=self.row_bytes,
+            examine=self._examine,
+            locked=self.worker is not None,
         )
 
     def together(self) -> Contributor | None:
@@ -166,9 +172,10 @@ class Saving:
         """Computes the missing chunks, in order, until there are n samples."""
         run = self.run
         if not run.shares:  # with quotas there is one worker at a time
+            writer.trim()
             if holes := writer.holes():
                 self.make_whole(writer, holes, bar)
-            writer.trim()
+                writer.trim()
         run.anew(writer.n)
         for record in writer.records.values():
             run.accepted += record.count

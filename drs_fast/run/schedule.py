@@ -243,11 +243,15 @@ class Run:
                 "work; run the same again"
             )
 
-    def check_time(self, remedy: str) -> None:
-        """Raises OutOfTime if the time was over before the rows that are needed."""
+    def check_time(self, remedy: str, *, there: int | None = None, n: int | None = None) -> None:
+        """Raises OutOfTime if the time was over before the rows that are needed.
+
+        there, n: what to say of a run that several processes make: its samples, and those wanted.
+        """
         if self._late:
+            there, n = (self.accepted, self.n) if there is None else (there, n)
             raise OutOfTime(
-                f"{self.accepted:,} of {self.n:,} samples after "
+                f"{there:,} of {n:,} samples after "
                 f"max_seconds={self.options.max_seconds:g}; {remedy}"
             )
 

@@ -42,8 +42,8 @@ class Shared(Protocol):
 
 def share(saving: Shared, worker: Worker) -> None:
     """Does this worker's part of a run, and ends the run if nobody else will."""
-    check(saving.run, worker)
-    beside = _joined(saving, worker)
+    check(saving.run)
+    beside = _joined(saving)
     if beside is not None:
         with beside:
             _contribute(saving, beside, worker)
@@ -59,8 +59,9 @@ def share(saving: Shared, worker: Worker) -> None:
             saving.run.wait(PAUSE)
             continue
         with writer:
-            if worker.count is None and not writer.complete and (holes := writer.holes()):
-                whose = sorted({k % worker.of + 1 for k in holes})
+            missing = [] if writer.complete or worker.count else writer.holes()
+            if len(missing) > few(worker, len(writer.records)):
+                whose = sorted({k % worker.of + 1 for k in missing})
                 _say(
                     saving.run, worker,
                     f"chunks of workers {', '.join(map(str, whose))} of {worker.of} are missing; "
@@ -71,7 +72,7 @@ def share(saving: Shared, worker: Worker) -> None:
         return
 
 
-def check(run: Run, worker: Worker) -> None:
+def check(run: Run) -> None:
     """ValueError where the chunks of a run depend on one another."""
     why = None
     if run.sampler.sequential:
@@ -80,11 +81,11 @@ def check(run: Run, worker: Worker) -> None:
         why = "with classes='within' the quota of a class depends on all rows before"
     elif run.options.max_proposals is not None:
         why = "max_proposals counts the rows of one process"
-    if why is not None and worker.of > 1:
+    if why is not None:
         raise ValueError(f"this run takes one worker, because {why}; leave worker out")
 
 
-def _joined(saving: Shared, worker: Worker) -> Contributor | None:
+def _joined(saving: Shared) -> Contributor | None:
     """The run, begun by whoever comes first; None if it is complete."""
     while True:
         try:
@@ -94,8 +95,11 @@ def _joined(saving: Shared, worker: Worker) -> Contributor | None:
                 if writer.complete:
                     return None
                 saving.check(writer)
+                if any(record.cut for record in writer.records.values()):
+                    saving.end(writer)  # its last shard is there, made by a process alone
+                    return None
                 saving.begin(writer)
-                check(saving.run, worker)
+                check(saving.run)
         except Busy:
             saving.run.wait(PAUSE)
 
@@ -104,7 +108,7 @@ def _contribute(saving: Shared, beside: Contributor, worker: Worker) -> None:
     run, start, before = saving.run, time.monotonic(), beside.count
     saving.check(beside)
     saving.resume(beside)
-    check(run, worker)  # now it is known whether there are quotas
+    check(run)  # now it is known whether there are quotas
     acceptance = run.sampler.found(run.state).acceptance
     expected = max(1.0, acceptance * beside.facts["chunk_rows"])  # samples of a chunk
     made = 0
@@ -118,6 +122,8 @@ def _contribute(saving: Shared, beside: Contributor, worker: Worker) -> None:
                 made += 1
 
         saving.make_whole(beside, chunks(), bar)
+    beside.refresh()
+    run.check_time("run the same again to go on", there=beside.count, n=saving.n)
     seconds = time.monotonic() - start
     rate = run.accepted / max(seconds, 1e-9)
     _say(run, worker, f"{made} chunks, {run.accepted:,} samples in {seconds:.1f} s, {rate:,.0f}/s")
@@ -132,11 +138,13 @@ def claimed(
     """
     mine = worker.number - 1
     while True:
-        seen(beside.refresh())
         if worker.count is not None:
             chunk = worker.count()
         else:
             chunk, mine = mine, mine + worker.of
+        if chunk in beside.records:  # at once, for there may be thousands
+            continue
+        seen(beside.refresh())
         if chunk >= enough(beside.records, beside.n, expected):
             return
         if chunk not in beside.records:
@@ -149,6 +157,14 @@ def enough(records: Mapping[int, Record], n: int, expected: float) -> int:
     if sum(counts) > 0:
         expected = sum(counts) / len(counts)
     return math.ceil((n + LUCK * math.sqrt(n)) / expected)
+
+
+def few(worker: Worker, chunks: int) -> int:
+    """Missing chunks that the last worker makes for others, which may still be about to begin.
+
+    A worker that saw fewer records expected to need fewer chunks, so it may have left some.
+    """
+    return max(worker.of, chunks // (2 * worker.of))
 
 
 def _say(run: Run, worker: Worker, line: str) -> None:

@@ -83,13 +83,24 @@ class Appending:
                 f"expected a new chunk, with ids and as many rows of each tensor, "
                 f"got chunk {chunk} with { ({name: len(rows) for name, rows in tensors.items()}) }"
             )
+        self._add(chunk, tensors, cut, counters, after)
+
+    def _add(
+        self,
+        chunk: int,
+        tensors: Mapping[str, Tensor],
+        cut: bool,
+        counters: Mapping[str, int],
+        after: Future[None] | None = None,
+    ) -> None:
+        count = len(tensors["ids"])
         data, last = pieces(tensors), {"last_row": last_row(tensors["ids"])}
         size = sum(map(len, data))
         sha256 = self._folder.put(shard_name(chunk), *data)
         if after is not None and after.exception() is not None:
             self._folder.remove([shard_name(chunk)])
             after.result()
-        record = Record(chunk, counts.pop(), size, sha256, cut, {**counters, **last})
+        record = Record(chunk, count, size, sha256, cut, {**counters, **last})
         self._folder.append(self._records_name, record.line())
         self.records[chunk] = record
 

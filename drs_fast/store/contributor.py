@@ -18,7 +18,7 @@ from torch import Tensor
 from drs_fast.store import place
 from drs_fast.store.appending import Appending
 from drs_fast.store.folder import Folder
-from drs_fast.store.format import RECORDS, Corrupt, Record, read_records, workers
+from drs_fast.store.format import RECORDS, Corrupt, Record, has_size, read_records, workers
 from drs_fast.store.manifest import Found
 from drs_fast.store.tensors import read_state
 from drs_fast.store.writer import Examine
@@ -35,33 +35,39 @@ class Contributor(Appending):
     def open(
         cls, path: str | PathLike[str], spec: Mapping[str, Any], n: int, examine: Examine
     ) -> "Contributor | None":
-        """Joins a run of n samples; None if it has no state yet, another n, or is complete.
+        """Joins a run of n samples; None before burn-in, after its last shard, or if n grows.
 
-        Conflict if the directory holds another run, Busy if a process has it for itself.
+        Conflict if the directory holds another run or one of a larger n, or if its file system has
+        no locks. Busy if a process has it for itself.
         """
         if not Path(path).is_dir():
             return None
         folder = Folder(Path(path).absolute(), shared=True)
         try:
-            before = place.manifest_before(folder.path, spec, n)
-            if before is None or before["n"] != n or before["complete"]:
-                return None
-            try:
-                state, facts = read_state(folder.path, before)
-            except Corrupt:
-                return None
-            records, _ = read_records(folder.path, facts["chunk_rows"])
-            if any(record.cut for record in records.values()):
-                return None
-            examine(before, False)
-            joined = cls(folder, n, state, facts)
+            joined = cls._joined(folder, spec, n, examine)
         except BaseException:
             folder.close()
             raise
-        finally:
-            if "joined" not in locals():
-                folder.close()
+        if joined is None:
+            folder.close()
         return joined
+
+    @classmethod
+    def _joined(
+        cls, folder: Folder, spec: Mapping[str, Any], n: int, examine: Examine
+    ) -> "Contributor | None":
+        before = place.manifest_before(folder.path, spec, n)
+        if before is None or before["n"] != n or before["complete"]:
+            return None
+        try:
+            state, facts = read_state(folder.path, before)
+        except Corrupt:
+            return None
+        records, _ = read_records(folder.path, facts["chunk_rows"])
+        if any(record.cut for record in records.values()):
+            return None  # all that is missing is for one process
+        examine(before, False)
+        return cls(folder, n, state, facts)
 
     def __init__(self, folder: Folder, n: int, state: dict[str, Tensor], facts: Found) -> None:
         super().__init__(folder, n)
@@ -83,6 +89,8 @@ class Contributor(Appending):
             for line in self._new_lines(name):
                 with contextlib.suppress(Corrupt):  # whoever gathers the records says so
                     record = Record.parse(line)
+                    if not has_size(self.path, record):  # it is to be made again
+                        continue
                     if self.records.setdefault(record.chunk, record) is record:
                         found += record.count
         return found
@@ -98,7 +106,7 @@ class Contributor(Appending):
     ) -> None:
         """Writes and records a chunk, unless somebody else has; the order does not matter here."""
         if chunk not in self.records:
-            super().append(chunk, tensors, cut=cut, counters=counters)
+            self._add(chunk, tensors, cut, counters)
 
     def _new_lines(self, name: str) -> list[bytes]:
         begin = self._read.get(name, 0)

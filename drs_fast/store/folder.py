@@ -30,17 +30,18 @@ _folders: "weakref.WeakSet[Folder]" = weakref.WeakSet()
 class Folder:
     """A directory that only this process writes to, durably. Busy if another process does.
 
-    shared: beside other processes that share it too. own: what tells the names of unfinished files
-    from those of the others.
+    shared: beside other processes that share it too. locked: Conflict where the file system has no
+    locks, as for `shared`. own: what tells the names of unfinished files from those of the others.
 
     A thread takes the lock, waits for the threads that perform the submitted writes, and releases
     the lock. Signals only interrupt the main thread, so the lock is held until the last write ends.
     """
 
-    def __init__(self, path: Path, *, shared: bool = False) -> None:
+    def __init__(self, path: Path, *, shared: bool = False, locked: bool = False) -> None:
         self.path = path
         self.own = ""
-        self._shared = shared
+        self._shared, self._locked = shared, shared or locked
+        self._appending = threading.Lock()
         self._directory: int | None = None
         self._closed = False
         self._thread = ThreadPoolExecutor(1, "drs_fast lock")
@@ -90,12 +91,16 @@ class Folder:
 
     def _lock(self) -> None:
         if sys.platform == "win32":
+            if self._locked:
+                raise self._without_locks()
             return
         self._directory = os.open(self.path, os.O_RDONLY)
-        kind = fcntl.LOCK_SH if self._shared else fcntl.LOCK_EX
         for attempt in range(1, ATTEMPTS + 1):
             try:
-                fcntl.flock(self._directory, kind | fcntl.LOCK_NB)
+                if self._shared:
+                    self._share(self._directory)
+                else:
+                    fcntl.flock(self._directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 return
             except BlockingIOError:
                 if attempt == ATTEMPTS:
@@ -104,7 +109,22 @@ class Folder:
                     ) from None
                 time.sleep(PAUSE)
             except OSError:
+                if self._locked:
+                    raise self._without_locks() from None
                 return  # some network file systems have no locks; O_EXCL below still protects
+
+    @staticmethod
+    def _share(directory: int) -> None:
+        """Takes the shared lock, and finds out whether the other one, which ends a run, exists."""
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(directory, fcntl.LOCK_SH | fcntl.LOCK_NB)
+
+    def _without_locks(self) -> Conflict:
+        return Conflict(
+            f"several workers cannot write to {self.path}, because its file system has no locks "
+            "(flock); choose a directory on another one, or run the command without a worker"
+        )
 
     def _end(self) -> None:
         self._writers.shutdown(wait=True)
@@ -146,17 +166,19 @@ class Folder:
 
     def create(self, name: str) -> bool:
         """Makes an empty file, durably; False if there is one of this name."""
-        self._check_place()
-        try:
-            os.close(os.open(self.path / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
-        except FileExistsError:
-            return False
-        self._sync()
+        with _explained(self.path / name, 0):
+            self._check_place()
+            try:
+                os.close(os.open(self.path / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
+            except FileExistsError:
+                return False
+            self._sync()
         return True
 
     def append(self, name: str, data: bytes) -> None:
         """Appends data to a file, or changes nothing. OSError names the path."""
-        with _explained(self.path / name, len(data)):
+        # One thread at a time, because one that fails cuts off all that follows its beginning.
+        with self._appending, _explained(self.path / name, len(data)):
             self._check_place()
             file = os.open(self.path / name, os.O_WRONLY | os.O_APPEND | BINARY)
             size = os.fstat(file).st_size

@@ -6,6 +6,7 @@ show whether an accident changed a file, and which one. They do not protect agai
 changes a file and recomputes its checksums has made another run.
 """
 
+import contextlib
 import itertools
 import json
 import os
@@ -151,8 +152,11 @@ def _wrong(facts: Mapping[str, Any]) -> list[str]:
 
 
 def read_bytes(path: Path) -> bytes:
-    """The content of a file. Corrupt if it is not a file, but for example a directory."""
-    if os.path.lexists(path) and not path.is_file():
+    """The content of a file. Corrupt if it is not a file, but for example a directory.
+
+    FileNotFoundError too if it is removed meanwhile.
+    """
+    if os.path.lexists(path) and not path.is_file() and os.path.lexists(path):
         raise Corrupt(f"{path} is not a file; move it away")
     return path.read_bytes()
 
@@ -167,10 +171,12 @@ def read_records(directory: Path, chunk_rows: int | None) -> tuple[dict[int, Rec
     records: dict[int, Record] = {}
     disputed: set[int] = set()
     problems = []
-    for name in (RECORDS, *workers(directory)):
-        path, here = directory / name, set[int]()
-        lines = read_bytes(path).splitlines(keepends=True) if os.path.lexists(path) else []
-        for number, line in enumerate(lines, start=1):
+    # shards.jsonl last, because the records of workers move there, perhaps in this moment.
+    for name in (*workers(directory), RECORDS):
+        path, here, data = directory / name, set[int](), b""
+        with contextlib.suppress(FileNotFoundError):
+            data = read_bytes(path)
+        for number, line in enumerate(data.splitlines(keepends=True), start=1):
             try:
                 record = Record.parse(line)
                 record.check(chunk_rows)
@@ -232,6 +238,7 @@ def irregular(directory: Path) -> list[str]:
                 or any(kind.fullmatch(entry.name) for kind in (SHARD, WORKER, TEMPORARY))
             )
             and not _is_file(entry.path)
+            and os.path.lexists(entry.path)  # otherwise a writer has just removed it
         )
 
 

@@ -51,7 +51,10 @@ def verify(path: str | PathLike[str]) -> list[str]:
 def _versions(directory: Path) -> list[tuple[str, int, int, int]]:
     """Versions of the files that every writer changes."""
     found = []
-    for name in (MANIFEST, RECORDS):
+    names = [MANIFEST, RECORDS]
+    with contextlib.suppress(OSError):  # no directory
+        names += workers(directory)
+    for name in names:
         with contextlib.suppress(OSError):
             file = (directory / name).stat()
             found.append((name, file.st_ino, file.st_size, file.st_mtime_ns))
@@ -71,7 +74,7 @@ def _problems(directory: Path, live: bool) -> list[str]:
         *state,
         *torn,
         *damaged.values(),
-        *gaps(records, manifest["n"] if manifest["complete"] else None),
+        *(gaps(records, manifest["n"]) if manifest["complete"] else []),  # workers leave gaps
         *_left(directory, records),
     ]
 

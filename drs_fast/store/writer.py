@@ -65,6 +65,7 @@ class Writer(Appending):
         *,
         bytes_per_sample: Callable[[], int] = lambda: 0,
         examine: Examine = lambda manifest, complete: {},
+        locked: bool = False,
     ) -> "Writer":
         """Starts a run of n samples, or resumes it.
 
@@ -73,11 +74,12 @@ class Writer(Appending):
             before anything is changed; the manifest keeps what it returns.
         bytes_per_sample: asked for after `examine`, which may have called G and D for the first
             time.
+        locked: refuse a file system without locks, because there are other workers.
         Conflict if the directory holds a run of another spec or a larger n, or other files, or if
         another process writes to it. OSError (ENOSPC) if the disk cannot hold the missing samples.
         """
         new = not Path(path).exists()
-        folder = Folder(place.made(path))
+        folder = Folder(place.made(path), locked=locked)
         try:
             return cls(folder, spec, n, bytes_per_sample, examine)
         except BaseException:
