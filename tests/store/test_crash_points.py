@@ -295,6 +295,58 @@ def test_after_any_crash_or_two_the_same_command_gives_the_same_bytes(tmp_path, 
         assert list(found) == [], crash.name
 
 
+def recorded_anywhere(tree):
+    """The chunks that any file of records names."""
+    lines = [
+        line
+        for path, data in tree.items()
+        if path.endswith(".jsonl")
+        for line in data.splitlines(keepends=True)
+        if line.endswith(b"\n")
+    ]
+    return {json.loads(line)["chunk"] for line in lines}
+
+
+def shards(tree):
+    return {data for path, data in tree.items() if SHARD.fullmatch(os.path.basename(path))}
+
+
+def lost_or_partial(root, name):
+    """What is recorded and vanishes, or has a shard's name and is none, at any change."""
+    record = recorded(KINDS[name], root / "watched")
+    command(toy, PLAIN, 600)(root / "longer")
+    whole = shards(record.after) | shards(crashes.read(root / "longer"))
+    needed = recorded_anywhere(record.after)
+    needed -= {max(needed)}  # the last is cut
+    found, sure = set(), set()
+    for number, _, disk in states(record):
+        now, after = disk.tree(), disk.after_power_cut(lambda: False, crashes.old)
+        if not shards(now) <= whole:
+            yield f"part of a shard before change {number}"
+        for kept, tree in ((found, now), (sure, after)):
+            chunks = recorded_anywhere(tree) & needed
+            if not kept <= chunks:
+                yield f"chunks {kept - chunks} are no longer recorded before change {number}"
+            kept |= chunks
+
+
+@pytest.mark.parametrize("name", ["plain", "workers", "workers at once"])
+def test_what_is_recorded_stays_and_no_part_has_a_final_name(tmp_path, name):
+    assert list(lost_or_partial(tmp_path, name)) == []
+
+
+def test_records_that_are_gathered_too_late_are_lost(tmp_path, monkeypatch):
+    """A planted fault: the files of workers are removed before their records are elsewhere."""
+    put = writer.Writer._put_records
+
+    def late(self):
+        self._folder.remove(writer.workers(self.path))
+        put(self)
+
+    monkeypatch.setattr(writer.Writer, "_put_records", late)
+    assert any("no longer recorded" in what for what in lost_or_partial(tmp_path, "workers"))
+
+
 def test_extended_or_repaired_it_is_the_run_made_at_once(tmp_path):
     names = "plain", "extended twice", "repaired", "workers", "workers at once", "workers extended"
     made = [recorded(KINDS[name], tmp_path / name).after for name in names]
@@ -323,7 +375,7 @@ def disturbed(kind, root, error, number, *, for_good=False):
     return Crash(f"{error!r} at change {number}", command, tree)
 
 
-@pytest.mark.parametrize("name", ["plain", "repaired"])
+@pytest.mark.parametrize("name", ["plain", "repaired", "workers"])
 def test_the_record_tells_what_a_process_that_dies_leaves(tmp_path, monkeypatch, name):
     """At any change, whichever thread makes it. One writer, because several differ in order."""
     monkeypatch.setattr(folder, "THREADS", 1)
@@ -358,8 +410,8 @@ FAULTS = {
     ),
     "recorded before it is there": (
         appending.Appending, "_add", "sha256 = self._folder.put(shard_name(chunk), *data)",
-        "sha256 = hashlib.sha256(b''.join(data)).hexdigest(); self.records[chunk] = "
-        "Record(chunk, count, size, sha256, cut, {**counters, **last}); "
+        "import hashlib; sha256 = hashlib.sha256(b''.join(data)).hexdigest(); "
+        "self.records[chunk] = Record(chunk, count, size, sha256, cut, {**counters, **last}); "
         "self._folder.append(RECORDS, self.records[chunk].line()); "
         "self._folder.put(shard_name(chunk), *data); return",
         "plain",
