@@ -181,12 +181,13 @@ class Job:
         """Slots whose worker is gone and must come again."""
         due = set()
         for pid, slot in list(self._alive.items()):
-            if os.waitpid(pid, os.WNOHANG) == (0, 0):
+            gone, status = os.waitpid(pid, os.WNOHANG)
+            if gone == 0:
                 continue
             del self._alive[pid]
-            if not self._complete():
+            if status and not self._complete():  # otherwise it has done its part
                 due.add(slot)
-        return due if self._counts or not self._alive else set()
+        return due
 
     def _complete(self) -> bool:
         with contextlib.suppress(store.Conflict):
