@@ -42,6 +42,7 @@ def test_whatever_happens_to_them_they_end_in_the_same_bytes(minutes):
     assert "every job ended in the bytes of one process" in said
 
 
+@pytest.mark.slow
 def test_the_soak_sees_a_lost_record(tmp_path):
     """A planted fault: the records of workers are thrown away before the last one reads them."""
     fault = (

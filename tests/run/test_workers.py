@@ -10,7 +10,7 @@ from runs import QUICK, conditional, contents, toy
 
 import drs_fast as drs
 from drs_fast import samplers, store
-from drs_fast.run import workers
+from drs_fast.run import clock, workers
 from drs_fast.run.saving import Saving
 from drs_fast.run.worker import Worker
 from drs_fast.store import folder
@@ -286,15 +286,16 @@ def _spec(out):
 
 
 def test_a_worker_that_has_no_more_time_says_so(tmp_path, plain, monkeypatch):
-    from drs_fast.run import clock
-
-    ticks = itertools.count()
-    with monkeypatch.context() as patch:
-        patch.setattr(clock, "now", lambda: float(next(ticks)))
-        with pytest.raises(drs.OutOfTime, match=f"of {N:,} samples after max_seconds=4"):
-            generate(tmp_path / "run", worker="1/2", max_seconds=4)
+    """Also if others are still at work, so that nobody takes its part for done."""
+    out, ticks = tmp_path / "run", itertools.count()
+    generate(out, worker="3/3")
+    with Contributor.open(out, _spec(out), N, lambda manifest, complete: {}):
+        monkeypatch.setattr(clock, "now", lambda: float(next(ticks)))
+        with pytest.raises(drs.OutOfTime, match=f"of {N:,} samples after max_seconds=2"):
+            generate(out, worker="1/3", max_seconds=2)
+        monkeypatch.undo()
     assert not complete(tmp_path / "run")
-    for worker in ("1/2", "2/2"):
+    for worker in ("1/3", "2/3"):
         generate(tmp_path / "run", worker=worker)
     assert contents(tmp_path / "run") == plain()
 
