@@ -20,7 +20,11 @@ class Limit:
         self._end = math.inf if seconds is None else now() + seconds
         self.advanced = self.stopped = False
 
+    def over(self) -> bool:
+        """Whether the time has passed."""
+        return now() >= self._end
+
     def stops(self) -> bool:
         """Whether to begin nothing more."""
-        self.stopped = self.advanced and now() >= self._end
+        self.stopped = self.advanced and self.over()
         return self.stopped

@@ -22,6 +22,7 @@ from drs_fast.run.schedule import Run
 from drs_fast.run.steps import Landed
 from drs_fast.run.stopwatch import DRAIN
 from drs_fast.run.weighed import open_run
+from drs_fast.run.worker import Worker
 from drs_fast.samplers.common import weights
 from drs_fast.samplers.common.weights import Weighing
 from drs_fast.store import Samples
@@ -36,7 +37,7 @@ def generate(
     images: str | None = ..., max_proposals: int | None = ..., max_seconds: float | None = ...,
     patience: int = ..., chunk_rows: int | None = ..., precision: str = ...,
     tune: str | tuple[str, ...] = ..., cuda_graph: bool = ..., label_weights: Weights = ...,
-    only: int | None = ..., progress: bool = ...,
+    only: int | None = ..., progress: bool = ..., worker: None = ...,
 ) -> Batch: ...  # fmt: skip
 @overload
 def generate(
@@ -45,7 +46,7 @@ def generate(
     images: str | None = ..., max_proposals: int | None = ..., max_seconds: float | None = ...,
     patience: int = ..., chunk_rows: int | None = ..., precision: str = ...,
     tune: str | tuple[str, ...] = ..., cuda_graph: bool = ..., label_weights: Weights = ...,
-    only: int | None = ..., progress: bool = ...,
+    only: int | None = ..., progress: bool = ..., worker: Worker | str | None = ...,
 ) -> Samples: ...  # fmt: skip
 def generate(
     gan: GAN,
@@ -68,6 +69,7 @@ def generate(
     label_weights: Weights = None,
     only: int | None = None,
     progress: bool = False,
+    worker: Worker | str | None = None,
 ) -> Batch | Samples:
     """Draws n samples: the first n accepted rows of this seed.
 
@@ -96,6 +98,9 @@ def generate(
         GAN's own label_weights, or the one class to draw.
     cuda_graph: whether a step on a GPU is captured once and replayed, where G and D allow it and
         about 100 batches are to come.
+    worker: "2/8" for the second of eight processes that write to one `out` at the same time. Each
+        makes whole chunks, and the last one ends the run, in the bytes of a single process; what is
+        returned may then still lack samples.
     Raises Starvation, Stale or OutOfTime (in memory with what there is in `partial`), BadLogits, or
     Conflict if `out` holds another run, or G and D give other numbers than at its beginning.
     """
@@ -104,8 +109,10 @@ def generate(
         seed=seed, batch_size=batch_size, device=device, save=save, images=images,
         max_proposals=max_proposals, max_seconds=max_seconds, patience=patience,
         chunk_rows=chunk_rows, precision=precision, tune=tuning.check(tune), cuda_graph=cuda_graph,
-        label_weights=label_weights, only=only, progress=progress,
+        label_weights=label_weights, only=only, progress=progress, worker=worker,
     )  # fmt: skip
+    if worker is not None and out is None:
+        raise ValueError("worker needs out, the directory that all workers write to")
     limit = clock.Limit(options.max_seconds)
     # Before G and D are called, because that leaves caches.
     model = None if out is None else options.placed(gan).sha256()

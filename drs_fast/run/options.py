@@ -14,6 +14,7 @@ from drs_fast.core.sampler import those_that
 from drs_fast.gan import GAN, PRECISIONS, block_rows, classes
 from drs_fast.gan.images import FORMS
 from drs_fast.run import memory, tuning
+from drs_fast.run.worker import Worker
 
 Weights = Sequence[float] | Tensor | None
 
@@ -40,6 +41,7 @@ class Options:
     label_weights: Weights = None
     only: int | None = None
     progress: bool = False
+    worker: Worker | str | None = None
 
     def __post_init__(self) -> None:
         checked: dict[str, Any] = {
@@ -51,6 +53,8 @@ class Options:
             "save": _saved(self.save),
             "tune": tuning.check(self.tune),
         }
+        if self.worker is not None:
+            checked["worker"] = Worker.parsed(self.worker)
         if self.max_seconds is not None:
             checked["max_seconds"] = positive("max_seconds", self.max_seconds)
         if self.images is not None:

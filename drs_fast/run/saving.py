@@ -5,7 +5,7 @@ import functools
 import itertools
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from os import PathLike
 from typing import Any
@@ -17,13 +17,17 @@ from drs_fast.core import RNG_VERSION, Found, Sampler, fingerprint, layout
 from drs_fast.core.arguments import describe
 from drs_fast.core.sampler import BATCH, DATA, DATA_WITHIN, EQUAL, UNKNOWN
 from drs_fast.gan import GAN
-from drs_fast.run import called, probe, weighed
+from drs_fast.run import called, probe, weighed, workers
 from drs_fast.run.progress import Progress
 from drs_fast.run.schedule import Run
 from drs_fast.run.shards import Shards
 from drs_fast.run.stopwatch import DISK
+from drs_fast.run.worker import Worker
+from drs_fast.run.workers import WITHOUT_END
 from drs_fast.samplers.common import weights
 from drs_fast.store import Conflict, Corrupt, Writer
+from drs_fast.store.appending import Appending
+from drs_fast.store.contributor import Contributor
 from drs_fast.store.manifest import COPY, totals
 
 SHARD_BYTES = 64 * 2**20
@@ -36,88 +40,172 @@ def save_run(run: Run, out: str | PathLike[str], model: str) -> None:
 
     model: the GAN's sha256 from before G and D were called.
     """
-    sampler, n, options = run.sampler, run.n or 0, run.options
-    if "weight" in options.save and sampler.weighs == UNKNOWN:
-        raise ValueError(weights.unknown(type(sampler).__name__, sampler.law).why)
-    if sampler.sequential and options.max_seconds is not None:
-        raise ValueError(
-            "max_seconds needs a run that can be resumed, and adapt='batch' with out= cannot be; "
-            "leave max_seconds or adapt out, or draw in memory (in Python, without out)"
-        )
-    columns = options.save if run.gan.labels is None else (*options.save, "y")
-    row_bytes = functools.partial(_row_bytes, run, columns)
-    if "gradients" in sampler.tallies:
-        row_bytes()  # the first call of G and D is one that serves gradients too
-    spec = {
-        "rng_version": RNG_VERSION,
-        "sampler": _spec(sampler, run.gan),
-        "seed": run.rng.seed,
-        "batch_size": run.gan.block,
-        "device": run.gan.device.type,
-        "precision": run.gan.precision,
-        "tune": list(options.tune),
-        "save": list(columns),
-        "label_weights": run.gan.label_weights and list(run.gan.label_weights),
-    }
-    if run.gan.images is not None:
-        spec |= run.gan.images.facts
-    if options.chunk_rows is not None:
-        spec["chunk_rows"] = options.chunk_rows
-    examine = functools.partial(probe.kept, run.gan, model, sampler=sampler)
-    with (
-        called.remembered(sampler),
-        Writer.open(out, spec, n, bytes_per_sample=row_bytes, examine=examine) as writer,
-        _timed(run, writer),
-    ):
-        _check_state(writer, run)
-        if writer.complete:
-            _check_rows(writer, run, columns)
-            return
-        if sampler.sequential and writer.records:
-            raise Conflict(
-                f"{out} holds part of a run in which each row depends on all rows before it "
-                "(adapt='batch'), so it cannot be resumed; choose another directory"
-            )
-        if writer.state is None:
-            found = run.begin()
-            tensors = run.state._asdict()
-            rows = options.chunk_rows or _chunk_rows(
-                sampler.found(run.state), sampler.group, row_bytes(), run.gan.block
-            )
-            facts = {
-                "chunk_rows": rows,
-                "model": run.gan.name,
-                "labels": run.gan.labels,
-                "version": __version__,
-                "law": run.chosen()[0].law,
-                "weighing": run.chosen()[0].weighs,
-                "group": sampler.group,
-                "tallies": list(run.tallies),
-                **found,
-            }
-            numbers = {
-                k: v.tolist()
-                for k, v in tensors.items()
-                if not v.ndim or (v.dtype == torch.float64 and v.shape == (run.gan.labels,))
-            }
-            writer.save_state(tensors, {"eps": _eps(run), **numbers, **facts})
+    saving = Saving(run, out, model)
+    with called.remembered(run.sampler):
+        if saving.worker is None:
+            with saving.alone() as writer:
+                saving.end(writer)
         else:
-            tuned = writer.facts.get("tuned", [])
-            if tuned != spec["tune"]:  # earlier versions kept the faster one
+            workers.share(saving, saving.worker)
+
+
+class Saving:
+    """A run and its directory, for one process at a time or for several."""
+
+    def __init__(self, run: Run, out: str | PathLike[str], model: str) -> None:
+        self.run, self.out = run, out
+        sampler, options = run.sampler, run.options
+        if "weight" in options.save and sampler.weighs == UNKNOWN:
+            raise ValueError(weights.unknown(type(sampler).__name__, sampler.law).why)
+        if sampler.sequential and options.max_seconds is not None:
+            raise ValueError(
+                "max_seconds needs a run that can be resumed, and adapt='batch' with out= cannot "
+                "be; leave max_seconds or adapt out, or draw in memory (in Python, without out)"
+            )
+        self.n = run.n or 0
+        worker = None if options.worker is None else Worker.parsed(options.worker)
+        self.worker = None if worker is None or worker.of == 1 else worker  # one alone is no worker
+        self.columns = options.save if run.gan.labels is None else (*options.save, "y")
+        if "gradients" in sampler.tallies:
+            self.row_bytes()  # the first call of G and D is one that serves gradients too
+        self.spec = {
+            "rng_version": RNG_VERSION,
+            "sampler": _spec(sampler, run.gan),
+            "seed": run.rng.seed,
+            "batch_size": run.gan.block,
+            "device": run.gan.device.type,
+            "precision": run.gan.precision,
+            "tune": list(options.tune),
+            "save": list(self.columns),
+            "label_weights": run.gan.label_weights and list(run.gan.label_weights),
+        }
+        if run.gan.images is not None:
+            self.spec |= run.gan.images.facts
+        if options.chunk_rows is not None:
+            self.spec["chunk_rows"] = options.chunk_rows
+        self._examine = functools.partial(probe.kept, run.gan, model, sampler=sampler)
+
+    def alone(self) -> Writer:
+        """The directory for this process alone; Busy if another one writes to it."""
+        return Writer.open(
+            self.out,
+            self.spec,
+            self.n,
+            bytes_per_sample=self.row_bytes,
+            examine=self._examine,
+            locked=self.worker is not None,
+        )
+
+    def together(self) -> Contributor | None:
+        """The directory beside other processes; None before burn-in and after the end."""
+        return Contributor.open(self.out, self.spec, self.n, self._examine)
+
+    def begin(self, writer: Writer) -> None:
+        """Burn-in, or the state that an earlier call has saved."""
+        run, sampler = self.run, self.run.sampler
+        if writer.state is not None:
+            self.resume(writer)
+            return
+        found = run.begin()
+        tensors = run.state._asdict()
+        rows = run.options.chunk_rows or _chunk_rows(
+            sampler.found(run.state), sampler.group, self.row_bytes(), run.gan.block
+        )
+        facts = {
+            "chunk_rows": rows,
+            "model": run.gan.name,
+            "labels": run.gan.labels,
+            "version": __version__,
+            "law": run.chosen()[0].law,
+            "weighing": run.chosen()[0].weighs,
+            "group": sampler.group,
+            "tallies": list(run.tallies),
+            **found,
+        }
+        numbers = {
+            k: v.tolist()
+            for k, v in tensors.items()
+            if not v.ndim or (v.dtype == torch.float64 and v.shape == (run.gan.labels,))
+        }
+        writer.save_state(tensors, {"eps": _eps(run), **numbers, **facts})
+
+    def resume(self, writer: Appending) -> None:
+        """Takes the state that a call has saved."""
+        tuned, asked = writer.facts.get("tuned", []), self.spec["tune"]
+        if tuned != asked:  # earlier versions kept the faster one
+            raise Conflict(
+                f"{self.out} was begun with tune={tuned}, the variants that were faster then; it "
+                f"cannot be resumed with all of {asked}; choose another directory"
+            )
+        tensors = {name: t.to(self.run.gan.device) for name, t in (writer.state or {}).items()}
+        self.run.resume(self.run.sampler.State(**tensors))
+
+    def end(self, writer: Writer) -> None:
+        """Does all that is missing."""
+        run = self.run
+        with _timed(run, writer):
+            _check_state(writer, run)
+            if writer.complete:
+                _check_rows(writer, run, self.columns)
+                return
+            if run.sampler.sequential and writer.records:
                 raise Conflict(
-                    f"{out} was begun with tune={tuned}, the variants that were "
-                    f"faster then; it cannot be resumed with all of {spec['tune']}; choose another "
-                    "directory"
+                    f"{self.out} holds part of a run in which each row depends on all rows before "
+                    "it (adapt='batch'), so it cannot be resumed; choose another directory"
                 )
-            tensors = {name: t.to(run.gan.device) for name, t in writer.state.items()}
-            run.resume(sampler.State(**tensors))
-        _check_rows(writer, run, columns)
-        with Progress(n, enabled=options.progress) as bar:
-            _fill(run, writer, _stored(columns, run.chosen()[0].weighs), bar)
-        run.check_time(f"run the same again to go on in {out}")
-        with run.watch.on(DISK):
-            writer.finish(_summary(writer, run))
-        run.warn()
+            self.begin(writer)
+            _check_rows(writer, run, self.columns)
+            with Progress(self.n, enabled=run.options.progress) as bar:
+                self._fill(writer, bar)
+            run.check_time(f"run the same again to go on in {self.out}")
+            with run.watch.on(DISK):
+                writer.finish(_summary(writer, run))
+            run.warn()
+
+    def check(self, writer: Appending) -> None:
+        """Corrupt if what is there cannot be of this run."""
+        _check_state(writer, self.run)
+        if writer.state is not None:
+            _check_rows(writer, self.run, self.columns)
+
+    def _fill(self, writer: Writer, bar: Progress) -> None:
+        """Computes the missing chunks, in order, until there are n samples."""
+        run = self.run
+        if not run.shares:  # with quotas there is one worker at a time
+            writer.trim()
+            if holes := writer.holes():
+                self.make_whole(writer, holes, bar)
+                writer.trim()
+        run.anew(writer.n)
+        for record in writer.records.values():
+            run.accepted += record.count
+            run.proposals += record.counters["rows"]
+            run.calls += record.counters["calls"]
+            run.invalid += record.counters["invalid"]
+            run.above += record.counters["above"]
+            run.tallies.update({name: record.counters.get(name, 0) for name in run.tallies})
+        bar.skip(run.accepted - bar.accepted)
+        if run.quota is not None:
+            for y in writer.column("y"):
+                run.quota.had(y)
+        present = frozenset(writer.records)
+        last = max(present, default=-1)
+        inner = last if last >= len(present) else 0  # chunks before the last are needed in full
+        missing = (k for k in itertools.count() if k not in present)
+        _make(run, writer, self.stored, missing, bar, inner)
+
+    def make_whole(self, writer: Appending, chunks: Iterable[int], bar: Progress) -> None:
+        """Computes these chunks to their ends, however many samples they bring."""
+        self.run.anew(WITHOUT_END)
+        _make(self.run, writer, self.stored, chunks, bar, 0)
+
+    @property
+    def stored(self) -> tuple[str, ...]:
+        """The columns that shards have, once there is a state."""
+        return _stored(self.columns, self.run.chosen()[0].weighs)
+
+    def row_bytes(self) -> int:
+        return _row_bytes(self.run, self.columns)
 
 
 @contextmanager
@@ -147,7 +235,7 @@ def _eps(run: Run) -> float | None:
     return sampler.thresholds(run.gan, state).eps or None
 
 
-def _check_rows(writer: Writer, run: Run, columns: tuple[str, ...]) -> None:
+def _check_rows(writer: Appending, run: Run, columns: tuple[str, ...]) -> None:
     """Corrupt if the samples already written differ in kind from those this run would add."""
     stored = _stored(columns, writer.facts.get("weighing"))
     rows = {name: run.example[name] for name in ("ids", *stored)}
@@ -159,7 +247,7 @@ def _check_rows(writer: Writer, run: Run, columns: tuple[str, ...]) -> None:
     )
 
 
-def _check_state(writer: Writer, run: Run) -> None:
+def _check_state(writer: Appending, run: Run) -> None:
     """Corrupt if the stored state is not a state of this sampler."""
     if writer.state is None:
         return
@@ -208,27 +296,20 @@ def _check_field(sampler: Sampler, name: str, value: Any) -> None:
         ) from None
 
 
-def _fill(run: Run, writer: Writer, columns: tuple[str, ...], bar: Progress) -> None:
-    """Computes the missing chunks, in order, until there are n samples."""
-    for record in writer.records.values():
-        run.accepted += record.count
-        run.proposals += record.counters["rows"]
-        run.calls += record.counters["calls"]
-        run.invalid += record.counters["invalid"]
-        run.above += record.counters["above"]
-        run.tallies.update({name: record.counters.get(name, 0) for name in run.tallies})
-    bar.skip(run.accepted)
-    if run.quota is not None:
-        for y in writer.column("y"):
-            run.quota.had(y)
-    rows, present = writer.facts["chunk_rows"], frozenset(writer.records)
-    missing = ((k, k * rows, (k + 1) * rows) for k in itertools.count() if k not in present)
-    last = max(present, default=-1)
-    inner = last if last >= len(present) else 0  # chunks before the last are needed in full
+def _make(
+    run: Run,
+    writer: Appending,
+    columns: tuple[str, ...],
+    chunks: Iterable[int],
+    bar: Progress,
+    inner: int,
+) -> None:
+    rows = writer.facts["chunk_rows"]
     first = max(1, min(SHARD_ROWS, SHARD_BYTES // _row_bytes(run, columns)))
     example = {name: run.example[name] for name in ("ids", *columns)}
+    spans = ((k, k * rows, (k + 1) * rows) for k in chunks)
     with Shards(writer, example, min(run.n or 0, rows), first, run.watch) as shards:
-        for landed in run.landed(missing, tuple(example), bar, inner):
+        for landed in run.landed(spans, tuple(example), bar, inner):
             whole = landed.accepted == sum(len(piece["ids"]) for piece in landed.rows)
             reached = run.accepted == run.n and landed.step.chunk >= inner
             shards.add(landed, ends=landed.step.last or reached, whole=whole)

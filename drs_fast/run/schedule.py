@@ -3,6 +3,7 @@
 import functools
 import math
 import sys
+import time
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -58,6 +59,7 @@ class Run:
         self._flying = 0  # rows of steps that have not landed yet
         self._limit = limit or Limit()
         self._late = False  # whether steps are missing because the time was over
+        self._exhausted = False  # or because max_proposals was reached
         self.accepted = self.proposals = self.calls = self.invalid = self.above = self.idle = 0
         self._outside = None if self.gan.images is None else Outside(self.gan.device)
         self.counted = () if self._outside is None else (OUTSIDE,)  # columns that are only counted
@@ -93,14 +95,28 @@ class Run:
             found["flip_rate"] = self.flip_rate
         return found
 
+    def anew(self, n: int | None) -> None:
+        """Counts from 0 again, towards n samples."""
+        self.n = n
+        self.accepted = self.proposals = self.calls = self.invalid = self.above = self.idle = 0
+        self._flying = 0
+        self._late = self._exhausted = False
+        self.tallies = Counter(dict.fromkeys((*self.sampler.tallies, *self.counted), 0))
+        if self.state is not None:
+            self._count()
+
     def resume(self, state: Any) -> None:
         """Continues after burn-in; the state says which labels to propose and what to count."""
         self.state = state
         asked, self.gan = self.gan, self.sampler.proposing(self.gan, state)
         if self.gan is not asked:
             self.shares = classes.shares(asked.labels or 0, asked.label_weights)
-            self.quota = classes.Quota(self.shares, self.n)
-        cap = self.sampler.capped_at(state)
+        self._count()
+
+    def _count(self) -> None:
+        """What is counted from here on: the samples of each class, and what is clipped."""
+        self.quota = classes.Quota(self.shares, self.n) if self.shares else None
+        cap = self.sampler.capped_at(self.state)
         self._excess = None if cap is None else clipped.Tally(cap)
 
     @functools.cached_property
@@ -174,7 +190,7 @@ class Run:
             self._check_hunger()
         self._late = self._limit.stopped
         bar.note = self._note(worth)
-        if self.accepted == self.n or self._late:
+        if self._late or not self._exhausted:
             return
         most, remedies = self.options.max_proposals, ["raise it", *self.sampler.remedies[:1]]
         raise Starvation(
@@ -221,11 +237,24 @@ class Run:
         """What all counts say."""
         return self.sampler.measured(self.state, totals)
 
-    def check_time(self, remedy: str) -> None:
-        """Raises OutOfTime if the time was over before the rows that are needed."""
-        if self._late:
+    def wait(self, seconds: float) -> None:
+        """Waits for other processes; OutOfTime if this one has no more time."""
+        time.sleep(seconds)
+        if self._limit.over():
             raise OutOfTime(
-                f"{self.accepted:,} of {self.n:,} samples after "
+                f"max_seconds={self.options.max_seconds:g} passed while other processes were at "
+                "work; run the same again"
+            )
+
+    def check_time(self, remedy: str, *, there: int | None = None, n: int | None = None) -> None:
+        """Raises OutOfTime if the time was over before the rows that are needed.
+
+        there, n: what to say of a run that several processes make: its samples, and those wanted.
+        """
+        if self._late:
+            there, n = (self.accepted, self.n) if there is None else (there, n)
+            raise OutOfTime(
+                f"{there:,} of {n:,} samples after "
                 f"max_seconds={self.options.max_seconds:g}; {remedy}"
             )
 
@@ -288,6 +317,7 @@ class Run:
                 size = min(size, room)
                 size -= size % (self.step_rows if size > self.step_rows else self.sampler.group)
                 if size <= 0:
+                    self._exhausted = True
                     return
                 left -= size
                 self._flying += size

@@ -7,7 +7,7 @@ from concurrent.futures import Future
 from drs_fast.run.collected import Collected, Rows
 from drs_fast.run.steps import Landed
 from drs_fast.run.stopwatch import DISK, DRAIN, Stopwatch
-from drs_fast.store import Writer
+from drs_fast.store.appending import Appending
 from drs_fast.store.folder import THREADS
 
 
@@ -18,7 +18,7 @@ class Shards:
     """
 
     def __init__(
-        self, writer: Writer, example: Rows, capacity: int, first: int, watch: Stopwatch
+        self, writer: Appending, example: Rows, capacity: int, first: int, watch: Stopwatch
     ) -> None:
         self._writer, self._watch = writer, watch
         needed = math.ceil(writer.n / max(1, min(first, capacity)))

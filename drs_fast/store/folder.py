@@ -13,7 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from drs_fast.store.format import Conflict
+from drs_fast.store.format import Busy, Conflict
 
 if sys.platform != "win32":
     import fcntl
@@ -22,19 +22,26 @@ BINARY = getattr(os, "O_BINARY", 0)
 THREADS = 4  # hashing takes as long as a fast disk, and fsync waits
 PIECE = 2**20  # bytes that are hashed and written before others, so that a cache holds them
 ATTEMPTS, PAUSE = 20, 0.01  # seconds; `being_written` takes the lock for a moment
+LOOKS = 5  # of `being_written`
 Data = bytes | memoryview  # of bytes
 _folders: "weakref.WeakSet[Folder]" = weakref.WeakSet()
 
 
 class Folder:
-    """A directory that only this process writes to, durably. Conflict if another process does.
+    """A directory that only this process writes to, durably. Busy if another process does.
+
+    shared: beside other processes that share it too. locked: Conflict where the file system has no
+    locks, as for `shared`. own: what tells the names of unfinished files from those of the others.
 
     A thread takes the lock, waits for the threads that perform the submitted writes, and releases
     the lock. Signals only interrupt the main thread, so the lock is held until the last write ends.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, shared: bool = False, locked: bool = False) -> None:
         self.path = path
+        self.own = ""
+        self._shared, self._locked = shared, shared or locked
+        self._appending = threading.Lock()
         self._directory: int | None = None
         self._closed = False
         self._thread = ThreadPoolExecutor(1, "drs_fast lock")
@@ -84,20 +91,40 @@ class Folder:
 
     def _lock(self) -> None:
         if sys.platform == "win32":
+            if self._locked:
+                raise self._without_locks()
             return
         self._directory = os.open(self.path, os.O_RDONLY)
         for attempt in range(1, ATTEMPTS + 1):
             try:
-                fcntl.flock(self._directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if self._shared:
+                    self._share(self._directory)
+                else:
+                    fcntl.flock(self._directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 return
             except BlockingIOError:
                 if attempt == ATTEMPTS:
-                    raise Conflict(
+                    raise Busy(
                         f"another process is writing {self.path}; wait for it or end it"
                     ) from None
                 time.sleep(PAUSE)
             except OSError:
+                if self._locked:
+                    raise self._without_locks() from None
                 return  # some network file systems have no locks; O_EXCL below still protects
+
+    @staticmethod
+    def _share(directory: int) -> None:
+        """Takes the shared lock, and finds out whether the other one, which ends a run, exists."""
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(directory, fcntl.LOCK_SH | fcntl.LOCK_NB)
+
+    def _without_locks(self) -> Conflict:
+        return Conflict(
+            f"several workers cannot write to {self.path}, because its file system has no locks "
+            "(flock); choose a directory on another one, or run the command without a worker"
+        )
 
     def _end(self) -> None:
         self._writers.shutdown(wait=True)
@@ -120,7 +147,7 @@ class Folder:
 
         OSError names the path.
         """
-        temporary = self.path / f"{name}.tmp"
+        temporary = self.path / f"{name}{self.own}.tmp"
         with _explained(self.path / name, sum(map(len, data))):
             self._check_place()
             file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | BINARY, 0o666)
@@ -137,9 +164,21 @@ class Folder:
             self._sync()
         return sha256
 
+    def create(self, name: str) -> bool:
+        """Makes an empty file, durably; False if there is one of this name."""
+        with _explained(self.path / name, 0):
+            self._check_place()
+            try:
+                os.close(os.open(self.path / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
+            except FileExistsError:
+                return False
+            self._sync()
+        return True
+
     def append(self, name: str, data: bytes) -> None:
         """Appends data to a file, or changes nothing. OSError names the path."""
-        with _explained(self.path / name, len(data)):
+        # One thread at a time, because one that fails cuts off all that follows its beginning.
+        with self._appending, _explained(self.path / name, len(data)):
             self._check_place()
             file = os.open(self.path / name, os.O_WRONLY | os.O_APPEND | BINARY)
             size = os.fstat(file).st_size
@@ -212,10 +251,15 @@ def being_written(path: Path) -> bool:
     except OSError:
         return False
     try:
-        fcntl.flock(directory, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        for _ in range(LOOKS):  # others that look hold the lock for a moment
+            try:
+                fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return False
+            except BlockingIOError:
+                time.sleep(PAUSE)
+        return True
+    except OSError:
         return False
-    except OSError as error:
-        return isinstance(error, BlockingIOError)
     finally:
         _release(directory)
 

@@ -6,6 +6,7 @@ show whether an accident changed a file, and which one. They do not protect agai
 changes a file and recomputes its checksums has made another run.
 """
 
+import contextlib
 import itertools
 import json
 import os
@@ -23,13 +24,20 @@ from drs_fast.store.kinds import Count, Flag, LastRow, Sha256
 MANIFEST, STATE, RECORDS = "manifest.json", "state.safetensors", "shards.jsonl"
 SECONDS = "seconds.json"
 SHARD = re.compile(r"chunk-\d{8,}\.safetensors")
+# The records of a worker that writes beside others; the last one puts them into shards.jsonl.
+WORKER = re.compile(r"worker-\d{4,}\.jsonl")
 TEMPORARY = re.compile(
-    rf"({'|'.join(map(re.escape, (MANIFEST, STATE, RECORDS, SECONDS)))}|{SHARD.pattern})\.tmp"
+    rf"({'|'.join(map(re.escape, (MANIFEST, STATE, RECORDS, SECONDS)))}|{SHARD.pattern})"
+    r"(\.worker-\d{4,})?\.tmp"
 )
 
 
 class Conflict(ValueError):
     """The directory belongs to another run, to a larger n, or is not a run at all."""
+
+
+class Busy(Conflict):
+    """Another process is writing to the directory."""
 
 
 class Corrupt(RuntimeError):
@@ -144,36 +152,66 @@ def _wrong(facts: Mapping[str, Any]) -> list[str]:
 
 
 def read_bytes(path: Path) -> bytes:
-    """The content of a file. Corrupt if it is not a file, but for example a directory."""
-    if os.path.lexists(path) and not path.is_file():
+    """The content of a file. Corrupt if it is not a file, but for example a directory.
+
+    FileNotFoundError too if it is removed meanwhile.
+    """
+    if os.path.lexists(path) and not path.is_file() and os.path.lexists(path):
         raise Corrupt(f"{path} is not a file; move it away")
     return path.read_bytes()
 
 
 def read_records(directory: Path, chunk_rows: int | None) -> tuple[dict[int, Record], list[str]]:
-    """The records of shards.jsonl in the order of their chunks, and what is wrong with other lines.
+    """The records in the order of their chunks, and what is wrong with other lines.
 
     chunk_rows: as the manifest has it; None before burn-in has found it.
-    The lines may come in any order. Two for one chunk are a problem; the chunk counts as recorded
-    only if they say the same.
+    The lines may come in any order. Two for one chunk are a problem, unless two workers made it; it
+    counts as recorded only if they say the same.
     """
-    path = directory / RECORDS
     records: dict[int, Record] = {}
     disputed: set[int] = set()
     problems = []
-    lines = read_bytes(path).splitlines(keepends=True) if os.path.lexists(path) else []
-    for number, line in enumerate(lines, start=1):
-        try:
-            record = Record.parse(line)
-            record.check(chunk_rows)
-        except Corrupt as error:
-            problems.append(f"{path} line {number} {error}")
-            continue
-        if record.chunk in records:
-            problems.append(f"{path} line {number} names chunk {record.chunk} a second time")
-        if records.setdefault(record.chunk, record) != record:
-            disputed.add(record.chunk)
+    # shards.jsonl last, because the records of workers move there, perhaps in this moment.
+    for name in (*workers(directory), RECORDS):
+        path, here, data = directory / name, set[int](), b""
+        with contextlib.suppress(FileNotFoundError):
+            data = read_bytes(path)
+        for number, line in enumerate(data.splitlines(keepends=True), start=1):
+            try:
+                record = Record.parse(line)
+                record.check(chunk_rows)
+            except Corrupt as error:
+                problems.append(f"{path} line {number} {error}")
+                continue
+            differs = records.setdefault(record.chunk, record) != record
+            if record.chunk in here:
+                problems.append(f"{path} line {number} names chunk {record.chunk} a second time")
+            elif differs:
+                problems.append(f"{path} line {number} says else of chunk {record.chunk}")
+            here.add(record.chunk)
+            if differs:
+                disputed.add(record.chunk)
     return {chunk: records[chunk] for chunk in sorted(records.keys() - disputed)}, problems
+
+
+def workers(directory: Path) -> list[str]:
+    """The files of workers whose records are not in shards.jsonl yet."""
+    return sorted(name for name in os.listdir(directory) if WORKER.fullmatch(name))
+
+
+def within(records: Mapping[int, Record], n: int) -> dict[int, Record]:
+    """The records of whole chunks that a run of n samples has before its last one.
+
+    Of chunks beyond a missing one nobody knows whether they are needed; they are kept.
+    """
+    count, kept = 0, dict[int, Record]()
+    for chunk, record in sorted(records.items()):
+        count += record.count
+        known = chunk == len(kept)
+        if known and count >= n:
+            break
+        kept[chunk] = record
+    return kept
 
 
 def gaps(records: Mapping[int, Record], n: int | None) -> list[str]:
@@ -195,8 +233,12 @@ def irregular(directory: Path) -> list[str]:
         return sorted(
             f"{entry.path} is not a file; move it away"
             for entry in entries
-            if (entry.name in own or SHARD.fullmatch(entry.name) or TEMPORARY.fullmatch(entry.name))
+            if (
+                entry.name in own
+                or any(kind.fullmatch(entry.name) for kind in (SHARD, WORKER, TEMPORARY))
+            )
             and not _is_file(entry.path)
+            and os.path.lexists(entry.path)  # otherwise a writer has just removed it
         )
 
 

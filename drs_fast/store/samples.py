@@ -15,7 +15,14 @@ from drs_fast.core import last_row
 from drs_fast.core.columns import COLUMNS
 from drs_fast.store import seconds
 from drs_fast.store.columns import Column, Weigh, Weight, read
-from drs_fast.store.format import Conflict, Corrupt, Record, read_records, shard_name
+from drs_fast.store.format import (
+    Conflict,
+    Corrupt,
+    Record,
+    read_records,
+    shard_name,
+    workers,
+)
 from drs_fast.store.manifest import Manifest, read_manifest
 from drs_fast.store.tensors import Layout, Tensors, check_rows, open_shard, read_state
 
@@ -55,7 +62,7 @@ class Samples(Dataset[dict[str, Tensor]]):
 
     samples[i] is a dict of the tensors of row i. The columns .ids, .logit, .x, .z and .y take
     integers, slices, boolean masks and 1-d integer indices, and return tensors.
-    An unfinished run shows the samples up to the first missing chunk.
+    An unfinished run shows the samples up to the first missing chunk, and at most n.
     """
 
     def __init__(
@@ -68,9 +75,13 @@ class Samples(Dataset[dict[str, Tensor]]):
         self._weights_of, self._made_again = weights_of, made_again
         self.manifest, records = _read(self.path)
         self.records: list[Record] = []  # of the shards up to the first missing one
-        while len(self.records) in records:
-            self.records.append(records[len(self.records)])
-        self.counts = [record.count for record in self.records]
+        self.counts: list[int] = []  # samples in them
+        room = self.manifest["n"]
+        # Workers write whole chunks, and what lies beyond n is dropped when the run ends.
+        while (chunk := len(self.records)) in records and room > 0:
+            self.records.append(records[chunk])
+            self.counts.append(min(room, records[chunk].count))
+            room -= self.counts[-1]
         self.ends = list(accumulate(self.counts))
         if self.manifest["complete"] and len(self) != self.manifest["n"]:
             raise Corrupt(
@@ -201,7 +212,7 @@ class Samples(Dataset[dict[str, Tensor]]):
         except OSError:
             now = size
         if file is None or now != size:
-            file = self._opened(Path(path), self.records[chunk], now)
+            file = self._opened(Path(path), chunk, now)
             if self._row:
                 check_rows(file, self._row, "the first shard", "`drs-fast verify` says more")
             if len(self._files) >= OPEN_SHARDS:
@@ -209,12 +220,15 @@ class Samples(Dataset[dict[str, Tensor]]):
             self._files[chunk] = now, file
         return file
 
-    def _opened(self, path: Path, record: Record, size: int) -> Tensors:
-        """Opens a shard of the run, which may have been extended since.
+    def _opened(self, path: Path, chunk: int, size: int) -> Tensors:
+        """Opens a shard of the run, which may have been ended or extended since.
 
         Then what was its last shard may hold more rows, after those that it held. Where classes
         have quotas, any shard may hold more, and in between.
         """
+        record, count = self.records[chunk], self.counts[chunk]
+        if count < record.count:
+            return open_shard(path, count, or_more=True)
         n = read_manifest(self.path)["n"] if size > record.size else self.manifest["n"]
         extended = n > self.manifest["n"]
         file = open_shard(path, record.count, or_more=extended)
@@ -240,6 +254,7 @@ def _read(directory: Path) -> tuple[Manifest, dict[int, Record]]:
     """The manifest and the records that belong to it, though a writer may change both."""
     while True:
         manifest = read_manifest(directory)
+        before = workers(directory)
         records, _ = read_records(directory, manifest.get("chunk_rows"))
-        if read_manifest(directory) == manifest:
+        if read_manifest(directory) == manifest and workers(directory) == before:
             return manifest, records

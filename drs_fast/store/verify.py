@@ -24,6 +24,7 @@ from drs_fast.store.format import (
     shard_name,
     temporaries,
     unrecorded,
+    workers,
 )
 from drs_fast.store.hashed import hashed
 from drs_fast.store.manifest import Manifest, check_totals, read_manifest, written
@@ -50,7 +51,10 @@ def verify(path: str | PathLike[str]) -> list[str]:
 def _versions(directory: Path) -> list[tuple[str, int, int, int]]:
     """Versions of the files that every writer changes."""
     found = []
-    for name in (MANIFEST, RECORDS):
+    names = [MANIFEST, RECORDS]
+    with contextlib.suppress(OSError):  # no directory
+        names += workers(directory)
+    for name in names:
         with contextlib.suppress(OSError):
             file = (directory / name).stat()
             found.append((name, file.st_ino, file.st_size, file.st_mtime_ns))
@@ -70,7 +74,7 @@ def _problems(directory: Path, live: bool) -> list[str]:
         *state,
         *torn,
         *damaged.values(),
-        *gaps(records, manifest["n"] if manifest["complete"] else None),
+        *(gaps(records, manifest["n"]) if manifest["complete"] else []),  # workers leave gaps
         *_left(directory, records),
     ]
 
@@ -111,6 +115,7 @@ def repair(path: str | PathLike[str]) -> list[str]:
         if state or torn or damaged or missing:
             folder.put(MANIFEST, written({**manifest, "complete": False}))
             folder.put(RECORDS, lines(sound))
+            folder.remove(workers(folder.path))
         folder.remove([*unrecorded(folder.path, sound), *([STATE] if state else [])])
         return [*state, *torn, *damaged.values(), *left]
 

@@ -8,18 +8,16 @@ chunks.
 
 import contextlib
 import hashlib
-import itertools
 import json
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future
+from collections.abc import Callable, Mapping
 from os import PathLike
 from pathlib import Path
 from typing import Any, cast
 
 from torch import Tensor
 
-from drs_fast.core import last_row
 from drs_fast.store import place, seconds
+from drs_fast.store.appending import Appending
 from drs_fast.store.folder import Folder
 from drs_fast.store.format import (
     MANIFEST,
@@ -29,30 +27,29 @@ from drs_fast.store.format import (
     Altered,
     Conflict,
     Corrupt,
-    Record,
     gaps,
     has_size,
     irregular,
     lines,
     read_records,
-    shard_name,
     temporaries,
     unrecorded,
+    within,
+    workers,
 )
 from drs_fast.store.manifest import (
-    COPY,
     Found,
     Manifest,
     check_totals,
     found,
     written,
 )
-from drs_fast.store.tensors import Layout, check_rows, open_shard, pieces, read_state
+from drs_fast.store.tensors import pieces, read_state
 
 Examine = Callable[[Manifest | None, bool], Mapping[str, Any]]
 
 
-class Writer:
+class Writer(Appending):
     """Writes the samples of one run; a context manager.
 
     records: the shards that are there, by chunk. state: as `save_state` was given it; None before.
@@ -68,6 +65,7 @@ class Writer:
         *,
         bytes_per_sample: Callable[[], int] = lambda: 0,
         examine: Examine = lambda manifest, complete: {},
+        locked: bool = False,
     ) -> "Writer":
         """Starts a run of n samples, or resumes it.
 
@@ -76,11 +74,12 @@ class Writer:
             before anything is changed; the manifest keeps what it returns.
         bytes_per_sample: asked for after `examine`, which may have called G and D for the first
             time.
+        locked: refuse a file system without locks, because there are other workers.
         Conflict if the directory holds a run of another spec or a larger n, or other files, or if
         another process writes to it. OSError (ENOSPC) if the disk cannot hold the missing samples.
         """
         new = not Path(path).exists()
-        folder = Folder(place.made(path))
+        folder = Folder(place.made(path), locked=locked)
         try:
             return cls(folder, spec, n, bytes_per_sample, examine)
         except BaseException:
@@ -98,19 +97,14 @@ class Writer:
         bytes_per_sample: Callable[[], int],
         examine: Examine,
     ) -> None:
-        self.n = n
-        self.path = folder.path
-        self._folder = folder
+        super().__init__(folder, n)
         self._spec = spec
         blocked = irregular(folder.path)
         if blocked:
             raise Corrupt("; ".join(blocked))
         before = place.manifest_before(folder.path, spec, n)
         folder.remove(temporaries(folder.path))
-        self.state: dict[str, Tensor] | None = None
-        self.records: dict[int, Record] = {}
         self.complete = False
-        self._facts: Found | None = None
         self._found: Mapping[str, object] = {}  # the facts, or what a manifest says of lost ones
         self._state_sha256: str | None = None
         if before is not None:
@@ -121,6 +115,7 @@ class Writer:
             # A kill between two of these leaves a run that both the old and the new n can resume.
             self._put_manifest(n if before is None else before["n"], complete=False)
             self._put_records()
+            folder.remove(workers(folder.path))  # whose records are in shards.jsonl now
             self._put_manifest(n, complete=False)
 
     def _go_on(self, before: Manifest) -> None:
@@ -145,43 +140,11 @@ class Writer:
             before["complete"]
             and self.n == before["n"] == self.count
             and not torn
+            and not workers(self.path)
             and self.records == recorded
             and self.state is not None
             and (self.path / RECORDS).read_bytes() == lines(recorded)
         )
-
-    def __enter__(self) -> "Writer":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
-
-    @property
-    def facts(self) -> Found:
-        """As `save_state` was given them. ValueError before."""
-        if self._facts is None:
-            raise ValueError(f"no state has been saved in {self.path} yet")
-        return self._facts
-
-    @property
-    def count(self) -> int:
-        """Samples in all recorded shards."""
-        return sum(record.count for record in self.records.values())
-
-    def rows_before(self, chunk: int) -> int:
-        """Samples in the recorded shards of earlier chunks."""
-        return sum(record.count for record in self.records.values() if record.chunk < chunk)
-
-    def column(self, name: str) -> Iterator[Tensor]:
-        """Yields the tensor of that name from each recorded shard."""
-        for chunk, record in self.records.items():
-            yield open_shard(self.path / shard_name(chunk), record.count).tensor(name)
-
-    def check_rows(self, rows: Layout) -> None:
-        """Corrupt unless rows of the first recorded shard have these dtypes and shapes."""
-        for chunk, record in itertools.islice(self.records.items(), 1):
-            shard = open_shard(self.path / shard_name(chunk), record.count)
-            check_rows(shard, rows, "the generator gives", COPY)
 
     def save_state(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
         """Saves the sampler's state, and facts about it (log_m, gamma, ...) in the manifest too.
@@ -201,40 +164,16 @@ class Writer:
         self._found = self._facts
         self._put_manifest(self.n, complete=False)
 
-    def append(
-        self,
-        chunk: int,
-        tensors: Mapping[str, Tensor],
-        *,
-        cut: bool,
-        counters: Mapping[str, int],
-        after: Future[None] | None = None,
-    ) -> None:
-        """Writes and records the samples of a chunk: ids and other tensors with as many rows.
+    def holes(self) -> list[int]:
+        """The chunks that are missing before a recorded one."""
+        return [k for k in range(max(self.records, default=0)) if k not in self.records]
 
-        cut: the chunk gave more rows than these, because n was reached. counters: those of `Line`
-        except last_row, and the sampler's tallies. after: another shard's append, which may still
-        be under way; this shard is written beside it, but recorded after it, and not if it fails.
-        """
-        counts = {len(rows) for rows in tensors.values()}
-        if chunk in self.records or "ids" not in tensors or len(counts) != 1:
-            raise ValueError(
-                f"expected a new chunk, with ids and as many rows of each tensor, "
-                f"got chunk {chunk} with { ({name: len(rows) for name, rows in tensors.items()}) }"
-            )
-        data, last = pieces(tensors), {"last_row": last_row(tensors["ids"])}
-        size = sum(map(len, data))
-        sha256 = self._folder.put(shard_name(chunk), *data)
-        if after is not None and after.exception() is not None:
-            self._folder.remove([shard_name(chunk)])
-            after.result()
-        record = Record(chunk, counts.pop(), size, sha256, cut, {**counters, **last})
-        self._folder.append(RECORDS, record.line())
-        self.records[chunk] = record
-
-    def submit(self, write: Callable[..., None], *given: Any) -> Future[None]:
-        """Runs `write` in one of the writer's threads, begun in order; `close` waits for all."""
-        return self._folder.submit(write, *given)
+    def trim(self) -> None:
+        """Forgets chunks that workers made beyond the n-th sample, and the one that it lies in."""
+        last = self.records[max(self.records)] if self.records else None
+        if last is not None and (self.count > self.n or (self.count == self.n and not last.cut)):
+            self.records = within(self.records, self.n)
+            self._put_records()
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Sorts the records, adds the summary to the manifest. Corrupt unless there are n rows."""
@@ -250,10 +189,6 @@ class Writer:
         """Notes what the seconds of this call were spent on, if the disk takes it."""
         with contextlib.suppress(OSError, Conflict):
             self._folder.put(SECONDS, seconds.added(self.path, on))
-
-    def close(self) -> None:
-        """Releases the directory after the last write, whatever interrupts this."""
-        self._folder.close()
 
     def _put_manifest(
         self, n: int, complete: bool, summary: Mapping[str, Any] | None = None

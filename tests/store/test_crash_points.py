@@ -9,6 +9,7 @@ import contextlib
 import errno
 import functools
 import inspect
+import itertools
 import json
 import os
 import random
@@ -27,8 +28,9 @@ from torch import nn
 
 import drs_fast as drs
 from drs_fast import samplers, store
+from drs_fast.run.worker import Worker
 from drs_fast.squeeze import bound, search
-from drs_fast.store import folder, writer
+from drs_fast.store import appending, folder, writer
 from drs_fast.store.format import SHARD
 
 if sys.platform == "win32":
@@ -80,6 +82,26 @@ def damage(out):
     os.truncate(state, 100)
 
 
+TWO = "1/2", "2/2"
+
+
+def worker(which, n=300):
+    return command(toy, PLAIN, n, worker=which)
+
+
+def both(out):
+    """The second worker begins while the first one is at work, and leaves before it."""
+    numbers = itertools.count()
+
+    def draw():
+        number = next(numbers)
+        if number == 1:
+            worker("2/2")(out)
+        return number
+
+    worker(Worker(1, 2, draw))(out)
+
+
 # before: what is there when the commands begin, each of which may crash.
 Kind = namedtuple("Kind", "before commands")
 WHOLE = command(toy, PLAIN, 300)
@@ -91,6 +113,9 @@ KINDS = {
     "squeezed": Kind([], [command(hill, SQUEEZED, 30, rows=1024)]),
     "tuned": Kind([], [command(images, PLAIN, 300, tune=("channels_last",))]),
     "repaired": Kind([WHOLE, damage], [store.repair, WHOLE]),
+    "workers": Kind([], [worker("1/2"), worker("2/2"), WHOLE]),
+    "workers at once": Kind([], [both, WHOLE]),
+    "workers extended": Kind([], [worker("2/2", 150), worker("1/2", 150), *map(worker, TWO)]),
 }
 
 
@@ -158,7 +183,7 @@ def chosen(found, count):
 
 def unsound(out):
     """What a reader finds wrong beside that which an interruption leaves behind."""
-    known = "left behind by an interruption", "shards.jsonl line"
+    known = "left behind by an interruption", ".jsonl line"
     if not (out / "manifest.json").exists():
         return []
     store.open_run(out)
@@ -270,10 +295,62 @@ def test_after_any_crash_or_two_the_same_command_gives_the_same_bytes(tmp_path, 
         assert list(found) == [], crash.name
 
 
+def recorded_anywhere(tree):
+    """The chunks that any file of records names."""
+    lines = [
+        line
+        for path, data in tree.items()
+        if path.endswith(".jsonl")
+        for line in data.splitlines(keepends=True)
+        if line.endswith(b"\n")
+    ]
+    return {json.loads(line)["chunk"] for line in lines}
+
+
+def shards(tree):
+    return {data for path, data in tree.items() if SHARD.fullmatch(os.path.basename(path))}
+
+
+def lost_or_partial(root, name):
+    """What is recorded and vanishes, or has a shard's name and is none, at any change."""
+    record = recorded(KINDS[name], root / "watched")
+    command(toy, PLAIN, 600)(root / "longer")
+    whole = shards(record.after) | shards(crashes.read(root / "longer"))
+    needed = recorded_anywhere(record.after)
+    needed -= {max(needed)}  # the last is cut
+    found, sure = set(), set()
+    for number, _, disk in states(record):
+        now, after = disk.tree(), disk.after_power_cut(lambda: False, crashes.old)
+        if not shards(now) <= whole:
+            yield f"part of a shard before change {number}"
+        for kept, tree in ((found, now), (sure, after)):
+            chunks = recorded_anywhere(tree) & needed
+            if not kept <= chunks:
+                yield f"chunks {kept - chunks} are no longer recorded before change {number}"
+            kept |= chunks
+
+
+@pytest.mark.parametrize("name", ["plain", "workers", "workers at once"])
+def test_what_is_recorded_stays_and_no_part_has_a_final_name(tmp_path, name):
+    assert list(lost_or_partial(tmp_path, name)) == []
+
+
+def test_records_that_are_gathered_too_late_are_lost(tmp_path, monkeypatch):
+    """A planted fault: the files of workers are removed before their records are elsewhere."""
+    put = writer.Writer._put_records
+
+    def late(self):
+        self._folder.remove(writer.workers(self.path))
+        put(self)
+
+    monkeypatch.setattr(writer.Writer, "_put_records", late)
+    assert any("no longer recorded" in what for what in lost_or_partial(tmp_path, "workers"))
+
+
 def test_extended_or_repaired_it_is_the_run_made_at_once(tmp_path):
-    names = "plain", "extended twice", "repaired"
+    names = "plain", "extended twice", "repaired", "workers", "workers at once", "workers extended"
     made = [recorded(KINDS[name], tmp_path / name).after for name in names]
-    assert crashes.differing(made[0], made[1]) == crashes.differing(made[0], made[2]) == []
+    assert [crashes.differing(made[0], other) for other in made[1:]] == [[]] * (len(names) - 1)
 
 
 class Died(BaseException):
@@ -298,7 +375,7 @@ def disturbed(kind, root, error, number, *, for_good=False):
     return Crash(f"{error!r} at change {number}", command, tree)
 
 
-@pytest.mark.parametrize("name", ["plain", "repaired"])
+@pytest.mark.parametrize("name", ["plain", "repaired", "workers"])
 def test_the_record_tells_what_a_process_that_dies_leaves(tmp_path, monkeypatch, name):
     """At any change, whichever thread makes it. One writer, because several differ in order."""
     monkeypatch.setattr(folder, "THREADS", 1)
@@ -312,7 +389,7 @@ def test_the_record_tells_what_a_process_that_dies_leaves(tmp_path, monkeypatch,
 @pytest.mark.parametrize(
     ("name", "count"),
     [
-        *((name, 6) for name in ("plain", "extended twice", "repaired")),
+        *((name, 6) for name in ("plain", "extended twice", "repaired", "workers")),
         *(pytest.param(name, None, marks=pytest.mark.slow) for name in KINDS),
     ],
 )
@@ -332,9 +409,9 @@ FAULTS = {
         folder.Folder, "_sync", "os.fsync(self._directory)", "pass", "plain",
     ),
     "recorded before it is there": (
-        writer.Writer, "append", "sha256 = self._folder.put(shard_name(chunk), *data)",
-        "sha256 = hashlib.sha256(b''.join(data)).hexdigest(); self.records[chunk] = "
-        "Record(chunk, counts.pop(), size, sha256, cut, {**counters, **last}); "
+        appending.Appending, "_add", "sha256 = self._folder.put(shard_name(chunk), *data)",
+        "import hashlib; sha256 = hashlib.sha256(b''.join(data)).hexdigest(); "
+        "self.records[chunk] = Record(chunk, count, size, sha256, cut, {**counters, **last}); "
         "self._folder.append(RECORDS, self.records[chunk].line()); "
         "self._folder.put(shard_name(chunk), *data); return",
         "plain",

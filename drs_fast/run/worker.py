@@ -1,0 +1,38 @@
+"""One of several processes that write one run."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from drs_fast.core.arguments import integer
+
+
+@dataclass(frozen=True)
+class Worker:
+    """Which of several processes this one is.
+
+    number: from 1 to `of`. count: draws the numbers 0, 1, ... of a counter that all workers share,
+    by which chunks are given out; None: worker k makes every `of`-th chunk, and leaves when others
+    are still at theirs.
+    """
+
+    number: int
+    of: int
+    count: Callable[[], int] | None = None
+
+    def __post_init__(self) -> None:
+        integer("of", self.of, 1)
+        if not 1 <= integer("number", self.number, 1) <= self.of:
+            raise ValueError(f"worker must be from 1/{self.of} to {self.of}/{self.of}, got {self}")
+
+    @classmethod
+    def parsed(cls, text: "str | Worker") -> "Worker":
+        """The worker of "2/8". ValueError for anything else."""
+        if isinstance(text, Worker):
+            return text
+        parts = text.split("/") if isinstance(text, str) else []
+        if len(parts) != 2 or not all(part.isascii() and part.isdigit() for part in parts):
+            raise ValueError(f"worker must be like '2/8', the second of eight, got {text!r}")
+        return cls(int(parts[0]), int(parts[1]))
+
+    def __str__(self) -> str:
+        return f"{self.number}/{self.of}"
