@@ -1,4 +1,4 @@
-"""The command line: drs-fast demo | plan | generate | doctor | verify | unweight | report."""
+"""The command line: drs-fast demo | plan | generate | doctor | status | verify | report | ..."""
 
 import argparse
 import contextlib
@@ -41,8 +41,8 @@ def command() -> NoReturn:
         code = int(end.code or 0)
     except KeyboardInterrupt:  # a second Ctrl-C
         code = 130
-    except _Terminated:
-        code = 143
+    except _Told as told:
+        code = told.code
     interrupts.leave_at_once(code)
     try:
         sys.stdout.flush()
@@ -62,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options = parsed(given)
         if str(Path.cwd()) not in sys.path:
             sys.path.insert(0, str(Path.cwd()))
-        with _terminable(), _short_warnings():
+        with _tellable(options), _short_warnings():
             return _run(options)
     except BadLogits as error:
         return fail(3, error)
@@ -88,8 +88,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return fail(5 if full or error.filename else 1, error)
     except KeyboardInterrupt:
         return fail(130, f"interrupted{AFTERWARDS.get(options.run, '')}")
-    except _Terminated:
-        return fail(143, f"terminated{AFTERWARDS.get(options.run, '')}")
+    except _Told as told:
+        return fail(told.code, f"{told}{AFTERWARDS.get(options.run, '')}")
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -126,26 +126,37 @@ def _formatted(
     return f"drs-fast: warning: {place}{message}\n"
 
 
-class _Terminated(BaseException):
-    pass
+class _Told(BaseException):
+    """A signal tells the command to leave: with this exit code, after what is being written."""
+
+    def __init__(self, number: int) -> None:
+        ends = number == signal.SIGTERM
+        super().__init__("terminated" if ends else f"told to leave ({signal.strsignal(number)})")
+        self.code = 143 if ends else OUT_OF_TIME
 
 
 @contextlib.contextmanager
-def _terminable() -> Iterator[None]:
-    """Makes SIGTERM raise _Terminated, if the handler can be set here and restored later."""
-    before = signal.getsignal(signal.SIGTERM)  # None: not installed from Python
-    if before is None or threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    signal.signal(signal.SIGTERM, _terminate)
+def _tellable(options: argparse.Namespace) -> Iterator[None]:
+    """SIGTERM, and SIGUSR1 while samples are drawn, raise _Told where they may be handled here."""
+    numbers = [signal.SIGTERM]
+    if sys.platform != "win32" and options.run is run_generate:
+        numbers.append(signal.SIGUSR1)  # Slurm's warning
+    before = {number: signal.getsignal(number) for number in numbers}
+    # None: not installed from Python
+    numbers = [number for number in numbers if before[number] is not None]
+    if threading.current_thread() is not threading.main_thread():
+        numbers = []
+    for number in numbers:
+        signal.signal(number, _tell)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number in numbers:
+            signal.signal(number, before[number])
 
 
-def _terminate(number: int, frame: FrameType | None) -> None:
-    raise _Terminated
+def _tell(number: int, frame: FrameType | None) -> None:
+    raise _Told(number)
 
 
 if __name__ == "__main__":

@@ -6,10 +6,12 @@ Who is last ends the run alone, as a single process would: it fills holes, drops
 the n-th sample, and cuts the last chunk in the order of rows.
 """
 
+import itertools
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
+from dataclasses import replace
 from typing import Protocol
 
 from drs_fast.run.progress import Progress
@@ -37,38 +39,46 @@ class Shared(Protocol):
     def resume(self, writer: Appending) -> None: ...
     def check(self, writer: Appending) -> None: ...
     def make_whole(self, writer: Appending, chunks: Iterator[int], bar: Progress) -> None: ...
-    def end(self, writer: Writer) -> None: ...
+    def end(self, writer: Writer, shown: Progress | None = None) -> None: ...
 
 
 def share(saving: Shared, worker: Worker) -> None:
     """Does this worker's part of a run, and ends the run if nobody else will."""
-    check(saving.run, worker)
+    run, talks = saving.run, saving.run.options.progress
+    check(run, worker)
+    run.options = replace(run.options, progress=talks and worker.number == 1)
     beside = _joined(saving, worker)
-    if beside is not None:
-        with beside:
-            _contribute(saving, beside, worker)
+    said = []
+    with Progress(saving.n, enabled=run.options.progress) as bar:
+        if beside is not None:
+            with beside:
+                said.append(_contribute(saving, beside, worker, bar))
+        said.append(_ended(saving, beside, worker, bar))
+    if talks and beside is not None:
+        sys.stderr.write(f"worker {worker}: {'; '.join(said)}\n")
+
+
+def _ended(saving: Shared, beside: Contributor | None, worker: Worker, bar: Progress) -> str:
+    """Ends the run, waits until another worker has, or leaves that to others; says which."""
     while True:
         try:
             writer = saving.alone()
         except Busy:
-            if worker.count is None:  # the last of the others ends the run
-                _say(
-                    saving.run, worker, "others are still at work on the run; the last one ends it"
-                )
-                return
+            if not worker.stays:
+                return "others are still at work on the run; the last one ends it"
+            bar.others(0 if beside is None else beside.refresh())
             saving.run.wait(PAUSE)
             continue
         with writer:
-            if worker.count is None and not writer.complete and (holes := writer.holes()):
+            if not worker.stays and not writer.complete and (holes := writer.holes()):
                 whose = sorted({k % worker.of + 1 for k in holes})
-                _say(
-                    saving.run, worker,
+                return (
                     f"chunks of workers {', '.join(map(str, whose))} of {worker.of} are missing; "
-                    "the same command without a worker makes them and ends the run",
-                )  # fmt: skip
-                return
-            saving.end(writer)
-        return
+                    "the same command without a worker makes them and ends the run"
+                )
+            saving.end(writer, bar)
+            bar.others(saving.n - bar.accepted)
+            return "the run is complete"
 
 
 def check(run: Run, worker: Worker) -> None:
@@ -81,17 +91,20 @@ def check(run: Run, worker: Worker) -> None:
     elif run.options.max_proposals is not None:
         why = "max_proposals counts the rows of one process"
     if why is not None and worker.of > 1:
-        raise ValueError(f"this run takes one worker, because {why}; leave worker out")
+        raise ValueError(
+            f"this run takes one worker, because {why}; leave worker out, or give "
+            "1/1 to the only process of a launcher"
+        )
 
 
 def _joined(saving: Shared, worker: Worker) -> Contributor | None:
-    """The run, begun by whoever comes first; None if it is complete."""
+    """The run, begun by whoever comes first; None if it is complete, or but for its end."""
     while True:
         try:
             if (beside := saving.together()) is not None:
                 return beside
             with saving.alone() as writer:
-                if writer.complete:
+                if writer.complete or any(record.cut for record in writer.records.values()):
                     return None
                 saving.check(writer)
                 saving.begin(writer)
@@ -100,27 +113,27 @@ def _joined(saving: Shared, worker: Worker) -> Contributor | None:
             saving.run.wait(PAUSE)
 
 
-def _contribute(saving: Shared, beside: Contributor, worker: Worker) -> None:
-    run, start, before = saving.run, time.monotonic(), beside.count
+def _contribute(saving: Shared, beside: Contributor, worker: Worker, bar: Progress) -> str:
+    """Makes this worker's chunks; says how many, and how fast."""
+    run, start = saving.run, time.monotonic()
     saving.check(beside)
     saving.resume(beside)
     check(run, worker)  # now it is known whether there are quotas
     acceptance = run.sampler.found(run.state).acceptance
     expected = max(1.0, acceptance * beside.facts["chunk_rows"])  # samples of a chunk
     made = 0
-    with Progress(saving.n, enabled=run.options.progress and worker.number == 1) as bar:
-        bar.skip(min(before, saving.n))
+    bar.skip(beside.count)
 
-        def chunks() -> Iterator[int]:
-            nonlocal made
-            for chunk in claimed(beside, worker, expected, bar.skip):
-                yield chunk
-                made += 1
+    def chunks() -> Iterator[int]:
+        nonlocal made
+        for chunk in claimed(beside, worker, expected, bar.others):
+            yield chunk
+            made += 1
 
-        saving.make_whole(beside, chunks(), bar)
+    saving.make_whole(beside, chunks(), bar)
     seconds = time.monotonic() - start
     rate = run.accepted / max(seconds, 1e-9)
-    _say(run, worker, f"{made} chunks, {run.accepted:,} samples in {seconds:.1f} s, {rate:,.0f}/s")
+    return f"{made} chunks, {run.accepted:,} samples in {seconds:.1f} s, {rate:,.0f}/s"
 
 
 def claimed(
@@ -130,17 +143,44 @@ def claimed(
 
     expected: samples of a chunk, before any is known. seen: told of the samples of others.
     """
-    mine = worker.number - 1
-    while True:
+    given = set[int]()
+    for chunk in _numbers(worker):
+        if chunk in beside.records:
+            continue
         seen(beside.refresh())
-        if worker.count is not None:
-            chunk = worker.count()
-        else:
-            chunk, mine = mine, mine + worker.of
         if chunk >= enough(beside.records, beside.n, expected):
-            return
+            break
         if chunk not in beside.records:
+            given.add(chunk)
             yield chunk
+    while worker.stays and worker.count is None:
+        seen(beside.refresh())
+        end = enough(beside.records, beside.n, expected)
+        owed = spare(beside.records.keys() | given, worker.of, end)
+        if not owed:
+            return
+        chunk = owed[worker.number % len(owed)]  # another than the one that others take
+        given.add(chunk)
+        yield chunk
+
+
+def _numbers(worker: Worker) -> Iterator[int]:
+    """Numbers of the shared counter as long as there is one, then every `of`-th."""
+    while worker.count is not None and (number := worker.count()) is not None:
+        yield number
+    yield from itertools.count(worker.number - 1, worker.of)
+
+
+def spare(there: Set[int], of: int, end: int) -> list[int]:
+    """The missing chunks before `end`, the last one first, without those that are being made.
+
+    They may be being made if all earlier ones of the same worker are there.
+    """
+    missing = [k for k in range(end) if k not in there]
+    first: dict[int, int] = {}
+    for k in missing:
+        first.setdefault(k % of, k)
+    return [k for k in reversed(missing) if k != first[k % of]]
 
 
 def enough(records: Mapping[int, Record], n: int, expected: float) -> int:
@@ -149,8 +189,3 @@ def enough(records: Mapping[int, Record], n: int, expected: float) -> int:
     if sum(counts) > 0:
         expected = sum(counts) / len(counts)
     return math.ceil((n + LUCK * math.sqrt(n)) / expected)
-
-
-def _say(run: Run, worker: Worker, line: str) -> None:
-    if run.options.progress:
-        sys.stderr.write(f"worker {worker}: {line}\n")

@@ -7,6 +7,7 @@ protect against accidents, not against intent: whoever recomputes them can make 
 from drs_fast.store.folder import being_written
 from drs_fast.store.format import Conflict, Corrupt, Record
 from drs_fast.store.samples import Column, Samples, open_run
+from drs_fast.store.status import Status
 from drs_fast.store.verify import mendable, recorded, repair, verify
 from drs_fast.store.writer import Writer
 
@@ -16,6 +17,7 @@ __all__ = [
     "Corrupt",
     "Record",
     "Samples",
+    "Status",
     "Writer",
     "being_written",
     "mendable",
