@@ -97,7 +97,7 @@ class Counter:
                 if self.store is None:
                     at = (self.host, self.port)
                     self.store = distributed.TCPStore(*at, None, False, CONNECTING)  # type: ignore
-                return self.store.add(self.key, 1) - 1
+                return int(self.store.add(self.key, 1)) - 1
             except RuntimeError:  # of torch.distributed
                 self.lost = True
         return None

@@ -131,7 +131,7 @@ class _Told(BaseException):
 
     def __init__(self, number: int) -> None:
         ends = number == signal.SIGTERM
-        super().__init__("terminated" if ends else f"told to leave ({signal.strsignal(number)})")
+        super().__init__("terminated" if ends else f"told to leave ({signal.Signals(number).name})")
         self.code = 143 if ends else OUT_OF_TIME
 
 

@@ -54,7 +54,7 @@ def share(saving: Shared, worker: Worker) -> None:
             with beside:
                 said.append(_contribute(saving, beside, worker, bar))
         said.append(_ended(saving, beside, worker, bar))
-    if talks and beside is not None:
+    if talks:
         sys.stderr.write(f"worker {worker}: {'; '.join(said)}\n")
 
 
