@@ -24,7 +24,6 @@ from drs_fast.store.writer import Writer
 
 PAUSE = 0.1  # seconds between two looks at what others do
 WITHOUT_END = 2**62  # more samples than any chunks bring
-LUCK = 3.0  # standard deviations of the samples that chunks bring
 
 
 class Shared(Protocol):
@@ -184,8 +183,11 @@ def spare(there: Set[int], of: int, end: int) -> list[int]:
 
 
 def enough(records: Mapping[int, Record], n: int, expected: float) -> int:
-    """The number of chunks that surely hold n samples, or a few fewer; those beyond are in vain."""
+    """The number of chunks that are expected to be needed in full.
+
+    Who ends the run makes the one in which the n-th sample lies, once, as a single process would.
+    """
     counts = [record.count for record in list(records.values())]
     if sum(counts) > 0:
         expected = sum(counts) / len(counts)
-    return math.ceil((n + LUCK * math.sqrt(n)) / expected)
+    return math.floor(n / expected)
