@@ -137,10 +137,10 @@ class _Told(BaseException):
 
 @contextlib.contextmanager
 def _tellable(options: argparse.Namespace) -> Iterator[None]:
-    """SIGTERM, and SIGUSR1 while samples are drawn, raise _Told where they may be handled here."""
+    """SIGTERM, and SIGUSR1 and 2 while samples are drawn, raise _Told, if they may be set here."""
     numbers = [signal.SIGTERM]
     if sys.platform != "win32" and options.run is run_generate:
-        numbers.append(signal.SIGUSR1)  # Slurm's warning
+        numbers += signal.SIGUSR1, signal.SIGUSR2  # warnings of Slurm and of submitit
     before = {number: signal.getsignal(number) for number in numbers}
     # None: not installed from Python
     numbers = [number for number in numbers if before[number] is not None]
