@@ -11,6 +11,7 @@ from runs import contents
 from torch import distributed
 
 import drs_fast as drs
+from drs_fast import store
 from drs_fast.cli import launcher
 from drs_fast.cli import main as cli
 from drs_fast.run.progress import Progress
@@ -209,3 +210,16 @@ def test_progress_shows_no_more_than_there_will_be(capsys, monkeypatch):
     last = capsys.readouterr().err.splitlines()[-1]
     assert last.startswith("100 of 100 samples, ")
     assert last.endswith(" 50.00% accepted, 0 s left")
+
+
+def test_a_run_that_lacks_only_its_end(tmp_path, alone, monkeypatch):
+    """It was killed after the record of its last shard."""
+
+    def killed(writer, summary):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store.Writer, "finish", killed)
+        assert cli.main(command(tmp_path, "--quiet")) == 130
+    assert cli.main(command(tmp_path, "--worker", "2/3", "--quiet")) == 0
+    assert contents(tmp_path) == alone
