@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import os
 import platform
 import sys
 from pathlib import Path
@@ -11,6 +12,8 @@ import torch
 
 from drs_fast import __version__, ops, samplers, store
 from drs_fast.adapters.load import load, real_samples
+from drs_fast.cli import launcher
+from drs_fast.cli.exit_codes import OUT_OF_TIME
 from drs_fast.doctor.doctor import doctor
 from drs_fast.gan import GAN
 from drs_fast.report import planned
@@ -89,6 +92,8 @@ def run_generate(options: argparse.Namespace) -> int:
     elif given:
         name, value = next(iter(given.items()))
         raise ValueError(f"--{name.replace('_', '-')} {value} needs --squeeze")
+    options.worker = worker = launcher.worker(options.worker, os.environ)
+    options.device = launcher.device(options.device, os.environ)
     with ops.backend(options.backend):
         samples: store.Samples = engine.generate(
             _model(options),
@@ -97,8 +102,9 @@ def run_generate(options: argparse.Namespace) -> int:
             out=options.out,
             **{field.name: getattr(options, field.name) for field in dataclasses.fields(Options)},
         )
-    if options.progress:
-        facts = samples.manifest
+    facts = samples.manifest
+    speaks = worker is None or (worker.number == 1 and facts["complete"])
+    if options.progress and speaks:
         rate = facts["n"] / facts["proposals"] if facts["proposals"] else 0.0
         print(
             f"{_counted(len(samples), 'sample')} in {options.out}: {rate:.2%} of "
@@ -134,6 +140,12 @@ def _detail(backend: str) -> str:
     from drs_fast.backends import cpu
 
     return f", {cpu.instruction_set()} instructions" if backend == "cpu" else ""
+
+
+def run_status(options: argparse.Namespace) -> int:
+    status = store.Status.of(options.dir)
+    print(f"{options.dir}: {status}")
+    return 0 if status.complete else OUT_OF_TIME
 
 
 def run_verify(options: argparse.Namespace) -> int:

@@ -47,3 +47,6 @@ def _is_command() -> bool:
 
 if _is_command():  # PyTorch takes seconds to import
     leave_at_once(130, b"drs-fast: interrupted\n")
+    if sys.platform != "win32" and "generate" in sys.argv and _may_handle():
+        for _number in (signal.SIGUSR1, signal.SIGUSR2):
+            signal.signal(_number, Leave(75, b"drs-fast: told to leave\n"))

@@ -1,4 +1,4 @@
-"""The command line: demo | plan | generate | doctor | verify | export | unweight | report."""
+"""The command line: demo | plan | generate | doctor | status | verify | export | unweight | ..."""
 
 import argparse
 import contextlib
@@ -45,8 +45,8 @@ def command() -> NoReturn:
         code = int(end.code or 0)
     except KeyboardInterrupt:  # a second Ctrl-C
         code = 130
-    except _Terminated:
-        code = 143
+    except _Told as told:
+        code = told.code
     interrupts.leave_at_once(code)
     try:
         sys.stdout.flush()
@@ -66,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options = parsed(given)
         if str(Path.cwd()) not in sys.path:
             sys.path.insert(0, str(Path.cwd()))
-        with _terminable(), _short_warnings():
+        with _tellable(options), _short_warnings():
             return _run(options)
     except BadLogits as error:
         return fail(3, error)
@@ -92,8 +92,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return fail(5 if full or error.filename else 1, error)
     except KeyboardInterrupt:
         return fail(130, f"interrupted{AFTERWARDS.get(options.run, '')}")
-    except _Terminated:
-        return fail(143, f"terminated{AFTERWARDS.get(options.run, '')}")
+    except _Told as told:
+        return fail(told.code, f"{told}{AFTERWARDS.get(options.run, '')}")
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -130,26 +130,37 @@ def _formatted(
     return f"drs-fast: warning: {place}{message}\n"
 
 
-class _Terminated(BaseException):
-    pass
+class _Told(BaseException):
+    """A signal tells the command to leave: with this exit code, after what is being written."""
+
+    def __init__(self, number: int) -> None:
+        ends = number == signal.SIGTERM
+        super().__init__("terminated" if ends else f"told to leave ({signal.Signals(number).name})")
+        self.code = 143 if ends else OUT_OF_TIME
 
 
 @contextlib.contextmanager
-def _terminable() -> Iterator[None]:
-    """Makes SIGTERM raise _Terminated, if the handler can be set here and restored later."""
-    before = signal.getsignal(signal.SIGTERM)  # None: not installed from Python
-    if before is None or threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    signal.signal(signal.SIGTERM, _terminate)
+def _tellable(options: argparse.Namespace) -> Iterator[None]:
+    """SIGTERM, and SIGUSR1 and 2 while samples are drawn, raise _Told, if they may be set here."""
+    numbers = [signal.SIGTERM]
+    if sys.platform != "win32" and options.run is run_generate:
+        numbers += signal.SIGUSR1, signal.SIGUSR2  # warnings of Slurm and of submitit
+    before = {number: signal.getsignal(number) for number in numbers}
+    # None: not installed from Python
+    numbers = [number for number in numbers if before[number] is not None]
+    if threading.current_thread() is not threading.main_thread():
+        numbers = []
+    for number in numbers:
+        signal.signal(number, _tell)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number in numbers:
+            signal.signal(number, before[number])
 
 
-def _terminate(number: int, frame: FrameType | None) -> None:
-    raise _Terminated
+def _tell(number: int, frame: FrameType | None) -> None:
+    raise _Told(number)
 
 
 if __name__ == "__main__":

@@ -141,6 +141,8 @@ def parser(given: list[str]) -> argparse.ArgumentParser:
         choices=commands.USE_BOUND,
         help="always or never use the bound (default: only if it saves work)",
     )
+    share = "the K-th of N processes that write to one folder (default: as torchrun or Slurm says)"
+    _add_option(generate, "worker", share, type=str, metavar="K/N")
     _add_option(generate, "only", "draw this class alone", metavar="CLASS")
     weights = "how often each class is proposed, such as 3,1,2 (default: as the GAN says)"
     _add_option(generate, "label_weights", weights, type=_numbers, metavar="W,W,...")
@@ -169,6 +171,14 @@ def parser(given: list[str]) -> argparse.ArgumentParser:
     check.add_argument("--seed", type=int, default=0, help="of the samples (default: %(default)s)")
     _add_option(check, "device", DEVICE, type=str)
     check.set_defaults(run=commands.run_doctor)
+
+    status = added.add_parser(
+        "status",
+        allow_abbrev=False,
+        help="say how far a run is: exit code 0 complete, 75 unfinished, 7 not a run",
+    )
+    status.add_argument("dir", metavar="DIR")
+    status.set_defaults(run=commands.run_status)
 
     verify = added.add_parser("verify", allow_abbrev=False, help="check the sha256 of every shard")
     verify.add_argument("dir", metavar="DIR")

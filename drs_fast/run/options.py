@@ -54,7 +54,12 @@ class Options:
             "tune": tuning.check(self.tune),
         }
         if self.worker is not None:
-            checked["worker"] = Worker.parsed(self.worker)
+            checked["worker"] = worker = Worker.parsed(self.worker)
+            if worker.of > 1 and checked["tune"] == tuning.AUTO:
+                raise ValueError(
+                    "tune='auto' of several workers would choose differently; give tune by name, "
+                    "as drs-fast plan recommends it"
+                )
         if self.max_seconds is not None:
             checked["max_seconds"] = positive("max_seconds", self.max_seconds)
         if self.images is not None:

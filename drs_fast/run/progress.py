@@ -8,13 +8,16 @@ SECONDS_BETWEEN_LINES, SECONDS_BETWEEN_NOTES = 10.0, 1.0
 
 
 class Progress:
-    """Prints samples per second, acceptance and time left to standard error."""
+    """Prints samples per second, acceptance and time left to standard error.
+
+    What goes beyond the n samples is not shown: several workers together make a few more.
+    """
 
     def __init__(self, n: int | None, *, enabled: bool) -> None:
         self.n = n
         self.enabled = enabled
         self.start = self.last = time.monotonic()
-        self.accepted = self.proposals = self.before = 0
+        self.accepted = self.proposals = self.before = self.beside = self._shown = 0
         self.note = ""
         self.bar = _bar(n) if enabled and sys.stderr.isatty() else None
 
@@ -32,6 +35,11 @@ class Progress:
         self.before += accepted
         self.advance(accepted, 0)
 
+    def others(self, accepted: int) -> None:
+        """Counts samples that other workers have made meanwhile."""
+        self.beside += accepted
+        self.advance(accepted, 0)
+
     @property
     def due(self) -> bool:
         """Whether to find a new note before the next `advance`, which shows it."""
@@ -42,16 +50,19 @@ class Progress:
         """Counts new samples, and the proposals they took."""
         self.accepted += accepted
         self.proposals += proposals
+        shown = self.accepted if self.n is None else min(self.accepted, self.n)
+        new, self._shown = shown - self._shown, shown
         if self.bar is not None:
             if self.due:
                 self.last = time.monotonic()
             self.bar.set_postfix_str(self._words(), refresh=False)
-            self.bar.update(accepted)
+            self.bar.update(new)
         elif self.due:
             self._line()
 
     def _acceptance(self) -> float:
-        return (self.accepted - self.before) / self.proposals if self.proposals else 0.0
+        own = self.accepted - self.before - self.beside
+        return own / self.proposals if self.proposals else 0.0
 
     def _words(self) -> str:
         found = f"{self._acceptance():.2%} accepted"
@@ -60,9 +71,9 @@ class Progress:
     def _line(self) -> None:
         self.last = time.monotonic()
         rate = (self.accepted - self.before) / max(self.last - self.start, 1e-9)
-        left = ((self.n or 0) - self.accepted) / rate if rate else float("inf")
+        left = ((self.n or 0) - self._shown) / rate if rate > 0 else float("inf")
         sys.stderr.write(
-            f"{self.accepted:,} of {self.n:,} samples, {rate:,.0f}/s, "
+            f"{self._shown:,} of {self.n:,} samples, {rate:,.0f}/s, "
             f"{self._words()}, {left:,.0f} s left\n"
         )
         sys.stderr.flush()

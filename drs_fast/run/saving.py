@@ -140,8 +140,8 @@ class Saving:
         tensors = {name: t.to(self.run.gan.device) for name, t in (writer.state or {}).items()}
         self.run.resume(self.run.sampler.State(**tensors))
 
-    def end(self, writer: Writer) -> None:
-        """Does all that is missing."""
+    def end(self, writer: Writer, shown: Progress | None = None) -> None:
+        """Does all that is missing. shown: the bar of the whole job, if there is one already."""
         run = self.run
         with _timed(run, writer):
             _check_state(writer, run)
@@ -155,8 +155,11 @@ class Saving:
                 )
             self.begin(writer)
             _check_rows(writer, run, self.columns)
-            with Progress(self.n, enabled=run.options.progress) as bar:
-                self._fill(writer, bar)
+            if shown is not None:
+                self._fill(writer, shown)
+            else:
+                with Progress(self.n, enabled=run.options.progress) as bar:
+                    self._fill(writer, bar)
             run.check_time(f"run the same again to go on in {self.out}")
             with run.watch.on(DISK):
                 writer.finish(_summary(writer, run))

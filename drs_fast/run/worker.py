@@ -11,18 +11,22 @@ class Worker:
     """Which of several processes this one is.
 
     number: from 1 to `of`. count: draws the numbers 0, 1, ... of a counter that all workers share,
-    by which chunks are given out; None: worker k makes every `of`-th chunk, and leaves when others
-    are still at theirs.
+    by which chunks are given out, and None once that is lost; without it worker k makes every
+    `of`-th chunk. stays: it also makes what others owe, and waits for the end of the run, as it
+    always does with a counter; else it leaves when others are still at theirs.
     """
 
     number: int
     of: int
-    count: Callable[[], int] | None = None
+    count: Callable[[], int | None] | None = None
+    stays: bool = False
 
     def __post_init__(self) -> None:
         integer("of", self.of, 1)
         if not 1 <= integer("number", self.number, 1) <= self.of:
             raise ValueError(f"worker must be from 1/{self.of} to {self.of}/{self.of}, got {self}")
+        if self.count is not None:
+            object.__setattr__(self, "stays", True)
 
     @classmethod
     def parsed(cls, text: "str | Worker") -> "Worker":

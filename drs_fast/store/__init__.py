@@ -8,6 +8,7 @@ from drs_fast.store.columns import Column
 from drs_fast.store.folder import being_written
 from drs_fast.store.format import Conflict, Corrupt, Record
 from drs_fast.store.samples import Samples, open_run
+from drs_fast.store.status import Status
 from drs_fast.store.verify import mendable, recorded, repair, verify
 from drs_fast.store.writer import Writer
 
@@ -17,6 +18,7 @@ __all__ = [
     "Corrupt",
     "Record",
     "Samples",
+    "Status",
     "Writer",
     "being_written",
     "mendable",

@@ -1,3 +1,4 @@
+import contextlib
 import dataclasses
 import os
 import re
@@ -24,6 +25,7 @@ from drs_fast.cli.exit_codes import EXIT_CODES
 from drs_fast.run import generate as engine
 from drs_fast.run import progress
 from drs_fast.samplers.drs import DRS
+from drs_fast.store.folder import Folder
 
 MODELS = """
 import math
@@ -220,7 +222,7 @@ def test_help_lists_the_exit_codes(run):
     assert code == 0
     for number, meaning in EXIT_CODES.items():
         assert re.search(rf"^ +{number}  {re.escape(meaning)}$", out, re.MULTILINE)
-    for command in ("demo", "generate", "doctor", "verify", "unweight", "report"):
+    for command in ("demo", "generate", "doctor", "status", "verify", "unweight", "report"):
         assert command in out
 
 
@@ -397,7 +399,14 @@ def test_verify_where_there_is_no_run(run, flags):
     assert err
 
 
-@pytest.mark.parametrize(("error", "code"), [(KeyboardInterrupt, 130), (cli._Terminated, 143)])
+TOLD = [cli._Told(signal.SIGTERM)]
+if sys.platform != "win32":
+    TOLD.append(cli._Told(signal.SIGUSR1))
+
+
+@pytest.mark.parametrize(
+    ("error", "code"), [(KeyboardInterrupt(), 130), *zip(TOLD, (143, 75), strict=False)]
+)
 def test_interruptions_have_their_codes(run, monkeypatch, error, code):
     def generate(*given, **named):
         raise error
@@ -408,7 +417,7 @@ def test_interruptions_have_their_codes(run, monkeypatch, error, code):
     assert "the same command resumes" in err
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt, cli._Terminated])
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), TOLD[0]])
 def test_an_interrupted_unweight_speaks_of_no_shards(run, monkeypatch, tmp_path, error):
     def stop(*given, **named):
         raise error
@@ -453,6 +462,37 @@ def test_a_range_of_images(run, tmp_path):
 
 def test_the_table_has_every_code():
     assert set(EXIT_CODES) == {*range(10), 75, 130, 141, 143}
+
+
+# --- status
+
+
+def test_status(run, tmp_path):
+    code, out, err = run("status", "DIR")
+    assert (code, out, "is not a run" in err) == (7, "", True)
+    assert run(*GENERATE, "-n", 5000, "--chunk-rows", 512, "--max-seconds", 1e-9)[0] == 75
+    assert run("status", "DIR")[:2] == (
+        75, f"{tmp_path / 'run'}: 0 of 5,000 samples in 0 chunks: nobody writes\n"
+    )  # fmt: skip
+    assert run(*GENERATE, "-n", 5000, "--chunk-rows", 512)[0] == 0
+    code, out, _ = run("status", "DIR")
+    assert (code, out.endswith(": complete\n")) == (0, True)
+    assert "5,000 of 5,000 samples in " in out
+    (tmp_path / "run" / "shards.jsonl").write_text("")
+    assert run("status", "DIR")[0] == 75
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no locks")
+def test_status_of_a_run_that_is_being_written(run, tmp_path):
+    (tmp_path / "run").mkdir()
+    with contextlib.closing(Folder(tmp_path / "run", shared=True)):
+        code, out, _ = run("status", "DIR")
+        assert (code, out) == (75, f"{tmp_path / 'run'}: a run that has just begun\n")
+    assert run(*GENERATE)[0] == 0
+    manifest = drs.open(tmp_path / "run").manifest
+    with store.Writer.open(tmp_path / "run", {key: manifest[key] for key in SPEC}, 60):
+        code, out, _ = run("status", "DIR")
+        assert (code, out.endswith(": being written\n")) == (75, True)
 
 
 # --- doctor

@@ -328,6 +328,13 @@ def test_an_interrupt_while_the_command_is_imported(tmp_path, commands, way):
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "drs-fast: interrupted\n")
 
 
+def test_a_warning_while_the_command_is_imported(tmp_path, commands):
+    warned = INTERRUPTED.replace("SIGINT", "SIGUSR1")
+    (tmp_path / "torch.py").write_text(f"{warned}import time\ntime.sleep(60)\n")
+    done = python(*commands["module"], "generate", env=beside(tmp_path))
+    assert (done.returncode, done.stdout, done.stderr) == (75, "", "drs-fast: told to leave\n")
+
+
 @pytest.mark.parametrize("words", [["-c", "import drs_fast"], ["-m", "other", "drs_fast"]])
 def test_an_interrupt_of_another_program_is_its_own(tmp_path, words):
     (tmp_path / "torch.py").write_text(INTERRUPTED)

@@ -103,7 +103,10 @@ def test_killed_at_random_it_ends_in_the_same_bytes(tmp_path, undisturbed, kills
     assert store.verify(out) == []
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 75), (signal.SIGUSR2, 75)],
+)
 def test_a_signal_ends_with_its_exit_code(tmp_path, undisturbed, number, code):
     out = tmp_path / "run"
     process = start(out, FEW)

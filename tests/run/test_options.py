@@ -64,6 +64,8 @@ def test_options_are_put_in_order():
             {"tune": "fast"},
             "tune must be auto, or from fold, cast, channels_last, compile, got 'fast'",
         ),
+        ({"worker": "2"}, "worker must be like '2/8', the second of eight, got '2'"),
+        ({"worker": "1/2", "tune": "auto"}, "tune='auto' of several workers would choose"),
         ({"only": 0, "label_weights": [1.0]}, "got both only and label_weights"),
     ],
 )
