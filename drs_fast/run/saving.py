@@ -160,7 +160,8 @@ class Saving:
             else:
                 with Progress(self.n, enabled=run.options.progress) as bar:
                     self._fill(writer, bar)
-            run.check_time(f"run the same again to go on in {self.out}")
+            again = f"run the same again to go on in {self.out}"
+            run.check_time(again, there=writer.count, n=self.n)
             with run.watch.on(DISK):
                 writer.finish(_summary(writer, run))
             run.warn()
@@ -178,6 +179,8 @@ class Saving:
             writer.trim()
             if holes := writer.holes():
                 self.make_whole(writer, holes, bar)
+                if run.late:
+                    return
                 writer.trim()
         run.anew(writer.n)
         for record in writer.records.values():

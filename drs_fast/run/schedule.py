@@ -58,7 +58,7 @@ class Run:
         self._forecast: Forecast
         self._flying = 0  # rows of steps that have not landed yet
         self._limit = limit or Limit()
-        self._late = False  # whether steps are missing because the time was over
+        self.late = False  # whether steps are missing because the time was over
         self._exhausted = False  # or because max_proposals was reached
         self.accepted = self.proposals = self.calls = self.invalid = self.above = self.idle = 0
         self._outside = None if self.gan.images is None else Outside(self.gan.device)
@@ -100,7 +100,7 @@ class Run:
         self.n = n
         self.accepted = self.proposals = self.calls = self.invalid = self.above = self.idle = 0
         self._flying = 0
-        self._late = self._exhausted = False
+        self.late = self._exhausted = False
         self.tallies = Counter(dict.fromkeys((*self.sampler.tallies, *self.counted), 0))
         if self.state is not None:
             self._count()
@@ -188,9 +188,9 @@ class Run:
             if self.accepted == self.n and landed.step.chunk >= whole:
                 return
             self._check_hunger()
-        self._late = self._limit.stopped
+        self.late = self._limit.stopped
         bar.note = self._note(worth)
-        if self._late or not self._exhausted:
+        if self.late or not self._exhausted:
             return
         most, remedies = self.options.max_proposals, ["raise it", *self.sampler.remedies[:1]]
         raise Starvation(
@@ -251,7 +251,7 @@ class Run:
 
         there, n: what to say of a run that several processes make: its samples, and those wanted.
         """
-        if self._late:
+        if self.late:
             there, n = (self.accepted, self.n) if there is None else (there, n)
             raise OutOfTime(
                 f"{there:,} of {n:,} samples after "

@@ -115,7 +115,6 @@ class Writer(Appending):
             # A kill between two of these leaves a run that both the old and the new n can resume.
             self._put_manifest(n if before is None else before["n"], complete=False)
             self._put_records()
-            folder.remove(workers(folder.path))  # whose records are in shards.jsonl now
             self._put_manifest(n, complete=False)
 
     def _go_on(self, before: Manifest) -> None:
@@ -171,9 +170,12 @@ class Writer(Appending):
     def trim(self) -> None:
         """Forgets chunks that workers made beyond the n-th sample, and the one that it lies in."""
         last = self.records[max(self.records)] if self.records else None
-        if last is not None and (self.count > self.n or (self.count == self.n and not last.cut)):
+        exact = self.count == self.n and bool(workers(self.path))
+        if last is not None and (self.count > self.n or (exact and not last.cut)):
             self.records = within(self.records, self.n)
             self._put_records()
+        if not self.holes():  # otherwise more may lie beyond the n-th sample than is known now
+            self._folder.remove(workers(self.path))  # whose records are in shards.jsonl
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Sorts the records, adds the summary to the manifest. Corrupt unless there are n rows."""

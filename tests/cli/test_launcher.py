@@ -14,6 +14,7 @@ import drs_fast as drs
 from drs_fast import store
 from drs_fast.cli import launcher
 from drs_fast.cli import main as cli
+from drs_fast.run import workers
 from drs_fast.run.progress import Progress
 from drs_fast.run.worker import Worker
 from drs_fast.run.workers import claimed, spare
@@ -150,7 +151,7 @@ def test_strides_in_any_order_end_in_the_same_bytes(tmp_path, alone, of):
     random.Random(of).shuffle(numbers)
     for number in numbers:
         left = cli.main(["status", str(tmp_path)])
-        assert left == (7 if number == numbers[0] else 75)
+        assert left == 7 if number == numbers[0] else left in (0, 75)
         assert cli.main(command(tmp_path, "--worker", f"{number}/{of}", "--quiet")) == 0
     assert cli.main(["status", str(tmp_path)]) == 0
     assert contents(tmp_path) == alone
@@ -158,7 +159,8 @@ def test_strides_in_any_order_end_in_the_same_bytes(tmp_path, alone, of):
     assert contents(tmp_path) == alone
 
 
-def test_a_stride_that_nobody_makes(tmp_path, alone, capsys):
+def test_a_stride_that_nobody_makes(tmp_path, alone, monkeypatch, capsys):
+    monkeypatch.setattr(workers, "few", lambda worker, chunks: 0)  # so small a run is ended else
     for number in (1, 3):
         assert cli.main(command(tmp_path, "--worker", f"{number}/3")) == 0
     out, err = capsys.readouterr()
