@@ -260,7 +260,9 @@ def _tunes(gan: GAN, say: Callable[[str], None]) -> tuple[tuple[Way, ...], tuple
         try_to_apply((tuning.COMPILE,))
         try_to_apply((*fastest, tuning.COMPILE))
     timed = zip(ways.items(), _rates(ways.values()), strict=True)
-    found = (Way(gan.block, names, rates, tuning.change(gan, one)) for (names, one), rates in timed)
+    found = (
+        Way(gan.block, names, rates, tuning.change(gan, one).logit) for (names, one), rates in timed
+    )
     return tuple(found), tuple(refused.values())
 
 

@@ -178,7 +178,7 @@ def test_what_changes_logits_is_refused_with_all_that_holds_it(monkeypatch):
     assert [way.tune for way in plan.tunes] == [(), ("same",)]
     (reason,) = plan.refused
     assert reason.startswith(
-        "tune=('wrong',) must not change logits by more than 0.05 of their standard"
+        "tune=('wrong',) must not change logits by more than 0.01 of their standard"
     )
     assert f"refused: {reason}" in str(plan)
 
