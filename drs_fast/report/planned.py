@@ -3,8 +3,9 @@
 from torch import Tensor
 
 from drs_fast import ops
-from drs_fast.core.sampler import Thresholds
+from drs_fast.core.sampler import LOGIT, Thresholds
 from drs_fast.samplers.common.effective import TRUSTED
+from drs_fast.samplers.common.weights import Weighing
 from drs_fast.store.manifest import Manifest
 
 
@@ -50,10 +51,13 @@ def worth(
 
 def _share(thresholds: Thresholds, logit: Tensor) -> float | None:
     """The effective share of samples whose proposals have these logits."""
-    given = thresholds.of_rows(None)
-    chance, weight = ops.probability(logit, **given), ops.weight(logit, **given)
+    weighing, rows = Weighing(LOGIT, thresholds=thresholds), {"logit": logit}
+    chance = ops.probability(logit, **thresholds.of_rows(None))
+    weight = weighing.relative(rows, weighing.beyond(rows))
     kept = chance > 0.0
-    chance, weight = chance[kept], weight[kept]
+    if not bool(kept.any()):
+        return None
+    chance, weight = chance[kept], weight[kept] / weight[kept].max()  # whose square may overflow
     total = float((chance * weight).sum())
     if not total:
         return None

@@ -14,7 +14,7 @@ import torch
 
 from drs_fast import ops
 from drs_fast.core import BURN_IN_ROW, Rng, Sampler
-from drs_fast.core.arguments import flag, integer
+from drs_fast.core.arguments import flag, integer, told
 from drs_fast.core.sampler import checked
 from drs_fast.gan import GAN, PRECISIONS
 from drs_fast.run import memory, pages, tuning
@@ -98,7 +98,7 @@ class Plan:
     precision: str
     sizes: tuple[Way, ...]  # untuned, the usual size first
     tunes: tuple[Way, ...]  # in batches of batch_size, untuned first
-    refused: tuple[str, ...]  # why other variants cannot be used
+    refused: tuple[str, ...]  # why another size and other variants cannot be used
     batch_size: int
     tune: tuple[str, ...]
     drawn: Drawn | None = None
@@ -195,9 +195,10 @@ def plan(
             sys.stderr.write(f"{line}\n")
 
     with pages.kept():
-        sizes = _sizes(gan, SIZES if batch_size is None else (gan.block,), say)
+        sizes, too_large = _sizes(gan, SIZES if batch_size is None else (gan.block,), say)
         gan, drawn = gan.on(block=_best(sizes).batch_size), None
         tunes, refused = _tunes(gan, say)
+        refused = (*too_large, *refused)
         best = _best(tunes)
         rng, rate = Rng(seed), best.rate
         compared = compare(gan, rng, rate, n, time_left, sampler, squeeze=squeeze, say=say)
@@ -220,24 +221,31 @@ def plan(
     )  # fmt: skip
 
 
-def _sizes(gan: GAN, sizes: Sequence[int], say: Callable[[str], None]) -> tuple[Way, ...]:
-    """Times G and D untuned at each size that fits memory and patience; the usual size first."""
+def _sizes(
+    gan: GAN, sizes: Sequence[int], say: Callable[[str], None]
+) -> tuple[tuple[Way, ...], tuple[str, ...]]:
+    """Times G and D untuned at each size that fits them, memory and patience.
+
+    Returns the usual size first; and why G and D refused the next, if they did.
+    """
     ways: dict[int, GAN] = {}
+    refused: tuple[str, ...] = ()
     for size in sizes:
         say(f"batches of {size:,}")
         one = gan.on(block=size)
         try:
             seconds = min(_seconds(one, size) for _ in range(2))
-        except (torch.OutOfMemoryError, MemoryError):
-            if ways:
-                break
-            raise
+        except (torch.OutOfMemoryError, MemoryError, ValueError) as error:
+            if not ways:
+                raise
+            refused = (f"batches of {size:,}: {told(error)}",)
+            break
         ways[size] = one
         if 4.0 * seconds > LONGEST:  # the next size is four times as large
             break
     timed = zip(ways, _rates(ways.values()), strict=True)
     ordered = sorted(timed, key=lambda one: abs(math.log(one[0] / USUAL)))
-    return tuple(Way(size, (), rates) for size, rates in ordered)
+    return tuple(Way(size, (), rates) for size, rates in ordered), refused
 
 
 def _tunes(gan: GAN, say: Callable[[str], None]) -> tuple[tuple[Way, ...], tuple[str, ...]]:

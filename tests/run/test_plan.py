@@ -220,9 +220,30 @@ def test_a_batch_that_memory_cannot_hold_is_left_out(error):
         return z
 
     gan = drs.GAN(generator, lambda x: x[:, 0], 2)
-    assert [way.batch_size for way in drs.plan(gan).sizes] == [256]
+    plan = drs.plan(gan)
+    assert [way.batch_size for way in plan.sizes] == [256]
+    assert plan.refused[0].startswith("batches of 1,024: ")
     most = 0
     with pytest.raises(error):
+        drs.plan(gan)
+
+
+def test_a_batch_that_the_networks_refuse_is_listed():
+    most = 256
+
+    def generator(z):
+        if len(z) > most:
+            raise RuntimeError("at most 256 rows")
+        return z
+
+    gan = drs.GAN(generator, lambda x: x[:, 0], 2)
+    plan = drs.plan(gan)
+    assert [way.batch_size for way in plan.sizes] == [256]
+    assert plan.batch_size == 256
+    assert "refused: batches of 1,024: " in str(plan)
+    assert "at most 256 rows" in plan.refused[0]
+    most = 0
+    with pytest.raises(ValueError, match="at most 256 rows"):
         drs.plan(gan)
 
 
