@@ -268,9 +268,9 @@ def damage(name):
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
-        ("t.parquet --log-weight nope", 2, "0 columns 'nope'; its columns are: lw, half, dict"),
-        ("plain.npz --log-weight nope", 2, "its columns are: lw, x, i, name"),
-        ("rows.npy --log-weight nope", 2, "its columns are: lw, x, name, été"),
+        ("t.parquet --log-weight nope", 2, "has no column 'nope'; it has lw, half, dict"),
+        ("plain.npz --log-weight nope", 2, "it has lw, x, i, name"),
+        ("rows.npy --log-weight nope", 2, "it has lw, x, name, été"),
         ("t.parquet --log-weight large", 2, "'large' must be float16, float32 or float64, got la"),
         ("plain.npz --log-weight i", 2, "'i' must be (n,) float16, float32 or float64, got int64"),
         ("plain.npz --log-weight x", 2, "got (3000, 2, 3) float32"),
