@@ -3,13 +3,13 @@
 import dataclasses
 from collections.abc import Mapping
 
-from drs_fast import samplers
 from drs_fast.core import Sampler
 from drs_fast.core.sampler import EQUAL
 from drs_fast.run.options import Options
 from drs_fast.squeeze import Squeeze
 
 USUAL = "drs"  # the sampler of the command line
+SAMPLERS = "drs_fast.samplers."  # whose names are in drs.samplers
 MODEL, NUMBER = "MODEL", "N"  # for the reader to fill in
 
 
@@ -55,7 +55,7 @@ def name(sampler: Sampler) -> str:
 def written(sampler: Sampler, package: str = "") -> str:
     """The sampler as Python has it. package: "drs." if names are to be found from there."""
     inner = [written(sampler.sampler, package)] if isinstance(sampler, Squeeze) else []
-    if package and type(sampler) in samplers.kinds():
+    if package and type(sampler).__module__.startswith(SAMPLERS):
         package += "samplers."
     return f"{package}{type(sampler).__name__}({', '.join([*inner, *_fields(sampler)])})"
 

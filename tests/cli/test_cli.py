@@ -254,7 +254,7 @@ def test_version(run):
         ((*GENERATE, "--save", "x,y"), 2, "save must be of"),
         ((*GENERATE, "--chunk-rows", "200000"), 2,
          "chunk_rows must be a power of two, such as 262144, got 200000"),
-        ((*GENERATE, "--sampler", "sir", "--pool", "10", "--chunk-rows", "300"), 2,
+        ((*GENERATE, "--sampler", "sir", "--pool", "10", "--size", "1", "--chunk-rows", "300"), 2,
          "chunk_rows must be 10 times a power of two, such as 320, got 300"),
         ((*GENERATE, "--max-seconds", "0"), 2, "max_seconds"),
         ((*GENERATE, "--device", "nowhere"), 2, "nowhere"),
