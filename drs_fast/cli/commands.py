@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import platform
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,10 @@ def run_plan(options: argparse.Namespace) -> int:
         progress=options.progress,
         squeeze=options.squeeze,
     )
-    print(found)
+    called = shlex.quote(options.model)
+    if options.value_range is not None:
+        called += " --value-range {:g} {:g}".format(*options.value_range)
+    print(dataclasses.replace(found, called=called))
     return 0
 
 

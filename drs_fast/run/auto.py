@@ -109,7 +109,7 @@ class Search:
         plain = Way((), self._gan.block)
         self._try(plain)
         if not self._found:
-            short = f", because there are only {self._limit:.1f} s to try more"
+            short = f"; nothing was tried, because {self._limit:.1f} s are too few"
             self._say(f"kept {plain}{short if self._left_out else ''}")
             return plain
         without = [name for name in tuning.VARIANTS if name != tuning.COMPILE]

@@ -14,7 +14,7 @@ class Progress:
         self.n = n
         self.enabled = enabled
         self.start = self.last = time.monotonic()
-        self.accepted = self.proposals = self.before = 0
+        self.accepted = self.proposals = self.before = self.shown = 0
         self.note = ""
         self.bar = _bar(n) if enabled and sys.stderr.isatty() else None
 
@@ -24,7 +24,7 @@ class Progress:
     def __exit__(self, *error: object) -> None:
         if self.bar is not None:
             self.bar.close()
-        elif self.enabled and self.accepted > self.before:
+        elif self.enabled and self.accepted > max(self.before, self.shown):
             self._line()
 
     def skip(self, accepted: int) -> None:
@@ -58,7 +58,7 @@ class Progress:
         return f"{found}, {self.note}" if self.note else found
 
     def _line(self) -> None:
-        self.last = time.monotonic()
+        self.last, self.shown = time.monotonic(), self.accepted
         rate = (self.accepted - self.before) / max(self.last - self.start, 1e-9)
         left = ((self.n or 0) - self.accepted) / rate if rate else float("inf")
         sys.stderr.write(

@@ -24,7 +24,7 @@ AUTO = ("auto",)
 # moved those of a SAGAN by 0.003. GPUs round what a convolution multiplies to 11 bits (TF32).
 CLOSE, CLOSE_ON_GPU = 0.01, 0.05
 ROUNDINGS = 2.0  # or so many times the change by bf16 itself, which rounds a variant elsewhere
-MOST = 1.0  # standard deviations, whatever bf16 does
+MOST = 4.0  # standard deviations, whatever bf16 does: an untrained SAGAN needs 2 to 3
 LEAST_ROWS = 256  # rows to compare logits on; of samples, the first so many
 
 

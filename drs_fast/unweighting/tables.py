@@ -117,8 +117,8 @@ def _check_target(source: Path, target: Path) -> None:
 def _check_columns(file: Path, columns: list[str], log_weight: str, weight: str | None) -> None:
     found = columns.count(log_weight)
     if found != 1:
-        there = ", ".join(columns) or "none"
-        raise ValueError(f"{file} has {found} columns {log_weight!r}; its columns are: {there}")
+        many = f"{found} columns {log_weight!r}" if found else f"no column {log_weight!r}"
+        raise ValueError(f"{file} has {many}; it has {', '.join(columns) or 'none'}")
     if weight is not None and weight in columns:
         raise ValueError(f"{file} has a column {weight!r}; choose another name for the weights")
     if weight == "":

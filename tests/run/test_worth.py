@@ -64,6 +64,17 @@ def test_progress_ends_with_what_samples_are_worth(case, capsys, tmp_path):
     assert said(capsys) == share
 
 
+def test_the_end_is_shown_once(capsys, monkeypatch):
+    """The last step was shown because it was time for a line."""
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
+    with progress.Progress(10, enabled=True) as shown:
+        shown.bar = None
+        shown.advance(4, 8)
+        shown.advance(6, 12)
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split(",")[0] for line in lines] == ["4 of 10 samples", "10 of 10 samples"]
+
+
 def test_progress_changes_no_byte(case, tmp_path):
     for name, shown in (("quiet", False), ("shown", True)):
         drs.generate(*case, N, out=tmp_path / name, chunk_rows=1024, progress=shown)

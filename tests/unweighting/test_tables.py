@@ -271,8 +271,8 @@ def damage(name):
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
-        ("t.parquet --log-weight nope", 2, "0 columns 'nope'; its columns are: lw, half, dict"),
-        ("plain.npz --log-weight nope", 2, "its columns are: lw, x, i, version, name"),
+        ("t.parquet --log-weight nope", 2, "has no column 'nope'; it has lw, half, dict"),
+        ("plain.npz --log-weight nope", 2, "it has lw, x, i, version, name"),
         (
             "plain.npz --log-weight version",
             2,
@@ -280,7 +280,7 @@ def damage(name):
         ),
         ("plain.npz --log-weight lw --weight version", 2, "has a column 'version'; choose another"),
         ("noted.npz --log-weight lw --weight notes", 2, "has a column 'notes'; choose another"),
-        ("rows.npy --log-weight nope", 2, "its columns are: lw, x, name, été"),
+        ("rows.npy --log-weight nope", 2, "it has lw, x, name, été"),
         ("t.parquet --log-weight large", 2, "'large' must be float16, float32 or float64, got la"),
         ("plain.npz --log-weight i", 2, "'i' must be (n,) float16, float32 or float64, got int64"),
         ("plain.npz --log-weight x", 2, "got (3000, 2, 3) float32"),
