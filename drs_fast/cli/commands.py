@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import os
 import platform
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -52,7 +53,10 @@ def run_plan(options: argparse.Namespace) -> int:
         progress=options.progress,
         squeeze=options.squeeze,
     )
-    print(found)
+    called = shlex.quote(options.model)
+    if options.value_range is not None:
+        called += " --value-range {:g} {:g}".format(*options.value_range)
+    print(dataclasses.replace(found, called=called))
     return 0
 
 

@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import typing
+from collections.abc import Iterator
 from types import NoneType
 from typing import Any
 
@@ -13,15 +14,18 @@ from drs_fast.core.columns import SAVEABLE
 from drs_fast.exporting.formats import FORMATS
 from drs_fast.gan import PRECISIONS
 from drs_fast.gan.images import FORMS
+from drs_fast.run.advice import USUAL
 from drs_fast.run.options import Options
 from drs_fast.squeeze import Squeeze
 from drs_fast.unweighting.unweight import MAX_OVERWEIGHT
 
+RANGE = "--value-range"
 DEVICE = "cpu or cuda; where the model is if not given"
 
 
 def parsed(given: list[str]) -> argparse.Namespace:
     """The arguments; SystemExit with code 2, after an explanation, if they are wrong."""
+    given = list(_spread(given))
     made = parser(given)
     options, unknown = made.parse_known_args(given)
     if unknown:
@@ -68,7 +72,7 @@ def parser(given: list[str]) -> argparse.ArgumentParser:
     planned.add_argument(
         "--sampler",
         type=str.lower,
-        default="drs",
+        default=USUAL,
         choices=samplers.NAMES,
         help="sampling method (default: %(default)s)",
     )
@@ -99,7 +103,7 @@ def parser(given: list[str]) -> argparse.ArgumentParser:
     generate.add_argument(
         "--sampler",
         type=str.lower,
-        default="drs",
+        default=USUAL,
         choices=samplers.NAMES,
         help="sampling method (default: %(default)s)",
     )
@@ -113,7 +117,7 @@ def parser(given: list[str]) -> argparse.ArgumentParser:
     limit = "when to stop, after a chunk; the same command resumes"
     _add_option(generate, "max_seconds", limit, type=float)
     _add_option(generate, "patience", "rows without an accepted one before giving up")
-    _add_option(generate, "chunk_rows", "rows a shard is made from")
+    _add_option(generate, "chunk_rows", "rows a shard is made from: a power of two, such as 262144")
     _add_option(generate, "precision", "of G and D", choices=PRECISIONS)
     tunes = "of fold,cast,channels_last,compile: how G and D run; auto: what is fastest here"
     _add_option(generate, "tune", tunes, type=_names)
@@ -286,12 +290,26 @@ def _add_option(parser: argparse.ArgumentParser, name: str, words: str, **how: A
 def _add_images(parser: argparse.ArgumentParser) -> None:
     _add_option(parser, "images", "store x in 1 or 2 bytes a number", choices=FORMS)
     parser.add_argument(
-        "--value-range",
+        RANGE,
         type=float,
         nargs=2,
         metavar=("LOW", "HIGH"),
         help="numbers of x that become 0 and 255 with --images uint8 (default: as the model says)",
     )
+
+
+def _spread(given: list[str]) -> Iterator[str]:
+    """The arguments, where the two numbers of --value-range may be joined by a comma."""
+    before = ""
+    for argument in given:
+        flag, _, value = argument.partition("=")
+        if before == RANGE:
+            yield from argument.split(",")
+        elif flag == RANGE and value:
+            yield from (flag, *value.split(","))
+        else:
+            yield argument
+        before = argument
 
 
 def _names(given: str) -> tuple[str, ...]:
@@ -308,9 +326,9 @@ def _numbers(given: str) -> list[float]:
 def _sampler_of(given: list[str]) -> Any:
     """The sampler named in the arguments. It must be known early: its fields become flags."""
     peek = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    peek.add_argument("--sampler", type=str.lower, default="drs")
+    peek.add_argument("--sampler", type=str.lower, default=USUAL)
     name = peek.parse_known_args(given)[0].sampler
-    return samplers.get(name if name in samplers.NAMES else "drs")
+    return samplers.get(name if name in samplers.NAMES else USUAL)
 
 
 def _without(sampler: Any, flags: list[str]) -> str:

@@ -38,7 +38,7 @@ class Batch:
         """How much each sample counts in the law of the data, (N,) float64.
 
         exp(logit - L) over the probability with which such a row was accepted, with one L for all.
-        ValueError if the sampler's law is not known.
+        ValueError if the sampler's law is not known, or a logit is over 700 above log_m.
         """
         return self.weigh()
 

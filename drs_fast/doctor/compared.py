@@ -56,6 +56,10 @@ def of_real(
         return
     found = found or list(_of_logits(logits, chart))
     doubt = mismatch(real.x, sampled.x, chart, doubted=True) if found else None
+    if doubt:
+        chart.unknown.append(
+            f"whether {PARTS} are what the figures say: real and generated samples differ in range"
+        )
     yield from [doubt] if doubt else found
 
 
@@ -160,7 +164,6 @@ def _of_logits(logits: Logits, chart: Chart) -> Iterator[Finding]:
                 f"whether D tells real from generated at all: AUC {auc:.3f} +- {error:.2g}; if D "
                 "is sound, G is nearly perfect as far as these samples show"
             )
-        chart.notes.extend(f"calibration: {warning}" for warning in report.warnings)
         yield from _slopes(report, chart)
 
 
@@ -186,7 +189,10 @@ def _separated(logits: Logits, chart: Chart) -> Iterator[Finding]:
 
 
 def _slopes(report: Report, chart: Chart) -> Iterator[Finding]:
-    """How steeply the log ratio rises with the logit, for all samples and for the top ones."""
+    """How steeply the log ratio rises with the logit, for all samples and for the top ones.
+
+    What a slope that is wrong or undecided already says is in no note.
+    """
     surely = _beyond(report.slope, report.slope_error)
     if surely:
         yield Finding(
@@ -196,12 +202,17 @@ def _slopes(report: Report, chart: Chart) -> Iterator[Finding]:
             "drs.calibrate(gan), or drs.keep_train(gan)",
         )
         return
+    faults = report.faults
     if surely is None:
+        faults.pop("slope", None)
         chart.unknown.append(
             f"D's slope: {report.slope:.3g} +- {report.slope_error:.2g} is neither clearly inside "
             f"{list(SLOPES)} nor clearly outside; give more real samples"
         )
     surely = _beyond(report.top_slope, report.top_error)
+    if surely is not False:
+        faults.pop("top_slope", None)
+    chart.notes.extend(f"calibration: {fault}" for fault in faults.values())
     if surely:
         yield Finding(
             "wrong-top",

@@ -12,6 +12,10 @@ from drs_fast.ratio.held_out import LEAST
 
 REAL = "let real= be or return samples (n, ...), or with labels (samples, y)"
 PARTS = "D's AUC, slope and top tenth"
+GENERATOR = (
+    "; if they are scaled so, G's values are what is wrong: it may be untrained, without its "
+    "weights, or scaled in another way"
+)
 
 
 def check_given(gan: GAN, n: int) -> None:
@@ -72,7 +76,7 @@ def mismatch(real: Tensor, made: Tensor, chart: Chart, *, doubted: bool) -> Find
         "real-range",
         f"99 % of the real values are in [{own.low:.4g}, {own.high:.4g}], of the generated in "
         f"[{theirs.low:.4g}, {theirs.high:.4g}]",
-        f"scale real samples as in training: {remedy}",
+        f"scale real samples as in training: {remedy}" + (GENERATOR if doubted else ""),
     )
 
 

@@ -15,6 +15,7 @@ from drs_fast.samplers.common.burn_in import valid
 
 ELEMENTS = 2**22  # numbers in the samples that are kept and compared, at least one block's
 CONSTANT = 2.0**-20  # relative to values above 1
+FLAT = 0.01  # nats: a smaller sd, and DRS(gamma=0) keeps more than 95 % of normal logits
 UNUSABLE = ("no-finite-logits", "constant-logits")
 
 
@@ -101,6 +102,15 @@ def of_logits(gan: GAN, sampled: Sampled, figures: dict[str, float]) -> Iterator
             "no-ratio",
             f"a {gan.link} critic's score is not a density ratio, so rejection has no law",
             "make it one with drs.calibrate or drs.keep_train, or use an energy sampler (ddls)",
+        )
+    elif figures["logit_sd"] < FLAT and len(finite) == len(good):
+        accepted = float(torch.exp(good.double() - high).mean())
+        yield Finding(
+            "flat-logits",
+            f"D hardly tells samples apart: the sd of its logits is {figures['logit_sd']:.2g}, and "
+            f"DRS(gamma=0) keeps {accepted:.2%} of the samples",
+            "D may be untrained, without its weights, or scaled down, or G's samples may hardly "
+            "differ: check both, then drs.keep_train; if both are sound, G is nearly perfect",
         )
     yield from _saturation(gan, sampled)
     if len(set(finite.tolist())) >= 10:  # by chance once in 2^160

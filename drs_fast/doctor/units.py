@@ -59,7 +59,7 @@ def remedy(real: Values, made: Values, *, colours: bool, doubted: bool) -> str |
             offset = ends[0] - slope * table[unit][0]
             moved = real._replace(mean=slope * real.mean + offset, sd=slope * real.sd)
             distance = moved.distance(made)
-            if distance < real.distance(made):
+            if distance < real.distance(made) and moved.sd <= SCALE * made.sd:
                 found[distance] = f"{slope:.4g} * x {offset:+.4g} takes {unit} to {name}"
     if found:
         return found[min(found)]

@@ -15,6 +15,7 @@ ADVICE = {  # where a function other than the two networks fails
     "prior": "a prior maps normals (n, latent_dim) to latents (n, latent_dim)",
     "real": "real maps n to samples (n, ...), or with labels to (samples, y)",
 }
+TUNED = "it ran as tune= says, and as it is it did not fail when the run began: leave tune out"
 KEPT = (
     "it keeps a tensor of an earlier call, which was made without gradients: make it in __init__ "
     "instead (register_buffer), or use another process for the sampler that needs gradients"

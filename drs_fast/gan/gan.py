@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -70,6 +71,20 @@ class GAN(Networks):
         self._device = torch.device("cpu")
         self.block = blocks.block_rows(block)
         self._criticised(discriminator, link)
+
+    def __repr__(self) -> str:
+        held = {
+            id(each): each.numel()
+            for part in (self.generator, self.discriminator)
+            if isinstance(part, torch.nn.Module)
+            for each in part.parameters()
+        }
+        labels = "" if self.labels is None else f"{self.labels} labels, "
+        return (
+            f"<GAN {self.name}: latent_dim {self.latent_dim}, prior {_named(self.prior)}, "
+            f"link {_named(self.link)}, {labels}{self.device}, block {self.block}, "
+            f"{self.precision}, {sum(held.values()):,} parameters>"
+        )
 
     @property
     def energy(self) -> bool:
@@ -265,3 +280,10 @@ class GAN(Networks):
     def _check_labels(self, rows: Tensor, y: Tensor | None) -> None:
         calls.check_samples(rows)
         classes.check(self.labels, y, len(rows))
+
+
+def _named(choice: str | Callable[..., Any]) -> str:
+    """A prior or a link in a word."""
+    if isinstance(choice, str):
+        return choice
+    return choice.__name__ if isinstance(choice, FunctionType) else type(choice).__name__

@@ -90,8 +90,9 @@ class Networks:
 
     def _call(self, role: str, *arguments: Any) -> Any:
         function = self._runs.get(role, getattr(self, role))
-        advice = calls.ADVICE.get(role) or calls.sizes(self.latent_dim, self.labels)
         if role in calls.ADVICE:
-            return calls.result(role, function, arguments, advice, bf16=False)
+            return calls.result(role, function, arguments, calls.ADVICE[role], bf16=False)
+        sizes = calls.sizes(self.latent_dim, self.labels)
+        advice = calls.TUNED if role in self._runs else sizes
         with self._timed(role):
             return calls.result(role, function, arguments, advice, self.precision == "bf16")

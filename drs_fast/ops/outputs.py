@@ -104,7 +104,9 @@ def surely_good(
 ) -> bool:
     """The quick answer to most calls: `check_out` and `apart` would find nothing wrong."""
     try:
-        if type(out) is not Compacted or len(out.rows) != len(rows) or type(out.ids) is not Tensor:
+        if type(out) is not Compacted or type(out.rows) is not tuple:
+            return False  # because other tensors can be put in a list after this call
+        if len(out.rows) != len(rows) or type(out.ids) is not Tensor:
             return False
         size, device = out.ids.shape[:1], logit.device
         wanted = [

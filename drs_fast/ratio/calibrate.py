@@ -89,23 +89,41 @@ class Report:
     @property
     def warnings(self) -> tuple[str, ...]:
         """What is wrong, and how to fix it; () if nothing is."""
+        return tuple(self.faults.values())
+
+    @property
+    def faults(self) -> dict[str, str]:
+        """The warnings, by the figure that each is about."""
         low, high = SOUND
         found = {
-            "no score of a generated sample is as high as a real one's, so the number of samples "
-            "sets the slope; give more, or use drs.keep_train(gan) with noise": self.separated,
-            f"Dawid's Z is {self.z:.2f}, beyond +-{LARGEST_Z:g}: "
-            "the logits are too high or too low": not abs(self.z) <= LARGEST_Z,
-            f"the slope is {self.slope:.3g}, outside [{low}, {high}]: the logits are too "
-            f"{'flat' if self.slope > 1 else 'steep'}": not low <= self.slope <= high,
-            f"exp(logit) of generated samples has mean {self.mean_ratio:.3g} and should have 1: "
-            "the largest logits are wrong, or too rare to tell": not low <= self.mean_ratio <= high,
-            f"in the top tenth the slope is {self.top_slope:.3g} +- {self.top_error:.2g}: no line "
-            "fits all logits, so use 'beta' or 'isotonic'": (
+            "separated": (
+                self.separated,
+                "no score of a generated sample is as high as a real one's, so the number of "
+                "samples sets the slope; give more, or use drs.keep_train(gan) with noise",
+            ),
+            "z": (
+                not abs(self.z) <= LARGEST_Z,
+                f"Dawid's Z is {self.z:.2f}, beyond +-{LARGEST_Z:g}: "
+                "the logits are too high or too low",
+            ),
+            "slope": (
+                not low <= self.slope <= high,
+                f"the slope is {self.slope:.3g}, outside [{low}, {high}]: the logits are too "
+                f"{'flat' if self.slope > 1 else 'steep'}",
+            ),
+            "mean_ratio": (
+                not low <= self.mean_ratio <= high,
+                f"exp(logit) of generated samples has mean {self.mean_ratio:.3g} and should have "
+                "1: the largest logits are wrong, or too rare to tell",
+            ),
+            "top_slope": (
                 self.top_slope + SURE * self.top_error < low * self.slope
-                or self.top_slope - SURE * self.top_error > high * self.slope
+                or self.top_slope - SURE * self.top_error > high * self.slope,
+                f"in the top tenth the slope is {self.top_slope:.3g} +- {self.top_error:.2g}: no "
+                "line fits all logits, so use 'beta' or 'isotonic'",
             ),
         }
-        return tuple(line for line, wrong in found.items() if wrong)
+        return {figure: line for figure, (wrong, line) in found.items() if wrong}
 
 
 class Curve(NamedTuple):

@@ -3,9 +3,12 @@
 from torch import Tensor
 
 from drs_fast import ops
-from drs_fast.core.sampler import Thresholds
+from drs_fast.core.sampler import LOGIT, Thresholds
 from drs_fast.samplers.common.effective import TRUSTED
+from drs_fast.samplers.common.weights import Weighing
 from drs_fast.store.manifest import Manifest
+
+MANY = 1_000  # from here on effective samples are shown as whole numbers
 
 
 def calls(manifest: Manifest, calls: int, n: int, squeezed: bool) -> str | None:
@@ -30,7 +33,8 @@ def worth(
         expected = _share(thresholds, raw)
     tail = manifest.get("tail_index")
     most = "at most " if tail is not None and tail > TRUSTED else ""
-    came = f"{size:,.4g} when weighted, {size / n:.2%} of the samples"
+    shown = f"{size:,.0f}" if size >= MANY else f"{size:.4g}"
+    came = f"{shown} when weighted, {size / n:.2%} of the samples"
     largest, above = manifest.get("largest_weight", 0.0), manifest.get("above_weight", 0.0)
     lines = {
         "effective samples": came
@@ -39,21 +43,24 @@ def worth(
     }
     if tail is not None:
         trusted = (
-            f"of the largest weights, at most {TRUSTED:g}"
+            f"good, because it is at most {TRUSTED:g}"
             if tail <= TRUSTED
-            else f"of the largest weights, above {TRUSTED:g}: larger ones will come, so the "
-            "effective size is not to be trusted; calibrate the discriminator"
+            else f"above {TRUSTED:g}: larger weights will come, so the effective size is not to be "
+            "trusted; calibrate the discriminator"
         )
-        lines["tail index"] = f"{tail:.2f} {trusted}"
+        lines["tail index"] = f"{tail:.2f}, {trusted}"
     return lines
 
 
 def _share(thresholds: Thresholds, logit: Tensor) -> float | None:
     """The effective share of samples whose proposals have these logits."""
-    given = thresholds.of_rows(None)
-    chance, weight = ops.probability(logit, **given), ops.weight(logit, **given)
+    weighing, rows = Weighing(LOGIT, thresholds=thresholds), {"logit": logit}
+    chance = ops.probability(logit, **thresholds.of_rows(None))
+    weight = weighing.relative(rows, weighing.beyond(rows))
     kept = chance > 0.0
-    chance, weight = chance[kept], weight[kept]
+    if not bool(kept.any()):
+        return None
+    chance, weight = chance[kept], weight[kept] / weight[kept].max()  # whose square may overflow
     total = float((chance * weight).sum())
     if not total:
         return None

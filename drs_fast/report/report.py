@@ -15,7 +15,7 @@ from drs_fast.gan.images import OUTSIDE
 from drs_fast.report import balance, pictures, planned
 from drs_fast.report.balance import Balance
 from drs_fast.report.pictures import Panel, Square
-from drs_fast.run import stopwatch
+from drs_fast.run import stopwatch, weighed
 from drs_fast.samplers.common.rejection import RejectionSampler
 from drs_fast.squeeze import Squeeze
 from drs_fast.store import Samples, open_run
@@ -72,7 +72,7 @@ def words(samples: Samples, said: Described, balanced: Balance | str) -> str:
         "invalid logits": f"{counters['invalid']:,}",
         **_images(manifest, counters),
         said.above: f"{counters['above']:,}",
-        **planned.worth(manifest, n, said.thresholds, said.logits),
+        **planned.worth(_with_worth(samples), n, said.thresholds, said.logits),
         **said.lines,
         "moves accepted": _percent(manifest.get("acceptance_rate")),
         **_classes(samples),
@@ -90,6 +90,15 @@ def words(samples: Samples, said: Described, balanced: Balance | str) -> str:
     if n > READ:
         lines.append(f"  quantiles, classes and pictures use the first {READ:,} samples")
     return "\n".join(lines)
+
+
+def _with_worth(samples: Samples) -> Manifest:
+    """The manifest with what the samples are worth so far, if the run is unfinished."""
+    manifest = samples.manifest
+    if manifest["complete"] or not len(samples):
+        return manifest
+    found: Manifest = {**manifest, **weighed.worth_of(samples)}  # type: ignore[typeddict-item]
+    return found
 
 
 def _images(manifest: Manifest, counters: dict[str, int]) -> dict[str, str]:

@@ -92,11 +92,15 @@ class Search:
         self._compiling = COMPILING
         rows = max(PILOT, run.gan.call_rows(PILOT))
         start = clock.now()
-        self._expected = tuning.seen(run.gan, rows)  # logits of untuned G and D
+        self._expected = tuning.seen(run.gan, rows)  # of untuned G and D
         _wait(run.gan)
         self._row_seconds = (clock.now() - start) / rows  # the most so far
-        self._most = tuning.limit(run.gan, self._expected)  # change of a logit
-        calls = math.inf if run.n is None else run.n * _calls(run.gan, run.sampler, self._expected)
+        self._most = tuning.limit(run.gan, self._expected)  # changes
+        calls = (
+            math.inf
+            if run.n is None
+            else run.n * _calls(run.gan, run.sampler, self._expected.logit)
+        )
         expected = min(calls * self._row_seconds, run.options.max_seconds or math.inf)
         self._limit = min(LONGEST, SHARE * expected)
 
@@ -105,7 +109,7 @@ class Search:
         plain = Way((), self._gan.block)
         self._try(plain)
         if not self._found:
-            short = f", because there are only {self._limit:.1f} s to try more"
+            short = f"; nothing was tried, because {self._limit:.1f} s are too few"
             self._say(f"kept {plain}{short if self._left_out else ''}")
             return plain
         without = [name for name in tuning.VARIANTS if name != tuning.COMPILE]
@@ -163,22 +167,22 @@ class Search:
         """Seconds that a trial may take, from those before it."""
         size, both = way.batch_size, way.batch_size + self._gan.block
         rounds = min(ROUNDS, math.ceil(ENOUGH / max(both * self._row_seconds, SLICE)))
-        rows = max(0, size - len(self._expected)) + size + rounds * both
+        rows = max(0, size - len(self._expected.logit)) + size + rounds * both
         rows += (WARM_UP + 1) * size if self._graph else 0
         compiling = self._compiling if tuning.COMPILE in way.tune else 0.0
         return rows * self._row_seconds + 2 * ROUNDS * SLICE + compiling
 
     def _timed(self, way: Way) -> Way:
-        """The way with its speed; ValueError if G or D fails, or their logits change too much."""
+        """The way with its speed; ValueError if G or D fails, or what they return changes."""
         gan, rows = self._gan.on(block=way.batch_size), max(way.batch_size, tuning.LEAST_ROWS)
         memory.check_batch(gan, self._row_bytes)
-        if rows > len(self._expected):
+        if rows > len(self._expected.logit):
             self._expected = tuning.seen(self._gan, rows)
             self._most = tuning.limit(self._gan, self._expected)
-        tuned, logit = (
+        tuned, found = (
             tuning.made(gan, way.tune, rows) if way.tune else (gan, tuning.seen(gan, rows))
         )
-        tuning.check_close(way.tune, tuning.moved(self._expected[:rows], logit), self._most)
+        tuning.check_close(way.tune, tuning.moved(self._expected, found), self._most)
         call = self._call(tuned)
         self._plain = plain = self._plain or call
         rounds: list[tuple[float, float]] = []

@@ -1,6 +1,5 @@
 """What samplers are expected to give for what they cost, side by side, before the long run."""
 
-import dataclasses
 import math
 import re
 from collections.abc import Callable, Iterator
@@ -8,10 +7,9 @@ from typing import NamedTuple
 
 from drs_fast.core import Rng, Sampler
 from drs_fast.core.arguments import positive
-from drs_fast.core.sampler import EQUAL
 from drs_fast.core.sampler import compared as settings
 from drs_fast.gan import GAN
-from drs_fast.run.options import Options
+from drs_fast.run.advice import name, weighted, written
 from drs_fast.samplers.common.burn_in import burn_in
 from drs_fast.samplers.common.expected import Expected, Pilot, Range
 from drs_fast.samplers.common.rejection import RejectionSampler
@@ -25,6 +23,7 @@ LEAST, MOST = 2**14, 2**18  # rows of a pilot
 UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0}
 DURATION = re.compile(r"(?:(\d+\.?\d*)h)?(?:(\d+\.?\d*)m)?(?:(\d+\.?\d*)s)?")
 NEARLY = 0.9  # of the most that weighted samples are worth: as good, if no weights are needed
+EQUALLY = 0.99  # of the most: as good as that
 WIDTHS = (11, 9, 14, 25, 25, 14)
 HEADS = ("acceptance", "calls", "TV to the data", "KL to it, nats", "worth")
 
@@ -48,15 +47,22 @@ class Compared(NamedTuple):
     def recommended(self) -> tuple[Sampler, Expected] | None:
         """The one with the most effective samples for its work; None if nothing can be promised.
 
-        One that needs no weights is preferred if it gives 90 % of that.
+        One that needs no weights is preferred if it gives 90 % of that. Within 1 % of the most,
+        the one whose samples are nearest to the data without weights.
         """
         sure = [each for each in self.samplers if each[1].promised]
-        best = max(sure, key=self._pays, default=None)
-        if best is None:
+        if not sure:
             return None
-        plain = [each for each in sure if not _weighted(each[0])]
-        other = max(plain, key=self._pays, default=best)
+        best = self._best(sure)
+        plain = [each for each in sure if not weighted(each[0])]
+        other = self._best(plain) if plain else best
         return other if self._pays(other) >= NEARLY * self._pays(best) else best
+
+    def _best(self, sure: list[tuple[Sampler, Expected]]) -> tuple[Sampler, Expected]:
+        """The one that pays most; among equals, that whose samples are nearest to the data."""
+        most = max(map(self._pays, sure))
+        equals = [each for each in sure if self._pays(each) >= EQUALLY * most]
+        return min(equals, key=lambda each: round(each[1].tv.high, 3) if each[1].tv else 1.0)
 
     def seconds(self, found: Expected, n: int) -> float:
         """Seconds to draw n samples, burn-in and the search for a bound included."""
@@ -114,10 +120,10 @@ class Compared(NamedTuple):
 
     def _row(self, sampler: Sampler, found: Expected) -> str:
         if found.remark:
-            return f"{_name(sampler):<24}   no bound: {found.remark}"
+            return f"{name(sampler):<24}   no bound: {found.remark}"
         if found.gain:
             return (
-                f"{_name(sampler):<24}   at most {found.gain:.3g} times as fast; to see, --squeeze "
+                f"{name(sampler):<24}   at most {found.gain:.3g} times as fast; to see, --squeeze "
                 f"(about {duration(found.search / self.rate)} or more)"
             )
         calls = found.calls / found.acceptance if found.acceptance else math.inf
@@ -130,7 +136,7 @@ class Compared(NamedTuple):
         kl = _range(found.kl, math.inf)
         acceptance, worth = f"{found.acceptance:.2%}", _worth(found.worth)
         shown = f"{calls:,.3g}" if calls < 1000.0 else f"{calls:,.0f}"
-        return _line(_name(sampler), acceptance, shown, wanted, tv, kl, worth)
+        return _line(name(sampler), acceptance, shown, wanted, tv, kl, worth)
 
     def _advice(self) -> str:
         tail = "" if self.tail is None else f" (tail index {self.tail:.2f})"
@@ -141,7 +147,7 @@ class Compared(NamedTuple):
                 "data's mass; calibrate the discriminator (return drs.calibrate(gan) as the model)"
             )
         return (
-            f"recommended: drs-fast generate ... {_flags(best[0])}\n"
+            f"recommended: {written(best[0])}\n"
             f"at least {1000.0 * best[1].sure:.3g} effective samples in 1,000 calls{tail}"
         )
 
@@ -178,7 +184,7 @@ def compare(
             found = outlook(each, inner[0], costs, gan.device) if inner and costs else None
         else:
             if isinstance(each, Squeeze):
-                say(f"search for a bound: Squeeze({_name(each.sampler)})")
+                say(f"search for a bound: Squeeze({name(each.sampler)})")
             found = each.expected(gan, pilot, rng)
         if found is not None:
             known.append((each, found))
@@ -216,42 +222,6 @@ def duration(seconds: float) -> str:
     """Seconds in the largest unit that there is one of."""
     unit = next((unit for unit, size in UNITS.items() if seconds >= size), "s")
     return f"{seconds / UNITS[unit]:.3g} {unit}"
-
-
-def _changed(sampler: Sampler) -> dict[str, object]:
-    """The fields that are not what they are by default."""
-    usual = Squeeze(sampler.sampler) if isinstance(sampler, Squeeze) else type(sampler)()
-    fields = dataclasses.fields(sampler)
-    given = {field.name: vars(sampler)[field.name] for field in fields}
-    return {key: value for key, value in given.items() if value != vars(usual)[key]}
-
-
-def _name(sampler: Sampler) -> str:
-    fields = ", ".join(f"{key}={value!r}" for key, value in _changed(sampler).items())
-    if isinstance(sampler, Squeeze):
-        return f"  squeezed, {fields}" if fields else "  squeezed"
-    return f"{type(sampler).__name__}({fields})"
-
-
-def _flags(sampler: Sampler) -> str:
-    """What `generate` takes, with the weights that the worth of the samples rests on."""
-    save = ",".join((*Options.save, "weight"))
-    return _own_flags(sampler) + (f" --save {save}" if _weighted(sampler) else "")
-
-
-def _own_flags(sampler: Sampler) -> str:
-    given = {True: "yes", False: "no"}
-    fields = "".join(
-        f" --{key.replace('_', '-')} {given[value] if isinstance(value, bool) else value}"
-        for key, value in _changed(sampler).items()
-    )
-    if isinstance(sampler, Squeeze):
-        return f"{_own_flags(sampler.sampler)} --squeeze{fields}"
-    return f"--sampler {type(sampler).__name__.lower()}{fields}"
-
-
-def _weighted(sampler: Sampler) -> bool:
-    return sampler.weighs != EQUAL
 
 
 def _range(found: Range | None, most: float) -> str:

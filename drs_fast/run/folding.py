@@ -11,14 +11,16 @@ Source: Jacob et al., arXiv 1712.05877, section 3.2 and equation (14).
 
 import copy
 from collections import Counter
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, fx, nn
 from torch.nn.utils import parametrize
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
+
+from drs_fast.run.watched import Watched, watched
 
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 # Exactly these: a class derived from them may do something else.
@@ -54,17 +56,23 @@ class Folded(nn.Module):
         return x
 
 
-def fold(network: nn.Module) -> int:
-    """Folds what can be folded, in place; returns how much that was.
+def fold(networks: Sequence[nn.Module], run: Callable[[], object]) -> int:
+    """Folds what can be folded in these networks, in place; returns how much that was.
 
-    A network that torch.fx cannot trace is folded within the parts of it that can be traced.
+    run: calls each network once. A layer and its norm are folded if there each was called once and
+    nobody else read their tensors, and torch.fx finds the same. A network that torch.fx cannot
+    trace is folded within the parts of it that can be traced.
     """
-    made = sum(_weighed(module) for module in network.modules())
-    pairs = list(_pairs(network, _shared(network)))
-    for pair in pairs:
-        into(pair.layer, pair.norm)
-        setattr(pair.parent, pair.name, Folded(pair.layer.get_parameter("weight").ndim))
-    return made + len(pairs)
+    made = sum(_weighed(module) for network in networks for module in network.modules())
+    with watched(networks) as seen:
+        run()
+    for network in networks:
+        pairs = list(_pairs(network, _shared(network), seen))
+        for pair in pairs:
+            into(pair.layer, pair.norm)
+            setattr(pair.parent, pair.name, Folded(pair.layer.get_parameter("weight").ndim))
+        made += len(pairs)
+    return made
 
 
 def cast(network: nn.Module, dtype: torch.dtype) -> int:
@@ -111,6 +119,8 @@ def _weighed(module: nn.Module) -> int:
     torch's own functions for this would change the class that a copy shares with its original.
     """
     count = 0
+    if module.training:  # then every call is a step of its power iteration
+        return count
     with torch.no_grad():
         for key, hook in list(module._forward_pre_hooks.items()):
             if isinstance(hook, (SpectralNorm, WeightNorm)):
@@ -135,8 +145,8 @@ def _weighed(module: nn.Module) -> int:
 
 
 def _plain(module: nn.Module, kinds: tuple[type[nn.Module], ...]) -> bool:
-    """Whether it is exactly of one of these classes, in eval mode, and nobody watches its calls."""
-    hooked = module._forward_pre_hooks or module._forward_hooks
+    """Whether it is exactly of one of these classes, in eval mode, and nobody changes its calls."""
+    hooked = module._forward_pre_hooks or module._forward_hooks or "forward" in vars(module)
     return type(module) in kinds and not module.training and not hooked
 
 
@@ -146,26 +156,42 @@ def _shared(network: nn.Module) -> set[int]:
     return {module for module, count in places.items() if count > 1}
 
 
-def _pairs(network: nn.Module, shared: set[int]) -> Iterator[Pair]:
+class _Called(nn.Module):
+    """Calls a network as it was called, so that torch.fx takes the same arguments as left out."""
+
+    def __init__(self, network: nn.Module, given: int) -> None:
+        super().__init__()
+        self.network = network
+        self.given = given
+
+    def forward(self, given: Any) -> Any:
+        return self.network(*(given[i] for i in range(self.given)))
+
+
+def _pairs(network: nn.Module, shared: set[int], seen: Watched) -> Iterator[Pair]:
+    given = seen.given(network)
     try:
+        if given is None:
+            raise TypeError("torch.fx traces what is called once, with tensors")
         # Of a copy with the same tensors, because a network may keep what passes through it.
         memo = {id(parameter): parameter for parameter in network.parameters()}
-        graph = fx.Tracer().trace(copy.deepcopy(network, memo))
+        graph = fx.Tracer().trace(_Called(copy.deepcopy(network, memo), given))
     except Exception:  # the network's own code may raise anything on what fx gives it
         for child in network.children():
-            yield from _pairs(child, shared)
+            yield from _pairs(child, shared, seen)
         return
+    whole = _Called(network, given)
     called = Counter(node.target for node in graph.nodes if node.op == "call_module")
     for node in graph.nodes:
         before = node.args[0] if node.op == "call_module" and len(node.args) == 1 else None
         if not isinstance(before, fx.Node) or before.op != "call_module" or len(before.users) > 1:
             continue
-        layer, norm = (network.get_submodule(str(one.target)) for one in (before, node))
+        layer, norm = (whole.get_submodule(str(one.target)) for one in (before, node))
         alone = called[node.target] == called[before.target] == 1
-        alone = alone and not {id(layer), id(norm)} & shared
+        alone = alone and not {id(layer), id(norm)} & shared and seen.only_feeds(layer, norm)
         if alone and _plain(layer, LINEAR) and _plain(norm, NORMS) and _frozen(norm):
             parent, _, name = str(node.target).rpartition(".")
-            yield Pair(layer, network.get_submodule(parent), name)
+            yield Pair(layer, whole.get_submodule(parent), name)
 
 
 def _frozen(norm: nn.Module) -> bool:

@@ -222,7 +222,7 @@ def _collected(run: Run, collected: Collected) -> Batch:
     y = tensors.get("y")
     tried = None if y is None else weights.tried(tensors["ids"], y, run.gan.labels or 0)
     weighing = weighed.of_run(run, tried)
-    worth = weighed.worth(len(tensors["ids"]), weighing, [tensors])
+    worth = weighed.worth(len(tensors["ids"]), weighing, lambda: [tensors])
     stats |= {name: value for name, value in worth.items() if value is not None}
     return replace(_batch(tensors, weighing, **stats), seconds=run.watch.seconds())
 

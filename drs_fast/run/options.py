@@ -96,7 +96,11 @@ class Options:
         """ValueError unless chunk_rows is the sampler's group times a power of two."""
         rows = self.chunk_rows
         if rows is not None and (rows % group or (rows // group) & (rows // group - 1)):
-            raise ValueError(f"chunk_rows must be {group} times a power of two, got {rows}")
+            times = "" if group == 1 else f"{group} times "
+            next_one = group * 2 ** (-(-rows // group) - 1).bit_length()
+            raise ValueError(
+                f"chunk_rows must be {times}a power of two, such as {next_one}, got {rows}"
+            )
 
 
 def _optional(name: str, value: int | None) -> int | None:

@@ -14,11 +14,12 @@ import torch
 
 from drs_fast import ops
 from drs_fast.core import BURN_IN_ROW, Rng, Sampler
-from drs_fast.core.arguments import flag, integer
+from drs_fast.core.arguments import flag, integer, told
 from drs_fast.core.sampler import checked
-from drs_fast.gan import GAN, PRECISIONS
+from drs_fast.gan import GAN
 from drs_fast.run import memory, pages, tuning
-from drs_fast.run.compared import Compared, compare, seconds
+from drs_fast.run.advice import MODEL, calls
+from drs_fast.run.compared import Compared, compare, duration, seconds
 from drs_fast.run.generate import ENDLESS
 from drs_fast.run.options import Options
 from drs_fast.run.progress import Progress
@@ -98,13 +99,17 @@ class Plan:
     precision: str
     sizes: tuple[Way, ...]  # untuned, the usual size first
     tunes: tuple[Way, ...]  # in batches of batch_size, untuned first
-    refused: tuple[str, ...]  # why other variants cannot be used
+    refused: tuple[str, ...]  # why another size and other variants cannot be used
     batch_size: int
     tune: tuple[str, ...]
     drawn: Drawn | None = None
     n: int | None = None
     compared: Compared | None = None
     images: str | None = None
+    sampler: Sampler | None = None
+    seed: int = 0
+    device: str | None = None  # where not the one that the model is on by itself
+    called: str = MODEL  # the model on the command line, with the flags that change it
 
     def __str__(self) -> str:
         lines = [f"{self.model}, {self.precision}", "", f"{'batch':>23}{'rows/s':>12}{'speed':>8}"]
@@ -116,34 +121,29 @@ class Plan:
         lines += [f"refused: {reason}" for reason in self.refused]
         lines += [] if self.drawn is None else ["", str(self.drawn)]
         if self.drawn is not None and self.n is not None:
-            lines.append(f"{self.n:,} samples: about {_spoken(self._hours(self.drawn, self.n))}")
-        flags, arguments = f"--batch-size {self.batch_size}", f"batch_size={self.batch_size}"
-        if self.precision != PRECISIONS[0]:
-            flags += f" --precision {self.precision}"
-            arguments += f", precision={self.precision!r}"
-        if self.images is not None:
-            flags += f" --images {self.images}"
-            arguments += f", images={self.images!r}"
-        if self.tune:
-            flags += f" --tune {','.join(self.tune)}"
-            arguments += f", tune={self.tune!r}"
+            lines.append(f"{self.n:,} samples: about {duration(self._seconds(self.drawn, self.n))}")
         lines += [] if self.compared is None else ["", str(self.compared)]
-        lines += ["", f"drs-fast generate ... {flags}", f"drs.generate(..., {arguments})"]
-        return "\n".join(lines)
+        return "\n".join([*lines, "", *self._calls()])
 
-    def _hours(self, drawn: Drawn, n: int) -> float:
+    def _calls(self) -> tuple[str, str]:
+        """What to give on the command line and in Python, without what is so by default."""
+        best = None if self.compared is None else self.compared.recommended
+        named = {
+            "seed": self.seed,
+            "batch_size": self.batch_size,
+            "device": self.device,
+            "precision": self.precision,
+            "images": self.images,
+            "tune": self.tune,
+        }
+        sampler = self.sampler if best is None else best[0]
+        return calls(self.called, sampler, self.n, named, save=best is not None)
+
+    def _seconds(self, drawn: Drawn, n: int) -> float:
         """The time of n samples, as the table has it where the sampler is in there."""
         if self.compared is None or drawn.expected is None or drawn.expected.remark:
-            return drawn.hours(n)
-        return self.compared.seconds(drawn.expected, n) / 3600.0
-
-
-def _spoken(hours: float) -> str:
-    """A time in the unit that suits it."""
-    for unit, share in (("seconds", 3600.0), ("minutes", 60.0)):
-        if hours * share < 100.0:
-            return f"{hours * share:.3g} {unit}"
-    return f"{hours:.3g} hours"
+            return 3600.0 * drawn.hours(n)
+        return self.compared.seconds(drawn.expected, n)
 
 
 def _line(name: str, way: Way, first: Way) -> str:
@@ -195,9 +195,10 @@ def plan(
             sys.stderr.write(f"{line}\n")
 
     with pages.kept():
-        sizes = _sizes(gan, SIZES if batch_size is None else (gan.block,), say)
+        sizes, too_large = _sizes(gan, SIZES if batch_size is None else (gan.block,), say)
         gan, drawn = gan.on(block=_best(sizes).batch_size), None
         tunes, refused = _tunes(gan, say)
+        refused = (*too_large, *refused)
         best = _best(tunes)
         rng, rate = Rng(seed), best.rate
         compared = compare(gan, rng, rate, n, time_left, sampler, squeeze=squeeze, say=say)
@@ -216,28 +217,35 @@ def plan(
     model = f"{gan.name} on {gan.device}{threads}"
     return Plan(
         model, precision, sizes, tunes, refused, best.batch_size, best.tune, drawn, n, compared,
-        images,
+        images, sampler, seed, None if device is None else str(device),
     )  # fmt: skip
 
 
-def _sizes(gan: GAN, sizes: Sequence[int], say: Callable[[str], None]) -> tuple[Way, ...]:
-    """Times G and D untuned at each size that fits memory and patience; the usual size first."""
+def _sizes(
+    gan: GAN, sizes: Sequence[int], say: Callable[[str], None]
+) -> tuple[tuple[Way, ...], tuple[str, ...]]:
+    """Times G and D untuned at each size that fits them, memory and patience.
+
+    Returns the usual size first; and why G and D refused the next, if they did.
+    """
     ways: dict[int, GAN] = {}
+    refused: tuple[str, ...] = ()
     for size in sizes:
         say(f"batches of {size:,}")
         one = gan.on(block=size)
         try:
             seconds = min(_seconds(one, size) for _ in range(2))
-        except (torch.OutOfMemoryError, MemoryError):
-            if ways:
-                break
-            raise
+        except (torch.OutOfMemoryError, MemoryError, ValueError) as error:
+            if not ways:
+                raise
+            refused = (f"batches of {size:,}: {told(error)}",)
+            break
         ways[size] = one
         if 4.0 * seconds > LONGEST:  # the next size is four times as large
             break
     timed = zip(ways, _rates(ways.values()), strict=True)
     ordered = sorted(timed, key=lambda one: abs(math.log(one[0] / USUAL)))
-    return tuple(Way(size, (), rates) for size, rates in ordered)
+    return tuple(Way(size, (), rates) for size, rates in ordered), refused
 
 
 def _tunes(gan: GAN, say: Callable[[str], None]) -> tuple[tuple[Way, ...], tuple[str, ...]]:
@@ -253,14 +261,17 @@ def _tunes(gan: GAN, say: Callable[[str], None]) -> tuple[tuple[Way, ...], tuple
             except ValueError as error:
                 refused[names] = str(error)
 
-    for names in tuning.sets(name for name in tuning.VARIANTS if name != tuning.COMPILE):
+    without = {tuning.COMPILE} if gan.precision == "bf16" else {tuning.COMPILE, tuning.CAST}
+    for names in tuning.sets(name for name in tuning.VARIANTS if name not in without):
         try_to_apply(names)
     if tuning.COMPILE in tuning.VARIANTS:  # which takes long: alone, and with what is fastest
         fastest = min(ways, key=lambda names: _seconds(ways[names], gan.block))
         try_to_apply((tuning.COMPILE,))
         try_to_apply((*fastest, tuning.COMPILE))
     timed = zip(ways.items(), _rates(ways.values()), strict=True)
-    found = (Way(gan.block, names, rates, tuning.change(gan, one)) for (names, one), rates in timed)
+    found = (
+        Way(gan.block, names, rates, tuning.change(gan, one).logit) for (names, one), rates in timed
+    )
     return tuple(found), tuple(refused.values())
 
 

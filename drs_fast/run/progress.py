@@ -17,7 +17,8 @@ class Progress:
         self.n = n
         self.enabled = enabled
         self.start = self.last = time.monotonic()
-        self.accepted = self.proposals = self.before = self.beside = self._shown = 0
+        self.accepted = self.proposals = self.before = self.beside = 0
+        self._shown = self._said = 0  # samples on the bar, and in the last line
         self.note = ""
         self.bar = _bar(n) if enabled and sys.stderr.isatty() else None
 
@@ -27,7 +28,7 @@ class Progress:
     def __exit__(self, *error: object) -> None:
         if self.bar is not None:
             self.bar.close()
-        elif self.enabled and self.accepted > self.before:
+        elif self.enabled and self.accepted > max(self.before, self._said):
             self._line()
 
     def skip(self, accepted: int) -> None:
@@ -69,7 +70,7 @@ class Progress:
         return f"{found}, {self.note}" if self.note else found
 
     def _line(self) -> None:
-        self.last = time.monotonic()
+        self.last, self._said = time.monotonic(), self.accepted
         rate = (self.accepted - self.before) / max(self.last - self.start, 1e-9)
         left = ((self.n or 0) - self._shown) / rate if rate > 0 else float("inf")
         sys.stderr.write(

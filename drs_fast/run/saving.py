@@ -15,8 +15,8 @@ import torch
 from drs_fast import __version__
 from drs_fast.core import RNG_VERSION, Found, Sampler, fingerprint, layout
 from drs_fast.core.arguments import describe
-from drs_fast.core.sampler import BATCH, DATA, DATA_WITHIN, EQUAL, UNKNOWN
-from drs_fast.gan import GAN
+from drs_fast.core.sampler import BATCH, DATA, DATA_OF_ONE, DATA_WITHIN, EQUAL, UNKNOWN
+from drs_fast.gan import GAN, classes
 from drs_fast.run import called, probe, weighed, workers
 from drs_fast.run.progress import Progress
 from drs_fast.run.schedule import Run
@@ -325,14 +325,22 @@ def _summary(writer: Writer, run: Run) -> dict[str, Any]:
     records = list(writer.records.values())
     found = totals(records, writer.facts, writer.n)
     calls = sum(record.counters["calls"] for record in records)
-    exact = {"law": DATA if run.quota is None else DATA_WITHIN}
     return {
         **found,
-        **(exact if run.chosen()[0].exact(found) else {}),
+        **({"law": _exact_law(run)} if run.chosen()[0].exact(found) else {}),
         **weighed.worth_of(weighed.open_run(writer.path)),
         "calls_total": calls + run.sampler.found(run.state).spent,
         **run.measured({"calls": calls, **found}),
     }
+
+
+def _exact_law(run: Run) -> str:
+    """What samples follow where the sampler's tallies show that they follow the data."""
+    labels = run.gan.labels or 1
+    there = classes.occurring(labels, run.gan.label_weights)
+    if len(there) == 1 < labels:
+        return f"{DATA_OF_ONE}{there[0]}"
+    return DATA if run.quota is None else DATA_WITHIN
 
 
 def _row_bytes(run: Run, columns: tuple[str, ...]) -> int:

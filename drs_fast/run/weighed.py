@@ -121,19 +121,31 @@ def worth_of(samples: Samples) -> dict[str, float | None]:
     weighing = of_samples(samples)
     if weighing.thresholds is None or not told(samples, weighing):
         return {}
-    return worth(len(samples), weighing, samples.all_telling())
+    return worth(len(samples), weighing, samples.all_telling)
 
 
 def worth(
-    n: int, weighing: Weighing, pieces: Iterable[Mapping[str, Tensor]]
+    n: int, weighing: Weighing, pieces: Callable[[], Iterable[Mapping[str, Tensor]]]
 ) -> dict[str, float | None]:
     """What n weighted samples are worth, by the names that the manifest and stats have.
 
-    Empty if the samples have no weights, or all the same.
+    Empty if the samples have no weights, or all the same. The pieces are read once more if some
+    weight is too large for a number, because only then all must be in the unit of the largest.
     """
     if weighing.thresholds is None:
         return {}
-    found = effective(n, ((weighing.of(rows), weighing.above(rows)) for rows in pieces))
+    unit = 0.0
+
+    def weighted(rows: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        nonlocal unit
+        unit = max(unit, weighing.beyond(rows))
+        return weighing.relative(rows), weighing.above(rows)
+
+    found = effective(n, map(weighted, pieces()))
+    if unit:
+        found = effective(
+            n, ((weighing.relative(rows, unit), weighing.above(rows)) for rows in pieces())
+        )
     return {
         "effective_samples": _rounded(found.size),
         "largest_weight": _rounded(found.largest),

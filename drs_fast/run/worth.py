@@ -36,7 +36,7 @@ class Worth:
     def add(self, pieces: list[Rows]) -> None:
         """Adds the samples of a step."""
         for rows in pieces:
-            weight = self._weighing.of(rows)
+            weight = self._weighing.relative(rows)
             powers = torch.stack([weight, weight.square()])
             self._count += len(weight)
             if not self._log_m.ndim:

@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Annotated, Any, NotRequired, TypedDict, cast
 
-from drs_fast.core.sampler import DATA, DATA_WITHIN
+from drs_fast.core.sampler import DATA, DATA_OF_ONE, DATA_WITHIN
 from drs_fast.store import kinds
 from drs_fast.store.format import (
     MANIFEST,
@@ -176,7 +176,16 @@ def differing(manifest: Mapping[str, Any], others: Mapping[str, Any]) -> list[st
 
 def settled(manifest: Manifest) -> bool:
     """Whether the law is one that a run's counts can show, which burn-in could not know."""
-    return manifest.get("law") in (DATA, DATA_WITHIN) and not manifest.get("above")
+    law = manifest.get("law", "")
+    exact = law in (DATA, DATA_WITHIN) or law.startswith(DATA_OF_ONE)
+    return exact and not manifest.get("above")
+
+
+def unfinished(manifest: Manifest, state: Found | None) -> dict[str, Any]:
+    """The facts without those that only a complete run has. state: those of its state, if known."""
+    ended = {*Totals.__annotations__, *manifest.get("tallies", ())}
+    kept = {key: value for key, value in manifest.items() if key not in ended}
+    return {**kept, **({} if state is None else {"law": state["law"]}), "complete": False}
 
 
 def found(manifest: Manifest) -> dict[str, object]:

@@ -149,7 +149,8 @@ class Samples(Dataset[dict[str, Tensor]]):
         """How much each sample counts in the law of the data, float64; found when it is read.
 
         exp(logit - L) over the probability with which such a row was accepted, with one L for all.
-        ValueError if the sampler's law is not known, or what tells the weights was not saved.
+        ValueError if the sampler's law is not known, or what tells the weights was not saved; when
+        read, if a logit is over 700 above log_m.
         """
         self._check_begun()
         return Weight(self, self._weights_of(self))

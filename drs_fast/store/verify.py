@@ -27,7 +27,14 @@ from drs_fast.store.format import (
     workers,
 )
 from drs_fast.store.hashed import hashed
-from drs_fast.store.manifest import Manifest, check_totals, read_manifest, written
+from drs_fast.store.manifest import (
+    Found,
+    Manifest,
+    check_totals,
+    read_manifest,
+    unfinished,
+    written,
+)
 from drs_fast.store.tensors import Layout, described, open_shard, read_state
 
 
@@ -63,7 +70,7 @@ def _versions(directory: Path) -> list[tuple[str, int, int, int]]:
 
 def _problems(directory: Path, live: bool) -> list[str]:
     try:
-        manifest, records, state, torn = _read(directory)
+        manifest, records, _, state, torn = _read(directory)
     except (ValueError, Corrupt) as error:
         return [] if live else [str(error)]
     damaged = _damaged_shards(directory, records, manifest)
@@ -106,38 +113,39 @@ def repair(path: str | PathLike[str]) -> list[str]:
     """
     folder = Folder(Path(path))
     with contextlib.closing(folder):
-        manifest, records, state, torn = _read(folder.path)
+        manifest, records, facts, state, torn = _read(folder.path)
         damaged = _damaged_shards(folder.path, records, manifest)
         sound = {chunk: record for chunk, record in records.items() if chunk not in damaged}
         missing = gaps(sound, manifest["n"]) if manifest["complete"] else []
         left = _left(folder.path, records)
         folder.remove(temporaries(folder.path))
         if state or torn or damaged or missing:
-            folder.put(MANIFEST, written({**manifest, "complete": False}))
+            folder.put(MANIFEST, written(unfinished(manifest, facts)))
             folder.put(RECORDS, lines(sound))
             folder.remove(workers(folder.path))
         folder.remove([*unrecorded(folder.path, sound), *([STATE] if state else [])])
         return [*state, *torn, *damaged.values(), *left]
 
 
-class _Found(NamedTuple):
+class _Run(NamedTuple):
     """What a run says of itself, and what is wrong with its state and its records."""
 
     manifest: Manifest
     records: dict[int, Record]
+    facts: Found | None  # of its state, if that is sound
     state: list[str]
     torn: list[str]
 
 
-def _read(directory: Path) -> _Found:
+def _read(directory: Path) -> _Run:
     """Reads the run; raises what no repair can fix."""
     blocked = irregular(directory) if directory.is_dir() else []
     if blocked:
         raise Corrupt("; ".join(blocked))
-    manifest, state = read_manifest(directory), []
+    manifest, facts, state = read_manifest(directory), None, []
     try:
         if "state_sha256" in manifest:
-            read_state(directory, manifest)
+            _, facts = read_state(directory, manifest)
     except Altered:
         raise
     except Corrupt as error:
@@ -145,7 +153,7 @@ def _read(directory: Path) -> _Found:
     records, torn = read_records(directory, manifest.get("chunk_rows"))
     if manifest["complete"] and not torn:
         check_totals(directory, manifest, records.values())
-    return _Found(manifest, records, state, torn)
+    return _Run(manifest, records, facts, state, torn)
 
 
 def _damaged_shards(

@@ -12,6 +12,8 @@ from drs_fast.backends.arithmetic import LARGEST_EXPONENT
 from drs_fast.core import Rng
 from drs_fast.unweighting.maximum import check
 
+FAR = 600.0  # nats above log_max: a share of such weights is 1, and sums of them do not overflow
+
 
 @dataclass(frozen=True)
 class Decision:
@@ -79,7 +81,7 @@ class Tally:
             log_weight = log_weight[: last + 1]
         self.rows, self.count = self.rows + len(log_weight), self.count + int(kept.sum())
         over = log_weight.double() - self._decision.log_m
-        weight = over.clamp(max=LARGEST_EXPONENT).exp()
+        weight = over.clamp(max=FAR).exp()
         self.above += int((over > 0.0).sum())
         self._excess += float((weight - 1.0).clamp(min=0.0).sum())
         self._total += float(weight.sum())

@@ -22,6 +22,7 @@ BINS = 2**18
 DEEPEST = 64.0  # nats below the largest; a weight down there is less than a unit
 LOWEST = torch.finfo(torch.float64).min
 FINEST = 2.0**-60  # weights in a bin of this width are equal
+ROUNDING = 2.0**-40  # more than the relative rounding error of a sum
 
 
 def check(log_weight: Tensor, row: int) -> None:
@@ -58,19 +59,23 @@ def log_maximum(batches: Batches, max_overweight: float) -> float:
             bins.add(batch)
     if math.isinf(top) or max_overweight == 0.0:
         return top
-    tolerated = max_overweight * math.fsum(bins.sums(top).tolist())
+    total = math.fsum(bins.sums(top).tolist())
+    tolerated = max_overweight * total
+    # What M is at least, with k = n. If hardly anything is left, the differences below are rounding
+    # errors, and may be negative.
+    least = (1.0 - max_overweight) * total / int(bins.counts.sum()) * (1.0 - ROUNDING)
     k, above = 0, 0.0  # rows that earlier passes put above, and the sum of their weights
     while True:
         counts, sums = largest.cumulative(top)
         maximum = (above + sums - tolerated) / (k + counts)
         best = int(maximum.argmax())
         if best + 1 < len(maximum) or not largest.full:
-            return top + float(reference.logarithm(maximum[best]))
+            return top + float(reference.logarithm(maximum[best].clamp(min=least)))
         counts, sums = bins.counts.cumsum(0), bins.sums(top)
         maximum = (above + sums.cumsum(0) - tolerated) / (k + counts).clamp(min=1)
         best = int(maximum.argmax())  # the last row is in this bin or the next
         if width <= max(FINEST, math.ulp(top)):
-            return top + float(reference.logarithm(maximum[best]))
+            return top + float(reference.logarithm(maximum[best].clamp(min=least)))
         k += int(counts[best] - bins.counts[best])
         above = math.fsum([above, *sums[:best].tolist()])
         ceiling, width = bins.ceiling - best * width, 2.0 * width / BINS

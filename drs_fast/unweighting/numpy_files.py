@@ -25,8 +25,8 @@ class Structured:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        with self._opened() as (_, self._header):
-            pass
+        with _undamaged(path), path.open("rb") as stream:
+            self._header = read_header(stream, str(path))
         names = self._header.dtype.names
         if names is None or len(self._header.shape) != 1:
             raise ValueError(
@@ -41,19 +41,18 @@ class Structured:
 
     def log_weights(self, column: str) -> Iterator[Tensor]:
         """The column in batches."""
-        with self._opened() as (stream, header):
-            for rows in batches(stream, header, header.batch):
-                yield of_numpy(rows[column])
+        for rows in self._batches():
+            yield of_numpy(rows[column])
 
     def write(self, path: Path, selection: Selection) -> Tally:
         """Writes the rows that are kept to another file, and their overweights as a field."""
         dtype, tally = self._header.dtype, Tally(selection)
         if selection.weight is not None:
             dtype = _with_field(dtype, selection.weight)
-        with self._opened() as (stream, header), path.open("wb") as sink:
-            most = header.shape[0]
+        with path.open("wb") as sink:
+            most = self._header.shape[0]
             sink.write(header_bytes(dtype, (0,), most))
-            for rows in batches(stream, header, header.batch):
+            for rows in self._batches():
                 if tally.full:
                     break
                 log_weight = of_numpy(rows[selection.log_weight])
@@ -68,10 +67,12 @@ class Structured:
             sink.write(header_bytes(dtype, (tally.count,), most))
         return tally
 
-    @contextlib.contextmanager
-    def _opened(self) -> Iterator[tuple[IO[bytes], Header]]:
+    def _batches(self) -> Iterator[Rows]:
+        """The rows. Corrupt if another file stands there now."""
         with _undamaged(self.path), self.path.open("rb") as stream:
-            yield stream, read_header(stream, str(self.path))
+            if read_header(stream, str(self.path)) != self._header:
+                raise Corrupt(f"{self.path} was changed while it was read; run the command again")
+            yield from batches(stream, self._header, self._header.batch)
 
 
 class Archive:
@@ -84,11 +85,13 @@ class Archive:
             self._members = self._archive.infolist()
             headers = {info.filename: self._header(info.filename) for info in self._members}
         self._headers = {name: each for name, each in headers.items() if each is not None}
-        self.columns = [name.removesuffix(".npy") for name in self._headers]
+        self.columns = [info.filename.removesuffix(".npy") for info in self._members]
 
     def check(self, column: str) -> None:
         """ValueError unless the column is (n,) floats, and all have n rows."""
-        header = self._headers[f"{column}.npy"]
+        header = self._headers.get(f"{column}.npy")
+        if header is None:
+            raise ValueError(f"{column!r} must be (n,) floats, got what has no rows")
         _check_floats(column, header.dtype, header.shape)
         for name, other in self._headers.items():
             if other.shape[0] != header.shape[0]:

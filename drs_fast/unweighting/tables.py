@@ -1,5 +1,6 @@
 """Unweights a table in a file, in batches: first finds log_max, then decides and writes."""
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from os import PathLike
@@ -12,7 +13,7 @@ from drs_fast.core import Rng, Starvation
 from drs_fast.core.arguments import integer
 from drs_fast.store import Corrupt
 from drs_fast.store.folder import make_directory
-from drs_fast.store.replaced import written
+from drs_fast.store.once import written
 from drs_fast.unweighting.decision import Decision, Selection, Tally
 from drs_fast.unweighting.numpy_files import Archive, Structured
 from drs_fast.unweighting.parquet import Parquet
@@ -70,7 +71,7 @@ def unweight_file(
     _check_target(source, target)
     rng, wanted = Rng(seed), None if n is None else integer("n", n, 0)
     find = limit(log_max, max_overweight)
-    table, before = _opened(source), _version(source)
+    before, table = _version(source), _opened(source)  # in this order, or a change goes unseen
     _check_columns(source, table.columns, log_weight, weight)
     table.check(log_weight)
     highest = find(lambda: table.log_weights(log_weight))
@@ -107,7 +108,7 @@ def _opened(file: Path) -> Table:
 def _check_target(source: Path, target: Path) -> None:
     if target.exists() and source.exists() and target.samefile(source):
         raise ValueError(f"{target} is the file to read; write to another")
-    if target.exists():
+    if os.path.lexists(target):
         raise ValueError(f"{target} exists; choose another name, or delete it first")
     if target.suffix != source.suffix:
         raise ValueError(f"{target} must end with {source.suffix!r}, as {source} does")
@@ -116,8 +117,8 @@ def _check_target(source: Path, target: Path) -> None:
 def _check_columns(file: Path, columns: list[str], log_weight: str, weight: str | None) -> None:
     found = columns.count(log_weight)
     if found != 1:
-        there = ", ".join(columns) or "none"
-        raise ValueError(f"{file} has {found} columns {log_weight!r}; its columns are: {there}")
+        many = f"{found} columns {log_weight!r}" if found else f"no column {log_weight!r}"
+        raise ValueError(f"{file} has {many}; it has {', '.join(columns) or 'none'}")
     if weight is not None and weight in columns:
         raise ValueError(f"{file} has a column {weight!r}; choose another name for the weights")
     if weight == "":

@@ -254,7 +254,10 @@ def test_version(run):
         ((*GENERATE, "--seed", "-1"), 2, "seed"),
         ((*GENERATE, "-n", "-1"), 2, "n must be"),
         ((*GENERATE, "--save", "x,y"), 2, "save must be of"),
-        ((*GENERATE, "--chunk-rows", "300"), 2, "power of two"),
+        ((*GENERATE, "--chunk-rows", "200000"), 2,
+         "chunk_rows must be a power of two, such as 262144, got 200000"),
+        ((*GENERATE, "--sampler", "sir", "--pool", "10", "--size", "1", "--chunk-rows", "300"), 2,
+         "chunk_rows must be 10 times a power of two, such as 320, got 300"),
         ((*GENERATE, "--max-seconds", "0"), 2, "max_seconds"),
         ((*GENERATE, "--device", "nowhere"), 2, "nowhere"),
         (("generate", "nobody", "-n", "1", "--out", "DIR"), 2, "25gaussians"),
@@ -454,6 +457,10 @@ def test_a_range_of_images(run, tmp_path):
     images = ("--images", "uint8", "--value-range", "-8", "8")
     assert run(*GENERATE, *images)[0] == 0
     assert drs.open(tmp_path / "run").manifest["value_range"] == [-8.0, 8.0]
+    for i, joined in enumerate((["--value-range", "-8,8"], ["--value-range=-8,8"])):
+        out = str(tmp_path / f"joined{i}")
+        assert run(*GENERATE[:5], out, "--images", "uint8", *joined)[0] == 0
+        assert drs.open(out).manifest["value_range"] == [-8.0, 8.0]
     code, _, err = run(*GENERATE[:5], "DIR2", "--value-range", "0", "1")
     assert (code, "--value-range needs --images uint8" in err) == (2, True)
     code, _, err = run(*GENERATE[:5], "DIR2", "--images", "uint8", "--value-range", "1", "0")

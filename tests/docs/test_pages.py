@@ -115,6 +115,15 @@ def test_the_sampler_that_keeps_everything(tmp_path):
         drs.generate(drs.GAN(lambda z: z, lambda x: x[:, 0] * torch.nan, 2), sampler, 10)
 
 
+def test_pages_write_to_folders_of_their_own():
+    """A reader who tries them in one directory would meet another page's run."""
+    owners = {}
+    for page in PAGES:
+        code = "".join(text for _, text in blocks(page))
+        for name in re.findall(r'out="([^"]+)"', code):
+            assert owners.setdefault(name, page.name) == page.name, name
+
+
 def test_readme_is_short():
     assert len(README.read_text().split()) <= 900
 

@@ -252,6 +252,7 @@ FAULTS = {
         lambda: d(lambda x: torch.where(x > 2.0, torch.inf, x)), {"invalid-logits"}),
     "nothing can be real": (lambda: d(only_zeros_pass), {"no-finite-logits"}),
     "constant logits": (lambda: d(lambda x: x * 0.0 + 0.3), {"constant-logits"}),
+    "logits that hardly differ": (lambda: d(lambda x: 5e-4 * x, real=None), {"flat-logits"}),
     "bfloat16": (lambda: d(lambda x: x.bfloat16()), {"low-precision"}),
     "half": (lambda: d(lambda x: x.half()), {"low-precision"}),
     "a hinge critic": (lambda: model(link="hinge"), {"no-ratio"}),
@@ -574,6 +575,39 @@ def test_a_mild_miscalibration_is_a_note():
     diagnosis = doctor.doctor(model(discriminator=Ratio(1.5)))
     assert diagnosis.findings == ()
     assert any("the slope is 0.6" in note for note in diagnosis.notes)
+
+
+def test_one_fact_is_said_once():
+    """A slope that is a finding, or that cannot be told, is in no note."""
+    flat = doctor.doctor(model(discriminator=Ratio(0.25)))
+    assert flat.codes == ("underconfident",)
+    assert flat.notes == ()
+    undecided = doctor.doctor(model(discriminator=Ratio(1.9)))
+    assert "D's slope: " in "".join(undecided.unknown)
+    assert not any("the slope is" in note for note in undecided.notes)
+
+
+def test_a_generator_of_narrow_range_is_not_mended_by_scaling_real_samples():
+    """As an untrained one: D tells it from the data, and no other unit of the data is near it."""
+    gan = healthy.pictures(0, torch.tanh, lambda x: x.clamp(-3.0, 3.0))
+    real = gan.real
+    narrow = drs.GAN(
+        lambda z: 1e-3 * torch.tanh(z).view(-1, 3, 8, 8).abs(),
+        lambda x: x.flatten(1).square().mean(dim=1) * 4e6,
+        gan.latent_dim,
+        real=real,
+    )
+    diagnosis = doctor.doctor(narrow)
+    assert diagnosis.codes == ("real-range",)
+    assert "G's values are what is wrong: it may be untrained" in str(diagnosis)
+    assert " takes [-1, 1] to " not in str(diagnosis)
+    assert any("D's AUC, slope and top tenth are what" in line for line in diagnosis.unknown)
+
+
+def test_a_flat_discriminator_with_a_sound_share_of_rejected_rows_is_not_flat():
+    """One row in a hundred is hopeless, and D says so; all others are nearly alike."""
+    gan = d(lambda x: torch.where(x < -2.8, x - 20.0, 1e-3 * x), real=None)
+    assert doctor.doctor(gan).codes == ()
 
 
 def test_the_same_seed_gives_the_same_words():

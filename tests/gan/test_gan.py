@@ -319,3 +319,23 @@ def test_labels_of_real_samples_that_are_none(y):
     gan = GAN(lambda z, y: z, lambda x, y: x[:, 0], 2, labels=3, real=(torch.zeros(3, 2), y))
     with pytest.raises(ValueError, match=r"y must be \(3,\) int64, got"):
         gan.real_samples(2)
+
+
+def test_a_gan_is_shown_in_words():
+    assert repr(made(name="mine")) == (
+        f"<GAN mine: latent_dim 2, prior normal, link logit, cpu, block 256, fp32, "
+        f"{sum(p.numel() for net in networks() for p in net.parameters()):,} parameters>"
+    )
+    shared = nn.Linear(3, 3)
+    gan = GAN(shared, nn.Sequential(shared, nn.Linear(3, 1)), 3, prior=doubled, link=nn.Identity())
+    assert repr(gan.labelled(None)) == (
+        "<GAN custom: latent_dim 3, prior doubled, link Identity, cpu, block 4096, fp32, "
+        "16 parameters>"
+    )
+    labelled = GAN(lambda z, y: z, lambda x, y: x[:, 0], 2, labels=5, link="probability")
+    assert "link probability, 5 labels, cpu" in repr(labelled.on(precision="bf16"))
+    assert "bf16, 0 parameters>" in repr(labelled.on(precision="bf16"))
+
+
+def doubled(normals):
+    return 2.0 * normals

@@ -86,6 +86,15 @@ def test_what_was_good_is_looked_at_again(name):
         ops.accept_compact(LOGIT, SHARING, **rule, out=out)
 
 
+def test_rows_in_a_list_are_looked_at_in_every_call():
+    out, rule = with_field(rows=[made().rows[0]]), {"rng": Rng(0), "log_m": 0.0}
+    for _ in range(3):
+        ops.accept_compact(LOGIT, SHARING, **rule, out=out)
+    out.rows[0] = torch.zeros(N, D).double()
+    with pytest.raises(ValueError, match=r"^out"):
+        ops.accept_compact(LOGIT, SHARING, **rule, out=out)
+
+
 @pytest.mark.parametrize("shared", ["logit", "rows", "log_m"])
 def test_what_is_read_is_looked_at_again(shared):
     out, rule = made(), {"rng": Rng(0), "log_m": torch.zeros(N, dtype=torch.float64)}

@@ -62,11 +62,35 @@ def test_what_is_expected_goes_by_chances_and_weights():
 def test_a_heavy_tail_is_not_trusted(tail, trusted):
     manifest = {"effective_samples": 3.0, "tail_index": tail}
     said = planned.worth(manifest, 4, None, None)["tail index"]
-    assert said.startswith(f"{tail:.2f} of the largest weights")
+    assert said.startswith(
+        f"{tail:.2f}, {'good, because it is at most' if trusted else 'above'} 0.7"
+    )
     assert ("not to be trusted" in said) != trusted
     number, raw = torch.tensor(0.0).double(), torch.tensor([1.0, 0.0, -1.0])
     size = planned.worth(manifest, 4, Thresholds(number, number, 0.0), raw)["effective samples"]
     assert ("at most" in size) != trusted
+
+
+@pytest.mark.parametrize(
+    ("size", "shown"), [(3.14159, "3.142"), (9903.4, "9,903"), (56_810.0, "56,810")]
+)
+def test_effective_samples_are_numbers_of_one_style(size, shown):
+    said = planned.worth({"effective_samples": size}, 10**6, None, None)["effective samples"]
+    assert said.startswith(f"{shown} when weighted")
+
+
+def test_an_unfinished_run_says_what_its_samples_are_worth_so_far(tmp_path):
+    out, limits = tmp_path / "run", {"chunk_rows": 2**12, "max_seconds": 1e-3}
+    for _ in range(2):  # the first call ends after burn-in
+        with pytest.raises(drs.OutOfTime):
+            drs.generate(toy(), DRS(), 10**6, out=out, **limits)
+    samples = drs.open(out)
+    assert not samples.manifest["complete"]
+    weight = samples.weight[:]
+    size = float(weight.sum() ** 2 / weight.square().sum())
+    shown = f"{size:,.0f}" if size >= 1000 else f"{size:.4g}"
+    assert f"effective samples       {shown} when weighted" in words(out)
+    assert "tail index" in words(out)
 
 
 def test_a_run_whose_burn_in_has_not_ended(tmp_path, monkeypatch):

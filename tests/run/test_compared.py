@@ -11,7 +11,7 @@ import drs_fast as drs
 from drs_fast.cli import commands
 from drs_fast.cli.parser import parser
 from drs_fast.core import BURN_IN_ROW, Rng
-from drs_fast.run import compared
+from drs_fast.run import advice, compared
 from drs_fast.run.compared import Compared, compare, duration, seconds
 from drs_fast.samplers.common.expected import Expected, Range
 from drs_fast.samplers.ddls import DDLS
@@ -56,7 +56,7 @@ def test_it_can_be_read():
         ["SIR()", "10.00%", "10", "2.78 h", "-", "-", "-"],
     ]
     assert shown[-2:] == [
-        "recommended: drs-fast generate ... --sampler obrs --budget 0.2 --save x,logit,weight",
+        "recommended: OBRS(budget=0.2)",
         "at least 150 effective samples in 1,000 calls (tail index 0.50)",
     ]
 
@@ -84,8 +84,17 @@ def test_one_that_needs_no_weights_is_preferred_if_it_is_worth_nearly_as_much():
     assert table(weighted, alike).recommended == alike
     assert table(weighted, less).recommended == weighted
     assert table(weighted, (SIR(), worth(0.0))).recommended == weighted
-    assert "--sampler sir\n" in str(table(weighted, alike))
-    assert "--sampler drs --save x,logit,weight\n" in str(table(weighted, less))
+    assert "recommended: SIR()\n" in str(table(weighted, alike))
+    assert "recommended: DRS()\n" in str(table(weighted, less))
+
+
+def test_of_equals_the_one_nearest_to_the_data_is_recommended():
+    """Where OBRS's budget asks for nothing else, it does what DRS(gamma=0) does."""
+    near = GOOD._replace(tv=Range(0.0, 0.0, 0.04))
+    far, law, same = (DRS(), GOOD), (DRS(gamma=0.0), near), (OBRS(budget=0.05), near)
+    a_bit_more = near._replace(worth=Range(0.2, 0.1502, 0.2), tv=Range(0.0, 0.0, 0.0401))
+    assert table(far, law, same).recommended == law
+    assert table(far, law, (OBRS(budget=0.05), a_bit_more)).recommended == law
 
 
 SQUEEZED = Expected(
@@ -101,8 +110,7 @@ def test_a_squeezed_row():
     assert lines(*rows, budget=1110.0)[3].split()[3] == "20,000"  # 10 s and 1,000 s are gone
     assert any("raised log_m" in line for line in shown)
     assert shown[-2:] == [
-        "recommended: drs-fast generate ... --sampler drs --gamma 0.0 --squeeze "
-        "--save x,logit,weight",
+        "recommended: Squeeze(DRS(gamma=0.0))",
         "at least 150 effective samples in 1,000 calls (tail index 0.50)",
     ]
 
@@ -125,21 +133,21 @@ def test_a_search_must_pay():
 
 def test_recommended_flags_are_those_of_generate():
     for sampler in (*compared.settings(), DRS(target_acceptance=0.1)):
-        kind, flags = type(sampler), compared._flags(sampler).split()
+        kind, flags = type(sampler), " ".join(advice.flags(sampler)).split()
         given = ["generate", "25gaussians", "-n", "1", "--out", "x", *flags]
         options = parser(given).parse_args(given)
         assert options.save[-1] == ("logit" if kind in (SIR, MH) else "weight")
         assert options.sampler == kind.__name__.lower()
-        fields = {name: getattr(options, name) for name in compared._changed(sampler)}
+        fields = {name: getattr(options, name) for name in advice.changed(sampler)}
         assert kind(**fields) == sampler
-        assert eval(compared._name(sampler), vars(drs.samplers) | {kind.__name__: kind}) == sampler
+        assert eval(advice.name(sampler), vars(drs.samplers) | {kind.__name__: kind}) == sampler
 
 
 @pytest.mark.parametrize("given", [{}, {"tolerance": 0.01, "unseen": 0.1, "use_bound": True}])
 def test_recommended_flags_squeeze(given, monkeypatch):
     seen, sampler = [], drs.Squeeze(OBRS(budget=0.05), **given)
     monkeypatch.setattr(commands.engine, "generate", lambda gan, *given, **how: seen.append(given))
-    flags = compared._flags(sampler).split()
+    flags = " ".join(advice.flags(sampler)).split()
     words = ["generate", "25gaussians", "-n", "1", "--out", "x", "--quiet", *flags]
     commands.run_generate(parser(words).parse_args(words))
     assert seen[0][0] == sampler
@@ -212,7 +220,12 @@ def test_durations():
 )
 def test_what_the_command_plans(monkeypatch, flags, sampler, budget):
     seen = []
-    monkeypatch.setattr(commands, "plan", lambda gan, *given, **how: seen.append((*given, how)))
+
+    def plan(gan, *given, **how):
+        seen.append((*given, how))
+        return drs.Plan("", "fp32", (), (), (), 4096, ())
+
+    monkeypatch.setattr(commands, "plan", plan)
     options = parser(["plan", "25gaussians", *flags]).parse_args(["plan", "25gaussians", *flags])
     assert commands.run_plan(options) == 0
     assert seen[0][0] == sampler

@@ -84,6 +84,37 @@ def test_classes_are_asked_for(tmp_path):
     assert drs.open(within.path).state
 
 
+def test_one_class_is_not_the_data(tmp_path):
+    gan = below(labels=3)
+    within = replace(EXACT, classes="within", burn_in=4096)
+    for i, (given, sampler, options) in enumerate(
+        [
+            (gan, EXACT, {"only": 1}),
+            (gan, within, {"only": 1}),
+            (below(labels=3, label_weights=(0.0, 2.0, 0.0)), EXACT, {}),
+        ]
+    ):
+        run = saved(given, sampler, tmp_path / str(i), 300, **options)
+        assert run.manifest["law"] == "data of class 1"
+        assert drs.open(run.path).state
+    assert saved(below(labels=1), EXACT, tmp_path / "single", 300).manifest["law"] == "data"
+
+
+def test_a_repaired_run_claims_nothing_until_it_is_complete(tmp_path):
+    gan, out = below(labels=3), tmp_path / "run"
+    whole = saved(gan, EXACT, out, only=1).manifest
+    (out / "chunk-00000001.safetensors").write_bytes(b"")
+    assert main(["verify", "--repair", str(out)]) == 0
+    manifest = drs.open(out).manifest
+    assert (manifest["law"], manifest["complete"]) == (EXACT.law, False)
+    ended = {"above", "invalid", "proposals", "effective_samples", "clipped", "kept"}
+    assert ended <= set(whole)
+    assert not ended & set(manifest)
+    saved(gan, EXACT, out, only=1)
+    saved(gan, EXACT, tmp_path / "whole", only=1)
+    assert files(out) == files(tmp_path / "whole")
+
+
 def extended(gan, sampler, out):
     assert saved(gan, sampler, out, 700).manifest["law"] in (DATA, DATA_WITHIN)
     saved(gan, sampler, out)

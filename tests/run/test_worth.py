@@ -12,6 +12,7 @@ from tilted import tilted, tilted_classes
 
 import drs_fast as drs
 from drs_fast.core.sampler import Thresholds
+from drs_fast.report import planned
 from drs_fast.run import progress
 from drs_fast.run.worth import Worth
 from drs_fast.samplers import DRS, MH, OBRS
@@ -63,6 +64,17 @@ def test_progress_ends_with_what_samples_are_worth(case, capsys, tmp_path):
     assert said(capsys) == share
 
 
+def test_the_end_is_shown_once(capsys, monkeypatch):
+    """The last step was shown because it was time for a line."""
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
+    with progress.Progress(10, enabled=True) as shown:
+        shown.bar = None
+        shown.advance(4, 8)
+        shown.advance(6, 12)
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split(",")[0] for line in lines] == ["4 of 10 samples", "10 of 10 samples"]
+
+
 def test_progress_changes_no_byte(case, tmp_path):
     for name, shown in (("quiet", False), ("shown", True)):
         drs.generate(*case, N, out=tmp_path / name, chunk_rows=1024, progress=shown)
@@ -95,6 +107,28 @@ def test_lines_in_between_say_it_of_the_samples_so_far(capsys, monkeypatch, tmp_
         n = int(line.split(" of ")[0].replace(",", ""))
         found = float(drs.generate(gan, OBRS(budget=0.1), n).stats["effective_samples"])
         assert f"{found / n:.1%} effective when weighted" in line
+
+
+@pytest.mark.parametrize("classes", ["joint", "within"])
+@pytest.mark.parametrize("log_m", [-2000.0, -650.0])
+def test_weights_too_large_for_a_number(log_m, classes, capsys, tmp_path):
+    """Where logits reach 1,000, exp(logit - log_m) is no number; all weights would be alike."""
+    gan = drs.GAN(lambda z, y: z, lambda x, y: 300.0 * x[:, 0], 2, labels=2)
+    sampler = DRS(gamma=0.0, log_m=log_m, classes=classes)
+    batch = drs.generate(gan, sampler, N)
+    weight = (batch.logit.double() - batch.logit.max()).exp()
+    expected = float(weight.sum() ** 2 / weight.square().sum())
+    assert float(batch.stats["effective_samples"]) == pytest.approx(expected, rel=1e-2)
+    assert expected < 3.0
+    run = drs.generate(gan, sampler, N, out=tmp_path / "run", chunk_rows=512, progress=True)
+    assert run.manifest["effective_samples"] == float(batch.stats["effective_samples"])
+    assert run.manifest["largest_weight"] > 0.3
+    assert "effective when weighted" not in capsys.readouterr().err
+    for read in (lambda: batch.weight, lambda: run.weight[:]):
+        with pytest.raises(ValueError, match="too far for a weight"):
+            read()
+    thresholds = Thresholds(*torch.tensor([log_m, 0.0]).double(), 0.0)
+    assert planned._share(thresholds, batch.logit) == pytest.approx(expected / N, rel=1e-2)
 
 
 def test_equal_weights_are_not_worth_a_word(capsys):

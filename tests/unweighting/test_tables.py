@@ -3,10 +3,12 @@
 import datetime
 import decimal
 import io
+import os
 import subprocess
 import sys
 import tracemalloc
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -15,8 +17,9 @@ import pytest
 
 import drs_fast as drs
 from drs_fast.cli import main as cli
-from drs_fast.store import replaced
-from drs_fast.unweighting import maximum, npy, numpy_files, parquet
+from drs_fast.store import once
+from drs_fast.unweighting import maximum, npy, numpy_files, parquet, tables
+from drs_fast.unweighting.decision import Decision, Selection
 from drs_fast.unweighting.tables import unweight_file
 
 N = 3_000
@@ -268,9 +271,16 @@ def damage(name):
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
-        ("t.parquet --log-weight nope", 2, "0 columns 'nope'; its columns are: lw, half, dict"),
-        ("plain.npz --log-weight nope", 2, "its columns are: lw, x, i, name"),
-        ("rows.npy --log-weight nope", 2, "its columns are: lw, x, name, été"),
+        ("t.parquet --log-weight nope", 2, "has no column 'nope'; it has lw, half, dict"),
+        ("plain.npz --log-weight nope", 2, "it has lw, x, i, version, name"),
+        (
+            "plain.npz --log-weight version",
+            2,
+            "'version' must be (n,) floats, got what has no rows",
+        ),
+        ("plain.npz --log-weight lw --weight version", 2, "has a column 'version'; choose another"),
+        ("noted.npz --log-weight lw --weight notes", 2, "has a column 'notes'; choose another"),
+        ("rows.npy --log-weight nope", 2, "it has lw, x, name, été"),
         ("t.parquet --log-weight large", 2, "'large' must be float16, float32 or float64, got la"),
         ("plain.npz --log-weight i", 2, "'i' must be (n,) float16, float32 or float64, got int64"),
         ("plain.npz --log-weight x", 2, "got (3000, 2, 3) float32"),
@@ -309,6 +319,9 @@ def test_errors(words, code, message, run, files):
     np.savez("nan.npz", lw=np.array([0.0, 1.0, np.inf]))
     np.savez("ragged.npz", lw=LOG_WEIGHT, a=np.zeros(2))
     np.savez("objects.npz", lw=LOG_WEIGHT, a=np.array([{}] * N))
+    np.savez("noted.npz", lw=LOG_WEIGHT)
+    with zipfile.ZipFile("noted.npz", "a") as archive:
+        archive.writestr("notes", "of the run")
     np.save("matrix.npy", np.zeros((3, 3)))
     (files / "text.parquet").write_text("a,b\n1,2\n")
     for name in ("t.parquet", "plain.npz", "rows.npy"):
@@ -391,20 +404,92 @@ def test_bits_of_rows_in_batches_of_every_size(files, monkeypatch):
             assert rows.ndim == 0 or np.array_equal(np.load(out)[name], rows[ids]), name
 
 
-def test_a_file_is_replaced_when_it_is_whole(tmp_path):
+def test_a_file_that_is_replaced_as_it_is_opened_is_noticed(files, monkeypatch):
+    """By one whose columns have other types, which must not be read by the first one's header."""
+    opened = tables._opened
+    for name in KINDS.values():
+        path = files / name
+
+        def replaced(file, path=path):
+            table = opened(file)
+            if path.suffix == ".npy":
+                np.save(path, np.zeros(50, [("lw", "f4")]))
+            else:
+                path.write_bytes(path.read_bytes() + b" ")
+            return table
+
+        monkeypatch.setattr(tables, "_opened", replaced)
+        with pytest.raises(drs.Corrupt, match="was changed while"):
+            unweight_file(path, "lw", files / f"kept{path.suffix}")
+        assert not (files / f"kept{path.suffix}").exists()
+
+
+def test_rows_are_read_by_the_header_of_their_own_file(files):
+    """Even if the file changes between the pass that finds log_max and the one that writes."""
+    table = numpy_files.Structured(files / "rows.npy")
+    np.save(files / "rows.npy", np.zeros(50, [("lw", "f4"), ("x", "f4")]))
+    selection = Selection(Decision(0, 0.0), None, "lw", None)
+    for read in (
+        lambda: list(table.log_weights("lw")),
+        lambda: table.write(files / "k", selection),
+    ):
+        with pytest.raises(drs.Corrupt, match="was changed while"):
+            read()
+
+
+@pytest.mark.parametrize("links", [True, False])
+@pytest.mark.parametrize("name", ["t.parquet", "plain.npz", "rows.npy"])
+def test_a_file_that_appears_meanwhile_is_left_alone(name, links, files, monkeypatch):
+    out = files / f"kept{Path(name).suffix}"
+    find = tables.limit
+
+    def appears(*given):
+        out.write_text("of another program")
+        return find(*given)
+
+    def no_links(*given):
+        raise PermissionError
+
+    monkeypatch.setattr(tables, "limit", appears)
+    if not links:
+        monkeypatch.setattr(os, "link", no_links)
+    there = {*files.iterdir(), out}
+    with pytest.raises(ValueError, match="exists by now"):
+        unweight_file(files / name, "lw", out)
+    assert out.read_text() == "of another program"
+    assert {*files.iterdir()} == there
+
+
+def test_a_link_to_nowhere_is_a_file_too(files):
+    (files / "kept.npz").symlink_to("nowhere.npz")
+    with pytest.raises(ValueError, match="exists; choose another name"):
+        unweight_file(files / "plain.npz", "lw", files / "kept.npz")
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_file_is_there_when_it_is_whole(links, tmp_path, monkeypatch):
+    def no_links(*given):
+        raise PermissionError
+
+    if not links:
+        monkeypatch.setattr(os, "link", no_links)
     path = tmp_path / "a"
-    path.write_text("before")
 
     def interrupted():
-        with replaced.written(path) as temporary:
+        with once.written(path) as temporary:
             temporary.write_text("half")
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         interrupted()
-    assert [file.name for file in tmp_path.iterdir()] == ["a"]
-    assert path.read_text() == "before"
-    with replaced.written(path) as temporary:
-        temporary.write_text("after")
-        assert path.read_text() == "before"
-    assert path.read_text() == "after"
+    assert list(tmp_path.iterdir()) == []
+    with once.written(path) as temporary:
+        temporary.write_text("all")
+        assert not path.exists()
+    assert [file.read_text() for file in tmp_path.iterdir()] == ["all"]
+
+
+def test_weights_far_above_log_max_have_a_share(tmp_path):
+    np.savez(tmp_path / "a.npz", lw=np.full(30_000, 2000.0))
+    done = unweight_file(tmp_path / "a.npz", "lw", tmp_path / "b.npz", log_max=0.0)
+    assert done.excess == 1.0

@@ -1,5 +1,6 @@
 """drs.unweight: the same rows from every kind of array, by the law that the weights say."""
 
+import math
 import sys
 import types
 
@@ -201,6 +202,19 @@ def test_the_maximum_is_the_smallest_that_will_do(name, share):
     sums, k = weight.cumsum(), np.arange(1, len(weight) + 1)
     known = log_weight.max() + np.log(((sums - share * sums[-1]) / k).max())
     assert found == pytest.approx(float(known), rel=1e-13, abs=1e-13)
+
+
+@pytest.mark.parametrize("largest", [maximum.LARGEST, 1000])
+@pytest.mark.parametrize("share", [1.0 - 1e-13, 1.0 - 2.0**-53])
+def test_hardly_any_weight_may_be_left(share, largest, monkeypatch):
+    """Where sums of weights differ by rounding from what is tolerated."""
+    monkeypatch.setattr(maximum, "LARGEST", largest)
+    for small in (torch.full((200_000,), -40.0), torch.linspace(-41.0, -40.0, 200_000)):
+        log_weight = torch.cat([torch.zeros(1), small]).double()
+        found = drs.unweight(log_weight, max_overweight=share)
+        left = (1.0 - share) * float(log_weight.exp().sum()) / len(log_weight)
+        assert found.log_max == pytest.approx(math.log(left), abs=1e-3)
+        assert found.count == len(log_weight)  # because all are above
 
 
 @pytest.mark.parametrize("name", WEIGHTS)

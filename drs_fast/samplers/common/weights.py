@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from drs_fast import ops
-from drs_fast.backends.arithmetic import exponential
+from drs_fast.backends.arithmetic import LARGEST_EXPONENT, exponential
 from drs_fast.core.sampler import BATCH, EQUAL, UNKNOWN, Thresholds, those_that
 
 
@@ -24,9 +24,26 @@ class Weighing(NamedTuple):
     factors: Tensor | None = None  # (K,) from `of_classes`, if each class has a threshold
 
     def of(self, rows: Mapping[str, Tensor]) -> Tensor:
-        """The weights of samples with their ids, logit, y and, if BATCH, weight; (n,) float64."""
+        """The weights of samples with their ids, logit, y and, if BATCH, weight; (n,) float64.
+
+        ValueError if a weight is too large to be told.
+        """
         if self.way == UNKNOWN:
             raise ValueError(self.why)
+        if beyond := self.beyond(rows):
+            raise ValueError(
+                f"a logit lies {LARGEST_EXPONENT + beyond:,.0f} above log_m, which is more than "
+                f"{LARGEST_EXPONENT:g} and too far for a weight; draw again with a higher log_m, "
+                "or let burn-in find it"
+            )
+        return self.relative(rows)
+
+    def relative(self, rows: Mapping[str, Tensor], unit: float = 0.0) -> Tensor:
+        """The weights, in units of exp(unit); (n,) float64.
+
+        unit: `beyond` of these and all other samples. Below that, the largest weights come out
+        equal. Does not wait for the device if it is 0.
+        """
         if self.way == EQUAL or self.thresholds is None:
             ids = rows["ids"]
             return torch.ones(len(ids), dtype=torch.float64, device=ids.device)
@@ -35,7 +52,20 @@ class Weighing(NamedTuple):
             weight = rows["weight"]
         else:
             weight = ops.weight(rows["logit"], **self.thresholds.of_rows(y))
+        if unit:
+            weight = weight * exponential(self._excess(rows, self.thresholds) - unit)[0]
         return weight if self.factors is None else weight * self.factors.to(weight.device)[y]
+
+    def beyond(self, rows: Mapping[str, Tensor]) -> float:
+        """How far the largest weight is beyond what a number can hold, in nats; at least 0."""
+        if self.thresholds is None or not len(rows["logit"]):
+            return 0.0
+        return float(self._excess(rows, self.thresholds).max())
+
+    def _excess(self, rows: Mapping[str, Tensor], thresholds: Thresholds) -> Tensor:
+        """What ops.weight leaves out of the logarithm of each weight; (n,) float64."""
+        highest = thresholds.of_rows(rows.get("y"))["log_m"] + LARGEST_EXPONENT
+        return torch.clamp(rows["logit"].double() - highest, min=0.0)
 
     def above(self, rows: Mapping[str, Tensor]) -> Tensor:
         """Whether each sample is above log_m, (n,) bool."""
