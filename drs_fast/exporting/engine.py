@@ -10,7 +10,7 @@ from typing import Any
 from drs_fast.exporting.format import Format, Part
 from drs_fast.exporting.source import Source
 from drs_fast.run.progress import Progress
-from drs_fast.store.replaced import written
+from drs_fast.store.once import written
 
 
 class Bar(Progress):

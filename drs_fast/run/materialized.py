@@ -116,8 +116,10 @@ class Materialized(Dataset[dict[str, Tensor]]):
             return
         largest = float((logit - saved).abs().max())
         usual = tuning.seen(untuned, tuning.LEAST_ROWS)
-        finite = usual[torch.isfinite(usual)]
-        most = tuning.limit(untuned, usual) * float(finite.std())
+        finite = usual.logit[torch.isfinite(usual.logit)]
+        # The run may have been made on a GPU, or this may be one.
+        share = max(tuning.limit(untuned, usual).logit, tuning.CLOSE_ON_GPU)
+        most = share * float(finite.std())
         if not largest <= most:
             raise Conflict(
                 f"{self.samples.path} was made with another model, or code or files that it uses "
