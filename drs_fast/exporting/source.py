@@ -63,16 +63,21 @@ class Source:
         }
 
     def read(self, start: int, stop: int, columns: tuple[str, ...]) -> Piece:
-        """The columns of these rows. Corrupt if a shard is not what was written."""
-        self._check(start, stop)
+        """The columns of these rows, of one shard. Corrupt if it is not what was written."""
+        self._check(start)
         return {name: self._rows(name, start, stop) for name in columns}
 
     def ranges(self, start: int, stop: int, columns: tuple[str, ...]) -> list[tuple[int, int]]:
-        """The rows in pieces of at most PIECE_BYTES, and so many rows."""
+        """The rows in pieces of at most PIECE_BYTES and PIECE_ROWS, each of one shard."""
         stored = [self._column(name) for name in columns]
         width = sum(math.prod(c.shape[1:]) * c.dtype.itemsize for c in stored)
         step = max(1, min(PIECE_ROWS, PIECE_BYTES // max(1, width)))
-        return [(row, min(stop, row + step)) for row in range(start, stop, step)]
+        ends = [end for end in self.samples.ends if start < end < stop]
+        return [
+            (row, min(last, row + step))
+            for first, last in zip([start, *ends], [*ends, stop], strict=True)
+            for row in range(first, last, step)
+        ]
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -90,7 +95,12 @@ class Source:
         return {name: self._converted(name, self._column(name)[:0]) for name in self.columns}
 
     def _rows(self, name: str, start: int, stop: int) -> Array:
-        return self._converted(name, self._column(name)[start:stop])
+        if name == "weight":
+            return self._converted(name, self._column(name)[start:stop])
+        chunk = bisect_right(self.samples.ends, start)
+        first = self.samples.ends[chunk] - self.samples.counts[chunk]
+        rows = self._reader().shard(chunk).tensor(self.columns[name])  # no copy
+        return self._converted(name, rows[start - first : stop - first])
 
     def _converted(self, name: str, rows: Tensor) -> Array:
         if name == "x" and self.images is not None:
@@ -105,22 +115,26 @@ class Source:
 
     def _column(self, name: str) -> Column:
         """A column of this thread's own reader, which keeps files open."""
-        held: dict[str, Column] = self._reading.__dict__
+        held: dict[str, Any] = self._reading.__dict__
         if name not in held:
-            reader = copy.copy(self.samples)
-            stored = self.columns[name]
+            stored, reader = self.columns[name], self._reader()
             held[name] = reader.weight if stored == "weight" else reader.column(stored)
-        return held[name]
+        column: Column = held[name]
+        return column
 
-    def _check(self, start: int, stop: int) -> None:
-        """Checks the shards of these rows, each once."""
-        ends, chunk = self.samples.ends, bisect_right(self.samples.ends, start)
-        while self._checked and chunk < len(ends) and (chunk == 0 or ends[chunk - 1] < stop):
+    def _reader(self) -> Samples:
+        held: dict[str, Any] = self._reading.__dict__
+        reader: Samples = held.setdefault("reader", copy.copy(self.samples))
+        return reader
+
+    def _check(self, start: int) -> None:
+        """Checks the shard of this row, once."""
+        chunk = bisect_right(self.samples.ends, start)
+        if self._checked:
             with self._locks[chunk]:
                 if chunk not in self._sound:
                     self._check_shard(chunk)
                     self._sound.add(chunk)
-            chunk += 1
 
     def _check_shard(self, chunk: int) -> None:
         path = self.samples.path / shard_name(chunk)
