@@ -6,6 +6,8 @@ import re
 import stat
 import warnings
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +66,8 @@ def read(file: Path, what: str) -> Any:
     if not head:
         raise ValueError(f"{file} is empty; {AGAIN}")
     wanted = next((kind for kind, end in SUFFIXES.items() if end == file.suffix), TORCH)
-    found = _kind(file, head)
+    with _blamed(file):
+        found = _kind(file, head)
     if found is None:
         raise ValueError(
             f"{file} is damaged or of an unknown kind: its {file.stat().st_size:,} bytes do not "
@@ -74,10 +77,17 @@ def read(file: Path, what: str) -> Any:
         end = SUFFIXES.get(found)
         fix = "" if end is None else f"; name it {file.with_suffix(end).name}"
         raise ValueError(f"{file} is not {wanted} but {found}{fix}")
-    try:
+    with _blamed(file):
         if found == SAFETENSORS:
             return load_file(file)
         return _numpy(file) if found == NUMPY else _torch(file, what)
+
+
+@contextmanager
+def _blamed(file: Path) -> Iterator[None]:
+    """Turns whatever a damaged file raises into an error that names the file."""
+    try:
+        yield
     except MemoryError:
         raise
     except _Refused as error:

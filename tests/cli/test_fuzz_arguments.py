@@ -234,3 +234,10 @@ def test_a_header_that_claims_more_than_the_memory_is_damage(tmp_path):
     (tmp_path / "x.npy").write_bytes(array_header(facts, b""))
     with pytest.raises(ValueError, match="is damaged or cut off at"):
         real_samples(tmp_path / "x.npy")
+
+
+def test_an_archive_whose_list_of_files_is_damaged_is_damage(tmp_path):
+    whole = SAVED[0][1]
+    (tmp_path / "x.pt").write_bytes(whole.replace(b"PK\x01\x02", b"PK\x01\x03"))
+    with pytest.raises(ValueError, match=r"is damaged or cut off at .*\(BadZipFile"):
+        weights(tmp_path / "x.pt")
