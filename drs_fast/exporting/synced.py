@@ -2,6 +2,7 @@
 
 import io
 import os
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ class Synced(io.FileIO):
     def __init__(self, path: Path) -> None:
         super().__init__(path, "w")
         self._since = 0
+        self._thread = ThreadPoolExecutor(1, "drs_fast sync")
+        self._syncing: Future[None] | None = None
 
     def write(self, data: Any) -> int:
         rest = memoryview(data).cast("B")
@@ -21,7 +24,19 @@ class Synced(io.FileIO):
         while rest:
             rest = rest[super().write(rest) :]
         self._since += size
-        if self._since >= BYTES:
-            os.fsync(self.fileno())
+        if self._since >= BYTES and (self._syncing is None or self._syncing.done()):
+            self._wait()
+            self._syncing = self._thread.submit(os.fsync, self.fileno())
             self._since = 0
         return size
+
+    def close(self) -> None:
+        if not self.closed:
+            self._thread.shutdown()
+            super().close()
+            self._wait()
+
+    def _wait(self) -> None:
+        """Raises what the last sync has raised."""
+        if self._syncing is not None:
+            self._syncing.result()
