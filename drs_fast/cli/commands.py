@@ -106,9 +106,10 @@ def run_generate(options: argparse.Namespace) -> int:
             out=options.out,
             **{field.name: getattr(options, field.name) for field in dataclasses.fields(Options)},
         )
+    if not options.progress:
+        return 0
     facts = samples.manifest
-    speaks = worker is None or (worker.number == 1 and facts["complete"])
-    if options.progress and speaks:
+    if worker is None or (worker.number == 1 and facts["complete"]):
         rate = facts["n"] / facts["proposals"] if facts["proposals"] else 0.0
         print(
             f"{_counted(len(samples), 'sample')} in {options.out}: {rate:.2%} of "

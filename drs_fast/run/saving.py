@@ -47,6 +47,8 @@ def save_run(run: Run, out: str | PathLike[str], model: str) -> None:
                 saving.end(writer)
         else:
             workers.share(saving, saving.worker)
+    if saving.ended:
+        run.warn()
 
 
 class Saving:
@@ -54,6 +56,7 @@ class Saving:
 
     def __init__(self, run: Run, out: str | PathLike[str], model: str) -> None:
         self.run, self.out = run, out
+        self.ended = False  # by this process
         sampler, options = run.sampler, run.options
         if "weight" in options.save and sampler.weighs == UNKNOWN:
             raise ValueError(weights.unknown(type(sampler).__name__, sampler.law).why)
@@ -164,7 +167,7 @@ class Saving:
             run.check_time(again, there=writer.count, n=self.n)
             with run.watch.on(DISK):
                 writer.finish(_summary(writer, run))
-            run.warn()
+            self.ended = True
 
     def check(self, writer: Appending) -> None:
         """Corrupt if what is there cannot be of this run."""

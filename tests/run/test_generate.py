@@ -557,7 +557,7 @@ def test_bad_logits_are_counted_in_the_manifest(tmp_path):
         ({"max_proposals": 0}, "max_proposals"),
         ({"patience": 0}, "patience"),
         ({"chunk_rows": 0}, "chunk_rows"),
-        ({"chunk_rows": 300}, "chunk_rows must be 1 times a power of two"),
+        ({"chunk_rows": 300}, "chunk_rows must be a power of two, such as 512"),
         ({"device": "nowhere"}, "device"),
     ],
 )

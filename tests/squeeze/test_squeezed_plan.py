@@ -11,7 +11,7 @@ from planted_bounds import hurry
 
 import drs_fast as drs
 from drs_fast import Rng, ops, samplers
-from drs_fast.run import compared
+from drs_fast.run import advice, compared
 from drs_fast.run.compared import compare
 from drs_fast.samplers.common.burn_in import burn_in
 from drs_fast.samplers.common.expected import Expected, Pilot, Range, rejection
@@ -141,7 +141,7 @@ def test_every_rejection_sampler_has_a_row(monkeypatch):
     monkeypatch.setattr(drs.Squeeze, "expected", planned)
     own = drs.Squeeze(DRS(percentile=90.0), tolerance=0.01)
     found = compare(hill(), Rng(0), 1.0, None, None, own, squeeze=True, say=said.append)
-    names = [compared._name(each) for each, _ in found.samplers]
+    names = [advice.name(each) for each, _ in found.samplers]
     assert names == [
         "DRS()", "  squeezed", "DRS(percentile=95.0)", "  squeezed", "DRS(gamma=0.0)", "  squeezed",
         "MH(start='first')", "OBRS(budget=0.05)", "  squeezed", "OBRS(budget=0.1)", "  squeezed",
