@@ -24,7 +24,7 @@ configs:
 
 {rule}.
 
-`export.json` has the same, and the run's settings, for programs.
+`_export.json` has the same, and the run's settings, for programs.
 """
 
 

@@ -10,7 +10,7 @@ from drs_fast.unweighting.npy import header_bytes
 
 
 class Npy(Format):
-    """A folder with x.npy, ids.npy and so on, and the metadata in export.json."""
+    """A folder with x.npy, ids.npy and so on, and the metadata in _export.json."""
 
     def parts(self, target: Path) -> list[Part]:
         return [self._whole(f"{self._main}.npy")]

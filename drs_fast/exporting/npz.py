@@ -61,8 +61,8 @@ class Npz(Format):
         try:
             with np.load(path) as archive:
                 return json.loads(str(archive[METADATA])) if METADATA in archive else None
-        except (ValueError, zipfile.BadZipFile):
-            return None
+        except (ValueError, TypeError, EOFError, zipfile.BadZipFile):
+            return None  # another file
 
 
 def _add(archive: zipfile.ZipFile, name: str, header: bytes, batches: Iterable[Array]) -> None:

@@ -1,4 +1,4 @@
-"""Where an export goes: a file that appears at once, or a folder of files, with export.json."""
+"""Where an export goes: a file that appears at once, or a folder of files, with _export.json."""
 
 import contextlib
 import json
@@ -13,7 +13,7 @@ from drs_fast.exporting.engine import Engine
 from drs_fast.store import Conflict
 from drs_fast.store.folder import Folder, make_directory
 
-FACTS = "export.json"
+FACTS = "_export.json"
 LEFT = re.compile(r".*\.\d+\.tmp")
 
 

@@ -16,7 +16,7 @@ ARRAYS = ("x", "z")
 
 
 class WebDataset(Format):
-    """A folder of 00000.tar, 00001.tar, ..., and the metadata in export.json.
+    """A folder of 00000.tar, 00001.tar, ..., and the metadata in _export.json.
 
     A sample has png (or x.npy, if it is no picture), z.npy, cls with its label, and json with ids,
     logit, label and weight. Its key is its place in the run.

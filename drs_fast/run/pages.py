@@ -4,6 +4,7 @@ Each step frees tensors as large as those the next one allocates. If the C libra
 pages to the system in between, getting them back can take as long as G and D do.
 """
 
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,11 +18,13 @@ _runs = 0
 @contextmanager
 def kept() -> Iterator[None]:
     """Keeps memory within the block, in all threads, if the C library is glibc; else no effect."""
-    _count(1)
+    count, finalizing = _count, sys.is_finalizing
+    count(1)
     try:
         yield
     finally:
-        _count(-1)
+        if not finalizing():  # a stream that is left over when Python ends, and this module is gone
+            count(-1)
 
 
 def _count(change: int) -> None:

@@ -18,7 +18,15 @@ from torch import Tensor
 from drs_fast.store import place
 from drs_fast.store.appending import Appending
 from drs_fast.store.folder import Folder
-from drs_fast.store.format import RECORDS, Corrupt, Record, has_size, read_records, workers
+from drs_fast.store.format import (
+    RECORDS,
+    Corrupt,
+    Record,
+    has_size,
+    read_records,
+    temporaries,
+    workers,
+)
 from drs_fast.store.manifest import Found
 from drs_fast.store.tensors import read_state
 from drs_fast.store.writer import Examine
@@ -77,6 +85,8 @@ class Contributor(Appending):
             if folder.create(f"{name}.jsonl"):
                 break
         folder.own, self._records_name = f".{name}", f"{name}.jsonl"
+        # Of a worker that died and whose records are gone, so that its name was free.
+        folder.remove([left for left in temporaries(folder.path) if left.endswith(f".{name}.tmp")])
         self._read: dict[str, int] = {}  # bytes of each file of records
         self.refresh()
 

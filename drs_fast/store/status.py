@@ -1,11 +1,11 @@
-"""How far a run is, from its records alone."""
+"""How far a run is, from its records and the sizes of its files."""
 
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 
 from drs_fast.store.folder import being_written
-from drs_fast.store.format import MANIFEST, Conflict, read_records, workers
+from drs_fast.store.format import MANIFEST, Conflict, has_size, read_records, workers
 from drs_fast.store.manifest import read_manifest
 
 
@@ -28,11 +28,12 @@ class Status:
         directory = Path(path)
         live = being_written(directory)
         if not (directory / MANIFEST).exists():
-            if live:
+            if live or (directory / f"{MANIFEST}.tmp").exists():
                 return cls(None, 0, 0, False, live)
             raise Conflict(f"{path} is not a run: it holds no {MANIFEST}")
         manifest = read_manifest(directory)
         records, problems = read_records(directory, manifest.get("chunk_rows"))
+        records = {k: record for k, record in records.items() if has_size(directory, record)}
         samples = sum(record.count for record in records.values())
         whole = not problems and not workers(directory) and samples == manifest["n"]
         complete = manifest["complete"] and whole

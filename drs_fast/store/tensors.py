@@ -169,6 +169,9 @@ def read_state(directory: Path, manifest: Manifest) -> tuple[dict[str, Tensor], 
     problems = kinds.wrong(Found, facts) or differing(facts, numbers)
     if problems:
         raise Altered(f"{path}: {'; '.join(problems)}; {COPY}")
+    lacking = sorted(facts.keys() - manifest.keys() - Found.__annotations__.keys())
+    if lacking:  # a process died between a new state and the manifest that goes with it
+        raise Corrupt(f"{directory / MANIFEST} lacks what {STATE} holds ({', '.join(lacking)})")
     law = {"law": manifest["law"]} if settled(manifest) else {}
     problems = differing(manifest, {**facts, **law})
     if problems:

@@ -225,3 +225,13 @@ def test_a_run_that_lacks_only_its_end(tmp_path, alone, monkeypatch):
         assert cli.main(command(tmp_path, "--quiet")) == 130
     assert cli.main(command(tmp_path, "--worker", "2/3", "--quiet")) == 0
     assert contents(tmp_path) == alone
+
+
+def test_status_of_a_run_that_lacks_a_shard_and_of_one_that_has_hardly_begun(tmp_path):
+    assert cli.main(command(tmp_path / "run", "--quiet")) == 0
+    (tmp_path / "run" / "chunk-00000001.safetensors").unlink()
+    assert cli.main(["status", str(tmp_path / "run")]) == 75
+    (tmp_path / "begun").mkdir()
+    assert cli.main(["status", str(tmp_path / "begun")]) == 7
+    (tmp_path / "begun" / "manifest.json.tmp").touch()
+    assert cli.main(["status", str(tmp_path / "begun")]) == 75

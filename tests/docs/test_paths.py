@@ -95,3 +95,9 @@ def test_sure_is_by_four_standard_errors():
 
 def test_words_are_those_that_are_read():
     assert words("see [two words](docs/a-page.md#the-place) | `x` |---|") == 4
+
+
+def test_the_test_command_stands_in_the_readme():
+    """`.ci/run` takes it from there."""
+    pattern = re.search(r"grep -m 1 -E '([^']*)' README.md", (ROOT / ".ci/run").read_text())[1]
+    assert re.search(pattern, (ROOT / "README.md").read_text(), re.MULTILINE)

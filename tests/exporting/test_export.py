@@ -164,7 +164,7 @@ def test_npy(tmp_path, run, images):
     assert isinstance(found["x"], np.memmap)
     check_numbers(found, run)
     assert np.array_equal(found["z"], run.z[:].numpy())
-    facts = json.loads((to / "export.json").read_text())
+    facts = json.loads((to / "_export.json").read_text())
     assert facts["complete"]
     assert (facts["image_rule"] is None) == (images is None)
 
@@ -193,7 +193,7 @@ def test_imagefolder(tmp_path, run, offline):
     check_numbers(found, run)
     lines = [json.loads(line) for line in (to / "metadata.jsonl").read_text().splitlines()]
     assert np.array_equal(np.array(Image.open(to / lines[333]["file_name"])), pictures_of(run)[333])
-    assert json.loads((to / "export.json").read_text())["value_range"] == [-1.0, 1.0]
+    assert json.loads((to / "_export.json").read_text())["value_range"] == [-1.0, 1.0]
 
 
 def test_hf(tmp_path, run, offline):
@@ -325,7 +325,7 @@ def test_a_damaged_run(tmp_path, name, how):
     with pytest.raises(drs.Corrupt, match=r"chunk-00000002.* run `drs-fast verify`"):
         export(tmp_path / "run", to, name, rows_per_file=40, threads=2)
     there = contents(to)  # files in full, but for those that hold rows of the shard
-    assert json.loads(there.pop("export.json", '{"complete": false}'))["complete"] is False
+    assert json.loads(there.pop("_export.json", '{"complete": false}'))["complete"] is False
     assert there.items() < contents(right).items() or name == "npz"
     assert not list(tmp_path.rglob("*.tmp"))
     assert not (tmp_path / "a.npz").exists()
@@ -388,7 +388,7 @@ def test_an_export_goes_on_where_it_failed(tmp_path, run, name, monkeypatch):
             export(run.path, to, name, save=("x", "logit"), rows_per_file=60, threads=1)
     whole = contents(tmp_path / "right")
     there = contents(to)
-    assert json.loads(there.pop("export.json"))["complete"] is False
+    assert json.loads(there.pop("_export.json"))["complete"] is False
     assert there.items() < whole.items()
     done = export(run.path, to, name, save=("x", "logit"), rows_per_file=60, threads=1)
     assert done.there == len(written)
@@ -441,7 +441,7 @@ def test_a_kill_leaves_no_file_under_its_final_name(tmp_path, run8, killed, name
         assert not to.exists()
     else:
         left = {k: v for k, v in contents(to).items() if ".tmp" not in k}
-        left.pop("export.json")
+        left.pop("_export.json")
         assert left.items() < contents(right).items()
     export(run8.path, to, name, rows_per_file=100)
     if name == "npz":
@@ -530,3 +530,25 @@ def test_png_needs_pillow(tmp_path, run, monkeypatch):
         export(run.path, tmp_path / "a", "imagefolder")
     with pytest.raises(RuntimeError, match="needs pyarrow"):
         export(run.path, tmp_path / "a", "parquet")
+
+
+@pytest.mark.parametrize("there", [b"", b"\x93NUMPY\x01\x00v\x00", "array"])
+def test_another_file_of_that_name_is_no_export(tmp_path, there):
+    made(tmp_path / "run", grey())
+    path = tmp_path / "there.npz"
+    if there == "array":
+        with path.open("wb") as file:
+            np.save(file, np.zeros(3))
+    else:
+        path.write_bytes(there)
+    before = path.read_bytes()
+    with pytest.raises(drs.Conflict):
+        export(tmp_path / "run", path, "npz")
+    assert path.read_bytes() == before
+
+
+def test_a_folder_of_parquet_files_is_read_as_one_table(tmp_path):
+    run = made(tmp_path / "run", table())
+    export(tmp_path / "run", tmp_path / "tables", "parquet", rows_per_file=128)
+    read = pytest.importorskip("pyarrow.parquet").read_table(tmp_path / "tables")
+    assert sorted(read["ids"].to_pylist()) == run.ids[:].tolist()

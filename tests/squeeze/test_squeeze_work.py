@@ -1,8 +1,10 @@
 """A search decides by counted work and never by the clock, so equal runs stay equal."""
 
+import contextlib
 import hashlib
 import itertools
 import math
+import os
 import time
 
 import pytest
@@ -243,3 +245,33 @@ def test_the_acceptance_does_not_depend_on_the_threads():
     finally:
         torch.set_num_threads(threads)
     assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("at", [1, 2, 3])
+def test_a_lost_state_that_is_being_made_again_when_the_process_dies(tmp_path, monkeypatch, at):
+    """What the state says of the bound is in no manifest that was thinned for the loss."""
+    run, replace, done = tmp_path / "run", os.replace, []
+
+    def made():
+        squeeze = drs.Squeeze(samplers.DRS(burn_in=512))
+        drs.generate(drs.load("25gaussians"), squeeze, 100, out=run, chunk_rows=4096)
+
+    made()
+    before = contents(run)
+    (run / "state.safetensors").unlink()
+
+    class Died(BaseException):
+        pass
+
+    def dies(*names):
+        replace(*names)
+        done.append(names)
+        if len(done) == at:
+            raise Died
+
+    monkeypatch.setattr(os, "replace", dies)
+    with contextlib.suppress(Died):
+        made()
+    monkeypatch.setattr(os, "replace", replace)
+    made()
+    assert contents(run) == before

@@ -383,3 +383,10 @@ def test_ten_thousand_records_are_read_once(run, monkeypatch):
         add(first, 20)
         second.refresh()
         assert len(parsed) == 1
+
+
+def test_leftovers_of_a_name_that_is_free_again_do_no_harm(run):
+    (run / "chunk-00000000.safetensors.worker-0001.tmp").write_bytes(b"half")
+    with beside(run) as worker:
+        add(worker, 0)
+        assert worker.records.keys() == {0}
