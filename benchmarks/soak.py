@@ -111,6 +111,8 @@ def forked(work: Callable[[], None], log: Path, full: Path) -> int:
         signal.signal(signal.SIGTERM, leave)
         os.fsync = lambda file: time.sleep(0.003)
         os.write = written
+        # Two threads that are the first to use PyTorch after a fork may find no thread pool.
+        torch.set_num_threads(torch.get_num_threads())
         work()
     except SystemExit:
         code = 143
