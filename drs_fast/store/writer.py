@@ -83,7 +83,7 @@ class Writer(Appending):
         try:
             return cls(folder, spec, n, bytes_per_sample, examine)
         except BaseException:
-            if new:
+            if new and not locked:  # another worker may have come to stay
                 with contextlib.suppress(OSError):  # it has files
                     folder.path.rmdir()
             folder.close()
