@@ -19,7 +19,7 @@ def copy_tile(
     Chunks of them go in turn to the blocks that share the tile: this one is `part` of `parts`.
     """
     k = tl.arange(0, BLOCK)
-    within = (k < count) & (part == 0)
+    within = k < count * (part == 0)
     index = first + tl.load(indices + k, mask=within, other=0)
     slot = (start + k) & slots
     tl.store(out_ids + slot, row_numbers(ids, row, index, within, HAS_IDS), mask=within)
