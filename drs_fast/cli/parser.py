@@ -1,14 +1,11 @@
 """The arguments of each command. Every field of the chosen sampler becomes a flag."""
 
 import argparse
-import dataclasses
-import typing
 from collections.abc import Iterator
-from types import NoneType
 from typing import Any
 
 from drs_fast import __version__, backends, samplers
-from drs_fast.cli import commands
+from drs_fast.cli import commands, fields
 from drs_fast.cli.exit_codes import EXIT_CODES
 from drs_fast.core.columns import SAVEABLE
 from drs_fast.exporting.formats import FORMATS
@@ -32,7 +29,7 @@ def parsed(given: list[str]) -> argparse.Namespace:
         why = f"unrecognized arguments: {' '.join(unknown)}"
         flags = [flag.partition("=")[0] for flag in unknown if flag.startswith("--")]
         if flags and options.run in (commands.run_generate, commands.run_plan):
-            why += f"; {_without(samplers.get(options.sampler), flags)}"
+            why += f"; {fields.without(samplers.get(options.sampler), flags)}"
         made.error(why)
     return options
 
@@ -88,7 +85,7 @@ def parser(given: list[str]) -> argparse.ArgumentParser:
     _add_option(planned, "precision", "of G and D", choices=PRECISIONS)
     _add_images(planned)
     planned.add_argument("--quiet", dest="progress", action="store_false", help="no progress")
-    _add_fields(planned, _sampler_of(given), taken=("budget",))
+    fields.add_fields(planned, fields.sampler_of(given), taken=("budget",))
     planned.set_defaults(run=commands.run_plan)
 
     generate = added.add_parser(
@@ -151,7 +148,7 @@ def parser(given: list[str]) -> argparse.ArgumentParser:
     weights = "how often each class is proposed, such as 3,1,2 (default: as the GAN says)"
     _add_option(generate, "label_weights", weights, type=_numbers, metavar="W,W,...")
     generate.add_argument("--quiet", dest="progress", action="store_false", help="no progress")
-    _add_fields(generate, _sampler_of(given))
+    fields.add_fields(generate, fields.sampler_of(given))
     generate.set_defaults(run=commands.run_generate)
 
     check = added.add_parser(
@@ -284,7 +281,7 @@ def _add_option(parser: argparse.ArgumentParser, name: str, words: str, **how: A
         default = ",".join(default)
     note = "" if default in (None, "") else " (default: %(default)s)"
     how = how if "choices" in how else {"type": int, **how}
-    parser.add_argument(_flag(name), default=default, help=words + note, **how)
+    parser.add_argument(fields.flag(name), default=default, help=words + note, **how)
 
 
 def _add_images(parser: argparse.ArgumentParser) -> None:
@@ -321,38 +318,3 @@ def _numbers(given: str) -> list[float]:
         return [float(number) for number in given.split(",")]
     except ValueError:
         raise argparse.ArgumentTypeError(f"must be numbers such as 3,1,2, got {given!r}") from None
-
-
-def _sampler_of(given: list[str]) -> Any:
-    """The sampler named in the arguments. It must be known early: its fields become flags."""
-    peek = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    peek.add_argument("--sampler", type=str.lower, default=USUAL)
-    name = peek.parse_known_args(given)[0].sampler
-    return samplers.get(name if name in samplers.NAMES else USUAL)
-
-
-def _without(sampler: Any, flags: list[str]) -> str:
-    """That the sampler has no such fields, and which it has."""
-    own = (_flag(field.name) for field in dataclasses.fields(sampler))
-    return f"{sampler.__name__} has no {', '.join(flags)}: its fields are {', '.join(own)}"
-
-
-def _flag(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
-
-
-def _add_fields(parser: argparse.ArgumentParser, sampler: Any, taken: tuple[str, ...] = ()) -> None:
-    """Adds one flag per field of the sampler, with the field's type, but those that are taken."""
-    group = parser.add_argument_group(f"fields of {sampler.__name__}")
-    hints = typing.get_type_hints(sampler)
-    for field in dataclasses.fields(sampler):
-        if field.name in taken:
-            continue
-        kinds = [kind for kind in typing.get_args(hints[field.name]) if kind is not NoneType]
-        kind = kinds[0] if kinds else hints[field.name]
-        note = "" if field.default is None else f"default: {field.default}"
-        how: Any = {"action": argparse.BooleanOptionalAction} if kind is bool else {"type": kind}
-        group.add_argument(
-            _flag(field.name), default=argparse.SUPPRESS, dest=field.name, help=note, **how
-        )
-    parser.set_defaults(**{field.name: None for field in dataclasses.fields(sampler)})

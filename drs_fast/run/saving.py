@@ -1,23 +1,18 @@
 """Runs that are written to a directory, chunk by chunk, and can be resumed there."""
 
-import dataclasses
 import functools
 import itertools
-import json
 import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from os import PathLike
-from typing import Any
 
 import torch
 
 from drs_fast import __version__
-from drs_fast.core import RNG_VERSION, Found, Sampler, fingerprint, layout
-from drs_fast.core.arguments import describe
-from drs_fast.core.sampler import BATCH, DATA, DATA_OF_ONE, DATA_WITHIN, EQUAL, UNKNOWN
-from drs_fast.gan import GAN, classes
-from drs_fast.run import called, probe, weighed, workers
+from drs_fast.core import Found, layout
+from drs_fast.core.sampler import BATCH, EQUAL, UNKNOWN
+from drs_fast.run import called, probe, spec, summary, workers
 from drs_fast.run.progress import Progress
 from drs_fast.run.schedule import Run
 from drs_fast.run.shards import Shards
@@ -28,7 +23,7 @@ from drs_fast.samplers.common import weights
 from drs_fast.store import Conflict, Corrupt, Writer
 from drs_fast.store.appending import Appending
 from drs_fast.store.contributor import Contributor
-from drs_fast.store.manifest import COPY, totals
+from drs_fast.store.manifest import COPY
 
 SHARD_BYTES = 64 * 2**20
 SHARD_ROWS = 2**16
@@ -71,21 +66,7 @@ class Saving:
         self.columns = options.save if run.gan.labels is None else (*options.save, "y")
         if "gradients" in sampler.tallies:
             self.row_bytes()  # the first call of G and D is one that serves gradients too
-        self.spec = {
-            "rng_version": RNG_VERSION,
-            "sampler": _spec(sampler, run.gan),
-            "seed": run.rng.seed,
-            "batch_size": run.gan.block,
-            "device": run.gan.device.type,
-            "precision": run.gan.precision,
-            "tune": list(options.tune),
-            "save": list(self.columns),
-            "label_weights": run.gan.label_weights and list(run.gan.label_weights),
-        }
-        if run.gan.images is not None:
-            self.spec |= run.gan.images.facts
-        if options.chunk_rows is not None:
-            self.spec["chunk_rows"] = options.chunk_rows
+        self.spec = spec.of_run(run, self.columns)
         self._examine = functools.partial(probe.kept, run.gan, model, sampler=sampler)
 
     def alone(self) -> Writer:
@@ -166,7 +147,7 @@ class Saving:
             again = f"run the same again to go on in {self.out}"
             run.check_time(again, there=writer.count, n=self.n)
             with run.watch.on(DISK):
-                writer.finish(_summary(writer, run))
+                writer.finish(summary.of_run(run, writer))
             self.ended = True
 
     def check(self, writer: Appending) -> None:
@@ -271,40 +252,6 @@ def _check_state(writer: Appending, run: Run) -> None:
         )
 
 
-def _spec(sampler: Sampler, gan: GAN) -> dict[str, Any]:
-    """Its name, law and plain fields, and the sha256 of the functions and the data it uses."""
-    fields = {field.name: getattr(sampler, field.name) for field in dataclasses.fields(sampler)}
-    plain = {name: value for name, value in fields.items() if not callable(value)}
-    functions, named = sampler.functions, {}
-    if functions:
-        named["functions_sha256"] = called.sha256(functions)
-    if data := sampler.data(gan):
-        named["data_sha256"] = fingerprint.sha256(*data)
-    for name, value in plain.items():
-        _check_field(sampler, name, value)
-    nested = {
-        name: _spec(value, gan) for name, value in plain.items() if isinstance(value, Sampler)
-    }
-    return {
-        "name": type(sampler).__name__,
-        "law_version": sampler.law_version,
-        **plain,
-        **nested,
-        **named,
-    }
-
-
-def _check_field(sampler: Sampler, name: str, value: Any) -> None:
-    """ValueError unless a manifest can hold the field's value."""
-    try:
-        json.dumps(None if isinstance(value, Sampler) else value, sort_keys=True)
-    except TypeError:
-        raise ValueError(
-            f"{name} of {type(sampler).__name__} must be a number, a string, a list of these, or a "
-            f"function to be kept in a manifest, got {describe(value)}; convert it in __post_init__"
-        ) from None
-
-
 def _make(
     run: Run,
     writer: Appending,
@@ -322,28 +269,6 @@ def _make(
             whole = landed.accepted == sum(len(piece["ids"]) for piece in landed.rows)
             reached = run.accepted == run.n and landed.step.chunk >= inner
             shards.add(landed, ends=landed.step.last or reached, whole=whole)
-
-
-def _summary(writer: Writer, run: Run) -> dict[str, Any]:
-    records = list(writer.records.values())
-    found = totals(records, writer.facts, writer.n)
-    calls = sum(record.counters["calls"] for record in records)
-    return {
-        **found,
-        **({"law": _exact_law(run)} if run.chosen()[0].exact(found) else {}),
-        **weighed.worth_of(weighed.open_run(writer.path)),
-        "calls_total": calls + run.sampler.found(run.state).spent,
-        **run.measured({"calls": calls, **found}),
-    }
-
-
-def _exact_law(run: Run) -> str:
-    """What samples follow where the sampler's tallies show that they follow the data."""
-    labels = run.gan.labels or 1
-    there = classes.occurring(labels, run.gan.label_weights)
-    if len(there) == 1 < labels:
-        return f"{DATA_OF_ONE}{there[0]}"
-    return DATA if run.quota is None else DATA_WITHIN
 
 
 def _row_bytes(run: Run, columns: tuple[str, ...]) -> int:

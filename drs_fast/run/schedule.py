@@ -4,34 +4,28 @@ import functools
 import math
 import sys
 import time
-import warnings
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from torch import Tensor
-
-from drs_fast.core import OutOfTime, Rng, Sampler, Starvation, check_invalid, last_row
+from drs_fast.core import OutOfTime, Rng, Sampler, Starvation, check_invalid
 from drs_fast.core.columns import COLUMNS
 from drs_fast.core.sampler import BATCH, checked
 from drs_fast.gan import GAN, classes
-from drs_fast.gan.images import OUTSIDE
 from drs_fast.run import flips, lanes, memory, starvation, steps, stopwatch, tuning
 from drs_fast.run.clock import Limit
-from drs_fast.run.collected import Rows, first_of
+from drs_fast.run.collected import Rows
+from drs_fast.run.counted import Counted
 from drs_fast.run.forecast import Forecast, Tried
 from drs_fast.run.options import Options
-from drs_fast.run.outside import Outside
 from drs_fast.run.progress import Progress
 from drs_fast.run.steps import Landed, Lane, Step
 from drs_fast.run.stopwatch import Stopwatch
-from drs_fast.run.worth import Worth, watched
-from drs_fast.samplers.common import clipped
+from drs_fast.run.worth import watched
 
 LARGEST_STEP = 2**17  # rows, where blocks of G and D do not divide a sampler's groups
 
 
-class Run:
+class Run(Counted):
     """One pass over the rows of a seed, with the counts that decide when to give up."""
 
     def __init__(
@@ -46,27 +40,15 @@ class Run:
         gan, sampler = options.placed(gan), checked(sampler)
         options.check(gan, sampler)
         with self.watch.on("tuning"):
-            self.gan, self.sampler = tuning.applied(gan, options.tune), sampler
+            super().__init__(tuning.applied(gan, options.tune), sampler, n)
         self.options, self.rng = options, Rng(options.seed)
         self.step_rows = math.lcm(self.gan.block, sampler.group)
         if self.step_rows > max(LARGEST_STEP, self.gan.block):
             # A block of G and D is then not full.
             self.step_rows = sampler.group * max(1, LARGEST_STEP // 2 // sampler.group)
-        self.n = n
-        self.state: Any = None
         self.flip_rate: float | None = None
         self._forecast: Forecast
-        self._flying = 0  # rows of steps that have not landed yet
         self._limit = limit or Limit()
-        self.late = False  # whether steps are missing because the time was over
-        self._exhausted = False  # or because max_proposals was reached
-        self.accepted = self.proposals = self.calls = self.invalid = self.above = self.idle = 0
-        self._outside = None if self.gan.images is None else Outside(self.gan.device)
-        self.counted = () if self._outside is None else (OUTSIDE,)  # columns that are only counted
-        self.tallies = Counter(dict.fromkeys((*sampler.tallies, *self.counted), 0))
-        self.quota: classes.Quota | None = None
-        self.shares: tuple[float, ...] = ()  # of the classes among the samples, if quotas say so
-        self._excess: clipped.Tally | None = None
 
     def begin(self) -> dict[str, Any]:
         """Burn-in; returns what it found apart from the sampler's state."""
@@ -95,16 +77,6 @@ class Run:
             found["flip_rate"] = self.flip_rate
         return found
 
-    def anew(self, n: int | None) -> None:
-        """Counts from 0 again, towards n samples."""
-        self.n = n
-        self.accepted = self.proposals = self.calls = self.invalid = self.above = self.idle = 0
-        self._flying = 0
-        self.late = self._exhausted = False
-        self.tallies = Counter(dict.fromkeys((*self.sampler.tallies, *self.counted), 0))
-        if self.state is not None:
-            self._count()
-
     def resume(self, state: Any) -> None:
         """Continues after burn-in; the state says which labels to propose and what to count."""
         self.state = state
@@ -112,12 +84,6 @@ class Run:
         if self.gan is not asked:
             self.shares = classes.shares(asked.labels or 0, asked.label_weights)
         self._count()
-
-    def _count(self) -> None:
-        """What is counted from here on: the samples of each class, and what is clipped."""
-        self.quota = classes.Quota(self.shares, self.n) if self.shares else None
-        cap = self.sampler.capped_at(self.state)
-        self._excess = None if cap is None else clipped.Tally(cap)
 
     @functools.cached_property
     def example(self) -> Rows:
@@ -201,42 +167,6 @@ class Run:
         """What runs after burn-in: it may have found that a simpler sampler is faster."""
         return self.sampler.choice(self.state)
 
-    def _taken(self, landed: Landed) -> list[Rows]:
-        """The rows of a step that become samples."""
-        if self.quota is not None:
-            return self.quota.taken(landed.rows)
-        if self.n is None or landed.accepted <= self.n - self.accepted:
-            return landed.rows
-        return first_of(landed.rows, self.n - self.accepted)
-
-    def _with_sums(self, landed: Landed, taken: int, read: bool) -> Landed:
-        """Adds up what is counted on the device; if `read`, puts all sums in the step's tallies."""
-        tallies = dict(landed.tallies)
-        if self._excess is not None:
-            logits = [(rows["logit"], rows.get("y")) for rows in landed.rows]
-            self._excess.add(taken, landed.above, logits)
-            tallies |= self._excess.taken() if read or self._excess.full else {}
-        if self._outside is not None:
-            self._outside.add(landed.rows)
-            tallies |= self._outside.taken() if read else {}
-        return landed._replace(tallies=tallies)
-
-    def _note(self, worth: Worth | None) -> str:
-        """What a progress bar says of the samples so far. May wait for the device."""
-        said = self.sampler.note(self.state, self.tallies), "" if worth is None else worth.note()
-        return ", ".join(filter(None, said))
-
-    def totals(self) -> dict[str, int]:
-        """All counts so far, except rows."""
-        for counted in (self._excess, self._outside):
-            if counted is not None:
-                self.tallies.update(counted.taken())
-        return {"calls": self.calls, "invalid": self.invalid, "above": self.above, **self.tallies}
-
-    def measured(self, totals: dict[str, int]) -> dict[str, Any]:
-        """What all counts say."""
-        return self.sampler.measured(self.state, totals)
-
     def wait(self, seconds: float) -> None:
         """Waits for other processes; OutOfTime if this one has no more time."""
         time.sleep(seconds)
@@ -258,23 +188,9 @@ class Run:
                 f"max_seconds={self.options.max_seconds:g}; {remedy}"
             )
 
-    def warn(self) -> None:
-        """Says what the user should hear of a run that has ended."""
-        lines = [self.sampler.warning(self.totals())]
-        if self.gan.images is not None:
-            lines.append(self.gan.images.warning(self.tallies[OUTSIDE], self.accepted))
-        for line in lines:
-            if line is not None:
-                warnings.warn(line, stacklevel=4)
-
     def say_seconds(self, seconds: Mapping[str, float]) -> None:
         if self.options.progress:
             sys.stderr.write(f"{stopwatch.words(seconds)}\n")
-
-    def rows_until(self, ids: Tensor) -> int:
-        """The number of rows up to the end of the last id's group."""
-        group = self.sampler.group
-        return (last_row(ids) // group + 1) * group
 
     def _forecast_of(self, sampler: Sampler, state: Any) -> Forecast:
         return Forecast(

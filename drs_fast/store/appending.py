@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from torch import Tensor
 
@@ -17,8 +17,11 @@ from drs_fast.store.tensors import Layout, check_rows, open_shard, pieces
 class Appending:
     """Adds shards to a run's directory; a context manager.
 
-    records: the shards that are there, by chunk. state: of the sampler, once there is one.
+    records: the shards that are there, by chunk. state: of the sampler, once there is one. shared:
+    whether other processes add to it too.
     """
+
+    shared: ClassVar[bool] = False
 
     def __init__(self, folder: Folder, n: int) -> None:
         self.n = n
@@ -77,27 +80,20 @@ class Appending:
         except last_row, and the sampler's tallies. after: another shard's append, which may still
         be under way; this shard is written beside it, but recorded after it, and not if it fails.
         """
-        counts = {len(rows) for rows in tensors.values()}
-        if chunk in self.records or "ids" not in tensors or len(counts) != 1:
+        counts, there = {len(rows) for rows in tensors.values()}, chunk in self.records
+        if there and self.shared:
+            return  # another process has made it meanwhile
+        if there or "ids" not in tensors or len(counts) != 1:
             raise ValueError(
                 f"expected a new chunk, with ids and as many rows of each tensor, "
                 f"got chunk {chunk} with { ({name: len(rows) for name, rows in tensors.items()}) }"
             )
-        self._add(chunk, tensors, cut, counters, after)
-
-    def _add(
-        self,
-        chunk: int,
-        tensors: Mapping[str, Tensor],
-        cut: bool,
-        counters: Mapping[str, int],
-        after: Future[None] | None = None,
-    ) -> None:
         count = len(tensors["ids"])
         data, last = pieces(tensors), {"last_row": last_row(tensors["ids"])}
         size = sum(map(len, data))
         sha256 = self._folder.put(shard_name(chunk), *data)
-        if after is not None and after.exception() is not None:
+        # What others record is in no order either.
+        if after is not None and not self.shared and after.exception() is not None:
             self._folder.remove([shard_name(chunk)])
             after.result()
         record = Record(chunk, count, size, sha256, cut, {**counters, **last})

@@ -8,7 +8,6 @@ make the same one. `Writer`, which needs the lock for itself, gathers the record
 import contextlib
 import itertools
 from collections.abc import Mapping
-from concurrent.futures import Future
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -38,6 +37,8 @@ class Contributor(Appending):
     records: the chunks that are there, by whomever; `refresh` looks for new ones. state: as the
     process that did burn-in saved it.
     """
+
+    shared = True
 
     @classmethod
     def open(
@@ -104,19 +105,6 @@ class Contributor(Appending):
                     if self.records.setdefault(record.chunk, record) is record:
                         found += record.count
         return found
-
-    def append(
-        self,
-        chunk: int,
-        tensors: Mapping[str, Tensor],
-        *,
-        cut: bool,
-        counters: Mapping[str, int],
-        after: Future[None] | None = None,
-    ) -> None:
-        """Writes and records a chunk, unless somebody else has; the order does not matter here."""
-        if chunk not in self.records:
-            self._add(chunk, tensors, cut, counters)
 
     def _new_lines(self, name: str) -> list[bytes]:
         begin = self._read.get(name, 0)

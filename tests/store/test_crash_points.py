@@ -409,7 +409,7 @@ FAULTS = {
         folder.Folder, "_sync", "os.fsync(self._directory)", "pass", "plain",
     ),
     "recorded before it is there": (
-        appending.Appending, "_add", "sha256 = self._folder.put(shard_name(chunk), *data)",
+        appending.Appending, "append", "sha256 = self._folder.put(shard_name(chunk), *data)",
         "import hashlib; sha256 = hashlib.sha256(b''.join(data)).hexdigest(); "
         "self.records[chunk] = Record(chunk, count, size, sha256, cut, {**counters, **last}); "
         "self._folder.append(RECORDS, self.records[chunk].line()); "
