@@ -62,7 +62,7 @@ GPU = (
 )
 QUICK = (("MLP, width 16", 256),)
 MODEL_S = 240.0  # no new round of a model after about this long
-EXTRA = {OURS: 1, TO_DISK: 2}  # blocks beyond the steps: burn-in; before a store, the probe
+PROBED = 256  # rows of the probe, in calls of 128; on a GPU they take a block
 # Targets: model, batch, ratio, sign, value.
 TARGETS: dict[str, tuple[tuple[str, int, str, str, float], ...]] = {
     "cpu": (
@@ -191,7 +191,9 @@ def row_of(name: str, batch: int, device: str, seconds: float, rounds: int) -> d
         return statistics.median(one / other for one, other in pairs)
 
     # In a long run the extra ones do not matter.
-    steps = {way: p.steps / (p.steps + extra) for way, extra in EXTRA.items()}
+    probed = PROBED if p.device.type == "cpu" else p.batch
+    beside = {OURS: p.sampler.burn_in, TO_DISK: p.sampler.burn_in + probed}  # rows
+    steps = {way: p.steps / (p.steps + rows / p.batch) for way, rows in beside.items()}
 
     def fair(above: str, below: str) -> float:
         return ratio(above, below) / steps[below]

@@ -52,7 +52,7 @@ class Problem:
         name: str, batch: int, log_m: float, gamma: float, steps: int, n: int, device: str = "cpu"
     ) -> "Problem":
         gan = MODELS[name]().on(device, batch)
-        sampler = drs.samplers.DRS(log_m=log_m, gamma=gamma, burn_in=256)
+        sampler = drs.samplers.DRS(log_m=log_m, gamma=gamma, burn_in=128)
         z = drs.ops.latents(gan, drs.Rng(0), batch)
         return Problem(name, gan, batch, sampler, log_m, gamma, z, steps, n)
 

@@ -194,14 +194,18 @@ class GAN(Networks):
             self.latent_dim, self.labels, self.prior, self.link, self.generator, self.discriminator
         )
 
-    def logits(self, z: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def logits(
+        self, z: Tensor, y: Tensor | None = None, *, alone: bool = False
+    ) -> tuple[Tensor, Tensor]:
         """x = G(z) and its logit, in zero-padded blocks.
 
-        z (n, latent_dim), y (n,) int64 if and only if the GAN has labels.
+        z (n, latent_dim), y (n,) int64 if and only if the GAN has labels. alone: no other rows need
+            the bits that a whole block gives, so that few rows take a smaller call on a GPU too,
+            unless G and D are tuned.
         Returns x (n, ...) and logit (n,) float32: log p_data/p_model + const, in nats.
         """
         self._check(z, y)
-        x, logit = self._blocks(self._logits, z, y)
+        x, logit = self._blocks(self._logits, z, y, room=self._room if alone else None)
         return x, logit
 
     def row(self, differentiate: bool = False) -> Tensor:
@@ -241,8 +245,12 @@ class GAN(Networks):
 
     def call_rows(self, rows: int) -> int:
         """Rows in the call of G and D that serves `rows` rows; the missing ones are zeros."""
-        # Elsewhere another shape rounds differently, and tuned modules are tuned for one shape.
-        if self._runs or self.device.type != "cpu":
+        # Elsewhere another shape rounds differently.
+        return self._room(rows) if self.device.type == "cpu" else self.block
+
+    def _room(self, rows: int) -> int:
+        """The least rows of a call for so many. Tuned modules are tuned for one shape."""
+        if self._runs:
             return self.block
         return blocks.block_rows(min(max(rows, blocks.SMALLEST), self.block))
 
@@ -267,11 +275,13 @@ class GAN(Networks):
         rows: Tensor,
         y: Tensor | None,
         differentiate: bool = False,
+        room: Callable[[int], int] | None = None,
     ) -> list[Tensor]:
         if differentiate:
             calls.check_differentiable(rows)
         given = (rows.detach(),) if y is None else (rows.detach(), y)
-        return blocks.called(function, given, self.block, self.call_rows, differentiate)
+        room = self.call_rows if room is None else room
+        return blocks.called(function, given, self.block, room, differentiate)
 
     def _check(self, z: Tensor, y: Tensor | None) -> None:
         calls.check_latents(z, self.latent_dim)

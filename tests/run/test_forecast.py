@@ -1,5 +1,7 @@
 """Rows that a run computes beside those it needs, counted by G itself."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from late import gpu
@@ -57,6 +59,20 @@ def test_a_run_of_4000_samples_computes_hardly_a_row_in_vain():
     assert max(lost) <= 1
     assert sum(lost) < 0.005 * sum(needed)
     assert 76 <= min(needed) <= max(needed) <= 82
+
+
+@pytest.mark.usefixtures("whole_blocks")
+def test_burn_in_and_end_of_4000_samples_are_below_a_hundredth():
+    """A burn-in of 128 rows takes a call of 128 rows, also where others take a whole block."""
+    sampler = replace(fixed(), burn_in=128)
+    rows = needed = 0
+    for seed in SEEDS:
+        gan = counted()
+        with gpu():
+            batch = drs.generate(gan, sampler, 4000, seed=seed, batch_size=BATCH)
+        rows += gan.generator.rows
+        needed += -(-(int(batch.ids[-1]) + 1) // BATCH) * BATCH
+    assert needed < rows < 1.01 * needed
 
 
 @pytest.mark.usefixtures("whole_blocks")

@@ -30,7 +30,8 @@ def burn_in(gan: GAN, rng: Rng, n: int, *, each: bool = False) -> tuple[Tensor, 
     for start in range(0, n, gan.block):
         rows, size = rng.at(BURN_IN_ROW + start), min(gan.block, n - start)
         y = turns_of(gan, start, size) if each else ops.labels(gan, rows, size)
-        logits.append(gan.logits(ops.latents(gan, rows, size), y)[1])
+        # Fewer than a block are a large part of what a short run costs.
+        logits.append(gan.logits(ops.latents(gan, rows, size), y, alone=n < gan.block)[1])
         labels.append(y)
     logit = torch.cat(logits)
     check(gan, logit)
