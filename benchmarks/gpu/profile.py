@@ -12,7 +12,8 @@ from torch.profiler import ProfilerActivity
 
 import drs_fast as drs
 from benchmarks.common.timing import describe, environment
-from benchmarks.speed.loop_ways import ACCEPTANCE, MODELS
+from benchmarks.speed.loop_ways import ACCEPTANCE, MODELS, PRECISION
+from drs_fast.gan import PRECISIONS
 from drs_fast.run.generate import ENDLESS
 from drs_fast.run.options import Options
 from drs_fast.run.progress import Progress
@@ -94,7 +95,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("model", choices=MODELS)
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
+    parser.add_argument("--precision", choices=PRECISIONS)
     parser.add_argument("--no-graph", action="store_true", help="call every step on a GPU")
     parser.add_argument("--steps", type=int, default=STEPS)
     options = parser.parse_args(arguments)
@@ -102,7 +103,7 @@ def main(arguments: list[str] | None = None) -> int:
     show(
         profiled(
             options.model, options.batch, options.device, graph=not options.no_graph,
-            precision=options.precision, steps=options.steps,
+            precision=options.precision or PRECISION[torch.device(options.device).type], steps=options.steps,
         )
     )  # fmt: skip
     return 0

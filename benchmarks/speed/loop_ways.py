@@ -1,5 +1,6 @@
 """The loops to compare, ours and what people write, on the same G and D."""
 
+import contextlib
 import dataclasses
 import tempfile
 import time
@@ -13,8 +14,10 @@ from torch import Tensor
 
 import drs_fast as drs
 from benchmarks.common import gans
+from drs_fast.gan.precision import arithmetic
 from drs_fast.run import pages
 
+PRECISION = {"cpu": "fp32", "cuda": "tf32"}  # PyTorch's default for convolutions on a GPU
 EPS = 1e-6
 ACCEPTANCE = 0.2
 MODELS: dict[str, Callable[[], drs.GAN]] = {
@@ -51,7 +54,7 @@ class Problem:
     def of(
         name: str, batch: int, log_m: float, gamma: float, steps: int, n: int, device: str = "cpu"
     ) -> "Problem":
-        gan = MODELS[name]().on(device, batch)
+        gan = MODELS[name]().on(device, batch, PRECISION[torch.device(device).type])
         sampler = drs.samplers.DRS(log_m=log_m, gamma=gamma, burn_in=128)
         z = drs.ops.latents(gan, drs.Rng(0), batch)
         return Problem(name, gan, batch, sampler, log_m, gamma, z, steps, n)
@@ -60,10 +63,13 @@ class Problem:
     def device(self) -> torch.device:
         return self.gan.device
 
+    def arithmetic(self) -> contextlib.AbstractContextManager[None]:
+        return arithmetic(self.gan.precision, self.device)
+
 
 def problem(name: str, batch: int, device: str, seconds: float) -> Problem:
     """Steps for about this many seconds, and thresholds that accept a fifth."""
-    gan = MODELS[name]().on(device, batch)
+    gan = MODELS[name]().on(device, batch, PRECISION[torch.device(device).type])
     found = drs.samplers.DRS(target_acceptance=ACCEPTANCE).init(gan, drs.Rng(0))
     log_m, gamma = float(found.log_m), float(found.gamma)
     p = Problem.of(name, batch, log_m, gamma, 3, 0, device)
@@ -80,24 +86,28 @@ def problem(name: str, batch: int, device: str, seconds: float) -> Problem:
 
 
 def alone(p: Problem) -> None:
-    with torch.inference_mode():
+    with torch.inference_mode(), p.arithmetic():
         for _ in range(p.steps):
             p.gan.discriminator(p.gan.generator(p.z))
 
 
 def ours(p: Problem, **options: Any) -> drs.Batch:
-    return drs.generate(p.gan, p.sampler, p.n, batch_size=p.batch, **options)
+    return drs.generate(p.gan, p.sampler, p.n, **_given(p), **options)
+
+
+def _given(p: Problem) -> dict[str, Any]:
+    return {"batch_size": p.batch, "precision": p.gan.precision}
 
 
 def ours_to_disk(p: Problem) -> Any:
     with tempfile.TemporaryDirectory() as folder:
-        return drs.generate(p.gan, p.sampler, p.n, batch_size=p.batch, out=f"{folder}/run")
+        return drs.generate(p.gan, p.sampler, p.n, **_given(p), out=f"{folder}/run")
 
 
 def plain(p: Problem) -> tuple[Tensor, Tensor]:
     """What people write: a mask, and a list of accepted rows."""
     x, logit = [], []
-    with torch.inference_mode():
+    with torch.inference_mode(), p.arithmetic():
         for _ in range(p.steps):
             z = torch.randn(p.batch, p.gan.latent_dim, device=p.device)
             made = p.gan.generator(z)
@@ -123,7 +133,7 @@ def numpy_list(p: Problem) -> list[Any]:
     """As in published rejection samplers: decisions in NumPy, images one by one."""
     images: list[Any] = []
     generator = np.random.default_rng(0)
-    with torch.inference_mode():
+    with torch.inference_mode(), p.arithmetic():
         for _ in range(p.steps):
             z = torch.randn(p.batch, p.gan.latent_dim, device=p.device)
             made = p.gan.generator(z)

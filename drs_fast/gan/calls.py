@@ -9,6 +9,7 @@ from torch import Tensor
 from drs_fast.core.arguments import describe, told
 from drs_fast.core.sampler import those_that
 from drs_fast.core.tensors import plain
+from drs_fast.gan.precision import AUTOCAST
 
 ADVICE = {  # where a function other than the two networks fails
     "link": "a link maps scores (n,) to log ratios (n,)",
@@ -36,16 +37,17 @@ def sizes(latent_dim: int, labels: int | None) -> str:
 
 
 def result(
-    role: str, function: Callable[..., Any], given: tuple[Any, ...], advice: str, bf16: bool
+    role: str, function: Callable[..., Any], given: tuple[Any, ...], advice: str, precision: str
 ) -> Any:
-    """What the function returns, with bf16 under autocast.
+    """What the function returns, in half precision under autocast.
 
     ValueError if it fails, with the advice if shapes may be the reason.
     """
     try:
-        if not bf16:
+        if precision not in AUTOCAST:
             return function(*given)
-        with torch.autocast(given[0].device.type, torch.bfloat16, cache_enabled=False):
+        kind, dtype = given[0].device.type, AUTOCAST[precision]
+        with torch.autocast(kind, dtype, cache_enabled=False):
             return function(*given)
     except (torch.OutOfMemoryError, MemoryError):
         raise

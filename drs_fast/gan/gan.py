@@ -13,6 +13,7 @@ from drs_fast.core.arguments import describe, integer
 from drs_fast.gan import blocks, calls, classes, images, links, real_data
 from drs_fast.gan.classified import Classified
 from drs_fast.gan.images import Images
+from drs_fast.gan.precision import arithmetic
 from drs_fast.gan.variants import Variants
 
 PRIORS = ("normal", "uniform", "truncated normal")
@@ -101,14 +102,6 @@ class GAN(Variants):
     def energy(self) -> bool:
         """Whether the critic's score is an energy (hinge, Wasserstein), not a density ratio."""
         return self.link in links.ENERGIES
-
-    @property
-    def device(self) -> torch.device:
-        """Where the generator's weights are; if it has none, the device given to `on`."""
-        if isinstance(self.generator, torch.nn.Module):
-            for parameter in self.generator.parameters():
-                return parameter.device
-        return self._device
 
     def sha256(self) -> str:
         """Hash of the weights and of all else that turns latents into logits; not of the name."""
@@ -207,7 +200,8 @@ class GAN(Variants):
             calls.check_differentiable(rows)
         given = (rows.detach(),) if y is None else (rows.detach(), y)
         room = self.call_rows if room is None else room
-        return blocks.called(function, given, self.block, room, differentiate)
+        with arithmetic(self.precision, rows.device):
+            return blocks.called(function, given, self.block, room, differentiate)
 
     def _check(self, z: Tensor, y: Tensor | None) -> None:
         calls.check_latents(z, self.latent_dim)

@@ -10,8 +10,7 @@ from torch import Tensor
 
 from drs_fast.core import fingerprint
 from drs_fast.gan import calls, links
-
-PRECISIONS = ("fp32", "bf16")
+from drs_fast.gan.precision import FP32
 
 
 def _untimed(role: str) -> AbstractContextManager[None]:
@@ -33,7 +32,7 @@ class Networks:
     labels: int | None
 
     def __init__(self) -> None:
-        self.precision = PRECISIONS[0]
+        self.precision = FP32
         self._row: Tensor | None = None  # one sample, for its shape and dtype
         self._runs: dict[str, Callable[..., Any]] = {}  # what runs in place of G or D
         self._timed: Callable[[str], AbstractContextManager[None]] = _untimed
@@ -110,8 +109,8 @@ class Networks:
     def _call(self, role: str, *arguments: Any) -> Any:
         function = self._runs.get(role, getattr(self, role))
         if role in calls.ADVICE:
-            return calls.result(role, function, arguments, calls.ADVICE[role], bf16=False)
+            return calls.result(role, function, arguments, calls.ADVICE[role], FP32)
         sizes = calls.sizes(self.latent_dim, self.labels)
         advice = calls.TUNED if role in self._runs else sizes
         with self._timed(role):
-            return calls.result(role, function, arguments, advice, self.precision == "bf16")
+            return calls.result(role, function, arguments, advice, self.precision)

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from drs_fast.core.arguments import usable
 from drs_fast.gan import blocks, classes, images, links
+from drs_fast.gan import precision as precisions
 from drs_fast.gan.images import Images
-from drs_fast.gan.networks import PRECISIONS, Networks
+from drs_fast.gan.networks import Networks
 
 
 class Variants(Networks):
@@ -23,6 +24,14 @@ class Variants(Networks):
     images: Images | None
     _device: torch.device
 
+    @property
+    def device(self) -> torch.device:
+        """Where the generator's weights are; if it has none, the device given to `on`."""
+        if isinstance(self.generator, torch.nn.Module):
+            for parameter in self.generator.parameters():
+                return parameter.device
+        return self._device
+
     def on(
         self,
         device: torch.device | str | None = None,
@@ -31,14 +40,11 @@ class Variants(Networks):
     ) -> Self:
         """This GAN on a device, with blocks of `block` rows; modules are moved, not copied.
 
-        precision: "fp32", or "bf16" for G and D under autocast; logits are float32 in any case.
+        precision: of G and D: "fp32"; "tf32", on GPUs; "bf16" or "fp16", under autocast. Logits are
+            float32 in any case, and "fp32" never is TF32, whatever torch.backends allows.
         """
         gan = copy.copy(self)
         gan._row = None
-        if precision is not None:
-            if precision not in PRECISIONS:
-                raise ValueError(f"precision must be one of {PRECISIONS}, got {precision!r}")
-            gan.precision = precision
         if block is not None:
             gan.block = blocks.block_rows(block)
         if device is not None:
@@ -46,6 +52,9 @@ class Variants(Networks):
             for function in gan.functions:
                 if isinstance(function, torch.nn.Module):
                     function.to(device)
+        if precision is not None:
+            gan.precision = precision
+        precisions.check(gan.precision, gan.device)
         return gan
 
     def labelled(self, weights: Sequence[float] | Tensor | None) -> Self:

@@ -88,8 +88,9 @@ def generate(
         the same call goes on, with any max_seconds. Burn-in counts, but is finished and kept; a
         call that goes on makes at least one chunk, so that repeated calls reach n.
     chunk_rows: rows a shard is made from, a power of two times the sampler's group.
-    precision: of G and D, "fp32" or "bf16"; then stats (or the manifest) have a `flip_rate`, the
-        share of 1,000 burn-in rows whose decision it changes.
+    precision: of G and D: "fp32", which never is TF32; "tf32", on GPUs; "bf16" or "fp16". With the
+        last two, stats (or the manifest) have a `flip_rate`, the share of 1,000 burn-in rows whose
+        decision it changes.
     tune: of "fold", "cast", "channels_last" and "compile", how to run G and D; ValueError where
         they do not run so, or where it changes logits too much. "auto" times them together and in
         other batch sizes, for at most 60 s or 5 % of the expected run, and keeps what is fastest;

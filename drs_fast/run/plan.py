@@ -17,6 +17,7 @@ from drs_fast.core import BURN_IN_ROW, Rng, Sampler
 from drs_fast.core.arguments import flag, integer, told
 from drs_fast.core.sampler import checked
 from drs_fast.gan import GAN
+from drs_fast.gan.precision import AUTOCAST
 from drs_fast.run import memory, pages, tuning
 from drs_fast.run.advice import MODEL, calls
 from drs_fast.run.compared import Compared, compare, duration, seconds
@@ -261,7 +262,7 @@ def _tunes(gan: GAN, say: Callable[[str], None]) -> tuple[tuple[Way, ...], tuple
             except ValueError as error:
                 refused[names] = str(error)
 
-    without = {tuning.COMPILE} if gan.precision == "bf16" else {tuning.COMPILE, tuning.CAST}
+    without = {tuning.COMPILE} if gan.precision in AUTOCAST else {tuning.COMPILE, tuning.CAST}
     for names in tuning.sets(name for name in tuning.VARIANTS if name not in without):
         try_to_apply(names)
     if tuning.COMPILE in tuning.VARIANTS:  # which takes long: alone, and with what is fastest

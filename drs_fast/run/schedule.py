@@ -11,6 +11,7 @@ from drs_fast.core import OutOfTime, Rng, Sampler, Starvation, check_invalid
 from drs_fast.core.columns import COLUMNS
 from drs_fast.core.sampler import BATCH, checked
 from drs_fast.gan import GAN, classes
+from drs_fast.gan.precision import AUTOCAST
 from drs_fast.run import flips, lanes, memory, starvation, steps, stopwatch, tuning
 from drs_fast.run.clock import Limit
 from drs_fast.run.collected import Rows
@@ -66,7 +67,7 @@ class Run(Counted):
         found = {"tuned": list(self.options.tune), **self.sampler.facts(self.state)}
         if "remark" in found:
             say(found["remark"])
-        if self.gan.precision != "fp32":
+        if self.gan.precision in AUTOCAST:
             with self.watch.on("flip rate"):
                 # Weights that were cast once cannot run in fp32.
                 exact = self.gan.unchanged() if tuning.CAST in self.options.tune else self.gan

@@ -17,14 +17,15 @@ from torch import Tensor
 from drs_fast import ops
 from drs_fast.core import BURN_IN_ROW, Rng
 from drs_fast.gan import GAN
+from drs_fast.gan.precision import AUTOCAST
 from drs_fast.run import folding
 
 AUTO = ("auto",)
 # Largest change of a logit or sample by a variant, in standard deviations of all of them. A fold
-# moved those of a SAGAN by 0.003. GPUs round what a convolution multiplies to 11 bits (TF32).
-CLOSE, CLOSE_ON_GPU = 0.01, 0.05
-ROUNDINGS = 2.0  # or so many times the change by bf16 itself, which rounds a variant elsewhere
-MOST = 4.0  # standard deviations, whatever bf16 does: an untrained SAGAN needs 2 to 3
+# moved those of a SAGAN by 0.003.
+CLOSE = 0.01
+ROUNDINGS = 2.0  # or so many times the change by the precision, which rounds a variant elsewhere
+MOST = 4.0  # standard deviations, whatever that is: an untrained SAGAN needs 2 to 3 in bf16
 LEAST_ROWS = 256  # rows to compare logits on; of samples, the first so many
 
 
@@ -62,13 +63,14 @@ def folded(gan: GAN) -> GAN:
 
 def cast(gan: GAN) -> GAN:
     """Stores the weights of layers in the precision that autocast gives them at every call."""
-    if gan.precision != "bf16":
-        raise ValueError(f"it needs precision='bf16', got {gan.precision!r}")
+    dtype = AUTOCAST.get(gan.precision)
+    if dtype is None:
+        raise ValueError(f"it needs precision='bf16' or 'fp16', got {gan.precision!r}")
     counts = []
 
     def variant(function: Any) -> Any:
         network = _copied(function)
-        counts.append(folding.cast(network, torch.bfloat16))
+        counts.append(folding.cast(network, dtype))
         return network
 
     gan = gan.changed(variant)
@@ -177,13 +179,12 @@ def made(gan: GAN, names: tuple[str, ...], rows: int) -> tuple[GAN, Seen]:
 
 def limit(gan: GAN, expected: Seen) -> Change:
     """How far a variant may move what untuned G and D returned."""
-    close = CLOSE if gan.device.type == "cpu" else CLOSE_ON_GPU
     if gan.precision == "fp32":
-        return Change(close, close)
+        return Change(CLOSE, CLOSE)
     exact = seen(gan.on(precision="fp32"), len(expected.logit))
     pairs = zip(exact, expected, strict=True)
     rounding = (_moved(a, b, a.isfinite() & b.isfinite()) for a, b in pairs)
-    return Change(*(max(close, min(MOST, ROUNDINGS * each)) for each in rounding))
+    return Change(*(max(CLOSE, min(MOST, ROUNDINGS * each)) for each in rounding))
 
 
 def check_close(names: tuple[str, ...], change: Change, most: Change) -> None:

@@ -66,7 +66,7 @@ class Settings(TypedDict):
     seed: Annotated[Seed, "random seed"]
     batch_size: Annotated[Positive, "rows in a call of G and D"]
     device: Annotated[Text, "the kind of device: cpu or cuda"]
-    precision: Annotated[Text, "of G and D: fp32 or bf16"]
+    precision: Annotated[Text, "of G and D: fp32 (IEEE, never TF32), tf32, bf16 or fp16"]
     tune: NotRequired[Annotated[Texts, "variants of G and D that were asked for"]]
     save: Annotated[Texts, "columns besides ids"]
     images: NotRequired[Annotated[Text, "the dtype that x was converted to: uint8 or float16"]]

@@ -485,7 +485,7 @@ def test_weights_cast_once_have_the_values_of_autocast():
 @pytest.mark.parametrize(
     ("make", "names", "words"),
     [
-        (normed, ("cast",), "it needs precision='bf16', got 'fp32'"),
+        (normed, ("cast",), "it needs precision='bf16' or 'fp16', got 'fp32'"),
         (lambda: drs.GAN(lambda z: z, nn.Linear(2, 1), 2), ("fold",), "must be modules, got func"),
         (lambda: drs.GAN(nn.Linear(2, 2), nn.Linear(2, 1), 2), ("fold",), "no BatchNorm was found"),
         (

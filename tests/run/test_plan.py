@@ -323,7 +323,7 @@ def test_a_run_knows_nothing_of_a_plan(tmp_path):
         ({"n": 0}, "n must be"),
         ({"n": 1.5}, "n must be"),
         ({"batch_size": 0}, "batch_size must be"),
-        ({"precision": "fp16"}, "precision must be one of"),
+        ({"precision": "int8"}, "precision must be one of"),
         ({"sampler": DRS}, "sampler must be an instance"),
         ({"squeeze": DRS()}, "squeeze must be"),
     ],
