@@ -99,11 +99,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--no-graph", action="store_true", help="call every step on a GPU")
     parser.add_argument("--steps", type=int, default=STEPS)
     options = parser.parse_args(arguments)
+    precision = options.precision or PRECISION[torch.device(options.device).type]
     print(describe(environment()))
     show(
         profiled(
             options.model, options.batch, options.device, graph=not options.no_graph,
-            precision=options.precision or PRECISION[torch.device(options.device).type], steps=options.steps,
+            precision=precision, steps=options.steps,
         )
     )  # fmt: skip
     return 0
