@@ -152,7 +152,8 @@ def claimed(
     """
     given = set[int]()
     for chunk in _numbers(worker):
-        if chunk in beside.records:
+        # A new counter gives numbers again, of chunks that this process may be writing.
+        if chunk in beside.records or chunk in given:
             continue
         seen(beside.refresh())
         if chunk >= enough(beside.records, beside.n, expected):

@@ -326,6 +326,18 @@ def test_a_worker_needs_a_directory():
         drs.generate(toy(), QUICK, 10, worker="1/2")
 
 
+def test_a_new_counter_gives_no_chunk_that_is_still_being_written():
+    class Beside:
+        n, records = 8 * 100, {}  # nothing is recorded yet
+
+        def refresh(self):
+            return 0
+
+    numbers = itertools.chain(range(3), range(8))
+    worker = Worker(1, 1, count=lambda: next(numbers, None), stays=True)
+    assert list(workers.claimed(Beside(), worker, 100.0, lambda n: None)) == list(range(8))
+
+
 def test_thousands_of_chunks_are_skipped_without_a_look_at_the_disk(tmp_path, monkeypatch):
     """The directory is looked at before a chunk is made, not before one is skipped."""
     out = tmp_path / "run"
