@@ -20,6 +20,7 @@ from drs_fast.unweighting.unweight import Unweighted, unweight
 
 if TYPE_CHECKING:
     from drs_fast.adapters.load import load, weights
+    from drs_fast.adapters.wrap import wrap
     from drs_fast.exporting.export import export
     from drs_fast.exporting.place import Exported
     from drs_fast.ratio.calibrate import calibrate
@@ -49,6 +50,7 @@ LATER = {
     "plan": "run.plan",
     "relativistic": "ratio.relativistic",
     "weights": "adapters.load",
+    "wrap": "adapters.wrap",
 }
 
 __all__ = [
@@ -88,6 +90,7 @@ __all__ = [
     "stream",
     "unweight",
     "weights",
+    "wrap",
 ]
 
 

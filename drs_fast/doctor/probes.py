@@ -29,7 +29,7 @@ class Finding(NamedTuple):
 
 def modules(gan: GAN) -> list[nn.Module]:
     """All modules that turn latents into logits."""
-    return list(fingerprint.modules(gan.generator, gan.discriminator, gan.link))
+    return list(fingerprint.modules(*gan.functions))
 
 
 class Record:
@@ -195,9 +195,11 @@ def in_place(gan: GAN, z: Tensor, x: Tensor, y: Tensor | None) -> Iterator[str]:
     """Notes on functions that write to their input."""
     labels = () if y is None else (y,)
     for role, function, rows in (
-        ("generator", gan.generator, z),
+        ("generator", gan.generator, gan.shaped(z)),
         ("discriminator", gan.discriminator, x),
     ):
+        if function is None:
+            continue
         given = rows.clone()
         with torch.no_grad():
             function(given, *labels)

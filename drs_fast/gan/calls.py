@@ -15,6 +15,10 @@ ADVICE = {  # where a function other than the two networks fails
     "prior": "a prior maps normals (n, latent_dim) to latents (n, latent_dim)",
     "real": "real maps n to samples (n, ...), or with labels to (samples, y)",
 }
+NO_CRITIC = (
+    "this GAN has no discriminator; make one from real samples: gan = drs.density_ratio(gan), or "
+    "drs.keep_train(gan, features=a function x -> (n, d))"
+)
 TUNED = "it ran as tune= says, and as it is it did not fail when the run began: leave tune out"
 KEPT = (
     "it keeps a tensor of an earlier call, which was made without gradients: make it in __init__ "

@@ -1,8 +1,7 @@
 """A generator, its discriminator, and how to read them."""
 
-import copy
+import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
 from types import FunctionType
 from typing import Any
 
@@ -10,26 +9,33 @@ import torch
 from torch import Tensor
 
 from drs_fast.core import fingerprint
-from drs_fast.core.arguments import integer, usable
+from drs_fast.core.arguments import describe, integer
 from drs_fast.gan import blocks, calls, classes, images, links, real_data
+from drs_fast.gan.classified import Classified
 from drs_fast.gan.images import Images
-from drs_fast.gan.networks import PRECISIONS, Networks
+from drs_fast.gan.variants import Variants
 
 PRIORS = ("normal", "uniform", "truncated normal")
 Real = Tensor | tuple[Tensor, Tensor]
 
 
-class GAN(Networks):
+class GAN(Variants):
     """A generator, its discriminator, and how to read them.
 
     generator: z (n, latent_dim) float32 [, y (n,) int64] -> x (n, ...).
     discriminator: x [, y] -> one number per sample: (n,), (n, 1), or a tuple that starts with it.
+        None if it is lost: drs.density_ratio and drs.keep_train make one from real samples.
+        drs.wrap turns other calls and results into these.
+    latent_shape: of one latent as the generator takes it, such as (100, 1, 1), in place of
+        latent_dim.
     prior: "normal", "uniform" on [-1, 1), "truncated normal" on [-2, 2], or a callable that maps
         (n, latent_dim) normals row by row. A callable always runs on one thread and gets 256 rows;
         rows nobody asked for are zeros.
     link: what the discriminator returns: "logit", "probability", another name from
         drs_fast.gan.links.LINKS, or a callable that turns it into a log ratio.
     labels: number of classes of a conditional GAN.
+    classifier: x -> logits (n, labels) of its class, of a GAN whose discriminator takes no labels
+        (AC-GAN): log p(y|x) is added to the discriminator's log ratio.
     label_weights: how often each class is proposed, (labels,) numbers; by default equally often.
     real: real samples, (x, y) with labels, or a callable n -> real samples.
     value_range: the least and the largest number of a sample, for runs with images="uint8".
@@ -43,13 +49,15 @@ class GAN(Networks):
     def __init__(
         self,
         generator: Callable[..., Any],
-        discriminator: Callable[..., Any],
-        latent_dim: int,
+        discriminator: Callable[..., Any] | None,
+        latent_dim: int | None = None,
         *,
+        latent_shape: Sequence[int] | None = None,
         prior: str | Callable[[Tensor], Tensor] = "normal",
         link: str | links.Link = "logit",
         labels: int | None = None,
         label_weights: Sequence[float] | Tensor | None = None,
+        classifier: Callable[[Tensor], Any] | None = None,
         real: Real | Callable[[int], Real] | None = None,
         value_range: tuple[float, float] = (-1.0, 1.0),
         block: int = 4096,
@@ -60,7 +68,7 @@ class GAN(Networks):
             raise ValueError(f"prior must be one of {PRIORS} or a callable, got {prior!r}")
         super().__init__()
         self.generator = generator
-        self.latent_dim = integer("latent_dim", latent_dim, 1)
+        self.latent_shape, self.latent_dim = _latents(latent_dim, latent_shape)
         self.prior = prior
         self.labels = None if labels is None else integer("labels", labels, 1)
         self.label_weights = classes.weights(self.labels, label_weights)
@@ -70,6 +78,9 @@ class GAN(Networks):
         self.name = name
         self._device = torch.device("cpu")
         self.block = blocks.block_rows(block)
+        if classifier is not None:
+            discriminator = Classified(discriminator, link, classifier, self.labels)
+            link = "logit"
         self._criticised(discriminator, link)
 
     def __repr__(self) -> str:
@@ -99,100 +110,14 @@ class GAN(Networks):
                 return parameter.device
         return self._device
 
-    def on(
-        self,
-        device: torch.device | str | None = None,
-        block: int | None = None,
-        precision: str | None = None,
-    ) -> "GAN":
-        """This GAN on a device, with blocks of `block` rows; modules are moved, not copied.
-
-        precision: "fp32", or "bf16" for G and D under autocast; logits are float32 in any case.
-        """
-        gan = copy.copy(self)
-        gan._row = None
-        if precision is not None:
-            if precision not in PRECISIONS:
-                raise ValueError(f"precision must be one of {PRECISIONS}, got {precision!r}")
-            gan.precision = precision
-        if block is not None:
-            gan.block = blocks.block_rows(block)
-        if device is not None:
-            gan._device = usable(device)
-            for function in (gan.generator, gan.discriminator, gan.link, gan.prior):
-                if isinstance(function, torch.nn.Module):
-                    function.to(device)
-        return gan
-
-    def labelled(self, weights: Sequence[float] | Tensor | None) -> "GAN":
-        """This GAN, with classes proposed in these proportions; None: equally often."""
-        gan = copy.copy(self)
-        gan.label_weights = classes.weights(self.labels, weights)
-        return gan
-
-    def stored_as(self, form: str | None) -> "GAN":
-        """This GAN, whose samples a run stores as "uint8" or "float16"; None: as they are."""
-        gan = copy.copy(self)
-        gan.images = None if form is None else Images(form, *self.value_range)
-        return gan
-
-    def ranging(self, low: float, high: float) -> "GAN":
-        """This GAN with another value_range, for runs that store images."""
-        gan = copy.copy(self)
-        gan.value_range = images.value_range((low, high))
-        return gan
+    def sha256(self) -> str:
+        """Hash of the weights and of all else that turns latents into logits; not of the name."""
+        usual = self.latent_dim, self.labels, self.prior, self.link
+        return fingerprint.sha256(*usual, self.generator, self.discriminator, *self._unusual)
 
     def stored(self, x: Tensor) -> dict[str, Tensor]:
         """The columns that a run stores of samples x (n, ...): "x", and more where it converts."""
         return {"x": x} if self.images is None else self.images.stored(x)
-
-    def changed(self, change: Callable[[Any], Any]) -> "GAN":
-        """This GAN, which from now on runs change(G) and change(D)."""
-        gan = copy.copy(self)
-        gan._row = None
-        gan._runs = {
-            role: change(self._runs.get(role, getattr(self, role)))
-            for role in ("generator", "discriminator")
-        }
-        return gan
-
-    def unchanged(self) -> "GAN":
-        """This GAN with the G and D that it was made of, whatever `changed` made of them."""
-        gan = copy.copy(self)
-        gan._row, gan._runs = None, {}
-        return gan
-
-    def timed(self, on: Callable[[str], AbstractContextManager[None]]) -> "GAN":
-        """This GAN, whose calls of G and D run within on("generator") and on("discriminator")."""
-        gan = copy.copy(self)
-        gan._timed = on
-        return gan
-
-    def judged(
-        self,
-        discriminator: Callable[..., Any] | None = None,
-        link: str | links.Link = "logit",
-    ) -> "GAN":
-        """This GAN with another discriminator (None: the same one) and link."""
-        gan = copy.copy(self)
-        if discriminator is not None:
-            gan._runs = {role: run for role, run in self._runs.items() if role == "generator"}
-        gan._criticised(self.discriminator if discriminator is None else discriminator, link)
-        return gan
-
-    def made_by(self, generator: Callable[..., Any], latent_dim: int) -> "GAN":
-        """This GAN with another generator, for latents of this width, and its own discriminator."""
-        gan = copy.copy(self)
-        gan._row = None
-        gan._runs = {role: run for role, run in self._runs.items() if role == "discriminator"}
-        gan.generator, gan.latent_dim = generator, latent_dim
-        return gan
-
-    def sha256(self) -> str:
-        """Hash of the weights and of all else that turns latents into logits; not of the name."""
-        return fingerprint.sha256(
-            self.latent_dim, self.labels, self.prior, self.link, self.generator, self.discriminator
-        )
 
     def logits(
         self, z: Tensor, y: Tensor | None = None, *, alone: bool = False
@@ -217,7 +142,8 @@ class GAN(Networks):
         if self._row is None:
             z = torch.zeros(1, self.latent_dim, dtype=torch.float32, device=self.device)
             y = None if self.labels is None else z[:, 0].long()
-            self._blocks(self._logits, z, y, differentiate)
+            called = self._samples if self.discriminator is None else self._logits
+            self._blocks(called, z, y, differentiate)
         assert self._row is not None
         return self._row
 
@@ -290,6 +216,27 @@ class GAN(Networks):
     def _check_labels(self, rows: Tensor, y: Tensor | None) -> None:
         calls.check_samples(rows)
         classes.check(self.labels, y, len(rows))
+
+
+def _latents(
+    latent_dim: int | None, shape: Sequence[int] | None
+) -> tuple[tuple[int, ...] | None, int]:
+    """The shape of a latent, unless it is a vector, and how many numbers it has."""
+    if shape is None:
+        if latent_dim is None:
+            raise ValueError("give latent_dim, such as 128, or latent_shape, such as (100, 1, 1)")
+        return None, integer("latent_dim", latent_dim, 1)
+    if not isinstance(shape, Sequence) or isinstance(shape, str) or not shape:
+        raise ValueError(
+            f"latent_shape must be integers such as (100, 1, 1), got {describe(shape)}"
+        )
+    found = tuple(integer("latent_shape", size, 1) for size in shape)
+    if latent_dim is not None and latent_dim != math.prod(found):
+        raise ValueError(
+            f"latent_shape={found} has {math.prod(found)} numbers, but latent_dim is {latent_dim}; "
+            "leave latent_dim out"
+        )
+    return found, math.prod(found)
 
 
 def _named(choice: str | Callable[..., Any]) -> str:

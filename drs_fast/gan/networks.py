@@ -25,10 +25,11 @@ class Networks:
     """
 
     generator: Callable[..., Any]
-    discriminator: Callable[..., Any]
+    discriminator: Callable[..., Any] | None
     link: str | links.Link
     prior: str | Callable[[Tensor], Tensor]
     latent_dim: int
+    latent_shape: tuple[int, ...] | None
     labels: int | None
 
     def __init__(self) -> None:
@@ -37,13 +38,28 @@ class Networks:
         self._runs: dict[str, Callable[..., Any]] = {}  # what runs in place of G or D
         self._timed: Callable[[str], AbstractContextManager[None]] = _untimed
 
-    def _criticised(self, discriminator: Callable[..., Any], link: str | links.Link) -> None:
-        calls.check_callable("discriminator", discriminator)
+    @property
+    def functions(self) -> tuple[Any, ...]:
+        """All that is called to turn normals into logits."""
+        return self.generator, self.discriminator, self.link, self.prior
+
+    @property
+    def _unusual(self) -> tuple[Any, ...]:
+        """What else decides the logits, in a GAN that has it."""
+        return () if self.latent_shape is None else ({"latent_shape": self.latent_shape},)
+
+    def _criticised(self, discriminator: Callable[..., Any] | None, link: str | links.Link) -> None:
+        if discriminator is not None:
+            calls.check_callable("discriminator", discriminator)
         links.check(link)
-        for module in fingerprint.modules(self.generator, discriminator, link, self.prior):
+        self.discriminator, self.link = discriminator, link
+        for module in fingerprint.modules(*self.functions):
             with contextlib.suppress(NotImplementedError):  # an exported module has only one mode
                 module.eval()
-        self.discriminator, self.link = discriminator, link
+
+    def shaped(self, z: Tensor) -> Tensor:
+        """Latents (n, latent_dim) as the generator takes them."""
+        return z if self.latent_shape is None else z.reshape(len(z), *self.latent_shape)
 
     def _logits(self, start: int, z: Tensor, *label: Tensor) -> Iterator[Tensor]:
         made = self._generate(start, z, *label)
@@ -72,7 +88,8 @@ class Networks:
         yield calls.slope(logit, leaf)
 
     def _generate(self, start: int, z: Tensor, *label: Tensor) -> Tensor:
-        made = calls.samples(self._call("generator", z, *(y.clone() for y in label)), len(z))
+        made = self._call("generator", self.shaped(z), *(y.clone() for y in label))
+        made = calls.samples(made, len(z))
         if self._row is None:
             with torch.inference_mode(False):
                 self._row = made.new_empty((1, *made.shape[1:]), requires_grad=False)
@@ -81,6 +98,8 @@ class Networks:
         return made
 
     def _judge(self, made: Tensor, *label: Tensor) -> Tensor:
+        if self.discriminator is None:
+            raise ValueError(calls.NO_CRITIC)
         n, device = len(made), made.device
         score = self._call("discriminator", made, *(y.clone() for y in label))
         score = calls.one_per_sample("discriminator", score, n, device)

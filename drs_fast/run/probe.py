@@ -122,7 +122,7 @@ def _refused(there: Mapping[str, object], here: Mapping[str, object]) -> str:
 
 def weights(gan: GAN, changing: set[int]) -> str:
     """The sha256 of what was learnt, without the tensors of these ids, which calls change."""
-    parts = (gan.generator, gan.discriminator, gan.link, gan.prior)
+    parts = gan.functions
     saved = fingerprint.weights(*parts, changing=changing)
     others = sorted(fingerprint.sha256(one) for one in loose(*parts) if id(one) not in changing)
     return fingerprint.sha256(saved, others) if others else saved
@@ -171,7 +171,7 @@ def _unchanged(gan: GAN) -> Iterator[set[int]]:
     It also has the ids of other tensors and arrays that a call changes.
     """
     changed = set[int]()
-    parts = (gan.generator, gan.discriminator, gan.link, gan.prior)
+    parts = gan.functions
     found = fingerprint.modules(*parts)
     # TorchScript's inner modules can only be found through their outer one.
     modules = {id(module): module for outer in found for module in outer.modules()}

@@ -200,7 +200,9 @@ class Material:
         """As many fresh samples as there are real ones, with their labels."""
         z = ops.latents(self.gan, self.rng, len(real[0]))
         self.rng = self.rng.at(self.rng.row + len(z))
-        x, _ = self.gan.logits(z, *real[1:])
+        # D is called too, so that a fault of its is told as `gan` tells it.
+        known = self.gan.discriminator is not None
+        x = self.gan.logits(z, *real[1:])[0] if known else self.gan.samples(z, *real[1:])
         alike(real[0], x)
         return (x.clone(), *real[1:])  # cloned, because autograd rejects inference-mode tensors
 

@@ -1,0 +1,110 @@
+"""A GAN on another device, with another critic, or otherwise changed: each returns a copy."""
+
+import copy
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from drs_fast.core.arguments import usable
+from drs_fast.gan import blocks, classes, images, links
+from drs_fast.gan.images import Images
+from drs_fast.gan.networks import PRECISIONS, Networks
+
+
+class Variants(Networks):
+    """What turns a GAN into another that shares its modules."""
+
+    block: int
+    label_weights: tuple[float, ...] | None
+    value_range: tuple[float, float]
+    images: Images | None
+    _device: torch.device
+
+    def on(
+        self,
+        device: torch.device | str | None = None,
+        block: int | None = None,
+        precision: str | None = None,
+    ) -> Self:
+        """This GAN on a device, with blocks of `block` rows; modules are moved, not copied.
+
+        precision: "fp32", or "bf16" for G and D under autocast; logits are float32 in any case.
+        """
+        gan = copy.copy(self)
+        gan._row = None
+        if precision is not None:
+            if precision not in PRECISIONS:
+                raise ValueError(f"precision must be one of {PRECISIONS}, got {precision!r}")
+            gan.precision = precision
+        if block is not None:
+            gan.block = blocks.block_rows(block)
+        if device is not None:
+            gan._device = usable(device)
+            for function in gan.functions:
+                if isinstance(function, torch.nn.Module):
+                    function.to(device)
+        return gan
+
+    def labelled(self, weights: Sequence[float] | Tensor | None) -> Self:
+        """This GAN, with classes proposed in these proportions; None: equally often."""
+        gan = copy.copy(self)
+        gan.label_weights = classes.weights(self.labels, weights)
+        return gan
+
+    def stored_as(self, form: str | None) -> Self:
+        """This GAN, whose samples a run stores as "uint8" or "float16"; None: as they are."""
+        gan = copy.copy(self)
+        gan.images = None if form is None else Images(form, *self.value_range)
+        return gan
+
+    def ranging(self, low: float, high: float) -> Self:
+        """This GAN with another value_range, for runs that store images."""
+        gan = copy.copy(self)
+        gan.value_range = images.value_range((low, high))
+        return gan
+
+    def changed(self, change: Callable[[Any], Any]) -> Self:
+        """This GAN, which from now on runs change(G) and change(D)."""
+        gan = copy.copy(self)
+        gan._row = None
+        gan._runs = {
+            role: change(self._runs.get(role, getattr(self, role)))
+            for role in ("generator", "discriminator")
+            if getattr(self, role) is not None
+        }
+        return gan
+
+    def unchanged(self) -> Self:
+        """This GAN with the G and D that it was made of, whatever `changed` made of them."""
+        gan = copy.copy(self)
+        gan._row, gan._runs = None, {}
+        return gan
+
+    def timed(self, on: Callable[[str], AbstractContextManager[None]]) -> Self:
+        """This GAN, whose calls of G and D run within on("generator") and on("discriminator")."""
+        gan = copy.copy(self)
+        gan._timed = on
+        return gan
+
+    def judged(
+        self,
+        discriminator: Callable[..., Any] | None = None,
+        link: str | links.Link = "logit",
+    ) -> Self:
+        """This GAN with another discriminator (None: the same one) and link."""
+        gan = copy.copy(self)
+        if discriminator is not None:
+            gan._runs = {role: run for role, run in self._runs.items() if role == "generator"}
+        gan._criticised(self.discriminator if discriminator is None else discriminator, link)
+        return gan
+
+    def made_by(self, generator: Callable[..., Any], latent_dim: int) -> Self:
+        """This GAN with another generator, for latents of this width, and its own discriminator."""
+        gan = copy.copy(self)
+        gan._row, gan.latent_shape = None, None
+        gan._runs = {role: run for role, run in self._runs.items() if role == "discriminator"}
+        gan.generator, gan.latent_dim = generator, latent_dim
+        return gan
