@@ -608,11 +608,11 @@ def test_a_prefix_whose_loss_makes_two_names_one(tmp_path):
 
 def test_a_refused_class_is_named_and_may_be_admitted(checkpoint, network):
     file = checkpoint.with_name("args.pt")
-    with pytest.raises(ValueError, match="such as argparse.Namespace") as caught:
+    with pytest.raises(ValueError, match=r"such as argparse\.Namespace") as caught:
         drs.weights(file, key="g_ema")
     assert "admit them: drs.weights('args.pt', allow=[argparse.Namespace])" in str(caught.value)
     assert same(drs.weights(file, key="g_ema", allow=[argparse.Namespace]), network)
-    with pytest.raises(ValueError, match="such as argparse.Namespace"):
+    with pytest.raises(ValueError, match=r"such as argparse\.Namespace"):
         drs.weights(file, key="g_ema")  # admitted for that call alone
 
 
