@@ -30,13 +30,12 @@ def chosen(found: Any, file: Path, key: str | None, strip: str) -> dict[str, Any
             f"{where} must hold a state dict, got {files.content(state)}{instead}; samples go to "
             "--real or GAN(real=...)"
         )
-    if strip:
-        state = stripped(state, file, strip)
-    if is_state(state):
-        _say_prefix(state, file)
-    elif hint := _instead(state, file, "" if key is None else f"{key}."):
+    made: dict[str, Any] = stripped(state, file, strip) if strip else state
+    if is_state(made):
+        _say_prefix(made, file)
+    elif hint := _instead(made, file, "" if key is None else f"{key}."):
         sys.stderr.write(f"{file}{hint}\n")
-    return state
+    return made
 
 
 def is_state(value: object) -> bool:

@@ -6,13 +6,17 @@ import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from os import PathLike
+from pathlib import Path
 
 import torch
 
 from drs_fast import __version__
 from drs_fast.core import Found, layout
 from drs_fast.core.sampler import BATCH, EQUAL, UNKNOWN
-from drs_fast.run import called, probe, spec, summary, workers
+from drs_fast.core.words import counted
+from drs_fast.run import called, keeping, probe, spec, summary, workers
+from drs_fast.run.collected import Rows
+from drs_fast.run.keeping import Keeping
 from drs_fast.run.progress import Progress
 from drs_fast.run.schedule import Run
 from drs_fast.run.shards import Shards
@@ -20,10 +24,12 @@ from drs_fast.run.stopwatch import DISK
 from drs_fast.run.worker import Worker
 from drs_fast.run.workers import WITHOUT_END
 from drs_fast.samplers.common import weights
-from drs_fast.store import Conflict, Corrupt, Writer
+from drs_fast.store import Conflict, Corrupt, Status, Writer
 from drs_fast.store.appending import Appending
 from drs_fast.store.contributor import Contributor
+from drs_fast.store.format import STATE
 from drs_fast.store.manifest import COPY
+from drs_fast.store.parts import Part
 
 SHARD_BYTES = 64 * 2**20
 SHARD_ROWS = 2**16
@@ -36,12 +42,18 @@ def save_run(run: Run, out: str | PathLike[str], model: str) -> None:
     model: the GAN's sha256 from before G and D were called.
     """
     saving = Saving(run, out, model)
-    with called.remembered(run.sampler):
-        if saving.worker is None:
-            with saving.alone() as writer:
-                saving.end(writer)
-        else:
-            workers.share(saving, saving.worker)
+    try:
+        with called.remembered(run.sampler):
+            if saving.worker is None:
+                with saving.alone() as writer:
+                    saving.end(writer)
+            else:
+                workers.share(saving, saving.worker)
+    except Exception:
+        raise
+    except BaseException as stop:  # Ctrl-C, or a signal
+        stop.add_note(saving.left())
+        raise
     if saving.ended:
         run.warn()
 
@@ -52,6 +64,7 @@ class Saving:
     def __init__(self, run: Run, out: str | PathLike[str], model: str) -> None:
         self.run, self.out = run, out
         self.ended = False  # by this process
+        self._shards: Shards | None = None  # that this process makes
         sampler, options = run.sampler, run.options
         if "weight" in options.save and sampler.weighs == UNKNOWN:
             raise ValueError(weights.unknown(type(sampler).__name__, sampler.law).why)
@@ -168,12 +181,7 @@ class Saving:
                 writer.trim()
         run.anew(writer.n)
         for record in writer.records.values():
-            run.accepted += record.count
-            run.proposals += record.counters["rows"]
-            run.calls += record.counters["calls"]
-            run.invalid += record.counters["invalid"]
-            run.above += record.counters["above"]
-            run.tallies.update({name: record.counters.get(name, 0) for name in run.tallies})
+            run.had(record.count, record.counters)
         bar.skip(run.accepted - bar.accepted)
         if run.quota is not None:
             for y in writer.column("y"):
@@ -182,12 +190,50 @@ class Saving:
         last = max(present, default=-1)
         inner = last if last >= len(present) else 0  # chunks before the last are needed in full
         missing = (k for k in itertools.count() if k not in present)
-        _make(run, writer, self.stored, missing, bar, inner)
+        self._make(writer, missing, bar, inner)
 
     def make_whole(self, writer: Appending, chunks: Iterable[int], bar: Progress) -> None:
         """Computes these chunks to their ends, however many samples they bring."""
         self.run.anew(WITHOUT_END)
-        _make(self.run, writer, self.stored, chunks, bar, 0)
+        self._make(writer, chunks, bar, 0)
+
+    def _make(self, writer: Appending, chunks: Iterable[int], bar: Progress, inner: int) -> None:
+        run, rows = self.run, writer.facts["chunk_rows"]
+        n = run.n or 0
+        first = max(1, min(SHARD_ROWS, SHARD_BYTES // _row_bytes(run, self.stored)))
+        example = {name: run.example[name] for name in ("ids", *self.stored)}
+        left = iter(chunks)
+        keeps = None if run.sampler.sequential else Keeping()
+        with Shards(writer, example, min(n, rows), first, run.watch, n) as shards:
+            self._shards = shards
+            begun = [
+                (k, k * rows + _restored(run, shards, writer.kept(k), example, bar), (k + 1) * rows)
+                for k in itertools.islice(left, 1)
+            ]
+            spans = itertools.chain(begun, ((k, k * rows, (k + 1) * rows) for k in left))
+            for landed in run.landed(spans, tuple(example), bar, inner, keeps):
+                whole = landed.accepted == sum(len(piece["ids"]) for piece in landed.rows)
+                reached = run.accepted == run.n and landed.step.chunk >= inner
+                shards.add(landed, ends=landed.step.last or reached, whole=whole)
+
+    def left(self) -> str:
+        """What an interruption leaves of the run, in words."""
+        try:
+            status = Status.of(self.out)
+        except (Conflict, Corrupt, OSError):
+            return "nothing had been written yet"
+        if status.complete:
+            return f"the run in {self.out} is complete"
+        if status.n is None or not (Path(self.out) / STATE).exists():
+            return "burn-in had not ended, so nothing is kept; the same command begins again"
+        parted, loose = (0, 0) if (made := self._shards) is None else (made.parted, made.loose)
+        kept = f"{status.samples + parted:,} of {counted(status.n, 'sample')} are in {self.out}"
+        if self.run.sampler.sequential:
+            return f"{kept}, but with adapt='batch' it cannot be resumed; choose another directory"
+        is_lost = f"{counted(loose, 'sample')} accepted since {'is' if loose == 1 else 'are'} lost"
+        every = f"what a shard has is kept every {keeping.SECONDS:.0f} s of work"
+        lost = f", and {is_lost}, because {every}" if loose else ""
+        return f"{kept}{lost}; the same command goes on from there"
 
     @property
     def stored(self) -> tuple[str, ...]:
@@ -252,23 +298,23 @@ def _check_state(writer: Appending, run: Run) -> None:
         )
 
 
-def _make(
-    run: Run,
-    writer: Appending,
-    columns: tuple[str, ...],
-    chunks: Iterable[int],
-    bar: Progress,
-    inner: int,
-) -> None:
-    rows = writer.facts["chunk_rows"]
-    first = max(1, min(SHARD_ROWS, SHARD_BYTES // _row_bytes(run, columns)))
-    example = {name: run.example[name] for name in ("ids", *columns)}
-    spans = ((k, k * rows, (k + 1) * rows) for k in chunks)
-    with Shards(writer, example, min(run.n or 0, rows), first, run.watch) as shards:
-        for landed in run.landed(spans, tuple(example), bar, inner):
-            whole = landed.accepted == sum(len(piece["ids"]) for piece in landed.rows)
-            reached = run.accepted == run.n and landed.step.chunk >= inner
-            shards.add(landed, ends=landed.step.last or reached, whole=whole)
+def _restored(run: Run, shards: Shards, part: Part | None, example: Rows, bar: Progress) -> int:
+    """Rows of a chunk that need not be tried again, because an earlier call has kept them."""
+    if part is None or part.n != run.n:
+        return 0
+    like = {name: (row.dtype, row.shape[1:]) for name, row in example.items()}
+    if like != {name: (rows.dtype, rows.shape[1:]) for name, rows in part.tensors.items()}:
+        return 0
+    tensors = {name: rows.to(run.gan.device) for name, rows in part.tensors.items()}
+    count = len(tensors["ids"])
+    if run.accepted + count >= run.n:
+        return 0
+    shards.begin(part._replace(tensors=tensors))
+    run.had(count, part.counters)
+    if run.quota is not None:
+        run.quota.had(tensors["y"])
+    bar.skip(count)
+    return part.counters["rows"]
 
 
 def _row_bytes(run: Run, columns: tuple[str, ...]) -> int:

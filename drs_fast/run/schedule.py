@@ -16,6 +16,7 @@ from drs_fast.run.clock import Limit
 from drs_fast.run.collected import Rows
 from drs_fast.run.counted import Counted
 from drs_fast.run.forecast import Forecast, Tried
+from drs_fast.run.keeping import Keeping
 from drs_fast.run.options import Options
 from drs_fast.run.progress import Progress
 from drs_fast.run.steps import Landed, Lane, Step
@@ -110,13 +111,14 @@ class Run(Counted):
         names: tuple[str, ...],
         bar: Progress,
         whole: int | None = None,
+        keeping: Keeping | None = None,
     ) -> Iterator[Landed]:
         """Yields the accepted rows of chunks (number, first row, end), until there are n.
 
         It ends earlier when the time is over, which `check_time` tells.
         In the step that brings the n-th sample, `accepted` counts all, but the rows end there.
         whole: chunks below this number are needed in full, because later ones exist already. None
-            in memory, where steps may end anywhere.
+            in memory, where steps may end anywhere. keeping: asked within a shard.
         """
         again, whole = whole is not None, whole or 0
         if self.accepted == self.n and not whole:
@@ -142,8 +144,12 @@ class Run(Counted):
             ends = self.accepted + taken == self.n and landed.step.chunk >= whole
             if ends and taken < landed.accepted:
                 tried = self.rows_until(rows[-1]["ids"]) - landed.step.row
-            landed = landed._replace(rows=rows)
-            landed = self._with_sums(landed, taken, ends or landed.step.last)
+            shard_ends = ends or landed.step.last
+            if keeping is not None and shard_ends:
+                keeping.restart()
+            keeps = keeping is not None and not shard_ends and keeping.due()
+            landed = landed._replace(rows=rows, keeps=keeps)
+            landed = self._with_sums(landed, taken, shard_ends or keeps)
             self._tally(landed, taken)
             if worth is not None:
                 worth.add(rows)

@@ -24,10 +24,12 @@ from drs_fast.store.kinds import Count, Flag, LastRow, Sha256
 MANIFEST, STATE, RECORDS = "manifest.json", "state.safetensors", "shards.jsonl"
 SECONDS = "seconds.json"
 SHARD = re.compile(r"chunk-\d{8,}\.safetensors")
+PART = re.compile(r"chunk-\d{8,}\.part")  # of a shard that is being made
 # The records of a worker that writes beside others; the last one puts them into shards.jsonl.
 WORKER = re.compile(r"worker-\d{4,}\.jsonl")
 TEMPORARY = re.compile(
-    rf"({'|'.join(map(re.escape, (MANIFEST, STATE, RECORDS, SECONDS)))}|{SHARD.pattern})"
+    rf"({'|'.join(map(re.escape, (MANIFEST, STATE, RECORDS, SECONDS)))}|{SHARD.pattern}"
+    rf"|{PART.pattern})"
     r"(\.worker-\d{4,})?\.tmp"
 )
 
@@ -51,6 +53,11 @@ class Altered(Corrupt):
 def shard_name(chunk: int) -> str:
     """The file that holds a chunk's samples."""
     return f"chunk-{chunk:08d}.safetensors"
+
+
+def part_name(chunk: int) -> str:
+    """The file that holds what there is of a chunk's samples, until its shard is there."""
+    return f"chunk-{chunk:08d}.part"
 
 
 def sealed(facts: Mapping[str, Any], indent: int | None = None) -> bytes:
@@ -235,7 +242,7 @@ def irregular(directory: Path) -> list[str]:
             for entry in entries
             if (
                 entry.name in own
-                or any(kind.fullmatch(entry.name) for kind in (SHARD, WORKER, TEMPORARY))
+                or any(kind.fullmatch(entry.name) for kind in (SHARD, PART, WORKER, TEMPORARY))
             )
             and not _is_file(entry.path)
             and os.path.lexists(entry.path)  # otherwise a writer has just removed it
@@ -255,6 +262,11 @@ def _is_file(path: str) -> bool:
 def temporaries(directory: Path) -> list[str]:
     """Files left behind by an interrupted write."""
     return sorted(name for name in os.listdir(directory) if TEMPORARY.fullmatch(name))
+
+
+def parts(directory: Path) -> list[str]:
+    """Files that hold what there is of shards."""
+    return sorted(name for name in os.listdir(directory) if PART.fullmatch(name))
 
 
 def unrecorded(directory: Path, records: Mapping[int, Record]) -> list[str]:

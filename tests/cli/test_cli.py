@@ -263,8 +263,8 @@ def test_version(run):
          "50,000 or 5e4, got '10k'\n"),
         ((*GENERATE, "-n", "1.5"), 2, "got '1.5'\n"),
         ((*GENERATE, "more"), 2, "unrecognized arguments: more\n"),
-        (("verify", "DIR", "--pool", "3"), 2, "error: drs-fast verify has no --pool; it has --help, "
-         "--repair, --traceback\n"),
+        (("verify", "DIR", "--pool", "3"), 2, "error: drs-fast verify has no --pool; it has "
+         "--help, --repair, --traceback\n"),
         ((*GENERATE, "--percentile", "0.8"), 2, "percent"),
         ((*GENERATE, "--gamma", "1", "--percentile", "80"), 2, "one of gamma"),
         ((*GENERATE, "--seed", "-1"), 2, "seed"),
