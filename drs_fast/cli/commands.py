@@ -15,6 +15,8 @@ from drs_fast.adapters.load import load, real_samples
 from drs_fast.cli import launcher
 from drs_fast.cli.drawing import USE_BOUND
 from drs_fast.cli.failures import fail
+from drs_fast.cli.repairing import repaired
+from drs_fast.core import slow
 from drs_fast.core.words import counted
 from drs_fast.doctor.doctor import doctor
 from drs_fast.gan import GAN
@@ -81,7 +83,10 @@ def _loaded(options: argparse.Namespace) -> GAN:
         if name in arguments:
             raise ValueError(f"--arg {name} is given twice; give it once")
         arguments[name] = value
-    return load(options.model, **arguments)
+    with slow.said(
+        f"loading {options.model}", enabled="progress" not in options or options.progress
+    ):
+        return load(options.model, **arguments)
 
 
 def _model(options: argparse.Namespace) -> GAN:
@@ -138,7 +143,9 @@ def run_generate(options: argparse.Namespace) -> int:
 def run_doctor(options: argparse.Namespace) -> int:
     if options.model is not None:
         real = None if options.real is None else real_samples(Path(options.real))
-        diagnosis = doctor(_loaded(options).on(options.device), real, options.n, options.seed)
+        gan = _loaded(options).on(options.device)
+        with slow.said(f"examining {counted(options.n, 'sample')}"):
+            diagnosis = doctor(gan, real, options.n, options.seed)
         print(diagnosis)
         return 8 if diagnosis.findings else 0
     if options.real is not None:
@@ -163,13 +170,15 @@ def _detail(backend: str) -> str:
 
 def run_verify(options: argparse.Namespace) -> int:
     if options.repair:
-        for line in store.repair(options.dir):
-            print(f"dropped: {line}")
+        with slow.said(f"checking the sha256 of every shard in {options.dir}"):
+            lines = repaired(options.dir)
+        print("\n".join(lines))
         return 0
     live = store.being_written(options.dir)
     if not live and not (Path(options.dir) / "manifest.json").exists():
         raise store.Conflict(f"{options.dir} is not a run: it holds no manifest.json")
-    problems = store.verify(options.dir)
+    with slow.said(f"checking the sha256 of every shard in {options.dir}"):
+        problems = store.verify(options.dir)
     for problem in problems:
         print(problem)
     if problems:
@@ -192,7 +201,8 @@ def run_verify(options: argparse.Namespace) -> int:
 def run_report(options: argparse.Namespace) -> int:
     from drs_fast.report import report
 
-    text, pictures = report.write(options.dir, options.out)
+    with slow.said(f"reading the samples in {options.dir} and drawing pictures"):
+        text, pictures = report.write(options.dir, options.out)
     print(text)
     for picture in pictures:
         print(picture)
@@ -200,16 +210,17 @@ def run_report(options: argparse.Namespace) -> int:
 
 
 def run_unweight(options: argparse.Namespace) -> int:
-    done = unweight_file(
-        options.file,
-        options.log_weight,
-        options.out,
-        weight=options.weight,
-        seed=options.seed,
-        log_max=options.log_max,
-        max_overweight=options.max_overweight,
-        n=options.n,
-    )
+    with slow.said(f"reading {options.file}", enabled=options.report):
+        done = unweight_file(
+            options.file,
+            options.log_weight,
+            options.out,
+            weight=options.weight,
+            seed=options.seed,
+            log_max=options.log_max,
+            max_overweight=options.max_overweight,
+            n=options.n,
+        )
     if options.report:
         share = f" ({done.count / done.rows:.2%})" if done.rows else ""
         print(f"{done.count:,} of {counted(done.rows, 'row')}{share} in {options.out}")

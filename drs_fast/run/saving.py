@@ -1,21 +1,18 @@
 """Runs that are written to a directory, chunk by chunk, and can be resumed there."""
 
-import functools
 import itertools
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from os import PathLike
-from pathlib import Path
+from typing import Any
 
 import torch
 
 from drs_fast import __version__
-from drs_fast.core import Found, layout
+from drs_fast.core import Found, layout, slow
 from drs_fast.core.sampler import BATCH, EQUAL, UNKNOWN
-from drs_fast.core.words import counted
-from drs_fast.run import called, keeping, probe, spec, summary, workers
-from drs_fast.run.collected import Rows
+from drs_fast.run import called, probe, resumed, spec, summary, workers
 from drs_fast.run.keeping import Keeping
 from drs_fast.run.progress import Progress
 from drs_fast.run.schedule import Run
@@ -24,12 +21,10 @@ from drs_fast.run.stopwatch import DISK
 from drs_fast.run.worker import Worker
 from drs_fast.run.workers import WITHOUT_END
 from drs_fast.samplers.common import weights
-from drs_fast.store import Conflict, Corrupt, Status, Writer
+from drs_fast.store import Conflict, Corrupt, Writer
 from drs_fast.store.appending import Appending
 from drs_fast.store.contributor import Contributor
-from drs_fast.store.format import STATE
 from drs_fast.store.manifest import COPY
-from drs_fast.store.parts import Part
 
 SHARD_BYTES = 64 * 2**20
 SHARD_ROWS = 2**16
@@ -52,7 +47,7 @@ def save_run(run: Run, out: str | PathLike[str], model: str) -> None:
     except Exception:
         raise
     except BaseException as stop:  # Ctrl-C, or a signal
-        stop.add_note(saving.left())
+        stop.add_note(resumed.left(out, run, saving.shards))
         raise
     if saving.ended:
         run.warn()
@@ -64,7 +59,7 @@ class Saving:
     def __init__(self, run: Run, out: str | PathLike[str], model: str) -> None:
         self.run, self.out = run, out
         self.ended = False  # by this process
-        self._shards: Shards | None = None  # that this process makes
+        self.shards: Shards | None = None  # that this process makes
         sampler, options = run.sampler, run.options
         if "weight" in options.save and sampler.weighs == UNKNOWN:
             raise ValueError(weights.unknown(type(sampler).__name__, sampler.law).why)
@@ -80,7 +75,7 @@ class Saving:
         if "gradients" in sampler.tallies:
             self.row_bytes()  # the first call of G and D is one that serves gradients too
         self.spec = spec.of_run(run, self.columns)
-        self._examine = functools.partial(probe.kept, run.gan, model, sampler=sampler)
+        self._model = model
 
     def alone(self) -> Writer:
         """The directory for this process alone; Busy if another one writes to it."""
@@ -89,13 +84,19 @@ class Saving:
             self.spec,
             self.n,
             bytes_per_sample=self.row_bytes,
-            examine=self._examine,
+            examine=self._examined,
             locked=self.worker is not None,
         )
 
     def together(self) -> Contributor | None:
         """The directory beside other processes; None before burn-in and after the end."""
-        return Contributor.open(self.out, self.spec, self.n, self._examine)
+        return Contributor.open(self.out, self.spec, self.n, self._examined)
+
+    def _examined(self, manifest: Mapping[str, Any] | None, complete: bool) -> Mapping[str, Any]:
+        """What the manifest keeps of the model; Conflict where it is another."""
+        run = self.run
+        with slow.said("comparing G and D with those of the run", enabled=run.options.progress):
+            return probe.kept(run.gan, self._model, manifest, complete, sampler=run.sampler)
 
     def begin(self, writer: Writer) -> None:
         """Burn-in, or the state that an earlier call has saved."""
@@ -205,9 +206,13 @@ class Saving:
         left = iter(chunks)
         keeps = None if run.sampler.sequential else Keeping()
         with Shards(writer, example, min(n, rows), first, run.watch, n) as shards:
-            self._shards = shards
+            self.shards = shards
             begun = [
-                (k, k * rows + _restored(run, shards, writer.kept(k), example, bar), (k + 1) * rows)
+                (
+                    k,
+                    k * rows + resumed.restored(run, shards, writer.kept(k), example, bar),
+                    (k + 1) * rows,
+                )
                 for k in itertools.islice(left, 1)
             ]
             spans = itertools.chain(begun, ((k, k * rows, (k + 1) * rows) for k in left))
@@ -215,25 +220,6 @@ class Saving:
                 whole = landed.accepted == sum(len(piece["ids"]) for piece in landed.rows)
                 reached = run.accepted == run.n and landed.step.chunk >= inner
                 shards.add(landed, ends=landed.step.last or reached, whole=whole)
-
-    def left(self) -> str:
-        """What an interruption leaves of the run, in words."""
-        try:
-            status = Status.of(self.out)
-        except (Conflict, Corrupt, OSError):
-            return "nothing had been written yet"
-        if status.complete:
-            return f"the run in {self.out} is complete"
-        if status.n is None or not (Path(self.out) / STATE).exists():
-            return "burn-in had not ended, so nothing is kept; the same command begins again"
-        parted, loose = (0, 0) if (made := self._shards) is None else (made.parted, made.loose)
-        kept = f"{status.samples + parted:,} of {counted(status.n, 'sample')} are in {self.out}"
-        if self.run.sampler.sequential:
-            return f"{kept}, but with adapt='batch' it cannot be resumed; choose another directory"
-        is_lost = f"{counted(loose, 'sample')} accepted since {'is' if loose == 1 else 'are'} lost"
-        every = f"what a shard has is kept every {keeping.SECONDS:.0f} s of work"
-        lost = f", and {is_lost}, because {every}" if loose else ""
-        return f"{kept}{lost}; the same command goes on from there"
 
     @property
     def stored(self) -> tuple[str, ...]:
@@ -296,25 +282,6 @@ def _check_state(writer: Appending, run: Run) -> None:
             f"the state in {writer.path} is not a state of {type(run.sampler).__name__}: "
             f"{'; '.join(problems)}; {COPY}"
         )
-
-
-def _restored(run: Run, shards: Shards, part: Part | None, example: Rows, bar: Progress) -> int:
-    """Rows of a chunk that need not be tried again, because an earlier call has kept them."""
-    if part is None or part.n != run.n:
-        return 0
-    like = {name: (row.dtype, row.shape[1:]) for name, row in example.items()}
-    if like != {name: (rows.dtype, rows.shape[1:]) for name, rows in part.tensors.items()}:
-        return 0
-    tensors = {name: rows.to(run.gan.device) for name, rows in part.tensors.items()}
-    count = len(tensors["ids"])
-    if run.accepted + count >= run.n:
-        return 0
-    shards.begin(part._replace(tensors=tensors))
-    run.had(count, part.counters)
-    if run.quota is not None:
-        run.quota.had(tensors["y"])
-    bar.skip(count)
-    return part.counters["rows"]
 
 
 def _row_bytes(run: Run, columns: tuple[str, ...]) -> int:

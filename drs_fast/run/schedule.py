@@ -7,9 +7,10 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from drs_fast.core import OutOfTime, Rng, Sampler, Starvation, check_invalid
+from drs_fast.core import OutOfTime, Rng, Sampler, Starvation, check_invalid, slow
 from drs_fast.core.columns import COLUMNS
 from drs_fast.core.sampler import BATCH, checked
+from drs_fast.core.words import counted
 from drs_fast.gan import GAN, classes
 from drs_fast.run import flips, lanes, memory, starvation, steps, stopwatch, tuning
 from drs_fast.run.clock import Limit
@@ -60,7 +61,12 @@ class Run(Counted):
 
         if self.gan.images is not None:
             _ = self.example  # an error for samples that cannot be images comes before burn-in
-        with self.watch.on("burn-in"):
+        name = type(self.sampler).__name__
+        search = " and its search for a bound" if name == "Squeeze" else ""
+        with (
+            self.watch.on("burn-in"),
+            slow.said(f"burn-in of {name}{search}", enabled=self.options.progress),
+        ):
             self.resume(self.sampler.init(self.gan, self.rng))
         self._limit.advanced = True
         # It is kept with the state, so it may not depend on n, which may grow.
@@ -166,7 +172,7 @@ class Run(Counted):
             return
         most, remedies = self.options.max_proposals, ["raise it", *self.sampler.remedies[:1]]
         raise Starvation(
-            f"{self.accepted:,} samples after max_proposals={most:,}; {', or '.join(remedies)}"
+            f"{counted(self.accepted, 'sample')} after max_proposals={most:,}; {', or '.join(remedies)}"
         )
 
     def chosen(self) -> tuple[Sampler, Any]:
@@ -190,7 +196,7 @@ class Run(Counted):
         if self.late:
             there, n = (self.accepted, self.n) if there is None else (there, n)
             raise OutOfTime(
-                f"{there:,} of {n:,} samples after "
+                f"{there:,} of {counted(n or 0, 'sample')} after "
                 f"max_seconds={self.options.max_seconds:g}; {remedy}"
             )
 

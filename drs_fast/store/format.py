@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict, cast
 
+from drs_fast.core.words import counted
 from drs_fast.store import kinds
 from drs_fast.store.kinds import Count, Flag, LastRow, Sha256
 
@@ -140,16 +141,16 @@ class Record:
         """Corrupt unless its numbers are possible for this chunk of so many rows, if known."""
         rows, last = self.counters["rows"], self.counters["last_row"]
         if self.count > rows:
-            raise Corrupt(f"has {self.count} samples from {rows} rows")
+            raise Corrupt(f"has {counted(self.count, 'sample')} from {counted(rows, 'row')}")
         if chunk_rows is None:
             return
         if rows > chunk_rows or (rows < chunk_rows and not self.cut):
-            raise Corrupt(f"has {rows} rows in a chunk of {chunk_rows}")
+            raise Corrupt(f"has {counted(rows, 'row')} in a chunk of {chunk_rows:,}")
         first = self.chunk * chunk_rows
         if (last != -1) if self.count == 0 else not first <= last < first + rows:
             raise Corrupt(
-                f"names {last} as the last row of {self.count} samples, but its {rows} rows "
-                f"start at {first}"
+                f"names {last} as the last row of {counted(self.count, 'sample')}, but its first of "
+                f"{counted(rows, 'row')} is {first}"
             )
 
 
@@ -226,10 +227,12 @@ def gaps(records: Mapping[int, Record], n: int | None) -> list[str]:
     missing = max(records, default=-1) + 1 - len(records)
     if missing:
         first = next(chunk for chunk in itertools.count() if chunk not in records)
-        problems.append(f"{missing} chunks are missing, the first is chunk {first}")
+        problems.append(
+            f"{counted(missing, 'chunk')} {'is' if missing == 1 else 'are'} missing, the first is chunk {first}"
+        )
     count = sum(record.count for record in records.values())
     if n is not None and count != n:
-        problems.append(f"the shards must hold {n} samples, they hold {count}")
+        problems.append(f"the shards must hold {counted(n, 'sample')}, they hold {count:,}")
     return problems
 
 
