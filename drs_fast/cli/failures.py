@@ -14,7 +14,12 @@ from drs_fast.core.errors import BadLogits, OutOfTime, Stale, Starvation
 from drs_fast.store.format import Conflict, Corrupt
 
 PACKAGE = Path(__file__).parents[1]
-LIBRARIES = [Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib", "platlib")]
+STANDARD = Path(sysconfig.get_path("stdlib"))
+INSTALLED = tuple(Path(sysconfig.get_path(name)) for name in ("purelib", "platlib"))
+LIBRARIES = {  # which users' code calls, or this package; other packages may hold a model
+    *("torch", "torchvision", "triton", "numpy", "safetensors", "tqdm"),
+    *("pyarrow", "pandas", "PIL", "datasets", "matplotlib", "sklearn", "scipy"),
+}
 CODES: dict[type[BaseException], int] = {
     BadLogits: 3,
     Starvation: 4,
@@ -67,11 +72,9 @@ def place(error: BaseException) -> str:
     for one in reversed(list(_chain(error))):
         if isinstance(one, SyntaxError) and one.filename and not _is_ours(one.filename):
             return f" ({one.filename}:{one.lineno})"
-        frames = list(_called(one.__traceback__))
-        theirs = [frame for frame in frames if not _is_library(frame.filename)] or frames
-        if theirs:
-            last = theirs[-1]
-            return f" ({last.filename}:{last.lineno}, in {last.name})"
+        called = list(_called(one.__traceback__))
+        if called:
+            return f" ({called[-1].filename}:{called[-1].lineno}, in {called[-1].name})"
     return ""
 
 
@@ -86,14 +89,12 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 
 def _called(trace: TracebackType | None) -> Iterator[traceback.FrameSummary]:
-    """The frames outside of the package that it called, directly or not."""
+    """The frames of the user's code that the package called, directly or not."""
     inside = False
     for frame in traceback.extract_tb(trace):
-        if frame.filename.startswith("<frozen"):  # of an import
-            continue
         ours = _is_ours(frame.filename)
         inside |= ours
-        if inside and not ours:
+        if inside and not ours and not _is_library(frame.filename):
             yield frame
 
 
@@ -102,6 +103,9 @@ def _is_ours(filename: str) -> bool:
 
 
 def _is_library(filename: str) -> bool:
-    return filename.startswith("<") or any(
-        Path(filename).is_relative_to(folder) for folder in LIBRARIES
-    )
+    """Whether it is of Python, of a package that models use, or of no file."""
+    path = Path(filename)
+    for folder in INSTALLED:
+        if path.is_relative_to(folder):
+            return path.relative_to(folder).parts[0] in LIBRARIES
+    return filename.startswith("<") or path.is_relative_to(STANDARD)

@@ -3,6 +3,7 @@
 import os
 import shlex
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from drs_fast import samplers, store
@@ -30,7 +31,7 @@ def repaired(directory: str) -> list[str]:
         rows = (len(there) - len(left)) * manifest["chunk_rows"]
         lost = f"{counted(sum(there) - sum(left), 'sample')}, from {counted(rows, 'row')} at most"
         again.append(f"{counted(len(there) - len(left), 'shard')} ({lost})")
-    if STATE in gone:
+    if not (Path(directory) / STATE).exists():
         again.append("the sampler's state (burn-in)")
     if not again:
         return [*dropped, "nothing has to be made again"]

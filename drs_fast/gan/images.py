@@ -108,8 +108,8 @@ class Images:
         these = f"{outside:,} of {counted(n, 'sample')} {hold} numbers that are NaN or"
         if self.form == "float16":
             return (
-                f"{these} infinite in float16, whose largest is 65,504: leave images (--images) out, or "
-                "scale what the generator makes"
+                f"{these} infinite in float16, whose largest is 65,504: leave images (--images) "
+                "out, or scale what the generator makes"
             )
         return (
             f"{these} outside of value_range="

@@ -15,7 +15,7 @@ from drs_fast.store.parts import Part
 
 
 def left(out: str | PathLike[str], run: Run, made: Shards | None) -> str:
-    """What an interruption leaves of a run, in words. made: what writes its shards, if that began."""
+    """What an interruption leaves of a run, in words. made: what writes its shards."""
     try:
         status = Status.of(out)
     except (Conflict, Corrupt, OSError):

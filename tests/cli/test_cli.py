@@ -492,7 +492,7 @@ def test_the_table_has_every_code():
 
 def test_status(run, tmp_path):
     code, out, err = run("status", "DIR")
-    assert (code, out, "is not a run" in err) == (7, "", True)
+    assert (code, out, "no run yet" in err) == (7, "", True)
     assert run(*GENERATE, "-n", 5000, "--chunk-rows", 512, "--max-seconds", 1e-9)[0] == 75
     assert run("status", "DIR")[:2] == (
         75, f"{tmp_path / 'run'}: 0 of 5,000 samples in 0 chunks: nobody writes\n"
