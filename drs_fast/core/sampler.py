@@ -18,9 +18,6 @@ if TYPE_CHECKING:
 
 
 UNKNOWN, EQUAL, LOGIT, BATCH = WAYS = "unknown", "equal", "logit", "batch"  # to find weights
-# Laws of runs that end as their sampler's `exact` says, without and with quotas of the classes.
-DATA, DATA_WITHIN = "data", "data of each class, in the proportions asked for"
-DATA_OF_ONE = "data of class "  # where no other is proposed; its number follows
 
 
 class Nothing(NamedTuple):

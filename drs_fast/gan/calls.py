@@ -9,6 +9,7 @@ from torch import Tensor
 from drs_fast.core.arguments import describe, told
 from drs_fast.core.sampler import those_that
 from drs_fast.core.tensors import plain
+from drs_fast.core.words import counted
 
 ADVICE = {  # where a function other than the two networks fails
     "link": "a link maps scores (n,) to log ratios (n,)",
@@ -131,7 +132,8 @@ def samples(given: Any, n: int) -> Tensor:
     made = plain("generator", given, "a tensor of samples", "return")
     if made.shape[:1] != (n,):
         raise ValueError(
-            f"generator must return a tensor of {n} samples for {n} latents, got {describe(made)}"
+            f"generator must return a tensor of {counted(n, 'sample')} for "
+            f"{counted(n, 'latent')}, got {describe(made)}"
         )
     return made
 

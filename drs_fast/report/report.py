@@ -10,6 +10,7 @@ from torch import Tensor
 from drs_fast import ops, samplers
 from drs_fast.core import Nothing, Sampler, layout
 from drs_fast.core.sampler import Described, Recorded
+from drs_fast.core.words import counted
 from drs_fast.gan import classes
 from drs_fast.gan.images import OUTSIDE
 from drs_fast.report import balance, pictures, planned
@@ -172,7 +173,7 @@ def heading(samples: Samples) -> str:
     """Model, samples and acceptance in one line."""
     tried, n = _counters(samples)["proposals"], len(samples)
     model = Path(samples.manifest.get("model", "run")).name
-    return f"{model}: {n:,} samples, acceptance {_acceptance(n, tried)}"
+    return f"{model}: {counted(n, 'sample')}, acceptance {_acceptance(n, tried)}"
 
 
 def _draw(

@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 from drs_fast.core import RNG_VERSION, Batch, Rng, Sampler, fingerprint, layout
 from drs_fast.core.columns import COLUMNS
 from drs_fast.core.sampler import Remade, named
+from drs_fast.core.words import counted
 from drs_fast.gan import GAN
 from drs_fast.run import probe, tuning
 from drs_fast.squeeze import Squeeze
@@ -123,8 +124,9 @@ class Materialized(Dataset[dict[str, Tensor]]):
         if not largest <= most:
             raise Conflict(
                 f"{self.samples.path} was made with another model, or code or files that it uses "
-                f"have changed: logits of {len(saved):,} samples differ by up to {largest:.3g} from"
-                f" the saved ones, and other devices or versions explain at most {most:.3g}"
+                f"have changed: logits of {counted(len(saved), 'sample')} differ by up to "
+                f"{largest:.3g} from the saved ones, and other devices or versions explain at "
+                f"most {most:.3g}"
             )
         self._warn(f"logits that differ by up to {largest:.3g} from the saved ones")
 

@@ -16,6 +16,7 @@ from drs_fast import ops
 from drs_fast.core import BURN_IN_ROW, Rng, Sampler
 from drs_fast.core.arguments import flag, integer, told
 from drs_fast.core.sampler import checked
+from drs_fast.core.words import counted
 from drs_fast.gan import GAN
 from drs_fast.run import memory, pages, tuning
 from drs_fast.run.advice import MODEL, calls
@@ -121,7 +122,9 @@ class Plan:
         lines += [f"refused: {reason}" for reason in self.refused]
         lines += [] if self.drawn is None else ["", str(self.drawn)]
         if self.drawn is not None and self.n is not None:
-            lines.append(f"{self.n:,} samples: about {duration(self._seconds(self.drawn, self.n))}")
+            lines.append(
+                f"{counted(self.n, 'sample')}: about {duration(self._seconds(self.drawn, self.n))}"
+            )
         lines += [] if self.compared is None else ["", str(self.compared)]
         return "\n".join([*lines, "", *self._calls()])
 

@@ -7,15 +7,17 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from drs_fast.core import OutOfTime, Rng, Sampler, Starvation, check_invalid
+from drs_fast.core import OutOfTime, Rng, Sampler, Starvation, check_invalid, slow
 from drs_fast.core.columns import COLUMNS
 from drs_fast.core.sampler import BATCH, checked
+from drs_fast.core.words import counted
 from drs_fast.gan import GAN, classes
 from drs_fast.run import flips, lanes, memory, starvation, steps, stopwatch, tuning
 from drs_fast.run.clock import Limit
 from drs_fast.run.collected import Rows
 from drs_fast.run.counted import Counted
 from drs_fast.run.forecast import Forecast, Tried
+from drs_fast.run.keeping import Keeping
 from drs_fast.run.options import Options
 from drs_fast.run.progress import Progress
 from drs_fast.run.steps import Landed, Lane, Step
@@ -59,7 +61,12 @@ class Run(Counted):
 
         if self.gan.images is not None:
             _ = self.example  # an error for samples that cannot be images comes before burn-in
-        with self.watch.on("burn-in"):
+        name = type(self.sampler).__name__
+        search = " and its search for a bound" if name == "Squeeze" else ""
+        with (
+            self.watch.on("burn-in"),
+            slow.said(f"burn-in of {name}{search}", enabled=self.options.progress),
+        ):
             self.resume(self.sampler.init(self.gan, self.rng))
         self._limit.advanced = True
         # It is kept with the state, so it may not depend on n, which may grow.
@@ -110,13 +117,14 @@ class Run(Counted):
         names: tuple[str, ...],
         bar: Progress,
         whole: int | None = None,
+        keeping: Keeping | None = None,
     ) -> Iterator[Landed]:
         """Yields the accepted rows of chunks (number, first row, end), until there are n.
 
         It ends earlier when the time is over, which `check_time` tells.
         In the step that brings the n-th sample, `accepted` counts all, but the rows end there.
         whole: chunks below this number are needed in full, because later ones exist already. None
-            in memory, where steps may end anywhere.
+            in memory, where steps may end anywhere. keeping: asked within a shard.
         """
         again, whole = whole is not None, whole or 0
         if self.accepted == self.n and not whole:
@@ -142,8 +150,12 @@ class Run(Counted):
             ends = self.accepted + taken == self.n and landed.step.chunk >= whole
             if ends and taken < landed.accepted:
                 tried = self.rows_until(rows[-1]["ids"]) - landed.step.row
-            landed = landed._replace(rows=rows)
-            landed = self._with_sums(landed, taken, ends or landed.step.last)
+            shard_ends = ends or landed.step.last
+            if keeping is not None and shard_ends:
+                keeping.restart()
+            keeps = keeping is not None and not shard_ends and keeping.due()
+            landed = landed._replace(rows=rows, keeps=keeps)
+            landed = self._with_sums(landed, taken, shard_ends or keeps)
             self._tally(landed, taken)
             if worth is not None:
                 worth.add(rows)
@@ -160,7 +172,8 @@ class Run(Counted):
             return
         most, remedies = self.options.max_proposals, ["raise it", *self.sampler.remedies[:1]]
         raise Starvation(
-            f"{self.accepted:,} samples after max_proposals={most:,}; {', or '.join(remedies)}"
+            f"{counted(self.accepted, 'sample')} after max_proposals={most:,}; "
+            f"{', or '.join(remedies)}"
         )
 
     def chosen(self) -> tuple[Sampler, Any]:
@@ -184,7 +197,7 @@ class Run(Counted):
         if self.late:
             there, n = (self.accepted, self.n) if there is None else (there, n)
             raise OutOfTime(
-                f"{there:,} of {n:,} samples after "
+                f"{there:,} of {counted(n or 0, 'sample')} after "
                 f"max_seconds={self.options.max_seconds:g}; {remedy}"
             )
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from drs_fast.core.sampler import DATA, DATA_OF_ONE, DATA_WITHIN
+from drs_fast.core.laws import DATA, DATA_OF_ONE, DATA_WITHIN
 from drs_fast.gan import classes
 from drs_fast.run import weighed
 from drs_fast.run.schedule import Run

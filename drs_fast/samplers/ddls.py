@@ -49,6 +49,7 @@ class DDLS(Sampler):
     step_size: h in z + h/2 gradient + sqrt(h) noise. For "hmc", the square of a leapfrog step's
         time, varied by up to two thirds. Found in burn-in by default, for every kind: the step at
         which `target` of the moves are accepted, by MALA if the kind accepts all moves.
+    target: the share of moves that are to be accepted where step_size is found in burn-in.
     friction: for "underdamped", in (0, 1]; 1 is the same as "ula".
     burn_in: chains used to find step_size, or to try a given one if the kind rejects moves. With a
         step_size and a kind that rejects none, at most 128: nothing has to be found.

@@ -30,6 +30,8 @@ class DGFlowState(NamedTuple):
 class DGFlow(Sampler):
     """z + step_size w gradient + sqrt(2 step_size noise) normal, `steps` times from the row's z.
 
+    steps: moves of every row's latent.
+    step_size: of each move: z goes step_size w along the gradient, and the noise grows with it.
     divergence: w = 1 ("kl"), sigmoid(logit) ("js") or sigmoid(-logit) ("logd"). The last two
         depend on the logit's constant, so calibrate it.
     noise: weight of the entropy that the flow adds to the divergence.

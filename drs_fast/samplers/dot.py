@@ -35,6 +35,8 @@ class DOT(Sampler):
     """Descends |p - start| - logit / lipschitz, where p is the latent or the sample.
 
     space: "latent" or "sample"; in the sample space, z stays the row's latent.
+    steps: moves of every row.
+    step_size: the optimiser's learning rate.
     transport: "dot", or "naive", which leaves out |p - start|.
     optimiser: "adam" (betas 0 and 0.9) or "sgd".
     delta: replaces |p - start| by sqrt(|p - start|^2 + delta^2), which has a gradient at the start.

@@ -33,9 +33,10 @@ from drs_fast.samplers.common.rejection import (
 class DRS(RejectionSampler):
     """Accepts with probability sigmoid(d - log(1 - exp(d - eps)) - gamma), d = logit - log_m.
 
-    gamma: fixed, or found in burn-in from `percentile` (0-100: the percentile of F that gets
-        probability 1/2; 80 if nothing is given) or from `target_acceptance` (0-1).
-        gamma > 0 accepts fewer and sharper samples; gamma = 0 follows the data.
+    gamma: fixed, or found in burn-in from `percentile` or `target_acceptance`. gamma > 0 accepts
+        fewer and sharper samples; gamma = 0 follows the data.
+    percentile: the percentile (0-100) of F that gets probability 1/2; 80 if nothing is given.
+    target_acceptance: the share (0-1) of proposals to accept.
     log_m: the largest logit, found in burn-in by default.
     eps: keeps F finite at the largest logit.
     burn_in: proposals from which log_m and gamma are found; at least 1,000 of each class if each

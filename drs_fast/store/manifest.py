@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Annotated, Any, NotRequired, TypedDict, cast
 
-from drs_fast.core.sampler import DATA, DATA_OF_ONE, DATA_WITHIN
+from drs_fast.core.laws import DATA, DATA_OF_ONE, DATA_WITHIN
 from drs_fast.store import kinds
 from drs_fast.store.format import (
     MANIFEST,

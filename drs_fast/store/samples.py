@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 
 from drs_fast.core import last_row
 from drs_fast.core.columns import COLUMNS
+from drs_fast.core.words import counted
 from drs_fast.store import seconds
 from drs_fast.store.columns import Column, Weigh, Weight, read
 from drs_fast.store.format import (
@@ -85,8 +86,8 @@ class Samples(Dataset[dict[str, Tensor]]):
         self.ends = list(accumulate(self.counts))
         if self.manifest["complete"] and len(self) != self.manifest["n"]:
             raise Corrupt(
-                f"{self.path} must hold {self.manifest['n']} samples, got {len(self)}; run the "
-                "command that made it again to make the missing ones"
+                f"{self.path} must hold {counted(self.manifest['n'], 'sample')}, got "
+                f"{len(self):,}; run the command that made it again to make the missing ones"
             )
         self._files: dict[int, tuple[int, Tensors]] = {}
         self._row: Layout = {}  # the rows that every shard must have
@@ -238,7 +239,7 @@ class Samples(Dataset[dict[str, Tensor]]):
         if last_row(file.tensor("ids")[: record.count]) != record.counters["last_row"]:
             raise Conflict(
                 f"{self.path} was opened before it was extended from {self.manifest['n']:,} to "
-                f"{n:,} samples, and classes have other samples now; open it again"
+                f"{counted(n, 'sample')}, and classes have other samples now; open it again"
             )
         return file
 

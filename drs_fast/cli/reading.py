@@ -1,0 +1,50 @@
+"""The arguments of the commands that look at what is there."""
+
+import argparse
+
+from drs_fast.cli.values import DEVICE, add_model, count
+
+
+def demo(parser: argparse.ArgumentParser, given: list[str]) -> None:
+    parser.add_argument(
+        "--out", default="drs-fast-demo", help="output folder (default: %(default)s)"
+    )
+    parser.add_argument("--quiet", action="store_true", help="show no progress")
+
+
+def doctor(parser: argparse.ArgumentParser, given: list[str]) -> None:
+    parser.description = (
+        "Say what is wrong with a model and how to fix it. Without a model, print "
+        "versions, which backends can run, and why the others cannot."
+    )
+    add_model(parser, nargs="?")
+    parser.add_argument(
+        "--real",
+        metavar="FILE",
+        help="real samples to compare with: .npy, .pt or .safetensors (x, and y if labelled)",
+    )
+    parser.add_argument(
+        "-n", type=count, default=4096, help="samples to examine (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--seed", type=count, default=0, help="of the samples (default: %(default)s)"
+    )
+    parser.add_argument("--device", help=DEVICE)
+
+
+def status(parser: argparse.ArgumentParser, given: list[str]) -> None:
+    parser.add_argument("dir", metavar="DIR")
+
+
+def verify(parser: argparse.ArgumentParser, given: list[str]) -> None:
+    parser.add_argument("dir", metavar="DIR")
+    parser.add_argument(
+        "--repair",
+        action="store_true",
+        help="delete damaged shards; rerun generate to make them again",
+    )
+
+
+def report(parser: argparse.ArgumentParser, given: list[str]) -> None:
+    parser.add_argument("dir", metavar="DIR")
+    parser.add_argument("--out", help="directory for the pictures (default: DIR-report)")
