@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from drs_fast.core import fingerprint
-from drs_fast.gan import calls, links
+from drs_fast.gan import calls, links, mending
 
 PRECISIONS = ("fp32", "bf16")
 
@@ -89,7 +89,7 @@ class Networks:
 
     def _generate(self, start: int, z: Tensor, *label: Tensor) -> Tensor:
         made = self._call("generator", self.shaped(z), *(y.clone() for y in label))
-        made = calls.samples(made, len(z))
+        made = calls.samples(made, len(z), self.generator)
         if self._row is None:
             with torch.inference_mode(False):
                 self._row = made.new_empty((1, *made.shape[1:]), requires_grad=False)
@@ -102,7 +102,9 @@ class Networks:
             raise ValueError(calls.NO_CRITIC)
         n, device = len(made), made.device
         score = self._call("discriminator", made, *(y.clone() for y in label))
-        score = calls.one_per_sample("discriminator", score, n, device)
+        score = calls.one_per_sample(
+            "discriminator", score, n, device, self.discriminator, self.labels
+        )
         if isinstance(self.link, str):
             return links.LINKS[self.link](score).float()
         return calls.one_per_sample("link", self._call("link", score), n, device).float()
@@ -111,7 +113,7 @@ class Networks:
         function = self._runs.get(role, getattr(self, role))
         if role in calls.ADVICE:
             return calls.result(role, function, arguments, calls.ADVICE[role], bf16=False)
-        sizes = calls.sizes(self.latent_dim, self.labels)
-        advice = calls.TUNED if role in self._runs else sizes
+        takes = mending.Takes(self.latent_dim, self.latent_shape, self.labels)
+        advice = calls.TUNED if role in self._runs else takes
         with self._timed(role):
             return calls.result(role, function, arguments, advice, self.precision == "bf16")
