@@ -15,6 +15,7 @@ from drs_fast.gan.wrapped import Unfit, line
 ADVICE = {  # where a function other than the two networks fails
     "link": "a link maps scores (n,) to log ratios (n,)",
     "prior": "a prior maps normals (n, latent_dim) to latents (n, latent_dim)",
+    "decode": "decode maps samples (n, ...) to what is kept of them, row by row",
     "real": "real maps n to samples (n, ...), or with labels to (samples, y)",
 }
 NO_CRITIC = (

@@ -28,6 +28,8 @@ class Networks:
     discriminator: Callable[..., Any] | None
     link: str | links.Link
     prior: str | Callable[[Tensor], Tensor]
+    truncation: float
+    decode: Callable[[Tensor], Any] | None
     latent_dim: int
     latent_shape: tuple[int, ...] | None
     labels: int | None
@@ -40,13 +42,20 @@ class Networks:
 
     @property
     def functions(self) -> tuple[Any, ...]:
-        """All that is called to turn normals into logits."""
-        return self.generator, self.discriminator, self.link, self.prior
+        """All that is called to make samples and logits of normals."""
+        usual = self.generator, self.discriminator, self.link, self.prior
+        return usual if self.decode is None else (*usual, self.decode)
 
     @property
     def _unusual(self) -> tuple[Any, ...]:
-        """What else decides the logits, in a GAN that has it."""
-        return () if self.latent_shape is None else ({"latent_shape": self.latent_shape},)
+        """What else decides the samples and logits, in a GAN that has it."""
+        settings = {
+            "latent_shape": self.latent_shape,
+            "truncation": None if self.truncation == 1.0 else self.truncation,
+            "decode": self.decode,
+        }
+        found = {name: value for name, value in settings.items() if value is not None}
+        return (found,) if found else ()
 
     def _criticised(self, discriminator: Callable[..., Any] | None, link: str | links.Link) -> None:
         if discriminator is not None:
