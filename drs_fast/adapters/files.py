@@ -83,7 +83,7 @@ def read(file: Path, what: str) -> Any:
             return load_file(file)
         if found == ARCHIVE:
             with np.load(file, allow_pickle=False) as arrays:
-                return {name: _tensor(_array(lambda name=name: arrays[name])) for name in arrays}
+                return {name: _tensor(_array(arrays.__getitem__, name)) for name in arrays}
         return _numpy(file) if found == NUMPY else _torch(file, what)
 
 
@@ -142,15 +142,15 @@ def _kind(file: Path, head: bytes) -> str | None:
 
 def _numpy(file: Path) -> Tensor:
     try:
-        return _tensor(_array(lambda: np.load(file, allow_pickle=False)))
+        return _tensor(_array(np.load, file))
     except MemoryError:
         np.load(file, mmap_mode="r")  # ValueError if the file is shorter than its header says
         raise
 
 
-def _array(load: Callable[[], Any]) -> Any:
+def _array(load: Callable[[Any], Any], source: Any) -> Any:
     try:
-        return load()
+        return load(source)
     except ValueError as error:
         if "Object arrays" in str(error):
             raise _Refused("holds Python objects, but numbers are needed") from error

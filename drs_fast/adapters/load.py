@@ -66,10 +66,8 @@ def weights(path: str | Path) -> dict[str, Any]:
     return state
 
 
-def real_samples(file: Path) -> Real | Path:
-    """Real samples, or (samples, labels), from a file, in which nothing is run; or a folder."""
-    if file.is_dir():
-        return file
+def real_samples(file: Path) -> Real:
+    """Reads real samples, or (samples, labels), from a file; nothing in it is run."""
     found = files.read(file, "samples")
     held = files.content(found)
     if isinstance(found, dict):

@@ -1,6 +1,7 @@
 """Real samples from a folder of pictures."""
 
 import itertools
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -27,8 +28,8 @@ class Pictures:
 
     def __init__(self, folder: Path, labels: int | None, value_range: tuple[float, float]) -> None:
         self.folder, self._range = folder, value_range
-        if not folder.is_dir():
-            what = "is a file" if folder.is_file() else "is not there"
+        if not os.path.isdir(folder):  # which raises nothing
+            what = "is a file" if os.path.isfile(folder) else "is not there"
             raise ValueError(
                 f"real={str(folder)!r} must be a folder of pictures, but it {what}; give what a "
                 "file holds as a tensor or an array"

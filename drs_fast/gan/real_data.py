@@ -8,10 +8,10 @@ from torch import Tensor
 
 from drs_fast.core.arguments import describe
 from drs_fast.core.tensors import STANDARD, WHOLE, plain
-from drs_fast.gan import classes
+from drs_fast.gan import calls, classes
 
 
-class Unusable(ValueError):
+class Unusable(calls.Refused):
     """Real samples that nothing can be learned from."""
 
 
