@@ -23,7 +23,8 @@ NO_CRITIC = (
     "drs.keep_train(gan, features=a function x -> (n, d))"
 )
 TUNED = "it ran as tune= says, and as it is it did not fail when the run began: leave tune out"
-OF_SHAPES = (RuntimeError, TypeError, ValueError, IndexError)  # what wrong shapes and dtypes raise
+# What wrong shapes and dtypes raise.
+OF_SHAPES = (RuntimeError, TypeError, ValueError, IndexError, AssertionError)
 
 
 class Refused(ValueError):

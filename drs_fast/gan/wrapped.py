@@ -81,11 +81,15 @@ class Wrapped(nn.Module):
             one_of("reduce", self.reduce, REDUCTIONS)
         if not isinstance(self.args, tuple):
             raise ValueError(f"args must be a tuple such as (None,), got {describe(self.args)}")
+        # A list of its own, because Python may use one tuple, which is hashed once, in many places.
+        self.arguments = list(self.args)
+        del self.args
 
     @property
     def options(self) -> dict[str, Any]:
         """The keyword arguments that differ from the defaults."""
-        given = {name: getattr(self, name) for name in USUAL}
+        given = {name: getattr(self, name) for name in USUAL if name != "args"}
+        given["args"] = tuple(self.arguments)
         given = {name: value for name, value in given.items() if value != USUAL[name]}
         return given | self.keywords
 
@@ -122,7 +126,7 @@ class Wrapped(nn.Module):
 
     def result(self, rows: Tensor, *label: Tensor) -> Any:
         """What the module itself returns."""
-        args = (_beside(rows, value) for value in self.args)
+        args = (_beside(rows, value) for value in self.arguments)
         keywords = {name: _beside(rows, value) for name, value in self.keywords.items()}
         given: Any = [rows] if self.listed else rows
         return self.module(given, *self._label(*label), *args, **keywords)
