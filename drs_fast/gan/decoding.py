@@ -36,7 +36,7 @@ def decoded(call: Callable[[Tensor], Any], x: Tensor, ids: Tensor, rows: int) ->
     made: list[Tensor] = []
     # Inference mode marks what the function keeps of a call, which is how fingerprints know it.
     with torch.inference_mode():
-        for part in room.split(rows):
+        for part in torch.split(room, rows):
             found = call(part.clone())
             own = _checked(found, rows)
             if made and not calls.alike(own, made[0]):

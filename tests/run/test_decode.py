@@ -12,7 +12,7 @@ import drs_fast as drs
 from drs_fast.samplers.ddls import DDLS
 from drs_fast.samplers.drs import DRS
 from drs_fast.samplers.mh import MH
-from drs_fast.store import verify
+from drs_fast.store.verify import repair
 
 SAMPLER = DRS(burn_in=1024)
 SETTINGS = {"batch_size": 256, "chunk_rows": 1024}
@@ -106,7 +106,7 @@ def test_runs_go_on_and_are_repaired_and_made_again(tmp_path):
     shard = sorted(at_once.glob("chunk-*"))[0]
     before = shard.read_bytes()
     shard.write_bytes(before[:-4] + b"oops")
-    verify.repair(at_once)
+    repair(at_once)
     drs.generate(gan(decode), SAMPLER, 900, out=at_once, **SETTINGS)
     assert shard.read_bytes() == before
     drs.generate(gan(decode), SAMPLER, 900, out=tmp_path / "ids", save=("logit",), **SETTINGS)
