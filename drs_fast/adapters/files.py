@@ -8,7 +8,7 @@ import re
 import stat
 import warnings
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,8 @@ from torch import Tensor
 from drs_fast.core.arguments import describe, told
 
 NUMPY, SAFETENSORS, TORCH = "a NumPy array", "a safetensors file", "a file of torch.save"
-SUFFIXES = {NUMPY: ".npy", SAFETENSORS: ".safetensors", TORCH: ".pt"}
+ARCHIVE = "an archive of NumPy arrays"
+SUFFIXES = {NUMPY: ".npy", ARCHIVE: ".npz", SAFETENSORS: ".safetensors", TORCH: ".pt"}
 SIGNS = {  # first bytes: what such a file is
     b"\x93NUMPY": NUMPY,
     b"PK\x03\x04": TORCH,
@@ -60,7 +61,7 @@ MOST_GLOBALS = 8  # that an error names
 def read(
     file: Path, what: str, *, allow: Sequence[Any] = (), trust_sha256: str | None = None
 ) -> Any:
-    """The content of a .npy, .safetensors or torch file, as tensors; nothing in it is run.
+    """The content of a .npy, .npz, .safetensors or torch file, as tensors; nothing in it is run.
 
     what: "weights" or "samples". allow: classes that a pickle may hold besides tensors.
     trust_sha256: of a file whose code is to be run. ValueError says why a file cannot be read.
@@ -88,6 +89,9 @@ def read(
     with _blamed(file):
         if found == SAFETENSORS:
             return load_file(file)
+        if found == ARCHIVE:
+            with np.load(file, allow_pickle=False) as arrays:
+                return {name: _tensor(_array(arrays.__getitem__, name)) for name in arrays}
         return _numpy(file) if found == NUMPY else _torch(file, what, allow)
 
 
@@ -146,6 +150,8 @@ def _kind(file: Path, head: bytes) -> str | None:
             names = archive.namelist()
         if any(name.endswith("/constants.pkl") for name in names):
             return "a TorchScript program; load it with torch.jit.load, in a model's function"
+        if names and all(name.endswith(".npy") for name in names):
+            return ARCHIVE
         if not any(name.endswith("/data.pkl") for name in names):
             return f"an archive of {', '.join(names[:3]) or 'nothing'}; unpack it and name one file"
     return found
@@ -153,14 +159,22 @@ def _kind(file: Path, head: bytes) -> str | None:
 
 def _numpy(file: Path) -> Tensor:
     try:
-        array = np.load(file, allow_pickle=False)
+        return _tensor(_array(np.load, file))
     except MemoryError:
         np.load(file, mmap_mode="r")  # ValueError if the file is shorter than its header says
         raise
+
+
+def _array(load: Callable[[Any], Any], source: Any) -> Any:
+    try:
+        return load(source)
     except ValueError as error:
         if "Object arrays" in str(error):
             raise _Refused("holds Python objects, but numbers are needed") from error
         raise
+
+
+def _tensor(array: Any) -> Tensor:
     try:
         return torch.from_numpy(array.astype(array.dtype.newbyteorder("="), copy=False))
     except TypeError as error:

@@ -19,7 +19,7 @@ from drs_fast.cli.repairing import repaired
 from drs_fast.core import slow
 from drs_fast.core.words import counted
 from drs_fast.doctor.doctor import doctor
-from drs_fast.gan import GAN
+from drs_fast.gan import GAN, Real
 from drs_fast.report import planned
 from drs_fast.run import generate as engine
 from drs_fast.run.options import Options
@@ -142,7 +142,7 @@ def run_generate(options: argparse.Namespace) -> int:
 
 def run_doctor(options: argparse.Namespace) -> int:
     if options.model is not None:
-        real = None if options.real is None else real_samples(Path(options.real))
+        real = None if options.real is None else _real(options.real)
         gan = _loaded(options).on(options.device)
         with slow.said(f"examining {counted(options.n, 'sample')}"):
             diagnosis = doctor(gan, real, options.n, options.seed)
@@ -166,6 +166,11 @@ def _detail(backend: str) -> str:
     from drs_fast.backends import cpu
 
     return f", {cpu.instruction_set()} instructions" if backend == "cpu" else ""
+
+
+def _real(path: str) -> Real | str:
+    """Real samples from a file; a folder is read by the GAN, which knows its classes."""
+    return path if os.path.isdir(path) else real_samples(Path(path))
 
 
 def run_verify(options: argparse.Namespace) -> int:

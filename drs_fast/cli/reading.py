@@ -20,8 +20,9 @@ def doctor(parser: argparse.ArgumentParser, given: list[str]) -> None:
     add_model(parser, nargs="?")
     parser.add_argument(
         "--real",
-        metavar="FILE",
-        help="real samples to compare with: .npy, .pt or .safetensors (x, and y if labelled)",
+        metavar="PATH",
+        help="real samples to compare with: .npy, .npz, .pt or .safetensors (x, and y if "
+        "labelled), or a folder of pictures (with a subfolder for each class)",
     )
     parser.add_argument(
         "-n", type=count, default=4096, help="samples to examine (default: %(default)s)"
