@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from drs_fast import ops
 from drs_fast.core import BURN_IN_ROW, Rng
 from drs_fast.core.arguments import integer, told
-from drs_fast.doctor import compared, probes, real_samples, symptoms
+from drs_fast.doctor import compared, coupling, probes, real_samples, symptoms
 from drs_fast.doctor.probes import BLOCK, Finding
 from drs_fast.doctor.symptoms import Chart, Sampled
 from drs_fast.gan import GAN, Real, links
@@ -88,8 +88,11 @@ def _examine(
     try:
         sampled = _sampled(gan, n, seed)
     except Exception as error:  # the user's code may raise anything
+        grouped = coupling.look(gan)
         chart.findings.append(
-            Finding(
+            Finding(f"coupled-{grouped.role}", grouped.seen, grouped.remedy)
+            if grouped
+            else Finding(
                 "fails",
                 told(error),
                 "G must map (n, latent_dim) float32 [and (n,) int64 labels] to n samples, and "

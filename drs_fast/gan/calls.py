@@ -114,9 +114,13 @@ def one_per_sample(role: str, score: Any, n: int, device: torch.device) -> Tenso
         if score.device != device:
             raise ValueError(f"{role} must return its numbers on {device}, got {describe(score)}")
         return score if score.ndim == 1 else score.reshape(n)
+    grouped = isinstance(score, Tensor) and 0 < score.numel() < n and n % score.numel() == 0
     remedy = (
         "return real numbers before any rounding or comparison"
         if fits
+        else "if it judges several samples together, say how many, for example "
+        f"GAN(G, D, ..., pack={n // score.numel()}, companions=real)"
+        if grouped
         else "average over patches or classes in a wrapper, for example "
         "GAN(G, lambda x: D(x).mean(dim=(1, 2, 3)), ...)"
     )

@@ -1,5 +1,6 @@
 """A generator, its discriminator, and how to read them."""
 
+import copy
 import math
 from collections.abc import Callable, Iterator, Sequence
 from types import FunctionType
@@ -10,9 +11,10 @@ from torch import Tensor
 
 from drs_fast.core import fingerprint
 from drs_fast.core.arguments import describe, integer
-from drs_fast.gan import blocks, calls, classes, images, links, real_data
+from drs_fast.gan import blocks, calls, classes, images, links, packed, real_data
 from drs_fast.gan.classified import Classified
 from drs_fast.gan.images import Images
+from drs_fast.gan.packed import Packed
 from drs_fast.gan.variants import Variants
 
 PRIORS = ("normal", "uniform", "truncated normal")
@@ -36,6 +38,9 @@ class GAN(Variants):
     labels: number of classes of a conditional GAN.
     classifier: x -> logits (n, labels) of its class, of a GAN whose discriminator takes no labels
         (AC-GAN): log p(y|x) is added to the discriminator's log ratio.
+    pack: how many samples the discriminator judges together, if it does: 10 for a pac of 10, or
+        "minibatch-std" for StyleGAN's groups of 4. Each sample is then judged among the same
+        `companions`, real samples as in `real`, which gives them by default.
     label_weights: how often each class is proposed, (labels,) numbers; by default equally often.
     real: real samples, (x, y) with labels, or a callable n -> real samples.
     value_range: the least and the largest number of a sample, for runs with images="uint8".
@@ -58,6 +63,8 @@ class GAN(Variants):
         labels: int | None = None,
         label_weights: Sequence[float] | Tensor | None = None,
         classifier: Callable[[Tensor], Any] | None = None,
+        pack: int | str | None = None,
+        companions: Real | Callable[[int], Real] | None = None,
         real: Real | Callable[[int], Real] | None = None,
         value_range: tuple[float, float] = (-1.0, 1.0),
         block: int = 4096,
@@ -78,6 +85,13 @@ class GAN(Variants):
         self.name = name
         self._device = torch.device("cpu")
         self.block = blocks.block_rows(block)
+        if pack is not None:
+            discriminator = self._packed(discriminator, pack, companions)
+        elif companions is not None:
+            raise ValueError(
+                "companions are for pack=, which says how many samples the discriminator judges "
+                "together; give it, or leave companions out"
+            )
         if classifier is not None:
             discriminator = Classified(discriminator, link, classifier, self.labels)
             link = "logit"
@@ -194,6 +208,21 @@ class GAN(Variants):
         given = self._call("real", n) if callable(self.real) else self.real
         x, y = real_data.chosen(given, self.labels, n, rows)
         return x.to(self.device), None if y is None else y.to(self.device)
+
+    def _packed(
+        self,
+        discriminator: Callable[..., Any] | None,
+        pack: int | str,
+        companions: Real | Callable[[int], Real] | None,
+    ) -> Packed:
+        source = copy.copy(self)
+        source.real = self.real if companions is None else companions
+        if source.real is None:
+            raise ValueError(
+                f"pack={pack!r} needs companions=, or real=: samples to judge others among"
+            )
+        asked = packed.asked(pack, self.labels) if callable(source.real) else blocks.MOST_ROWS
+        return Packed(discriminator, pack, source.real_samples(asked), self.labels)
 
     def _blocks(
         self,

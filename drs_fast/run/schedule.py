@@ -10,6 +10,7 @@ from typing import Any
 from drs_fast.core import OutOfTime, Rng, Sampler, Starvation, check_invalid
 from drs_fast.core.columns import COLUMNS
 from drs_fast.core.sampler import BATCH, checked
+from drs_fast.doctor import coupling
 from drs_fast.gan import GAN, classes
 from drs_fast.run import flips, lanes, memory, starvation, steps, stopwatch, tuning
 from drs_fast.run.clock import Limit
@@ -57,8 +58,11 @@ class Run(Counted):
             if self.options.progress:
                 sys.stderr.write(f"{line}\n")
 
-        if self.gan.images is not None:
-            _ = self.example  # an error for samples that cannot be images comes before burn-in
+        if self.gan.images is not None or "gradients" in self.sampler.tallies:
+            # An error for samples that cannot be images comes before burn-in, and the first call
+            # of G and D is one that serves gradients too.
+            _ = self.example
+        coupling.check(self.gan)
         with self.watch.on("burn-in"):
             self.resume(self.sampler.init(self.gan, self.rng))
         self._limit.advanced = True
