@@ -15,7 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from drs_fast import ops
 from drs_fast.core import PROBE_ROW, Rng, fingerprint
 from drs_fast.gan import GAN, classes, packed
-from drs_fast.gan.packed import Packed
+from drs_fast.gan.packed import Group, Packed
 
 ROWS = 16  # in a call that looks for coupling; there are two of G and two of D
 EVERY = 5  # row that is kept: members of a group are a power of two or a whole group apart
@@ -49,12 +49,12 @@ def look(gan: GAN) -> Coupled | None:
         return None
     few = gan.unchanged().on(block=min(ROWS, gan.block), precision="fp32").changed(_uncompiled)
     n = few.block
-    z = ops.latents(few, Rng(0, PROBE_ROW), n)
     y = None
     if gan.labels is not None:
-        y = classes.turns(gan.labels, gan.label_weights, 0, n).to(z.device)
-    with torch.random.fork_rng([z.device] if z.device.type == "cuda" else []):
+        y = classes.turns(gan.labels, gan.label_weights, 0, n).to(gan.device)
+    with torch.random.fork_rng([gan.device] if gan.device.type == "cuda" else []):
         try:
+            z = ops.latents(few, Rng(0, PROBE_ROW), n)
             x = few.samples(z, y)
         except ValueError:
             return None
@@ -64,8 +64,8 @@ def look(gan: GAN) -> Coupled | None:
         try:
             change = beside(few.scores, x, y)
         except ValueError:
-            size = _of_groups(few, x, y)
-            return None if size is None else _grouped(few, size)
+            given = (x,) if y is None else (x, y)
+            return _grouped(packed.group_of(gan.discriminator, *given))
         return _found(few, "discriminator", change, x, y) if change > 0.0 else None
 
 
@@ -120,25 +120,23 @@ def remedy(gan: GAN, role: str, rows: Tensor, y: Tensor | None) -> str:
     if role == "generator":
         return alone
     assert function is not None
-    size = None if isinstance(function, Packed) else packed.group_of(function, *given)
-    found = packing(size)
+    found = packing(None if isinstance(function, Packed) else packed.group_of(function, *given))
     return f"{alone}; or {found}" if norms else found
 
 
-def packing(size: tuple[int, str] | None) -> str:
+def packing(group: Group | None) -> str:
     """The line that judges each row among fixed companions."""
-    if size is None:
+    if group is None:
         return (
             f"GAN(..., pack={USUAL}, companions=real) judges each row among fixed companions, in a "
             f"call of its own, which is slow; in place of {USUAL}, give the number of samples that "
             "it was trained on in one step"
         )
-    pack, layout = size
-    std = layout == packed.STRIDED and pack == packed.STD_GROUP
-    given = f'"{packed.MINIBATCH_STD}"' if std else str(pack)
+    std = group.layout == packed.STRIDED and group.size == packed.STD_GROUP
+    given = f'"{packed.MINIBATCH_STD}"' if std else str(group.size)
     return (
         f"GAN(..., pack={given}, companions=real) judges "
-        f"each row among fixed companions, in groups of {pack}"
+        f"each row among fixed companions, in groups of {group.size}"
     )
 
 
@@ -156,15 +154,12 @@ def _found(gan: GAN, role: str, change: float, rows: Tensor, y: Tensor | None) -
     return Coupled(role, seen, remedy(gan, role, rows, y))
 
 
-def _grouped(gan: GAN, size: tuple[int, str]) -> Coupled:
-    role = "discriminator"
-    seen = f"the {role} takes groups of {size[0]} rows alone"
-    return Coupled(role, seen, packing(size))
-
-
-def _of_groups(gan: GAN, x: Tensor, y: Tensor | None) -> tuple[int, str] | None:
-    assert gan.discriminator is not None
-    return packed.group_of(gan.discriminator, x, *(() if y is None else (y,)))
+def _grouped(group: Group | None) -> Coupled | None:
+    """What to say of a discriminator that fails on some numbers of rows, if groups are why."""
+    if group is None or not (group.shared or group.size > packed.SIZES[0]):
+        return None
+    seen = f"the discriminator takes only groups of {group.size} rows"
+    return Coupled("discriminator", seen, packing(group))
 
 
 def _norms(function: Any) -> list[str]:

@@ -89,16 +89,18 @@ def _examine(
         sampled = _sampled(gan, n, seed)
     except Exception as error:  # the user's code may raise anything
         grouped = coupling.look(gan)
-        chart.findings.append(
-            Finding(f"coupled-{grouped.role}", grouped.seen, grouped.remedy)
-            if grouped
-            else Finding(
-                "fails",
-                told(error),
-                "G must map (n, latent_dim) float32 [and (n,) int64 labels] to n samples, and "
-                "D must map those to n numbers",
+        if grouped is not None:
+            role, seen, remedy = grouped
+            chart.findings.append(Finding(f"coupled-{role}", seen, remedy))
+        else:
+            chart.findings.append(
+                Finding(
+                    "fails",
+                    told(error),
+                    "G must map (n, latent_dim) float32 [and (n,) int64 labels] to n samples, and "
+                    "D must map those to n numbers",
+                )
             )
-        )
         chart.findings.extend(probes.calls(record, before))
         chart.unknown.append("whatever needs rows, samples or logits: G or D fails")
         return

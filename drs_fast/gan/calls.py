@@ -114,7 +114,7 @@ def one_per_sample(role: str, score: Any, n: int, device: torch.device) -> Tenso
         if score.device != device:
             raise ValueError(f"{role} must return its numbers on {device}, got {describe(score)}")
         return score if score.ndim == 1 else score.reshape(n)
-    grouped = isinstance(score, Tensor) and 0 < score.numel() < n and n % score.numel() == 0
+    grouped = isinstance(score, Tensor) and 1 < score.numel() < n and n % score.numel() == 0
     remedy = (
         "return real numbers before any rounding or comparison"
         if fits

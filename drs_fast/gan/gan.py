@@ -86,7 +86,8 @@ class GAN(Variants):
         self._device = torch.device("cpu")
         self.block = blocks.block_rows(block)
         if pack is not None:
-            discriminator = self._packed(discriminator, pack, companions)
+            labels = self.labels if classifier is None else None  # which the critic takes
+            discriminator = self._packed(discriminator, pack, companions, labels)
         elif companions is not None:
             raise ValueError(
                 "companions are for pack=, which says how many samples the discriminator judges "
@@ -214,6 +215,7 @@ class GAN(Variants):
         discriminator: Callable[..., Any] | None,
         pack: int | str,
         companions: Real | Callable[[int], Real] | None,
+        labels: int | None,
     ) -> Packed:
         source = copy.copy(self)
         source.real = self.real if companions is None else companions
@@ -221,8 +223,9 @@ class GAN(Variants):
             raise ValueError(
                 f"pack={pack!r} needs companions=, or real=: samples to judge others among"
             )
-        asked = packed.asked(pack, self.labels) if callable(source.real) else blocks.MOST_ROWS
-        return Packed(discriminator, pack, source.real_samples(asked), self.labels)
+        asked = packed.asked(pack, labels) if callable(source.real) else blocks.MOST_ROWS
+        x, y = source.real_samples(asked)
+        return Packed(discriminator, pack, x, None if labels is None else y, labels)
 
     def _blocks(
         self,

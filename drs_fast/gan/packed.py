@@ -9,8 +9,9 @@ growing of GANs (2018), section 3, for the minibatch standard deviation.
 
 import contextlib
 import copy
+import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -23,9 +24,10 @@ MINIBATCH_STD, STD_GROUP = "minibatch-std", 4
 # Where the members of a group are: side by side, or as far apart as there are groups; or a call has
 # a single group, because nothing else makes them independent.
 CONTIGUOUS, STRIDED, ALONE = LAYOUTS = "contiguous", "strided", "alone"
-PROBES = 8  # groups in a call that finds the layout
+PROBES = 4  # groups in a call that finds the layout
 EXACT = 2.0**-18  # of the largest score: kernels that add in any order move it by less
 SIZES = (2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 16, 20, 32)  # groups to look for
+LIKE = "companions must be samples as it takes them"
 LEAST, ENOUGH = 1024, 16  # of classes in any order, so many samples of each have enough of each
 Critic = Callable[..., Any]
 
@@ -49,8 +51,8 @@ class Packed(nn.Module):
     """x (n, ...) [, y] -> score (n,) of each sample among fixed companions [of its class].
 
     discriminator: gives a score to every sample, or one to every group of `pack`.
-    companions: real samples (m, ...), of which the first pack - 1 are taken; with labels, the first
-        pack - 1 of each class.
+    x, y: real samples (m, ...) and labels (m,), of which the first pack - 1 become companions; with
+        labels, the first pack - 1 of each class.
     Where groups cannot be told apart in a call, every sample takes a call of its own.
     """
 
@@ -60,7 +62,8 @@ class Packed(nn.Module):
         self,
         discriminator: Critic | None,
         pack: int | str,
-        companions: tuple[Tensor, Tensor | None],
+        x: Tensor,
+        y: Tensor | None,
         labels: int | None,
     ) -> None:
         super().__init__()
@@ -72,10 +75,8 @@ class Packed(nn.Module):
         for module in fingerprint.modules(discriminator):
             with contextlib.suppress(NotImplementedError):  # an exported module has only one mode
                 module.eval()
-        x, y = (
-            None if each is None else each.to(_device(discriminator, each)) for each in companions
-        )
-        assert x is not None
+        where = _device(discriminator, x)
+        x, y = x.to(where), None if y is None else y.to(where)
         self.register_buffer("companions", _chosen(x, y, self.pack, labels))
         self.layout, self.groups = self._found(x, y)
 
@@ -121,8 +122,9 @@ class Packed(nn.Module):
             grouped = independent(critic, layout, x[chosen], among, *label)
             if grouped is not None:
                 return layout, grouped
-        first = [each[:1] for each in (x[chosen], among, *label)]
-        return ALONE, judged(critic, ALONE, *first)[1]
+        first = tuple(each[:1] for each in (x[chosen], among, *label))
+        alone = functools.partial(judged, critic, ALONE)
+        return ALONE, calls.result("discriminator", alone, first, LIKE, bf16=False)[1]
 
 
 def judged(
@@ -152,18 +154,30 @@ def independent(
     """Whether a critic has one result for each group; None if a row's depends on other rows."""
     try:
         first, grouped = judged(critic, layout, x, among, *label)
+        if first.numel() != len(x):
+            return None
         for kept in (0, len(x) // 2 + 1):
             others = torch.arange(len(x), device=x.device).view(-1, *[1] * (x.ndim - 1)) != kept
             then = judged(critic, layout, torch.where(others, 0, x).to(x.dtype), among, *label)[0]
             if moved(first[kept], then[kept], float(first.abs().max())) > EXACT:
                 return None
+    except (torch.OutOfMemoryError, MemoryError):
+        raise
     except Exception:  # its own code may refuse so many rows
         return None
     return grouped
 
 
-def group_of(critic: Critic, x: Tensor, *label: Tensor) -> tuple[int, str] | None:
-    """How many rows a critic judges together, and in which layout; None if it cannot be told.
+class Group(NamedTuple):
+    """Rows that a critic judges together; of a critic that couples none, pairs."""
+
+    size: int
+    layout: str
+    shared: bool  # whether they have a single score
+
+
+def group_of(critic: Critic, x: Tensor, *label: Tensor) -> Group | None:
+    """The smallest groups that are independent of each other; None if there are none.
 
     x: some rows that differ.
     """
@@ -174,8 +188,9 @@ def group_of(critic: Critic, x: Tensor, *label: Tensor) -> tuple[int, str] | Non
             rows = [each[chosen] for each in (x, *label)]
             among = torch.stack([rows[0].roll(-k, 0) for k in range(1, pack)], dim=1)
             for layout in (CONTIGUOUS, STRIDED):
-                if independent(critic, layout, rows[0], among, *rows[1:]) is not None:
-                    return pack, layout
+                shared = independent(critic, layout, rows[0], among, *rows[1:])
+                if shared is not None:
+                    return Group(pack, layout, shared)
     return None
 
 
@@ -199,6 +214,7 @@ def moved(before: Tensor, after: Tensor, unit: float) -> float:
     return float(torch.where(same, 0.0, change).nan_to_num(nan=torch.inf).max())
 
 
+@torch.inference_mode(False)
 def _chosen(x: Tensor, y: Tensor | None, pack: int, labels: int | None) -> Tensor:
     most = pack - 1
     if y is None or labels is None:

@@ -48,6 +48,7 @@ class Run(Counted):
             # A block of G and D is then not full.
             self.step_rows = sampler.group * max(1, LARGEST_STEP // 2 // sampler.group)
         self.flip_rate: float | None = None
+        self._checked = False
         self._forecast: Forecast
         self._limit = limit or Limit()
 
@@ -58,11 +59,9 @@ class Run(Counted):
             if self.options.progress:
                 sys.stderr.write(f"{line}\n")
 
-        if self.gan.images is not None or "gradients" in self.sampler.tallies:
-            # An error for samples that cannot be images comes before burn-in, and the first call
-            # of G and D is one that serves gradients too.
-            _ = self.example
-        coupling.check(self.gan)
+        self.check_rows()
+        if self.gan.images is not None:
+            _ = self.example  # an error for samples that cannot be images comes before burn-in
         with self.watch.on("burn-in"):
             self.resume(self.sampler.init(self.gan, self.rng))
         self._limit.advanced = True
@@ -80,6 +79,15 @@ class Run(Counted):
                 )
             found["flip_rate"] = self.flip_rate
         return found
+
+    def check_rows(self) -> None:
+        """ValueError if G or D couples the rows of a call; asked once, before burn-in."""
+        if self._checked:
+            return
+        if "gradients" in self.sampler.tallies:
+            _ = self.example  # the first call of G and D is one that serves gradients too
+        coupling.check(self.gan)
+        self._checked = True
 
     def resume(self, state: Any) -> None:
         """Continues after burn-in; the state says which labels to propose and what to count."""
