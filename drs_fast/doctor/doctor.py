@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from drs_fast import ops
 from drs_fast.core import BURN_IN_ROW, Rng
 from drs_fast.core.arguments import integer, told
-from drs_fast.doctor import compared, probes, real_samples, symptoms
+from drs_fast.doctor import compared, coupling, probes, real_samples, symptoms
 from drs_fast.doctor.probes import BLOCK, Finding
 from drs_fast.doctor.symptoms import Chart, Sampled
 from drs_fast.gan import GAN, links
@@ -95,14 +95,19 @@ def _examine(
     try:
         sampled = _sampled(gan, n, seed)
     except Exception as error:  # the user's code may raise anything
-        chart.findings.append(
-            Finding(
-                "fails",
-                told(error),
-                "G must map (n, latent_dim) float32 [and (n,) int64 labels] to n samples, and "
-                "D must map those to n numbers",
+        grouped = coupling.look(gan)
+        if grouped is not None:
+            role, seen, remedy = grouped
+            chart.findings.append(Finding(f"coupled-{role}", seen, remedy))
+        else:
+            chart.findings.append(
+                Finding(
+                    "fails",
+                    told(error),
+                    "G must map (n, latent_dim) float32 [and (n,) int64 labels] to n samples, and "
+                    "D must map those to n numbers",
+                )
             )
-        )
         chart.findings.extend(probes.calls(record, before))
         chart.unknown.append("whatever needs rows, samples or logits: G or D fails")
         return

@@ -139,6 +139,11 @@ def _remedy(
 ) -> str:
     if isinstance(found, Tensor) and not found.is_floating_point():
         return "return real numbers before any rounding or comparison"
+    if isinstance(found, Tensor) and 1 < found.numel() < n and n % found.numel() == 0:
+        return (
+            "if it judges several samples together, say how many, for example "
+            f"GAN(G, D, ..., pack={n // found.numel()}, companions=real)"
+        )
     options = results.score(whole, n, labels) if role in mending.LETTERS else None
     if options:
         return mending.wrapping(role, function, options)

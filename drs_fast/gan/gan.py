@@ -1,5 +1,6 @@
 """A generator, its discriminator, and how to read them."""
 
+import copy
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from types import FunctionType
@@ -18,12 +19,14 @@ from drs_fast.gan import (
     images,
     latents,
     links,
+    packed,
     real_data,
     sources,
 )
 from drs_fast.gan.classified import Classified
 from drs_fast.gan.images import Images
 from drs_fast.gan.latents import PRIORS, Prior
+from drs_fast.gan.packed import Packed
 from drs_fast.gan.pictures import Pictures
 from drs_fast.gan.variants import Variants
 
@@ -51,6 +54,9 @@ class GAN(Variants):
     labels: number of classes of a conditional GAN.
     classifier: x -> logits (n, labels) of its class, of a GAN whose discriminator takes no labels
         (AC-GAN): log p(y|x) is added to the discriminator's log ratio.
+    pack: how many samples the discriminator judges together, if it does: 10 for a pac of 10, or
+        "minibatch-std" for StyleGAN's groups of 4. Each sample is then judged among the same
+        `companions`, real samples as in `real`, which gives them by default.
     label_weights: how often each class is proposed, (labels,) numbers; by default equally often.
     real: real samples, (x, y) with labels, tensors or arrays; a callable n -> real samples; a torch
         Dataset, DataLoader or list, of which the first are taken, in the dataset's own order; or a
@@ -79,6 +85,8 @@ class GAN(Variants):
         labels: int | None = None,
         label_weights: Sequence[float] | Tensor | None = None,
         classifier: Callable[[Tensor], Any] | None = None,
+        pack: int | str | None = None,
+        companions: Any = None,
         real: Any = None,
         decode: Callable[[Tensor], Any] | None = None,
         value_range: tuple[float, float] = (-1.0, 1.0),
@@ -100,6 +108,14 @@ class GAN(Variants):
         self.name = name
         self._device = torch.device("cpu")
         self.block = blocks.block_rows(block)
+        if pack is not None:
+            labels = self.labels if classifier is None else None  # which the critic takes
+            discriminator = self._packed(discriminator, pack, companions, labels)
+        elif companions is not None:
+            raise ValueError(
+                "companions are for pack=, which says how many samples the discriminator judges "
+                "together; give it, or leave companions out"
+            )
         if classifier is not None:
             discriminator = Classified(discriminator, link, classifier, self.labels)
             link = "logit"
@@ -257,6 +273,23 @@ class GAN(Variants):
             self.real.check(self.row())
         x, y = real_data.chosen(given, self.labels, n, rows)
         return x.to(self.device), None if y is None else y.to(self.device)
+
+    def _packed(
+        self,
+        discriminator: Callable[..., Any] | None,
+        pack: int | str,
+        companions: Real | Callable[[int], Real] | None,
+        labels: int | None,
+    ) -> Packed:
+        source = copy.copy(self)
+        source.real = self.real if companions is None else companions
+        if source.real is None:
+            raise ValueError(
+                f"pack={pack!r} needs companions=, or real=: samples to judge others among"
+            )
+        asked = packed.asked(pack, labels) if callable(source.real) else blocks.MOST_ROWS
+        x, y = source.real_samples(asked)
+        return Packed(discriminator, pack, x, None if labels is None else y, labels)
 
     def _blocks(
         self,

@@ -19,7 +19,7 @@ from drs_fast.gan import GAN, links
 from drs_fast.gan.calls import one_per_sample
 from drs_fast.training import fitting, frozen
 from drs_fast.training.fitting import Draws, of_gan
-from drs_fast.training.frozen import Learned, Material, OnRows, Rows, Tap
+from drs_fast.training.frozen import Learned, Material, OnRows, Rows
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,7 @@ class Whole(nn.Module):
         return one_per_sample("link", self.link(score), n, where)
 
 
-def last_linear(gan: GAN, material: Material) -> Tap:
+def last_linear(gan: GAN, material: Material) -> nn.Module:
     """A tap of the input of the Linear layer that runs last in the critic."""
     advice = "pass features=the name of a part, or a function x -> (n, d)"
     critic = frozen.copied(frozen.critic_module(gan, "pass features=a function x -> (n, d)"))
@@ -168,7 +168,7 @@ def last_linear(gan: GAN, material: Material) -> Tap:
             f"the discriminator has no Linear layer whose input could be the features; {advice}. "
             f"Its parts end with {frozen.parts(critic)}"
         )
-    return Tap(critic, ran[-1], before=True)
+    return frozen.tapped(critic, ran[-1], before=True)
 
 
 @torch.no_grad()

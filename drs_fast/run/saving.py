@@ -94,8 +94,10 @@ class Saving:
         return Contributor.open(self.out, self.spec, self.n, self._examined)
 
     def _examined(self, manifest: Mapping[str, Any] | None, complete: bool) -> Mapping[str, Any]:
-        """What the manifest keeps of the model; Conflict where it is another."""
+        """What the manifest keeps of the model; an error where the run cannot be made with it."""
         run = self.run
+        if manifest is None:
+            run.check_rows()  # before there is a directory that holds another model's run
         with slow.said("comparing G and D with those of the run", enabled=run.options.progress):
             return probe.kept(run.gan, self._model, manifest, complete, sampler=run.sampler)
 

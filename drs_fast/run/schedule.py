@@ -11,6 +11,7 @@ from drs_fast.core import OutOfTime, Rng, Sampler, Starvation, check_invalid, sl
 from drs_fast.core.columns import COLUMNS
 from drs_fast.core.sampler import BATCH, checked
 from drs_fast.core.words import counted
+from drs_fast.doctor import coupling
 from drs_fast.gan import GAN, classes
 from drs_fast.run import flips, lanes, memory, starvation, steps, stopwatch, tuning
 from drs_fast.run.clock import Limit
@@ -49,6 +50,7 @@ class Run(Counted):
             # A block of G and D is then not full.
             self.step_rows = sampler.group * max(1, LARGEST_STEP // 2 // sampler.group)
         self.flip_rate: float | None = None
+        self._checked = False
         self._forecast: Forecast
         self._limit = limit or Limit()
 
@@ -59,6 +61,7 @@ class Run(Counted):
             if self.options.progress:
                 sys.stderr.write(f"{line}\n")
 
+        self.check_rows()
         if self.gan.images is not None or self.gan.decode is not None:
             _ = self.example  # an error for samples that cannot be kept comes before burn-in
         name = type(self.sampler).__name__
@@ -83,6 +86,15 @@ class Run(Counted):
                 )
             found["flip_rate"] = self.flip_rate
         return found
+
+    def check_rows(self) -> None:
+        """ValueError if G or D couples the rows of a call; asked once, before burn-in."""
+        if self._checked:
+            return
+        if "gradients" in self.sampler.tallies:
+            _ = self.example  # the first call of G and D is one that serves gradients too
+        coupling.check(self.gan)
+        self._checked = True
 
     def resume(self, state: Any) -> None:
         """Continues after burn-in; the state says which labels to propose and what to count."""

@@ -14,6 +14,7 @@ from drs_fast.core.rows import ORDER_ROW, RATIO_ROW
 from drs_fast.core.tensors import plain
 from drs_fast.gan import GAN
 from drs_fast.gan.calls import NO_CRITIC
+from drs_fast.gan.packed import Packed
 from drs_fast.gan.real_data import alike
 from drs_fast.training.fitting import Draws
 
@@ -71,6 +72,14 @@ class Tap(nn.Module):
         if not seen:
             raise ValueError(f"the discriminator did not call its part {self.name!r}")
         return seen[-1]
+
+
+def tapped(critic: nn.Module, name: str, *, before: bool) -> nn.Module:
+    """A tap of a critic; of one that judges groups, for the rows themselves."""
+    if not isinstance(critic, Packed):
+        return Tap(critic, name, before=before)
+    name = name.removeprefix("discriminator.")
+    return critic.around(Tap(critic.discriminator, name, before=before))
 
 
 class Given(nn.Module):
@@ -255,9 +264,11 @@ def taken(gan: GAN, features: str | Callable[[Tensor], Any]) -> nn.Module:
             f"discriminator, got {describe(features)}"
         )
     critic = critic_module(gan, "pass features=a function x -> (n, d)")
-    if features not in dict(critic.named_modules()) or not features:
+    inner = critic.discriminator if isinstance(critic, Packed) else critic
+    known = {name for one in (critic, inner) for name, _ in one.named_modules() if name}
+    if features not in known:
         raise ValueError(f"the discriminator has no part {features!r}; it has {parts(critic)}")
-    return Tap(copied(critic), features, before=False)
+    return tapped(copied(critic), features, before=False)
 
 
 def parts(critic: nn.Module) -> str:

@@ -212,7 +212,7 @@ FAULTS = {
     "G looks at other latents": (
         lambda: g(lambda x: x - 0.2 * x.mean(dim=0)), {"coupled-generator"}),
     "D counts its calls": (lambda: model(discriminator=Counts()), {"changes-state"}),
-    "pac": (lambda: d(lambda x: x.view(-1, 8).mean(dim=1)), {"fails"}),
+    "pac": (lambda: d(lambda x: x.view(-1, 8).mean(dim=1)), {"coupled-discriminator"}),
     "patches": (lambda: d(lambda x: x[:, None].expand(-1, 9)), {"fails"}),
     "a dict": (lambda: d(lambda x: {"adv_output": x}), {"fails"}),
     "double precision": (lambda: model(discriminator=Ratio().double()), {"fails"}),

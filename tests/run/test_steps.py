@@ -365,7 +365,7 @@ def test_a_generator_that_is_interrupted_leaves_a_directory_to_resume(tmp_path, 
     plain = torch.atleast_2d
 
     def interrupted(z):
-        if next(calls) == 12:
+        if next(calls) == 14:
             raise kind
         return plain(z)
 

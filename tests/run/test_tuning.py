@@ -205,9 +205,10 @@ def test_channels_last_is_applied(monkeypatch):
     gan = images()
     monkeypatch.setattr(Generator, "forward", spy)
     batch = drs.generate(gan, QUICK, 200, batch_size=256, tune=("channels_last",))
-    assert seen[:4] == [False, True, False, True]  # both run, then both are compared
-    assert len(seen) > 4
-    assert all(seen[4:])
+    # Both run, then both are compared; whether rows are coupled is asked of those given.
+    assert seen[:5] == [False, True, False, False, False]
+    assert len(seen) > 5
+    assert all(seen[5:])
     assert batch.x.is_contiguous()
     same = batch.ids == plain.ids
     assert int(same.sum()) > 150

@@ -1,0 +1,215 @@
+"""Whether G and D treat rows independently: what runs look at before burn-in, and the doctor says.
+
+A row's result may not depend on the other rows of its call, or batches of another size give other
+samples.
+"""
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from drs_fast import ops
+from drs_fast.core import PROBE_ROW, Rng, fingerprint
+from drs_fast.gan import GAN, classes, packed
+from drs_fast.gan.packed import Group, Packed
+
+ROWS = 16  # in a call that looks for coupling; there are two of G and two of D
+EVERY = 5  # row that is kept: members of a group are a power of two or a whole group apart
+COUPLED = 2.0**-14  # of a row's value, or of 1 if that is more; other rows may not move it by more
+NOISE = 16.0  # times what a second call moves: kernels that add in any order are no coupling
+USUAL = 64  # samples in a training step, to name a number
+COMPILED = "_orig_mod"  # where torch.compile keeps the module; to import its class takes seconds
+Function = Callable[[Tensor, Tensor | None], Tensor]
+
+
+class Coupled(NamedTuple):
+    """A network whose rows depend on each other: what was seen, and how to fix it."""
+
+    role: str
+    seen: str
+    remedy: str
+
+
+def check(gan: GAN) -> None:
+    """ValueError if G or D couples the rows of a call; two calls of each, for 16 rows."""
+    found = look(gan)
+    if found is not None:
+        raise ValueError(
+            f"{found.seen}, so batches of another size give other samples: {found.remedy}"
+        )
+
+
+def look(gan: GAN) -> Coupled | None:
+    """What couples rows; None too if G or D fails, which whoever calls it next is told."""
+    if gan.discriminator is None:
+        return None
+    few = gan.unchanged().on(block=min(ROWS, gan.block), precision="fp32").changed(_uncompiled)
+    n = few.block
+    y = None
+    if gan.labels is not None:
+        y = classes.turns(gan.labels, gan.label_weights, 0, n).to(gan.device)
+    with torch.random.fork_rng([gan.device] if gan.device.type == "cuda" else []):
+        try:
+            z = ops.latents(few, Rng(0, PROBE_ROW), n)
+            x = few.samples(z, y)
+        except ValueError:
+            return None
+        change = beside(few.samples, z, y, x)
+        if change > 0.0:
+            return _found(few, "generator", change, z, y)
+        try:
+            change = beside(few.scores, x, y)
+        except ValueError:
+            given = (x,) if y is None else (x, y)
+            return _grouped(packed.group_of(gan.discriminator, *given))
+        return _found(few, "discriminator", change, x, y) if change > 0.0 else None
+
+
+def beside(
+    function: Function, rows: Tensor, y: Tensor | None, first: Tensor | None = None
+) -> float:
+    """How far rows move when others change around them; 0 if that is no more than rounding.
+
+    first: what the function gave for these rows, if that is known.
+    """
+    first = function(rows, y) if first is None else first
+    kept, mixed = _mixed(len(rows), rows.device)
+    around = function(rows[mixed], None if y is None else y[mixed])
+    change = change_of(first[kept], around[kept])
+    if change <= COUPLED:
+        return 0.0
+    again = change_of(first[kept], function(rows, y)[kept])
+    return change if change > least(again) else 0.0
+
+
+def least(again: float) -> float:
+    """The least change that no rounding explains. again: the change in a second call."""
+    return max(COUPLED, NOISE * again)
+
+
+def change_of(before: Tensor, after: Tensor | None) -> float:
+    """The largest change, relative to values above 1."""
+    if after is None or after.shape != before.shape:
+        return torch.inf
+    if before.numel() == 0:
+        return 0.0
+    same = (before == after) | ((before != before) & (after != after))
+    if not before.is_floating_point():
+        return 0.0 if bool(same.all()) else torch.inf
+    wide = before.detach().double()
+    change = (wide - after.detach().double()).abs() / wide.abs().clamp(min=1.0)
+    return float(torch.where(same, 0.0, change).nan_to_num(nan=torch.inf).max())
+
+
+def remedy(gan: GAN, role: str, rows: Tensor, y: Tensor | None) -> str:
+    """How to make rows independent. rows: some that differ, as the network takes them."""
+    function = gan.generator if role == "generator" else gan.discriminator
+    given = (gan.shaped(rows) if role == "generator" else rows, *(() if y is None else (y,)))
+    norms = _norms(function)
+    if norms:
+        alone = (
+            f"{', '.join(norms)} must normalise by what was learnt: train with "
+            "track_running_stats=True, and call .eval()"
+        )
+    else:
+        alone = "take statistics over each row alone, not over the rows of a call"
+    if role == "generator":
+        return alone
+    assert function is not None
+    found = packing(None if isinstance(function, Packed) else packed.group_of(function, *given))
+    return f"{alone}; or {found}" if norms else found
+
+
+def packing(group: Group | None) -> str:
+    """The line that judges each row among fixed companions."""
+    if group is None:
+        return (
+            f"GAN(..., pack={USUAL}, companions=real) judges each row among fixed companions, in a "
+            f"call of its own, which is slow; in place of {USUAL}, give the number of samples that "
+            "it was trained on in one step"
+        )
+    std = group.layout == packed.STRIDED and group.size == packed.STD_GROUP
+    given = f'"{packed.MINIBATCH_STD}"' if std else str(group.size)
+    return (
+        f"GAN(..., pack={given}, companions=real) judges "
+        f"each row among fixed companions, in groups of {group.size}"
+    )
+
+
+def _mixed(n: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Rows that are kept, and all rows, with copies of row 0 in the place of the others."""
+    numbers = torch.arange(n, device=device)
+    kept = numbers % EVERY == 0
+    return kept, torch.where(kept, numbers, 0)
+
+
+def _found(gan: GAN, role: str, change: float, rows: Tensor, y: Tensor | None) -> Coupled:
+    kind = _coupling(gan, role, rows, y)
+    by = f" (by {kind})" if kind else ""
+    seen = f"the {role} couples the rows of a call{by}: one changes by {change:.3g} among others"
+    return Coupled(role, seen, remedy(gan, role, rows, y))
+
+
+def _grouped(group: Group | None) -> Coupled | None:
+    """What to say of a discriminator that fails on some numbers of rows, if groups are why."""
+    if group is None or not (group.shared or group.size > packed.SIZES[0]):
+        return None
+    seen = f"the discriminator takes only groups of {group.size} rows"
+    return Coupled("discriminator", seen, packing(group))
+
+
+def _norms(function: Any) -> list[str]:
+    """Kinds of the modules that normalise by the rows of each call."""
+    return sorted(
+        {
+            type(module).__name__ + (" in train mode" if module.running_mean is not None else "")
+            for module in fingerprint.modules(function)
+            if isinstance(module, _BatchNorm) and (module.training or module.running_mean is None)
+        }
+    )
+
+
+def _coupling(gan: GAN, role: str, rows: Tensor, y: Tensor | None) -> str:
+    """The kind of the first module whose result moves although what it is given does not."""
+    function = gan.generator if role == "generator" else gan.discriminator
+    calls: list[list[tuple[nn.Module, Any, Any]]] = []
+
+    def keep(module: nn.Module, given: tuple[Any, ...], result: Any) -> None:
+        first = given[0] if given else None
+        calls[-1].append((module, _copy(first, len(rows)), _copy(result, len(rows))))
+
+    kept, mixed = _mixed(len(rows), rows.device)
+    modules = [
+        m for m in fingerprint.modules(function) if not isinstance(m, torch.jit.ScriptModule)
+    ]
+    with ExitStack() as hooks:
+        for module in modules:
+            hooks.callback(module.register_forward_hook(keep).remove)
+        for chosen in (torch.arange(len(rows), device=rows.device), mixed):
+            calls.append([])
+            label = None if y is None else y[chosen]
+            (gan.samples if role == "generator" else gan.scores)(rows[chosen], label)
+    for (module, given, result), (_, given_then, result_then) in zip(*calls, strict=False):
+        if result is None or given is None or given_then is None:
+            continue
+        still = change_of(given[kept], given_then[kept]) <= COUPLED
+        if still and change_of(result[kept], result_then[kept]) > COUPLED:
+            return type(module).__name__
+    return ""
+
+
+def _copy(value: Any, n: int) -> Tensor | None:
+    """The value, if it has a row for each of n."""
+    value = value[0] if isinstance(value, (tuple, list)) and value else value
+    return value.clone() if isinstance(value, Tensor) and value.shape[:1] == (n,) else None
+
+
+def _uncompiled(function: Any) -> Any:
+    """What torch.compile was given, which need not be compiled for another number of rows."""
+    if isinstance(function, nn.Module) and COMPILED in function._modules:
+        return function._modules[COMPILED]
+    return function
