@@ -10,9 +10,10 @@ from torch import Tensor
 
 from drs_fast.core import fingerprint
 from drs_fast.core.arguments import describe, integer
-from drs_fast.gan import blocks, calls, classes, images, links, real_data
+from drs_fast.gan import blocks, calls, classes, drawing, images, links, real_data, row_noise
 from drs_fast.gan.classified import Classified
 from drs_fast.gan.images import Images
+from drs_fast.gan.row_noise import RowNoise
 from drs_fast.gan.variants import Variants
 
 PRIORS = ("normal", "uniform", "truncated normal")
@@ -38,6 +39,9 @@ class GAN(Variants):
         (AC-GAN): log p(y|x) is added to the discriminator's log ratio.
     label_weights: how often each class is proposed, (labels,) numbers; by default equally often.
     real: real samples, (x, y) with labels, or a callable n -> real samples.
+    noise: what becomes of random numbers that G or D draws itself. "rows": they are made a function
+        of the row. "own": they stay as they are, so that samples cannot be made again. By default,
+        runs refuse a G or D whose results depend on them.
     value_range: the least and the largest number of a sample, for runs with images="uint8".
     block: rows per call of G and D, rounded up to a power of two or, from 256 on, to a multiple of
         256. Smaller batches are zero-padded: on a CPU to 128 rows or a multiple of 256, which gave
@@ -59,6 +63,7 @@ class GAN(Variants):
         label_weights: Sequence[float] | Tensor | None = None,
         classifier: Callable[[Tensor], Any] | None = None,
         real: Real | Callable[[int], Real] | None = None,
+        noise: str | None = None,
         value_range: tuple[float, float] = (-1.0, 1.0),
         block: int = 4096,
         name: str = "custom",
@@ -67,6 +72,12 @@ class GAN(Variants):
         if not (callable(prior) or (isinstance(prior, str) and prior in PRIORS)):
             raise ValueError(f"prior must be one of {PRIORS} or a callable, got {prior!r}")
         super().__init__()
+        self.noise = row_noise.checked(noise)
+        if noise == row_noise.ROWS:
+            generator = RowNoise(generator, "generator")
+            if discriminator is not None:
+                calls.check_callable("discriminator", discriminator)
+                discriminator = RowNoise(discriminator, "discriminator")
         self.generator = generator
         self.latent_shape, self.latent_dim = _latents(latent_dim, latent_shape)
         self.prior = prior
@@ -207,7 +218,13 @@ class GAN(Variants):
             calls.check_differentiable(rows)
         given = (rows.detach(),) if y is None else (rows.detach(), y)
         room = self.call_rows if room is None else room
-        return blocks.called(function, given, self.block, room, differentiate)
+        if self._row is not None:
+            return blocks.called(function, given, self.block, room, differentiate)
+        before = drawing.position(self.device)
+        result = blocks.called(function, given, self.block, room, differentiate)
+        if drawing.position(self.device) != before:
+            self._on_draw(self)
+        return result
 
     def _check(self, z: Tensor, y: Tensor | None) -> None:
         calls.check_latents(z, self.latent_dim)

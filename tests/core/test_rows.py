@@ -21,7 +21,7 @@ ROOT = Path(drs.__file__).parents[1]
 MAP = ROOT / "drs_fast" / "core" / "rows.py"
 STREAMS = (
     "LATENT", "ACCEPT", "SELECT", "CHAIN", "NOISE", "LABEL", "AUDIT", "FITTING", "REAL", "PROPOSAL",
-    "SHUFFLE",
+    "SHUFFLE", "HIDDEN",
 )  # fmt: skip
 
 
