@@ -148,7 +148,9 @@ class _Replacing(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if name == "normal" and like:
             shape = torch.broadcast_tensors(*like)[0].shape  # type: ignore[no-untyped-call]
             named = {"size": shape, "dtype": like[0].dtype, "device": like[0].device} | named
-        return self._as_asked(named, lambda shape: self._normal(name, shape) * std + mean)
+        return self._as_asked(
+            named, lambda shape: self._numbers("normal", name, shape) * std + mean
+        )
 
     def uniforms(self, name: str, named: dict[str, Any]) -> Tensor:
         """rand, rand_like; uniform_ between from and to."""
@@ -175,14 +177,14 @@ class _Replacing(TorchDispatchMode):  # type: ignore[no-untyped-call]
         kind = torch.int64 if "self" not in named else named["self"].dtype
         named = named | {"dtype": named.get("dtype") or kind}
         return self._as_asked(
-            named, lambda shape: ((self._words(name, shape) * (high - low)) >> 32) + low
+            named, lambda shape: ((self._numbers("words", name, shape) * (high - low)) >> 32) + low
         )
 
     def flips(self, name: str, named: dict[str, Any]) -> Tensor:
         """bernoulli and bernoulli_, of a number or of a tensor."""
         own = named["self"]
         p = named.get("p", own if name == "bernoulli" else 0.5)
-        u = self._words(name, own.shape).double() * 2.0**-32
+        u = self._numbers("words", name, own.shape).double() * 2.0**-32
         return self._like(own, u.to(own.device) < p)
 
     def dropped(self, name: str, named: dict[str, Any]) -> Any:
@@ -197,7 +199,8 @@ class _Replacing(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def chosen(self, name: str, named: dict[str, Any]) -> Tensor:
         """multinomial, (n, classes) -> (n, num_samples): the first to come of exponential times."""
-        weights, size = named["self"], named["num_samples"]
+        weights: Tensor = named["self"]
+        size: int = named["num_samples"]
         if weights.ndim != 2:
             raise self._shared(name, (size,))
         n, classes = weights.shape
@@ -226,34 +229,30 @@ class _Replacing(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """The values in a tensor of the same memory format."""
         return torch.empty_like(own, dtype=dtype, device=device).copy_(values)
 
-    def _normal(self, name: str, shape: Sequence[int]) -> Tensor:
-        return self._numbers("normal", name, shape).view(torch.Size(shape))
-
-    def _words(self, name: str, shape: Sequence[int]) -> Tensor:
-        return self._numbers("words", name, shape).view(torch.Size(shape))
-
     def _uniform(self, name: str, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
         """As many bits as the dtype holds below 1, so that no uniform is rounded to 1."""
         if dtype != torch.float64:
             bits = BITS.get(dtype, 24)
-            return (self._words(name, shape) >> (32 - bits)).float() * 2.0**-bits
-        upper, lower = self._numbers("words", name, shape, each=2).view(*shape, 2).unbind(-1)
+            return (self._numbers("words", name, shape) >> (32 - bits)).float() * 2.0**-bits
+        upper, lower = self._numbers("words", name, shape, (2,)).unbind(-1)
         return ((upper << 21) | (lower >> 11)).double() * 2.0**-53
 
     def _exponential(self, name: str, shape: Sequence[int]) -> Tensor:
         """Half the squared length of two normals, because logarithms differ from place to place."""
-        squares = self._numbers("normal", name, shape, each=2).square().view(*shape, 2)
+        squares = self._numbers("normal", name, shape, (2,)).square()
         return (squares[..., 0] + squares[..., 1]) * 0.5
 
-    def _numbers(self, op: str, name: str, shape: Sequence[int], each: int = 1) -> Tensor:
-        """The next numbers of all rows, (n, d)."""
+    def _numbers(
+        self, op: str, name: str, shape: Sequence[int], each: tuple[int, ...] = ()
+    ) -> Tensor:
+        """The next numbers of all rows, (*shape, *each)."""
         if tuple(shape[:1]) != (self._n,):
             raise self._shared(name, shape)
-        d, draw = each * math.prod(shape[1:]), self._drawn
+        d, draw = math.prod((*shape[1:], *each)), self._drawn
         self._drawn += -(-d // 4)
         numbers: Callable[..., Tensor] = getattr(torch.ops.drs_fast, op)
         seed, n, where = SEEDS[self._role], self._n, self._device
-        return numbers(seed, 0, self._key(), n, d, HIDDEN, draw, where)
+        return numbers(seed, 0, self._key(), n, d, HIDDEN, draw, where).view(*shape, *each)
 
     def _shared(self, name: str, shape: Sequence[int]) -> NotByRow:
         return NotByRow(
