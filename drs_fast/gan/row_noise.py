@@ -190,9 +190,9 @@ class _Replacing(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def dropped(self, name: str, named: dict[str, Any]) -> Any:
         """dropout, and native_dropout, which returns the mask too."""
         own, p = named["input"], named["p"]
-        kept = torch.ones_like(own)
-        if named["train"] is not False and p > 0.0:
-            kept = self.flips(name, {"self": own, "p": 1.0 - p})
+        if named["train"] is False or p == 0.0:
+            return own if name == "dropout" else (own.clone(), torch.ones_like(own).bool())
+        kept = self.flips(name, {"self": own, "p": 1.0 - p})
         # The steps of PyTorch's own dropout where it keeps no mask.
         x = own * (kept / (1.0 - p) if p < 1.0 else kept)
         return x if name == "dropout" else (x, kept.bool())
