@@ -6,6 +6,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from agreement import threads
 from scipy import stats
 from torch import nn
 from torch.nn import functional
@@ -117,6 +118,8 @@ def test_noise_is_a_function_of_the_row_and_its_label_alone():
     order = torch.arange(299, -1, -1)
     assert torch.equal(drawn(two_draws, z[order], "generator", y[order]), whole[order])
     assert torch.equal(drawn(two_draws, z[7:8], "generator", y[7:8]), whole[7:8])
+    with threads(2):
+        assert torch.equal(drawn(two_draws, z.repeat(50, 1))[-300:], drawn(two_draws, z))
     for other in (
         drawn(two_draws, z, "generator", y + 1),
         drawn(two_draws, z, "discriminator", y),
