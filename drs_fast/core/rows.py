@@ -20,6 +20,7 @@ FITTING: Final = 7  # `Draws`: initial weights, minibatches, dropout; real sampl
 REAL: Final = 8  # the order of the real samples that chains start at
 PROPOSAL: Final = 9  # fresh latents that a chain may jump to
 SHUFFLE: Final = 10  # in which order a loader reads the shards and the samples of a run
+HIDDEN: Final = 11  # noise that G or D draws itself; the row is a hash of what they were given
 
 END: Final = 2**63  # of all rows
 BURN_IN_ROW: Final = 2**62  # no run comes here
@@ -109,5 +110,6 @@ RESERVED: Final = (
     Range("held out", HELD_OUT_ROW, PROBE_ROW, _DRAWN, "tests and calibration of what was trained"),
     Range("shuffled samples", 0, BURN_IN_ROW, (SHUFFLE,), "a row for each sample of a run"),
     Range("shuffled shards", BURN_IN_ROW, END, (SHUFFLE,), "a row for each of its shards"),
+    Range("hidden noise", 0, END, (HIDDEN,), "a hash of what G or D is given"),
     Range("probe", PROBE_ROW, END, (LATENT,), "whether a run goes on in the same numbers"),
 )  # fmt: skip

@@ -142,6 +142,11 @@ class Sampler(ABC):
         return False
 
     @property
+    def unadjusted(self) -> bool:
+        """Whether it follows gradients, and no Metropolis test makes up for a logit that jumps."""
+        return "gradients" in self.tallies
+
+    @property
     def functions(self) -> tuple[Callable[..., Any], ...]:
         """Functions that the samples depend on; a run on disk knows their sha256."""
         return ()

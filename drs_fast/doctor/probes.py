@@ -164,7 +164,8 @@ def functions(gan: GAN, z: Tensor, y: Tensor | None, seed: int) -> Iterator[Find
             yield Finding(
                 f"random-{role}",
                 f"in a second call on the same rows, the {role} changes by {found.again:.3g}",
-                "switch off its noise and dropout; for StyleGAN: noise_mode='const'",
+                "switch off its noise and dropout; for StyleGAN: noise_mode='const'; or build "
+                "GAN(..., noise='rows'), which makes it a function of the row",
             )
         elif max(found) > ROUNDING or found.companions > coupling.least(found.again):
             depends = found.companions > coupling.least(found.again)

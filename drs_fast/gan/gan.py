@@ -16,11 +16,13 @@ from drs_fast.gan import (
     calls,
     classes,
     decoding,
+    drawing,
     images,
     latents,
     links,
     packed,
     real_data,
+    row_noise,
     sources,
 )
 from drs_fast.gan.classified import Classified
@@ -28,6 +30,7 @@ from drs_fast.gan.images import Images
 from drs_fast.gan.latents import PRIORS, Prior
 from drs_fast.gan.packed import Packed
 from drs_fast.gan.pictures import Pictures
+from drs_fast.gan.row_noise import RowNoise
 from drs_fast.gan.variants import Variants
 
 __all__ = ["GAN", "PRIORS", "Real"]
@@ -64,6 +67,9 @@ class GAN(Variants):
         labels.
     decode: x (n, ...) -> what a run keeps in place of x, such as a recovery network; a function of
         each row, called only for samples that are kept. D judges x itself.
+    noise: what becomes of random numbers that G or D draws itself. "rows": they are made a function
+        of the row. "own": they stay as they are, so that samples cannot be made again. By default,
+        runs refuse a G or D whose results depend on them.
     value_range: the least and the largest number of a sample, for runs with images="uint8".
     block: rows per call of G and D, rounded up to a power of two or, from 256 on, to a multiple of
         256. Smaller batches are zero-padded: on a CPU to 128 rows or a multiple of 256, which gave
@@ -87,6 +93,7 @@ class GAN(Variants):
         classifier: Callable[[Tensor], Any] | None = None,
         pack: int | str | None = None,
         companions: Any = None,
+        noise: str | None = None,
         real: Any = None,
         decode: Callable[[Tensor], Any] | None = None,
         value_range: tuple[float, float] = (-1.0, 1.0),
@@ -97,6 +104,12 @@ class GAN(Variants):
         if decode is not None:
             calls.check_callable("decode", decode)
         super().__init__()
+        self.noise = row_noise.checked(noise)
+        if noise == row_noise.ROWS:
+            generator = RowNoise(generator, "generator")
+            if discriminator is not None:
+                calls.check_callable("discriminator", discriminator)
+                discriminator = RowNoise(discriminator, "discriminator")
         self.generator, self.decode = generator, decode
         self.prior, self.truncation = latents.prior(prior, truncation)
         self.latent_shape, self.latent_dim = latents.shape(latent_dim, latent_shape)
@@ -303,7 +316,13 @@ class GAN(Variants):
             calls.check_differentiable(rows)
         given = (rows.detach(),) if y is None else (rows.detach(), y)
         room = self.call_rows if room is None else room
-        return blocks.called(function, given, self.block, room, differentiate)
+        if self._row is not None:
+            return blocks.called(function, given, self.block, room, differentiate)
+        before = drawing.position(self.device)
+        result = blocks.called(function, given, self.block, room, differentiate)
+        if drawing.position(self.device) != before:
+            self._on_draw(self)
+        return result
 
     def _check(self, z: Tensor, y: Tensor | None) -> None:
         calls.check_latents(z, self.latent_dim)

@@ -18,6 +18,10 @@ def _untimed(role: str) -> AbstractContextManager[None]:
     return contextlib.nullcontext()
 
 
+def _unwatched(gan: Any) -> None:
+    return None
+
+
 class Networks:
     """A generator and a discriminator, called on blocks.
 
@@ -33,12 +37,14 @@ class Networks:
     latent_dim: int
     latent_shape: tuple[int, ...] | None
     labels: int | None
+    noise: str | None
 
     def __init__(self) -> None:
         self.precision = PRECISIONS[0]
         self._row: Tensor | None = None  # one sample, for its shape and dtype
         self._runs: dict[str, Callable[..., Any]] = {}  # what runs in place of G or D
         self._timed: Callable[[str], AbstractContextManager[None]] = _untimed
+        self._on_draw: Callable[[Any], None] = _unwatched
 
     @property
     def functions(self) -> tuple[Any, ...]:

@@ -95,6 +95,12 @@ class Variants(Networks):
         gan._timed = on
         return gan
 
+    def watched(self, on_draw: Callable[[Self], None]) -> Self:
+        """This GAN, which calls on_draw(gan) if PyTorch's random numbers move in its first call."""
+        gan = copy.copy(self)
+        gan._row, gan._on_draw = None, on_draw
+        return gan
+
     def judged(
         self,
         discriminator: Callable[..., Any] | None = None,

@@ -18,7 +18,7 @@ from drs_fast.core.arguments import flag, integer, told
 from drs_fast.core.sampler import checked
 from drs_fast.core.words import counted
 from drs_fast.gan import GAN
-from drs_fast.run import memory, pages, tuning
+from drs_fast.run import memory, own_noise, pages, tuning
 from drs_fast.run.advice import MODEL, calls
 from drs_fast.run.compared import Compared, compare, duration, seconds
 from drs_fast.run.generate import ENDLESS
@@ -189,7 +189,7 @@ def plan(
     squeeze = flag("squeeze", squeeze)
     time_left = None if budget is None else seconds(budget)
     sampler = None if sampler is None else checked(sampler)
-    gan = gan.on(device, batch_size, precision).stored_as(images)
+    gan = own_noise.guarded(gan.on(device, batch_size, precision).stored_as(images))
     memory.check_batch(gan)
     memory.check_batch(gan, gan.row().nbytes)
 

@@ -13,7 +13,7 @@ from drs_fast.core.sampler import BATCH, checked
 from drs_fast.core.words import counted
 from drs_fast.doctor import coupling
 from drs_fast.gan import GAN, classes
-from drs_fast.run import flips, lanes, memory, starvation, steps, stopwatch, tuning
+from drs_fast.run import flips, lanes, memory, own_noise, starvation, steps, stopwatch, tuning
 from drs_fast.run.clock import Limit
 from drs_fast.run.collected import Rows
 from drs_fast.run.counted import Counted
@@ -42,8 +42,10 @@ class Run(Counted):
         self.watch = Stopwatch()
         gan, sampler = options.placed(gan), checked(sampler)
         options.check(gan, sampler)
+        own_noise.check(gan, sampler)
         with self.watch.on("tuning"):
-            super().__init__(tuning.applied(gan, options.tune), sampler, n)
+            tuned = tuning.applied(own_noise.guarded(gan), options.tune)
+            super().__init__(tuned, sampler, n)
         self.options, self.rng = options, Rng(options.seed)
         self.step_rows = math.lcm(self.gan.block, sampler.group)
         if self.step_rows > max(LARGEST_STEP, self.gan.block):

@@ -17,6 +17,7 @@ from torch import Tensor
 from drs_fast import ops
 from drs_fast.core import BURN_IN_ROW, Rng
 from drs_fast.gan import GAN
+from drs_fast.gan.row_noise import ROWS
 from drs_fast.run import folding
 
 AUTO = ("auto",)
@@ -94,6 +95,11 @@ def _copied(function: Any) -> torch.nn.Module:
 
 def compiled(gan: GAN) -> GAN:
     """Compiles G and D with torch.compile, each as one graph, with no kernels chosen by timing."""
+    if gan.noise == ROWS:
+        raise ValueError(
+            'noise="rows" replaces random operators when they are called, and compiled code does '
+            "not call them"
+        )
     options: dict[str, Any] = {"deterministic": True}
     if "deterministic" not in torch._inductor.list_options():
         if gan.device.type != "cpu":

@@ -147,6 +147,10 @@ class DDLS(Sampler):
         return f"{limit}, up to a bias of order step_size and after {self.steps} steps"
 
     @property
+    def unadjusted(self) -> bool:
+        return self.kind not in ADJUSTED
+
+    @property
     def weighs(self) -> str:
         cooled = {self._noise, self.logit_scale, self.decay, self.noise_decay} != {1.0}
         return UNKNOWN if cooled else EQUAL
