@@ -39,6 +39,8 @@ def copied(module: Module) -> Module:
 
 def critic_module(gan: GAN, instead: str) -> nn.Module:
     """The discriminator; if it is not a module, a ValueError that says what to do instead."""
+    if gan.discriminator is None:
+        raise ValueError(NO_CRITIC)
     if not isinstance(gan.discriminator, nn.Module):
         kind = type(gan.discriminator).__name__
         raise ValueError(f"the discriminator must be an nn.Module here, got {kind}; {instead}")
