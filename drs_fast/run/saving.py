@@ -1,8 +1,9 @@
 """Runs that are written to a directory, chunk by chunk, and can be resumed there."""
 
+import functools
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from os import PathLike
 
@@ -66,15 +67,9 @@ class Saving:
         if "gradients" in sampler.tallies:
             self.row_bytes()  # the first call of G and D is one that serves gradients too
         self.spec = spec.of_run(run, self.columns)
-        self._model = model
-
-    def _examine(
-        self, manifest: Mapping[str, object] | None, complete: bool
-    ) -> Mapping[str, object]:
-        """What the manifest keeps of the model; an error where the run cannot be made with it."""
-        if manifest is None:
-            self.run.check_rows()  # before there is a directory that holds another model's run
-        return probe.kept(self.run.gan, self._model, manifest, complete, self.run.sampler)
+        self._examine = functools.partial(
+            probe.kept, run.gan, model, sampler=sampler, check=run.check_rows
+        )
 
     def alone(self) -> Writer:
         """The directory for this process alone; Busy if another one writes to it."""

@@ -59,9 +59,9 @@ class Run(Counted):
             if self.options.progress:
                 sys.stderr.write(f"{line}\n")
 
-        self.check_rows()
         if self.gan.images is not None:
             _ = self.example  # an error for samples that cannot be images comes before burn-in
+        self.check_rows()
         with self.watch.on("burn-in"):
             self.resume(self.sampler.init(self.gan, self.rng))
         self._limit.advanced = True
