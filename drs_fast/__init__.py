@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from drs_fast.adapters.wrap import wrap
     from drs_fast.exporting.export import export
     from drs_fast.exporting.place import Exported
+    from drs_fast.gan.where import where
     from drs_fast.ratio.calibrate import calibrate
     from drs_fast.ratio.contrastive import contrastive
     from drs_fast.ratio.features import density_ratio
@@ -50,6 +51,7 @@ LATER = {
     "plan": "run.plan",
     "relativistic": "ratio.relativistic",
     "weights": "adapters.load",
+    "where": "gan.where",
     "wrap": "adapters.wrap",
 }
 
@@ -90,6 +92,7 @@ __all__ = [
     "stream",
     "unweight",
     "weights",
+    "where",
     "wrap",
 ]
 

@@ -21,6 +21,7 @@ UNKNOWN, EQUAL, LOGIT, BATCH = WAYS = "unknown", "equal", "logit", "batch"  # to
 # Laws of runs that end as their sampler's `exact` says, without and with quotas of the classes.
 DATA, DATA_WITHIN = "data", "data of each class, in the proportions asked for"
 DATA_OF_ONE = "data of class "  # where no other is proposed; its number follows
+MEANT = "; where data is "  # begins what "data" means in a law, unless it is the data
 
 
 class Nothing(NamedTuple):

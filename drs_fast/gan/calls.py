@@ -27,6 +27,10 @@ KEPT = (
 OF_SHAPES = (RuntimeError, TypeError, ValueError, IndexError)  # what wrong shapes and dtypes raise
 
 
+class Explained(ValueError):
+    """What the user did wrong, told in full: no advice is to be added."""
+
+
 def sizes(latent_dim: int, labels: int | None) -> str:
     """What to check where one of the two networks fails."""
     return (
@@ -47,7 +51,7 @@ def result(
             return function(*given)
         with torch.autocast(given[0].device.type, torch.bfloat16, cache_enabled=False):
             return function(*given)
-    except (torch.OutOfMemoryError, MemoryError):
+    except (torch.OutOfMemoryError, MemoryError, Explained):
         raise
     except Exception as error:  # the user's code may raise anything
         found = ", ".join(describe(argument) for argument in given)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from drs_fast.core.arguments import describe
+from drs_fast.core.sampler import MEANT
 from drs_fast.core.tensors import plain
 from drs_fast.gan import calls, links
 from drs_fast.gan.gan import GAN
@@ -37,14 +38,15 @@ class Where(nn.Module):
         name: str,
     ) -> None:
         super().__init__()
-        self.discriminator, self.predicate = discriminator, predicate
-        self.link = links.LINKS[link] if isinstance(link, str) else link
+        self.discriminator, self.link, self.predicate = discriminator, link, predicate
         self._name = name  # begins with _, so it is not in the sha256
 
     @property
     def conditions(self) -> tuple[tuple[Predicate, str], ...]:
         """All predicates with their names, the innermost first."""
-        return *conditions(self.discriminator), (self.predicate, self._name)
+        inner = self.discriminator
+        before = inner.conditions if isinstance(inner, Where) else ()
+        return *before, (self.predicate, self._name)
 
     @property
     def believes(self) -> bool:
@@ -55,20 +57,19 @@ class Where(nn.Module):
     def forward(self, x: Tensor, *label: Tensor) -> Tensor:
         n, device = len(x), x.device
         if x.requires_grad and torch.is_grad_enabled():
-            raise ValueError(GRADIENT)
+            raise calls.Explained(GRADIENT)
         if self.discriminator is None:
             logit = torch.zeros(n, dtype=torch.float32, device=device)
         else:
             # Copies, because the discriminator may write to its input.
             score = self.discriminator(x.clone(), *(y.clone() for y in label))
             score = calls.one_per_sample("discriminator", score, n, device)
-            logit = calls.one_per_sample("link", self.link(score), n, device)
+            link = links.LINKS[self.link] if isinstance(self.link, str) else self.link
+            logit = calls.one_per_sample("link", link(score), n, device).float()
         return torch.where(holds(self.predicate, x, *label), logit, -math.inf)
 
 
-def where(
-    gan: GAN, predicate: Predicate, *, critic: bool = True, name: str | None = None
-) -> GAN:
+def where(gan: GAN, predicate: Predicate, *, critic: bool = True, name: str | None = None) -> GAN:
     """The GAN whose samples satisfy a predicate: its logit is -inf where that does not hold.
 
     predicate: x (n, ...), with labels also y (n,) -> bool (n,), row by row.
@@ -91,11 +92,11 @@ def where(
     judge, link = gan.discriminator, gan.link
     if not critic:
         judge, link = None, "logit"
-        for each, said in conditions(gan.discriminator):
+        for each, said in conditions(gan):
             judge = Where(judge, link, each, said)
     found = copy.copy(gan)
     if gan.real is not None:
-        found.real = _satisfying(gan, predicate)
+        found.real = Satisfying(gan, predicate)
     named = _named(predicate) if name is None else name
     # An energy stays one; of any other critic, the link is already applied.
     return found.judged(
@@ -103,19 +104,53 @@ def where(
     )
 
 
-def conditions(discriminator: object) -> tuple[tuple[Predicate, str], ...]:
-    """The predicates of a GAN's discriminator, with their names; () without `where`."""
-    return discriminator.conditions if isinstance(discriminator, Where) else ()
+def conditions(gan: GAN) -> tuple[tuple[Predicate, str], ...]:
+    """The predicates of a GAN, with their names; () without `where`."""
+    return gan.discriminator.conditions if isinstance(gan.discriminator, Where) else ()
+
+
+def names(gan: GAN) -> str:
+    """The names of a GAN's predicates, in words; "" without `where`."""
+    return " and ".join(name for _, name in conditions(gan))
+
+
+def law(gan: GAN, of_data: str) -> str:
+    """The law of samples, where a sampler's law speaks of the data."""
+    if not isinstance(gan.discriminator, Where):
+        return of_data
+    data = "the data" if gan.discriminator.believes else "what the generator makes"
+    return f"{of_data}{MEANT}{data} given {names(gan)}"
+
+
+def unconditioned(gan: GAN) -> GAN:
+    """The GAN without its predicates."""
+    judge, link, real = gan.discriminator, gan.link, gan.real
+    while isinstance(judge, Where):
+        if link == "logit" or link in links.ENERGIES:
+            link = judge.link
+        else:
+            link = links.after(judge.link, links.LINKS[link] if isinstance(link, str) else link)
+        judge = judge.discriminator
+    while isinstance(real, Satisfying):
+        real = real.gan.real
+    found = copy.copy(gan)
+    found.real = real
+    found._runs = {}
+    found._criticised(judge, link)
+    return found
 
 
 def holds(predicate: Predicate, x: Tensor, *label: Tensor) -> Tensor:
     """Where the predicate holds, (n,) bool; ValueError if it fails or returns something else."""
     n, given = len(x), (x.clone(), *(y.clone() for y in label))
     advice = "a predicate maps x (n, ...) to bool (n,), and with labels x and y (n,)"
-    found = calls.result("predicate", predicate, given, advice, bf16=False)
-    found = plain("predicate", found, f"bool ({n},)", "return")
+    try:
+        found = calls.result("predicate", predicate, given, advice, bf16=False)
+        found = plain("predicate", found, f"bool ({n},)", "return")
+    except ValueError as error:
+        raise calls.Explained(str(error)) from error
     if found.dtype != torch.bool or found.shape != (n,) or found.device != x.device:
-        raise ValueError(
+        raise calls.Explained(
             f"predicate must return bool ({n},) on {x.device}, one for each sample, got "
             f"{describe(found)}; compare a number of every sample, such as x[:, 0] > 1"
         )
@@ -126,7 +161,7 @@ def check_alone(gan: GAN, x: Tensor, y: Tensor | None) -> None:
     """ValueError if a predicate of the GAN decides on a row by the rows beside it."""
     label = () if y is None else (y,)
     half = (len(x) + 1) // 2
-    for predicate, name in conditions(gan.discriminator):
+    for predicate, name in conditions(gan):
         together = holds(predicate, x, *label)
         halves = torch.cat([
             holds(predicate, x[own].flip(0), *(each[own].flip(0) for each in label)).flip(0)
@@ -134,24 +169,25 @@ def check_alone(gan: GAN, x: Tensor, y: Tensor | None) -> None:
         ])  # fmt: skip
         wrong = int((together != halves).sum())
         if wrong:
-            raise ValueError(
+            raise calls.Explained(
                 f"the predicate {name} looks at other rows: {wrong:,} of {len(x):,} samples satisfy"
                 " it or not depending on the samples beside them; compare each with a constant, "
                 "such as x[:, 0] > 1.5, not with x[:, 0].mean() or a quantile"
             )
 
 
-def _satisfying(gan: GAN, predicate: Predicate) -> Callable[[int], Any]:
-    """Those of the GAN's real samples that satisfy it."""
+class Satisfying:
+    """A function n -> those of the GAN's first n real samples that satisfy the predicate."""
 
-    def real(n: int) -> Any:
-        x, y = gan.real_samples(n)
-        keep = holds(predicate, x, *(() if y is None else (y,)))
+    def __init__(self, gan: GAN, predicate: Predicate) -> None:
+        self.gan, self.predicate = gan, predicate
+
+    def __call__(self, n: int) -> Any:
+        x, y = self.gan.real_samples(n)
+        keep = holds(self.predicate, x, *(() if y is None else (y,)))
         if not bool(keep.any()):
             raise Unusable(f"none of {len(x):,} real samples satisfies the predicate; give others")
         return x[keep] if y is None else (x[keep], y[keep])
-
-    return real
 
 
 def _named(predicate: Predicate) -> str:

@@ -84,7 +84,7 @@ def build(gan: GAN, widths: tuple[int, ...], draws: Draws) -> Bound:
 
 
 def _of(gan: GAN, widths: tuple[int, ...]) -> Bound:
-    return Bound(gan.latent_dim, gan.labels or 0, widths, bool(conditions(gan.discriminator)))
+    return Bound(gan.latent_dim, gan.labels or 0, widths, bool(conditions(gan)))
 
 
 def packed(networks: tuple[Bound, ...]) -> Tensor:
