@@ -23,6 +23,7 @@ from drs_fast.cli.commands import fail, run_export, run_generate, run_unweight
 from drs_fast.cli.exit_codes import BROKEN_PIPE, OUT_OF_TIME
 from drs_fast.cli.parser import parsed
 from drs_fast.core import BadLogits, OutOfTime, Stale, Starvation
+from drs_fast.core.errors import OutOfMemory
 
 PACKAGE = Path(store.__file__).parents[1]
 AFTERWARDS = {
@@ -82,6 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return fail(6, error)
     except (MemoryError, torch.OutOfMemoryError) as error:
         smaller = ", try a smaller --batch-size" if "batch_size" in options else ""
+        smaller = "" if isinstance(error, OutOfMemory) else smaller  # which says how small
         return fail(1, f"not enough memory{smaller}: {error}")
     except (ValueError, RuntimeError, UserWarning) as error:  # where warnings are errors
         return fail(2, error)

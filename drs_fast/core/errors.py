@@ -2,11 +2,17 @@
 
 import math
 
+import torch
+
 from drs_fast.core.batch import Batch
 
 
 class BadLogits(RuntimeError):
     """The discriminator's output cannot be sampled from."""
+
+
+class OutOfMemory(MemoryError, torch.OutOfMemoryError):
+    """G or D needs more memory for the rows of one call than there is."""
 
 
 class OutOfTime(RuntimeError):
@@ -28,6 +34,17 @@ class Starvation(RuntimeError):
     """Too few rows were accepted; `partial` holds the samples of a run in memory."""
 
     partial: Batch | None = None
+
+
+CPU_MEMORY = "can't allocate memory"  # in PyTorch's RuntimeError on a CPU
+
+
+def lacks_memory(error: BaseException) -> bool:
+    """Whether memory was too small, on any device."""
+    kinds = (MemoryError, torch.OutOfMemoryError)
+    return isinstance(error, kinds) or (
+        isinstance(error, RuntimeError) and CPU_MEMORY in str(error)
+    )
 
 
 MAX_INVALID_SHARE = 1e-4

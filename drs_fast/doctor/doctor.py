@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from drs_fast import ops
 from drs_fast.core import BURN_IN_ROW, Rng
 from drs_fast.core.arguments import integer, told
+from drs_fast.core.errors import OutOfMemory
 from drs_fast.doctor import compared, probes, real_samples, symptoms
 from drs_fast.doctor.probes import BLOCK, Finding
 from drs_fast.doctor.symptoms import Chart, Sampled
@@ -56,7 +57,7 @@ def doctor(gan: GAN, real: Real | None = None, n: int = 4096, seed: int = 0) -> 
     """
     size, patient = max(integer("n", n, 1), 2 * BLOCK), copy.copy(gan)
     patient.real = gan.real if real is None else real
-    patient = patient.on(block=BLOCK, precision="fp32")
+    patient = patient.on(block=min(BLOCK, gan.block), precision="fp32")
     if real is not None:
         real_samples.check_given(patient, size)
     modules = probes.modules(patient)
@@ -88,8 +89,11 @@ def _examine(
     try:
         sampled = _sampled(gan, n, seed)
     except Exception as error:  # the user's code may raise anything
+        seen, _, remedy = told(error).partition("; ")
         chart.findings.append(
-            Finding(
+            Finding("fails", seen, remedy)
+            if isinstance(error, OutOfMemory)
+            else Finding(
                 "fails",
                 told(error),
                 "G must map (n, latent_dim) float32 [and (n,) int64 labels] to n samples, and "
