@@ -10,10 +10,10 @@ from drs_fast import ops
 from drs_fast.core import BURN_IN_ROW, Rng
 from drs_fast.core.arguments import integer, told
 from drs_fast.core.errors import OutOfMemory
-from drs_fast.doctor import compared, probes, real_samples, symptoms
+from drs_fast.doctor import compared, probes, real_samples, satisfying, symptoms
 from drs_fast.doctor.probes import BLOCK, Finding
 from drs_fast.doctor.symptoms import Chart, Sampled
-from drs_fast.gan import GAN, Real, links
+from drs_fast.gan import GAN, Real, links, where
 from drs_fast.training.fitting import of_gan
 
 __all__ = ["Diagnosis", "Finding", "doctor"]
@@ -69,7 +69,14 @@ def doctor(gan: GAN, real: Real | None = None, n: int = 4096, seed: int = 0) -> 
     try:
         with torch.random.fork_rng([gan.device] if gan.device.type == "cuda" else []):
             chart = Chart([], {}, [], [])
-            _examine(patient, record, modules, size, seed, chart)
+            if where.believes(patient):
+                # Whether D is sound is a question of all samples.
+                whole = where.unconditioned(patient)
+                _examine(whole, record, modules, size, seed, chart)
+            if where.names(patient):
+                satisfying.examine(patient, size, seed, chart)
+            else:
+                _examine(patient, record, modules, size, seed, chart)
     finally:
         record.restore()
     return Diagnosis(
@@ -108,8 +115,9 @@ def _examine(
     chart.findings.extend(probes.calls(record, before))
     chart.findings.extend(probes.functions(gan, z, y, seed))
     chart.findings.extend(probes.spectral_norms(modules))
-    half = None if y is None else y[:BLOCK]
-    chart.notes.extend(probes.in_place(gan, z[:BLOCK], sampled.x[:BLOCK], half))
+    few = slice(gan.block)
+    some = None if y is None else y[few]
+    chart.notes.extend(probes.in_place(gan, z[few], sampled.x[few], some))
     chart.findings.extend(symptoms.of_samples(sampled.x))
     chart.findings.extend(symptoms.of_logits(gan, sampled, chart.figures))
     if {finding.code for finding in chart.findings} & set(symptoms.UNUSABLE):

@@ -114,11 +114,16 @@ def names(gan: GAN) -> str:
     return " and ".join(name for _, name in conditions(gan))
 
 
+def believes(gan: GAN) -> bool:
+    """Whether a critic judges the samples that satisfy a GAN's predicates."""
+    return isinstance(gan.discriminator, Where) and gan.discriminator.believes
+
+
 def law(gan: GAN, of_data: str) -> str:
     """The law of samples, where a sampler's law speaks of the data."""
-    if not isinstance(gan.discriminator, Where):
+    if not names(gan):
         return of_data
-    data = "the data" if gan.discriminator.believes else "what the generator makes"
+    data = "the data" if believes(gan) else "what the generator makes"
     return f"{of_data}{MEANT}{data} given {names(gan)}"
 
 
