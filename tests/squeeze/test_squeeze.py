@@ -813,7 +813,7 @@ def masked_fit(gan, rows=16_384):
 
 
 def test_a_bound_learns_which_rows_are_surely_rejected():
-    """Of a predicate that holds for 2.3 %, nearly all else is known to be rejected."""
+    """The predicate holds for 2.3 %, and nearly all else is known to be rejected."""
     gan = drs.where(hill(), lambda x: x[:, 0] > 2.0, critic=False)
     network = masked_fit(gan)
     z = ops.latents(gan, Rng(7), 2**16)
