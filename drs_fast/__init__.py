@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from drs_fast.exporting.export import export
     from drs_fast.exporting.place import Exported
     from drs_fast.gan import GAN
+    from drs_fast.gan.where import where
     from drs_fast.ops import backend
     from drs_fast.ratio.calibrate import calibrate
     from drs_fast.ratio.contrastive import contrastive
@@ -75,6 +76,7 @@ LATER = {
     "plan": "run.plan",
     "relativistic": "ratio.relativistic",
     "weights": "adapters.load",
+    "where": "gan.where",
     "wrap": "adapters.wrap",
 }
 
@@ -115,6 +117,7 @@ __all__ = [
     "stream",
     "unweight",
     "weights",
+    "where",
     "wrap",
 ]
 

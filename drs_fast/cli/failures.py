@@ -46,7 +46,10 @@ def ended(error: Exception, options: argparse.Namespace) -> int:
     if code is None:
         raise error
     if isinstance(error, MemoryError) or _of_a_gpu(error):
-        smaller = ", try a smaller --batch-size" if "batch_size" in options else ""
+        from drs_fast.core.out_of_memory import OutOfMemory  # not before, because of PyTorch
+
+        says = isinstance(error, OutOfMemory) or "batch_size" not in options
+        smaller = "" if says else ", try a smaller --batch-size"
         line = f"not enough memory{smaller}: {error}"
     if "traceback" in options and options.traceback:
         traceback.print_exception(error)

@@ -10,10 +10,11 @@ from torch import Tensor, nn
 from drs_fast import ops
 from drs_fast.core import BURN_IN_ROW, Rng
 from drs_fast.core.arguments import integer, told
-from drs_fast.doctor import compared, coupling, probes, real_samples, symptoms
+from drs_fast.core.out_of_memory import OutOfMemory
+from drs_fast.doctor import compared, coupling, probes, real_samples, satisfying, symptoms
 from drs_fast.doctor.probes import BLOCK, Finding
 from drs_fast.doctor.symptoms import Chart, Sampled
-from drs_fast.gan import GAN, links
+from drs_fast.gan import GAN, links, where
 from drs_fast.gan.calls import NO_CRITIC
 from drs_fast.training.fitting import of_gan
 
@@ -58,7 +59,7 @@ def doctor(gan: GAN, real: Any = None, n: int = 4096, seed: int = 0) -> Diagnosi
     """
     size, patient = max(integer("n", n, 1), 2 * BLOCK), copy.copy(gan)
     patient.real = gan.real if real is None else real
-    patient = patient.on(block=BLOCK, precision="fp32")
+    patient = patient.on(block=min(BLOCK, gan.block), precision="fp32")
     if real is not None:
         real_samples.check_given(patient, size)
     modules = probes.modules(patient)
@@ -70,7 +71,14 @@ def doctor(gan: GAN, real: Any = None, n: int = 4096, seed: int = 0) -> Diagnosi
     try:
         with torch.random.fork_rng([gan.device] if gan.device.type == "cuda" else []):
             chart = Chart([], {}, [], [])
-            _examine(patient, record, modules, size, seed, chart)
+            if where.believes(patient):
+                # Whether D is sound is a question of all samples.
+                whole = where.unconditioned(patient)
+                _examine(whole, record, modules, size, seed, chart)
+            if where.names(patient):
+                satisfying.examine(patient, size, seed, chart)
+            else:
+                _examine(patient, record, modules, size, seed, chart)
     finally:
         record.restore()
     return Diagnosis(
@@ -96,7 +104,10 @@ def _examine(
         sampled = _sampled(gan, n, seed)
     except Exception as error:  # the user's code may raise anything
         grouped = coupling.look(gan)
-        if grouped is not None:
+        seen, _, remedy = told(error).partition("; ")
+        if isinstance(error, OutOfMemory):
+            chart.findings.append(Finding("fails", seen, remedy))
+        elif grouped is not None:
             role, seen, remedy = grouped
             chart.findings.append(Finding(f"coupled-{role}", seen, remedy))
         else:
@@ -116,8 +127,9 @@ def _examine(
     chart.findings.extend(probes.calls(record, before))
     chart.findings.extend(probes.functions(gan, z, y, seed))
     chart.findings.extend(probes.spectral_norms(modules))
-    half = None if y is None else y[:BLOCK]
-    chart.notes.extend(probes.in_place(gan, z[:BLOCK], sampled.x[:BLOCK], half))
+    few = slice(gan.block)
+    some = None if y is None else y[few]
+    chart.notes.extend(probes.in_place(gan, z[few], sampled.x[few], some))
     chart.findings.extend(symptoms.of_samples(sampled.x))
     chart.findings.extend(symptoms.of_logits(gan, sampled, chart.figures))
     if {finding.code for finding in chart.findings} & set(symptoms.UNUSABLE):

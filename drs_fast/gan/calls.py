@@ -1,12 +1,13 @@
 """Calls functions that a user gave; checks what they are given and what they return."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
 
 from drs_fast.core.arguments import describe, told
+from drs_fast.core.out_of_memory import OutOfMemory, lacks_memory
 from drs_fast.core.sampler import those_that
 from drs_fast.core.tensors import plain
 from drs_fast.core.words import counted
@@ -24,6 +25,7 @@ NO_CRITIC = (
     "drs.keep_train(gan, features=a function x -> (n, d))"
 )
 TUNED = "it ran as tune= says, and as it is it did not fail when the run began: leave tune out"
+FEWER = 4  # times fewer rows where memory was too small
 # What wrong shapes and dtypes raise.
 OF_SHAPES = (RuntimeError, TypeError, ValueError, IndexError, AssertionError)
 
@@ -49,19 +51,38 @@ def result(
             return function(*given)
         with torch.autocast(given[0].device.type, torch.bfloat16, cache_enabled=False):
             return function(*given)
-    except (torch.OutOfMemoryError, MemoryError, Refused):
+    except Refused:
         raise
     except Unfit as error:
         mended = line(mending.LETTERS.get(role, "module"), error.options)
         raise Refused(f"{role} {error.seen}; {mended}") from None
     except Exception as error:  # the user's code may raise anything
         found = ", ".join(describe(argument) for argument in given)
+        if lacks_memory(error):
+            _raise_memory(role, found, given, error)
         message, remedy = told(error), ""
         if type(error) in OF_SHAPES:
             if isinstance(advice, mending.Takes):
                 advice = mending.refused(role, function, given, message, advice)
             remedy = f"; {advice}"
         raise Refused(f"{role} failed on {found}: {message}{remedy}") from error
+
+
+def _raise_memory(role: str, found: str, given: tuple[Any, ...], error: Exception) -> NoReturn:
+    """Says how many rows to give instead; the innermost function has said it already."""
+    if isinstance(error, OutOfMemory) or not (given and isinstance(given[0], Tensor)):
+        raise error
+    rows = len(given[0])
+    fewer = 1 << max(0, (rows // FEWER).bit_length() - 1)
+    remedy = (
+        f"call it on fewer rows: batch_size={fewer} (--batch-size {fewer}), or "
+        f"GAN(..., block={fewer}) where there is no batch_size"
+        if rows > 1
+        else "a single row is too much: take a smaller model, or a device with more memory"
+    )
+    raise OutOfMemory(
+        f"{role} ran out of memory on {found}; {remedy} ({told(error).splitlines()[0]})"
+    ) from error
 
 
 def check_callable(role: str, function: object) -> None:

@@ -242,10 +242,21 @@ class GAN(Variants):
         self._check(z, y)
         return self._blocks(self._samples, z, y)[0]
 
-    def scores(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        """Logits (n,) float32 of given samples x (n, ...) [, y (n,) int64]."""
+    def scores(self, x: Tensor, y: Tensor | None = None, *, alone: bool = False) -> Tensor:
+        """Logits (n,) float32 of given samples x (n, ...) [, y (n,) int64]; alone: as `logits`."""
         self._check_labels(x, y)
-        return self._blocks(self._scores, x, y)[0]
+        return self._blocks(self._scores, x, y, room=self._room if alone else None)[0]
+
+    def applied(
+        self, role: str, function: Callable[..., Any], x: Tensor, y: Tensor | None = None
+    ) -> Tensor:
+        """function(x [, y]), (n, ...), called as the discriminator is; errors name it by role."""
+        self._check_labels(x, y)
+
+        def one(start: int, *rows: Tensor) -> Iterator[Tensor]:
+            yield calls.result(role, function, rows, self.takes.check, bf16=False)
+
+        return self._blocks(one, x, y)[0]
 
     def gradients(self, z: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """x = G(z), its logit, and the logit's gradient with respect to z, (n, latent_dim)."""

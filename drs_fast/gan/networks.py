@@ -124,11 +124,15 @@ class Networks:
             return links.LINKS[self.link](score).float()
         return calls.one_per_sample("link", self._call("link", score), n, device).float()
 
+    @property
+    def takes(self) -> mending.Takes:
+        """What G and D are given, for the errors of their calls."""
+        return mending.Takes(self.latent_dim, self.latent_shape, self.labels)
+
     def _call(self, role: str, *arguments: Any) -> Any:
         function = self._runs.get(role, getattr(self, role))
         if role in calls.ADVICE:
             return calls.result(role, function, arguments, calls.ADVICE[role], bf16=False)
-        takes = mending.Takes(self.latent_dim, self.latent_shape, self.labels)
-        advice = calls.TUNED if role in self._runs else takes
+        advice = calls.TUNED if role in self._runs else self.takes
         with self._timed(role):
             return calls.result(role, function, arguments, advice, self.precision == "bf16")

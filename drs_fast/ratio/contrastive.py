@@ -17,6 +17,7 @@ from drs_fast.gan import GAN, links
 from drs_fast.gan.calls import NO_CRITIC, one_per_sample
 from drs_fast.gan.real_data import alike
 from drs_fast.samplers.common.pushes import Moves
+from drs_fast.training import frozen
 from drs_fast.training.fitting import Draws, of_gan
 
 CONSTANT = {"softplus": 2 * math.log(2), "hinge": 2.0}  # losses of a critic that is always 0
@@ -63,8 +64,9 @@ def contrastive(
             "contrastive trains the discriminator, which must be a torch.nn.Module, got "
             f"{describe(gan.discriminator)}; wrap it in a module"
         )
+    frozen.refuse_where(gan)
     x, label = gan.real_samples(reals)
-    critic = Critic(copy.deepcopy(gan.discriminator), gan.link).requires_grad_()
+    critic = Critic(frozen.trainable(gan.discriminator), gan.link).requires_grad_()
     trained = gan.judged(critic, "wasserstein")
     pusher = trained.on(block=batch)
     optimizer = torch.optim.Adam(critic.parameters(), rate, BETAS)

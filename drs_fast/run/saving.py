@@ -12,6 +12,7 @@ import torch
 from drs_fast import __version__
 from drs_fast.core import Found, layout, slow
 from drs_fast.core.sampler import BATCH, EQUAL, UNKNOWN
+from drs_fast.gan import where
 from drs_fast.run import called, probe, resumed, spec, summary, workers
 from drs_fast.run.keeping import Keeping
 from drs_fast.run.progress import Progress
@@ -117,7 +118,7 @@ class Saving:
             "model": run.gan.name,
             "labels": run.gan.labels,
             "version": __version__,
-            "law": run.chosen()[0].law,
+            "law": where.law(run.gan, run.chosen()[0].law),
             "weighing": run.chosen()[0].weighs,
             "group": sampler.group,
             "tallies": list(run.tallies),

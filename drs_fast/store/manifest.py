@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Annotated, Any, NotRequired, TypedDict, cast
 
-from drs_fast.core.laws import DATA, DATA_OF_ONE, DATA_WITHIN
+from drs_fast.core.laws import DATA, DATA_OF_ONE, DATA_WITHIN, MEANT
 from drs_fast.store import kinds
 from drs_fast.store.format import (
     MANIFEST,
@@ -176,7 +176,7 @@ def differing(manifest: Mapping[str, Any], others: Mapping[str, Any]) -> list[st
 
 def settled(manifest: Manifest) -> bool:
     """Whether the law is one that a run's counts can show, which burn-in could not know."""
-    law = manifest.get("law", "")
+    law = manifest.get("law", "").partition(MEANT)[0]
     exact = law in (DATA, DATA_WITHIN) or law.startswith(DATA_OF_ONE)
     return exact and not manifest.get("above")
 

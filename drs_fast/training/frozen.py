@@ -1,6 +1,5 @@
 """Shared by learned density ratios: frozen features, samples to learn from, and batches."""
 
-import copy
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
@@ -8,91 +7,65 @@ import torch
 from torch import Tensor, nn
 
 from drs_fast import ops
-from drs_fast.core import Rng, fingerprint
+from drs_fast.core import Rng
 from drs_fast.core.arguments import describe, integer
 from drs_fast.core.rows import ORDER_ROW, RATIO_ROW
 from drs_fast.core.tensors import plain
-from drs_fast.gan import GAN
-from drs_fast.gan.calls import NO_CRITIC
+from drs_fast.gan import GAN, calls
 from drs_fast.gan.packed import Packed
 from drs_fast.gan.real_data import alike
+from drs_fast.gan.where import names
+from drs_fast.training import parts as parts_of
 from drs_fast.training.fitting import Draws
+from drs_fast.training.taps import (
+    Given,
+    GivenLabelled,
+    Pooled,
+    TapWithin,
+    copied,
+    takes_label,
+    tapped,
+)
 
 Features = str | Callable[[Tensor], Tensor] | None
 Rows = tuple[Tensor, ...]
-Module = TypeVar("Module", bound=nn.Module)
 Report = TypeVar("Report")
 
 HELD_OUT = 0.2
 LEAST = 50  # real samples
+BEFORE = "before-minibatch-std"
+LARGE, PROBED = 8192, 8  # most numbers of a feature map, and rows to see how many it has
+ADVICE = "pass features=the name of a part, or a function x -> (n, d)"
 
 
-def copied(module: Module) -> Module:
-    """A copy in eval mode; what a forward pass left on its parts is copied without its graph."""
-    left = {
-        id(value): value.detach().clone()
-        for part in module.modules()
-        for value in vars(part).values()
-        if isinstance(value, Tensor) and not value.is_leaf
-    }
-    return copy.deepcopy(module, left).eval()
+def trainable(critic: nn.Module) -> nn.Module:
+    """A copy to train; ValueError if it has nothing to train."""
+    if not any(True for _ in critic.parameters()):
+        raise ValueError(
+            "the discriminator is to be trained, but has no parameters of its own; give the module "
+            "that has them, drs.wrap(module, ...), in place of a function that uses it, or use "
+            "drs.keep_train(gan), which leaves it as it is"
+        )
+    return copied(critic)
 
 
 def critic_module(gan: GAN, instead: str) -> nn.Module:
     """The discriminator; if it is not a module, a ValueError that says what to do instead."""
     if gan.discriminator is None:
-        raise ValueError(NO_CRITIC)
+        raise ValueError(calls.NO_CRITIC)
     if not isinstance(gan.discriminator, nn.Module):
         kind = type(gan.discriminator).__name__
         raise ValueError(f"the discriminator must be an nn.Module here, got {kind}; {instead}")
     return gan.discriminator
 
 
-class Tap(nn.Module):
-    """The output, or the input, of a part of a network when the network is called."""
-
-    def __init__(self, network: nn.Module, name: str, *, before: bool) -> None:
-        super().__init__()
-        self.network, self.name, self.before = network, name, before
-
-    def forward(self, *rows: Tensor) -> Any:
-        seen = []
-
-        def keep(part: nn.Module, given: tuple[Any, ...], returned: Any) -> None:
-            value = given[0] if self.before else returned
-            # A copy, because the next layer may change it in place.
-            seen.append(value.clone() if isinstance(value, Tensor) else value)
-
-        # Only for this call: a hook that stayed would change the GAN's sha256 by its serial number.
-        hook = self.network.get_submodule(self.name).register_forward_hook(keep)
-        try:
-            self.network(*rows)
-        finally:
-            hook.remove()
-        if not seen:
-            raise ValueError(f"the discriminator did not call its part {self.name!r}")
-        return seen[-1]
-
-
-def tapped(critic: nn.Module, name: str, *, before: bool) -> nn.Module:
-    """A tap of a critic; of one that judges groups, for the rows themselves."""
-    if not isinstance(critic, Packed):
-        return Tap(critic, name, before=before)
-    name = name.removeprefix("discriminator.")
-    return critic.around(Tap(critic.discriminator, name, before=before))
-
-
-class Given(nn.Module):
-    """A function of samples alone, to call with a label too."""
-
-    def __init__(self, function: Callable[[Tensor], Any]) -> None:
-        super().__init__()
-        self.function = copied(function) if isinstance(function, nn.Module) else function
-        for module in fingerprint.modules(self.function):
-            module.eval()
-
-    def forward(self, x: Tensor, *label: Tensor) -> Any:
-        return self.function(x)
+def refuse_where(gan: GAN) -> None:
+    """ValueError for a GAN with a predicate, which a new critic would not know."""
+    if names(gan):
+        raise ValueError(
+            f"this GAN gives only samples that satisfy {names(gan)}; train its critic before: "
+            "drs.where(drs.keep_train(gan), predicate)"
+        )
 
 
 class Frozen(nn.Module):
@@ -116,9 +89,12 @@ class Frozen(nn.Module):
 
     def features(self, x: Tensor, *label: Tensor) -> Tensor:
         """(n, d) float32."""
-        found = plain("features", self.take(x, *label), "a tensor of features", "return")
+        try:
+            found = plain("features", self.take(x, *label), "a tensor of features", "return")
+        except ValueError as error:
+            raise calls.Refused(str(error)) from error
         if found.shape[:1] != x.shape[:1]:
-            raise ValueError(
+            raise calls.Refused(
                 f"features must be a tensor with a row for each of {len(x)} samples, "
                 f"got {describe(found)}"
             )
@@ -197,6 +173,7 @@ class Material:
     """
 
     def __init__(self, gan: GAN, samples: int, seed: int) -> None:
+        refuse_where(gan)
         x, y = gan.real_samples(integer("samples", samples, LEAST))
         if len(x) < LEAST:
             raise ValueError(f"at least {LEAST} real samples are needed here, got {len(x)}")
@@ -214,7 +191,12 @@ class Material:
         self.rng = self.rng.at(self.rng.row + len(z))
         # D is called too, so that a fault of its is told as `gan` tells it.
         known = self.gan.discriminator is not None
-        x = self.gan.logits(z, *real[1:])[0] if known else self.gan.samples(z, *real[1:])
+        alone = len(z) < self.gan.block and len(self.training[0]) < self.gan.block
+        x = (
+            self.gan.logits(z, *real[1:], alone=alone)[0]
+            if known
+            else self.gan.samples(z, *real[1:])
+        )
         alike(real[0], x)
         return (x.clone(), *real[1:])  # cloned, because autograd rejects inference-mode tensors
 
@@ -236,20 +218,55 @@ class Material:
                 chosen = tuple(row[some] for row in real)
                 yield from zip(blocks(chosen, size), blocks(generated, size), strict=True)
 
+    def found(self, features: str | None) -> tuple[nn.Module, str]:
+        """A module x [, y] -> features of a part of the critic, and which part that is."""
+        gan = self.gan
+        if gan.discriminator is None:
+            raise ValueError(calls.NO_CRITIC)
+        found = None
+        if features == BEFORE:
+            found = parts_of.before_coupling(gan, self.held_out, self.generated(self.held_out))
+        else:
+            found = parts_of.last_layer(gan, self.held_out)
+        if found is None:
+            raise ValueError(
+                "the discriminator has no Linear or Conv layer whose input could be the features; "
+                f"{ADVICE}. Its parts end with {parts(gan.discriminator)}"
+            )
+        known: dict[nn.Module, str] = {}
+        if isinstance(gan.discriminator, nn.Module):
+            known = {part: name for name, part in gan.discriminator.named_modules()}
+        take: nn.Module
+        if known.get(found.part):
+            assert isinstance(gan.discriminator, nn.Module)
+            take = tapped(copied(gan.discriminator), known[found.part], before=found.before)
+        else:
+            take = TapWithin(gan.discriminator, found.part, before=found.before)
+        way = "input" if found.before else "output"
+        what = f"the {way} of {known.get(found.part) or type(found.part).__name__}, {found.why}"
+        return self._pooled(take, what, isinstance(found.part, nn.Linear))
+
+    def _pooled(self, take: nn.Module, what: str, linear: bool) -> tuple[nn.Module, str]:
+        """The same, but the mean over positions where a feature map has many of them."""
+        rows = tuple(row[:PROBED] for row in self.held_out)
+        seen = self.gan.applied("features", take, *rows)
+        if linear or seen.ndim < 3 or seen[0].numel() <= LARGE:
+            return take, what
+        return Pooled(take), f"{what}; the mean over its {seen[0, 0].numel():,} positions"
+
     def frozen(self, take: nn.Module) -> tuple[Frozen, Callable[[Rows], Rows]]:
         """The features, standardised on training rows, and a function from rows to them."""
         features = Frozen(take, self.gan.labels).to(self.training[0].device).eval()
 
         @torch.no_grad()
         def raw(rows: Rows) -> Tensor:
-            return torch.cat([features.features(*part) for part in blocks(rows, self.gan.block)])
+            return self.gan.applied("features", features.features, *rows)
 
         features.standardise(torch.cat([raw(self.training), raw(self.generated(self.training))]))
-        on_rows = OnRows(features, self.gan.block)
 
         @torch.no_grad()
         def encode(rows: Rows) -> Rows:
-            return (on_rows(rows),)
+            return (self.gan.applied("features", features, *rows),)
 
         return features, encode
 
@@ -257,7 +274,8 @@ class Material:
 def taken(gan: GAN, features: str | Callable[[Tensor], Any]) -> nn.Module:
     """A module x [, y] -> features."""
     if callable(features):
-        return Given(features)
+        labelled = gan.labels is not None and takes_label(features)
+        return GivenLabelled(features) if labelled else Given(features)
     if not isinstance(features, str):
         raise ValueError(
             "features must be a function of samples, or the dotted name of a part of the "
@@ -271,6 +289,8 @@ def taken(gan: GAN, features: str | Callable[[Tensor], Any]) -> nn.Module:
     return tapped(copied(critic), features, before=False)
 
 
-def parts(critic: nn.Module) -> str:
+def parts(critic: object) -> str:
     """The names of the last few parts of a module."""
+    if not isinstance(critic, nn.Module):
+        return "no parts"
     return ", ".join(repr(name) for name, _ in list(critic.named_modules())[1:][-8:]) or "no parts"

@@ -204,6 +204,10 @@ FAULTS = {
         lambda: d(lambda x: functional.dropout(x, 0.3)), {"random-discriminator"}),
     "noise in D": (lambda: d(lambda x: x + 0.01 * torch.randn_like(x)), {"random-discriminator"}),
     "noise in G": (lambda: g(lambda x: x + 0.01 * torch.randn_like(x)), {"random-generator"}),
+    "a predicate that looks at other rows": (
+        lambda: drs.where(model(), lambda x: x[:, 0] > x[:, 0].mean()), {"predicate"}),
+    "a predicate that never holds": (
+        lambda: drs.where(model(), lambda x: x[:, 0] > 1e9), {"unsatisfied"}),
     "minibatch standard deviation": (lambda: d(minibatch_deviation), {"coupled-discriminator"}),
     "minibatch statistic of all rows": (
         lambda: d(lambda x: x + 0.1 * x.mean()), {"coupled-discriminator"}),

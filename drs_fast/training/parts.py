@@ -1,0 +1,148 @@
+"""Finds the part of a critic whose input, or output, are features to learn a density ratio from."""
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from drs_fast.core import fingerprint
+from drs_fast.gan import GAN, calls
+
+LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+PROBED = 128  # rows in the call that finds what couples them
+SAME = 2.0**-14  # of the largest number: kernels of one shape move a row's numbers by less
+
+
+class Ran(NamedTuple):
+    """A part that a call of the critic ran, with its first input and output; None if no tensor."""
+
+    part: nn.Module
+    given: Tensor | None
+    returned: Tensor | None
+
+
+class Found(NamedTuple):
+    """A part whose input (before) or output are the features, and why."""
+
+    part: nn.Module
+    before: bool
+    why: str
+
+
+def tensor_of(value: Any) -> Tensor | None:
+    """The tensor, or the first of several."""
+    if isinstance(value, (tuple, list)) and value:
+        value = value[0]
+    return value if isinstance(value, Tensor) else None
+
+
+@contextmanager
+def watched(critic: Callable[..., Any]) -> Iterator[list[Ran]]:
+    """Lists the parts of the critic in the order in which they return."""
+    ran: list[Ran] = []
+
+    def keep(part: nn.Module, given: tuple[Any, ...], named: dict[str, Any], returned: Any) -> None:
+        # Copies, because the next layer may change them in place.
+        first, result = tensor_of((*given, *named.values())), tensor_of(returned)
+        ran.append(
+            Ran(
+                part,
+                None if first is None else first.detach().clone(),
+                None if result is None else result.detach().clone(),
+            )
+        )
+
+    hooks = [
+        part.register_forward_hook(keep, with_kwargs=True)
+        for part in dict.fromkeys(fingerprint.modules(critic))
+        if not isinstance(part, torch.jit.ScriptModule)
+    ]
+    try:
+        yield ran
+    finally:
+        for hook in hooks:  # a hook that stayed would change the GAN's sha256
+            hook.remove()
+
+
+def last_layer(gan: GAN, rows: tuple[Tensor, ...]) -> Found | None:
+    """The last part with weights if its output is the score, else the last Linear or Conv."""
+    scores: list[Tensor] = []
+    recorder = copy.copy(gan)
+
+    def recording(score: Tensor) -> Tensor:
+        scores.append(score.detach().clone())
+        return torch.zeros_like(score)
+
+    recorder.link = recording
+    with watched(gan.discriminator or recording) as ran:
+        recorder.scores(*(row[: gan.block] for row in rows))
+    for one in ran:
+        if one.given is not None and _last(one.part) and _is(one.returned, scores[-1]):
+            return Found(one.part, True, "whose output is the score")
+    layers = [one for one in ran if isinstance(one.part, LAYERS) and one.given is not None]
+    return Found(layers[-1].part, True, "the last layer") if layers else None
+
+
+def before_coupling(gan: GAN, rows: tuple[Tensor, ...], others: tuple[Tensor, ...]) -> Found:
+    """What a critic computes last of each row alone; ValueError if it couples no rows.
+
+    rows, others: real and generated samples with the same labels; the first row is judged among
+        each of them.
+    """
+    critic = gan.discriminator
+    if critic is None:
+        raise ValueError(calls.NO_CRITIC)
+    chosen = torch.arange(PROBED, device=rows[0].device) % len(rows[0])
+    seen: list[list[Ran]] = []
+    for companions in (rows, others):
+        given = [each[chosen] for each in companions]
+        given[0] = torch.cat([rows[0][:1], given[0][1:]])
+        with torch.no_grad(), watched(critic) as ran:
+            calls.result("discriminator", critic, tuple(given), gan.takes, bf16=False)
+        seen.append(ran)
+    alone = None
+    for one, other in zip(*seen, strict=False):
+        if not _alike(one.returned, other.returned):
+            if _alike(one.given, other.given) and one.given is not None:
+                return Found(one.part, True, "which couples rows")
+            break
+        if one.returned is not None and len(one.returned) == PROBED:
+            alone = Found(one.part, False, "the last before rows are coupled")
+    else:
+        raise ValueError(
+            "features='before-minibatch-std', but no part of the discriminator couples rows: the "
+            "score of a sample is the same beside any others; leave features out"
+        )
+    if alone is None:
+        raise ValueError(
+            "features='before-minibatch-std', but the discriminator couples rows before any part "
+            "of it has judged one alone; pass features=a function x -> (n, d)"
+        )
+    return alone
+
+
+def _last(part: nn.Module) -> bool:
+    """Whether it computes with weights of its own, in no Linear or Conv layer within it."""
+    inner = [each for each in part.modules() if each is not part]
+    return any(True for _ in part.parameters()) and not any(
+        isinstance(one, LAYERS) for one in inner
+    )
+
+
+def _is(returned: Tensor | None, score: Tensor) -> bool:
+    return (
+        returned is not None
+        and returned.numel() == score.numel()
+        and torch.equal(returned.flatten().to(score.dtype), score)
+    )
+
+
+def _alike(one: Tensor | None, other: Tensor | None) -> bool:
+    """Whether the first row is the same; True for what is not computed row by row."""
+    if one is None or other is None or one.shape != other.shape or len(one) != PROBED:
+        return True
+    a, b = one[0].double(), other[0].double()
+    return bool((a - b).abs().max() <= SAME * max(1e-30, float(a.abs().max())))
