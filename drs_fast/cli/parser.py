@@ -171,6 +171,7 @@ def parser(given: list[str]) -> argparse.ArgumentParser:
     )
     check.add_argument("--seed", type=int, default=0, help="of the samples (default: %(default)s)")
     _add_option(check, "device", DEVICE, type=str)
+    check.add_argument("--json", action="store_true", help="print JSON, for other programs")
     check.set_defaults(run=commands.run_doctor)
 
     status = added.add_parser(

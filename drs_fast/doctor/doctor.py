@@ -1,7 +1,9 @@
 """Examines a GAN's samples and logits, finds what is wrong, and says how to fix it."""
 
 import copy
+import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,13 +14,14 @@ from drs_fast.core.arguments import integer, told
 from drs_fast.doctor import compared, probes, real_samples, symptoms
 from drs_fast.doctor.probes import BLOCK, Finding
 from drs_fast.doctor.symptoms import Chart, Sampled
+from drs_fast.doctor.words import number
 from drs_fast.gan import GAN, Real, links
 from drs_fast.training.fitting import of_gan
 
 __all__ = ["Diagnosis", "Finding", "doctor"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Diagnosis:
     """What `doctor` found. Without findings, it saw nothing wrong in what it could check."""
 
@@ -33,15 +36,44 @@ class Diagnosis:
         """The short names of the findings."""
         return tuple(finding.code for finding in self.findings)
 
+    def as_dict(self) -> dict[str, Any]:
+        """Numbers, strings and lists, as JSON has them; `drs-fast doctor --json` prints them.
+
+        name; findings: a list of {code, seen, remedy}; figures: numbers by name, None where there
+        is none; notes and unknown: lists of strings. Codes and names stay from version to version.
+        """
+        return {
+            "name": self.name,
+            "findings": [finding._asdict() for finding in self.findings],
+            "figures": {
+                key: value if math.isfinite(value) else None for key, value in self.figures.items()
+            },
+            "notes": list(self.notes),
+            "unknown": list(self.unknown),
+        }
+
+    def __repr__(self) -> str:
+        codes = f" ({', '.join(self.codes)})" if self.codes else ""
+        return f"<Diagnosis of {self._headline()}{codes}; print it for more>"
+
     def __str__(self) -> str:
-        lines = [f"{self.name}: {len(self.findings) or 'no'} problem{'s'[len(self.codes) == 1 :]}"]
+        lines = [self._headline()]
         for code, seen, remedy in self.findings:
             lines += ["", code, f"  seen: {seen}", f"  do:   {remedy}"]
         width = max(map(len, self.figures), default=0)
         if self.figures:
-            lines += ["", *(f"{key:<{width}}  {self.figures[key]:.5g}" for key in self.figures)]
+            lines += ["", *(f"{key:<{width}}  {number(self.figures[key])}" for key in self.figures)]
         lines += [f"\ncannot tell {check}" for check in self.unknown]
         return "\n".join([*lines, *(f"\nnote: {note}" for note in self.notes)])
+
+    def _headline(self) -> str:
+        """How many problems, and whether all checks were possible."""
+        count, left = len(self.findings), len(self.unknown)
+        found = f"{count or 'no'} problem{'s'[count == 1 :]}"
+        if count or not left:
+            return f"{self.name}: {found}"
+        checks = "1 check was" if left == 1 else f"{left} checks were"
+        return f"{self.name}: {found} in what could be checked; {checks} not possible"
 
 
 @of_gan
