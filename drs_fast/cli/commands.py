@@ -199,10 +199,11 @@ def _counted(count: int, name: str) -> str:
 def run_report(options: argparse.Namespace) -> int:
     from drs_fast.report import report
 
-    text, pictures = report.write(options.dir, options.out)
-    print(text)
-    for picture in pictures:
-        print(picture)
+    gan = None if options.model is None else load(options.model)
+    written = report.write(options.dir, options.out, gan)
+    print(written.text)
+    for path in (*written.pictures, written.page):
+        print(path)
     return 0
 
 

@@ -267,10 +267,16 @@ def parser(given: list[str]) -> argparse.ArgumentParser:
     unweight.set_defaults(run=commands.run_unweight)
 
     report = added.add_parser(
-        "report", allow_abbrev=False, help="describe a run in numbers and pictures"
+        "report",
+        allow_abbrev=False,
+        help="describe a run in numbers and pictures, and in one page, report.html",
     )
     report.add_argument("dir", metavar="DIR")
-    report.add_argument("--out", help="directory for the pictures (default: DIR-report)")
+    report.add_argument("--out", help="output folder (default: DIR-report)")
+    report.add_argument(
+        "--model",
+        help="the model that made the run, to show what it rejected (built-in ones are known)",
+    )
     report.set_defaults(run=commands.run_report)
     return made
 
