@@ -52,10 +52,12 @@ def run(
         gan = load(name)
         samples = _generate(gan, out / name, n, quiet, say)
         start = time.perf_counter()
-        raw = _raw(gan, n)
-        paths.append(draw(out / f"{name}.png", samples, *raw))
-        paths.append(_scores(out / f"{name}-scores.png", samples))
-        pages.append(report.write(out / name, gan=gan).page)
+        # Two threads that wait for each other on cores that others use need ten times as long.
+        with one_thread():
+            raw = _raw(gan, n)
+            paths.append(draw(out / f"{name}.png", samples, *raw))
+            paths.append(_scores(out / f"{name}-scores.png", samples))
+            pages.append(report.write(out / name, gan=gan).page)
         say(f"{'':<12}{'and as many raw samples, pictures, a report':<50}{_since(start):>9}")
     say(f"\nLook at {pages[0]}\nand at the pictures. Then try your own GAN:\n")
     say("  drs-fast doctor mygan.py:make     what is wrong with it, and what to do")
@@ -83,7 +85,6 @@ def _since(start: float) -> str:
     return f"{time.perf_counter() - start:.1f}"
 
 
-@one_thread()  # two that wait for each other on cores that are taken need ten times as long
 def _raw(gan: GAN, n: int) -> tuple[Tensor, Tensor]:
     """x and logit of n proposals, starting at the burn-in rows."""
     parts = [

@@ -30,9 +30,9 @@ def everything(
     """Draws the pictures; returns them, the telling ones first, and why others are missing."""
     title = facts.heading(samples)
     of_samples, reasons = _samples(samples, folder, title)
-    of_proposals, missing = _proposals(samples, said, gan, folder, title)
+    of_proposals = _proposals(samples, said, gan, folder, title)
     of_numbers, lacking = _numbers(samples, said, balanced, folder, title)
-    return [*of_proposals, *of_samples, *of_numbers], [*lacking, *reasons, *missing]
+    return [*of_proposals, *of_samples, *of_numbers], [*lacking, *reasons]
 
 
 def _numbers(
@@ -115,21 +115,19 @@ def _samples(samples: Samples, folder: Path, title: str) -> tuple[list[Picture],
 
 def _proposals(
     samples: Samples, said: Described, gan: GAN | None, folder: Path, title: str
-) -> tuple[list[Picture], list[str]]:
+) -> list[Picture]:
     """Accepted beside rejected rows, and images on the way from one to the other."""
-    if said.thresholds is None or len(samples) == 0:
-        return [], []
-    if gan is None:
-        return [], ["rejected samples: they are not stored; --model makes them again"]
+    if said.thresholds is None or gan is None or len(samples) == 0:
+        return []
     shape = (len(samples), *gan.row().shape[1:])
     if not (_points(shape) or _images(shape)):
-        return [], []
+        return []
     most = proposals.POINTS if _points(shape) else proposals.IMAGES
     found = proposals.of_run(samples, gan, said.thresholds, most)
     path = folder / "proposals.png"
     head = "Accepted and rejected"
     if _points(shape):
-        return [Picture(_two(path, found, title), head, _first(found))], []
+        return [Picture(_two(path, found, title), head, _first(found))]
     images.kinds(path, found, title)
     caption = (
         f"{_first(found)} Sorted by the probability of being accepted, whose mean stands beside "
@@ -144,7 +142,7 @@ def _proposals(
             "would be accepted."
         )
         made.append(Picture(path, "From accepted to rejected", caption))
-    return made, []
+    return made
 
 
 def _first(found: proposals.Proposals) -> str:

@@ -49,6 +49,8 @@ def write(
     text = _text(samples, known, quantiles)
     if reasons:
         text += "\nnot drawn" + "".join(f"\n  {reason}" for reason in reasons)
+    if made_by is None and said.thresholds is not None:
+        text += "\n--model MODEL also shows what was rejected"
     written = page.write(folder / "report.html", told, drawn)
     return Written(text, [picture.path for picture in drawn], written)
 
