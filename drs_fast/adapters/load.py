@@ -13,6 +13,7 @@ from drs_fast.adapters import files
 from drs_fast.core.arguments import told
 from drs_fast.core.sources import imported
 from drs_fast.gan import GAN, Real
+from drs_fast.gan.gan import UNNAMED
 
 
 def load(name: str) -> GAN:
@@ -47,7 +48,7 @@ def load(name: str) -> GAN:
         gan = function() if callable(function) and not isinstance(function, GAN) else function
     if not isinstance(gan, GAN):
         raise ValueError(f"{name} must return a drs.GAN, got {type(gan).__name__}")
-    gan.name = Path(name).name if gan.name == "custom" else gan.name
+    gan.name = Path(name).name if gan.name == UNNAMED else gan.name
     return gan
 
 

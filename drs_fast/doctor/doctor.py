@@ -95,7 +95,7 @@ def doctor(gan: GAN, real: Real | None = None, n: int = 4096, seed: int = 0) -> 
     placed = tuple(probes.placement(modules))
     if placed:
         why = "whatever needs a call of G and D: their weights must be numbers on one device"
-        return Diagnosis(gan.name, placed, {}, (), (why,))
+        return Diagnosis(gan.title, placed, {}, (), (why,))
     record = probes.Record(modules)
     try:
         with torch.random.fork_rng([gan.device] if gan.device.type == "cuda" else []):
@@ -104,7 +104,7 @@ def doctor(gan: GAN, real: Real | None = None, n: int = 4096, seed: int = 0) -> 
     finally:
         record.restore()
     return Diagnosis(
-        gan.name, tuple(chart.findings), chart.figures, tuple(chart.notes), tuple(chart.unknown)
+        gan.title, tuple(chart.findings), chart.figures, tuple(chart.notes), tuple(chart.unknown)
     )
 
 

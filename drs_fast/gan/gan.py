@@ -16,6 +16,7 @@ from drs_fast.gan.images import Images
 from drs_fast.gan.variants import Variants
 
 PRIORS = ("normal", "uniform", "truncated normal")
+UNNAMED = "custom"  # what a run's manifest calls a GAN without a name
 Real = Tensor | tuple[Tensor, Tensor]
 
 
@@ -61,7 +62,7 @@ class GAN(Variants):
         real: Real | Callable[[int], Real] | None = None,
         value_range: tuple[float, float] = (-1.0, 1.0),
         block: int = 4096,
-        name: str = "custom",
+        name: str = UNNAMED,
     ) -> None:
         calls.check_callable("generator", generator)
         if not (callable(prior) or (isinstance(prior, str) and prior in PRIORS)):
@@ -92,10 +93,18 @@ class GAN(Variants):
         }
         labels = "" if self.labels is None else f"{self.labels} labels, "
         return (
-            f"<GAN {self.name}: latent_dim {self.latent_dim}, prior {_named(self.prior)}, "
+            f"<GAN {self.title}: latent_dim {self.latent_dim}, prior {_named(self.prior)}, "
             f"link {_named(self.link)}, {labels}{self.device}, block {self.block}, "
             f"{self.precision}, {sum(held.values()):,} parameters>"
         )
+
+    @property
+    def title(self) -> str:
+        """Its name; of a GAN without one, the classes of G and D."""
+        if self.name != UNNAMED:
+            return self.name
+        parts = (self.generator, self.discriminator)
+        return " and ".join(_named(part) for part in parts if part is not None)
 
     @property
     def energy(self) -> bool:

@@ -82,7 +82,7 @@ def html(told: Told, pictures: Sequence[Picture]) -> str:
     """The page as text."""
     manifest, known = told.samples.manifest, told.known
     title = f"{heading(told.samples)} - drs_fast"
-    name = Path(str(manifest.get("model", "run"))).name
+    name = Path(known.get("model", "run")).name
     acceptance = known["acceptance"].partition(" ")[0]
     tiles = {
         "samples": f"{len(told.samples):,}",
@@ -140,11 +140,16 @@ def command(manifest: Mapping[str, Any]) -> tuple[str, str] | None:
         "precision": manifest["precision"],
         "images": manifest.get("images"),
         "tune": tuple(manifest.get("tune", ())),
+        "label_weights": tuple(manifest.get("label_weights") or ()) or None,
     }
     model = manifest.get("model", advice.MODEL)
     if model not in zoo.NAMES and ":" not in model:
         model = advice.MODEL
-    return advice.calls(shlex.quote(model), sampler, manifest["n"], options, save=False)
+    called = shlex.quote(model)
+    if "value_range" in manifest:
+        called += " --value-range {:g} {:g}".format(*manifest["value_range"])
+    shell, python = advice.calls(called, sampler, manifest["n"], options, save=False)
+    return shell, f"{python[:-1]}, out='run')"
 
 
 def _commands(manifest: Mapping[str, Any]) -> list[str]:

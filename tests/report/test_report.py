@@ -15,15 +15,10 @@ from benchmarks.common.by_hand import SPEC, tried
 from drs_fast.core import BURN_IN_ROW, Nothing, Sampler
 from drs_fast.core.sampler import Described, Recorded
 from drs_fast.report import (
-    bins,
     demo,
-    draw,
     facts,
     histograms,
-    images,
-    page,
     pictures,
-    proposals,
     report,
 )
 from drs_fast.samplers.common.rejection import RejectionState
