@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from drs_fast import zoo
 from drs_fast.core import Sampler
+from drs_fast.core.columns import SAVEABLE
 from drs_fast.core.sampler import named
 from drs_fast.report.draw import Picture
 from drs_fast.report.facts import QUANTILES, heading
@@ -134,7 +135,7 @@ def command(manifest: Mapping[str, Any]) -> tuple[str, str] | None:
         return None
     options = {
         "seed": manifest["seed"],
-        "save": tuple(manifest["save"]),
+        "save": tuple(name for name in SAVEABLE if name in manifest["save"]),
         "batch_size": manifest["batch_size"],
         "device": None if manifest["device"] == "cpu" else manifest["device"],
         "precision": manifest["precision"],
