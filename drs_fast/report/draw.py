@@ -28,7 +28,7 @@ def everything(
     samples: Samples, said: Described, balanced: Balance | str, folder: Path, gan: GAN | None
 ) -> tuple[list[Picture], list[str]]:
     """Draws the pictures; returns them, the telling ones first, and why others are missing."""
-    title = facts.heading(samples)
+    title = facts.heading(samples, gan)
     of_samples, reasons = _samples(samples, folder, title)
     of_proposals = _proposals(samples, said, gan, folder, title)
     of_numbers, lacking = _numbers(samples, said, balanced, folder, title)
@@ -153,12 +153,10 @@ def _first(found: proposals.Proposals) -> str:
 def _two(path: Path, found: proposals.Proposals, title: str) -> Path:
     x, finite = found.x, torch.isfinite(found.x).all(dim=1)
     square = Square.around(x[finite])
+    kinds = {"accepted": found.accepted & finite, "rejected": ~found.accepted & finite}
     panels = [
-        square.panel(f"{int(rows.sum()):,} {name}", x[rows])
-        for name, rows in (
-            ("accepted", found.accepted & finite),
-            ("rejected", ~found.accepted & finite),
-        )
+        square.panel(f"{int(rows.sum()):,} {name}", x[rows], of=len(x))
+        for name, rows in kinds.items()
         if bool(rows.any())
     ]
     return pictures.densities(path, panels, square, title)

@@ -8,7 +8,8 @@ from torch import Tensor
 from drs_fast import ops, samplers
 from drs_fast.core import Nothing, Sampler, layout
 from drs_fast.core.sampler import Described, Recorded
-from drs_fast.gan import classes
+from drs_fast.gan import GAN, classes
+from drs_fast.gan.gan import UNNAMED
 from drs_fast.gan.images import OUTSIDE
 from drs_fast.report import balance, planned
 from drs_fast.report.balance import Balance
@@ -58,6 +59,12 @@ def of_run(samples: Samples, said: Described, balanced: Balance | str) -> dict[s
             f"{_effective_share(raw):.2%} effective, (sum w)^2 / (n sum w^2), w = exp(logit)"
         )
     return {name: value for name, value in known.items() if value is not None}
+
+
+def named(manifest: Manifest, gan: GAN | None) -> str:
+    """The model; if it was given no name, and is at hand, by its classes."""
+    name = str(manifest.get("model", "run"))
+    return gan.title if gan is not None and name == UNNAMED else name
 
 
 def warnings(samples: Samples, known: dict[str, str]) -> list[str]:
@@ -183,10 +190,10 @@ def scores(samples: Samples, said: Described) -> tuple[Tensor, Tensor] | None:
     return score, ops.probability(logit, **of_rows)
 
 
-def heading(samples: Samples) -> str:
+def heading(samples: Samples, gan: GAN | None = None) -> str:
     """Model, samples and acceptance in one line."""
     tried, n = counted(samples)["proposals"], len(samples)
-    model = Path(samples.manifest.get("model", "run")).name
+    model = Path(named(samples.manifest, gan)).name
     return f"{model}: {n:,} samples, acceptance {_acceptance(n, tried)}"
 
 

@@ -51,12 +51,17 @@ def logits(path: Path, groups: dict[str, Tensor], heading: str = "") -> Path:
     ends = torch.cat([torch.quantile(x, x.new_tensor([0.01, 0.9999])) for x in finite.values()])
     low, high = float(ends.min()), float(ends.max())
     low, high = low - 0.5 * (low == high), high + 0.5 * (low == high)
+    if len(finite) > 1:  # what was kept has half of the axis or more
+        kept = float(torch.quantile(finite[list(finite)[-1]], 0.01))
+        low = max(low, 2 * kept - high) if kept < high else low
     count = max(bins.best(x[:, None], (low, high)) for x in finite.values())
     edges = np.linspace(low, high, count + 1)
     for (name, logit), colour in zip(finite.items(), (PALE, BLUE)[-len(finite) :], strict=True):
         held, _ = np.histogram(logit.numpy(), edges)
         density = held / ((edges[1] - edges[0]) * len(logit))
-        axis.stairs(density, edges, fill=True, color=colour, alpha=0.6, label=name)
+        left = float((logit < low).double().mean())
+        label = f"{name}; {100 * left:.3g} % are further left" if left > 0.02 else name
+        axis.stairs(density, edges, fill=True, color=colour, alpha=0.6, label=label)
         axis.stairs(density, edges, color=colour, linewidth=1.2)
     axis.set_xlabel("logit, in nats: the higher, the more real the discriminator finds a sample")
     axis.set_ylabel("share of the samples, per nat")

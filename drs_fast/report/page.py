@@ -43,7 +43,6 @@ figure { margin: 0 0 1.25rem; overflow: hidden; }
 figcaption { padding: .9rem 1.1rem; border-bottom: 1px solid var(--line); }
 .picture { overflow-x: auto; background: #fff; text-align: center; }
 .picture img { display: block; margin: 0 auto; max-width: 100%; height: auto; }
-.wide img { width: 100%; }
 .card { overflow-x: auto; padding: .3rem 1.1rem; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 th, td { padding: .45rem .6rem .45rem 0; text-align: left; vertical-align: top;
@@ -188,7 +187,7 @@ def _figure(picture: Picture) -> str:
     return (
         f"<figure><figcaption><h3>{escape(picture.title)}</h3><p>{escape(picture.caption)}</p>"
         f'</figcaption><div class="picture{wide}"><img alt="{escape(alt)}" '
-        f'width="{width // 2}" height="{height // 2}" '
+        f'width="{2 * width // 3}" height="{2 * height // 3}" '
         f'src="data:image/png;base64,{base64.b64encode(data).decode()}"></div></figure>'
     )
 

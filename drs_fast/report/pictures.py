@@ -56,9 +56,10 @@ class Square:
         held = bins.counts(samples, self.bins, self.x, self.y).double()
         return held / (max(1, len(samples)) * area)
 
-    def panel(self, title: str, samples: Tensor) -> Panel:
-        """(n, 2) samples as points if they are few, else as a density."""
-        return Panel(title, self.density(samples), points=samples if len(samples) <= FEW else None)
+    def panel(self, title: str, samples: Tensor, of: int = 0) -> Panel:
+        """(n, 2) samples as points if they are few, else as a density. of: n of all panels."""
+        few = max(len(samples), of) <= FEW
+        return Panel(title, self.density(samples), points=samples if few else None)
 
 
 def densities(path: Path, panels: Sequence[Panel], square: Square, heading: str = "") -> Path:
@@ -104,8 +105,9 @@ def grids(path: Path, panels: Sequence[Panel], heading: str = "", columns: int =
     """Images per panel, (n, H, W), (n, 1, H, W) or (n, 3, H, W), in rows of so many."""
     rows = max(-(-len(panel.values) // columns) for panel in panels)
     named = any(panel.rows for panel in panels)
-    height = 3.7 * rows / columns + 0.5
-    drawn, axes = figure(len(panels), panel=(3.7 + 0.6 * named, height), heading=heading)
+    width = 3.7 * columns / GRID * (1.0 if len(panels) > 1 else 1.4)
+    height = width * rows / columns + 0.5 * any(panel.title for panel in panels)
+    drawn, axes = figure(len(panels), panel=(width + 0.6 * named, height), heading=heading)
     everything = torch.cat([panel.values.flatten() for panel in panels])
     low, high = ends(everything)
     for axis, panel in zip(axes, panels, strict=True):

@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 from drs_fast.core.sampler import Described
 from drs_fast.gan import GAN
-from drs_fast.gan.gan import UNNAMED
 from drs_fast.report import balance, draw, facts, page, proposals, style
 from drs_fast.report.balance import Balance
 from drs_fast.report.facts import described, heading, scores, state_of
@@ -46,8 +45,8 @@ def write(
     balanced = balance.of_run(samples, said)
     drawn, reasons = draw.everything(samples, said, balanced, folder, made_by)
     known, quantiles = facts.of_run(samples, said, balanced), facts.quantiles(samples, said)
-    if made_by is not None and known.get("model") == UNNAMED:
-        known["model"] = made_by.title
+    if "model" in known:
+        known["model"] = facts.named(samples.manifest, made_by)
     told = page.Told(samples, known, facts.warnings(samples, known), quantiles, reasons)
     text = _text(samples, known, quantiles)
     if reasons:

@@ -53,6 +53,20 @@ def test_a_crowded_bar_has_a_logarithmic_scale(tmp_path, monkeypatch, crowd, sca
     assert right.get_xlabel() == "probability that a proposal is accepted"
 
 
+@pytest.mark.parametrize("kept", [torch.linspace(0.0, 2.0, 300), torch.full((300,), 2.0)])
+def test_kept_logits_have_half_of_the_axis(tmp_path, monkeypatch, kept):
+    drawn = []
+    monkeypatch.setattr(histograms, "save", lambda figure, path: drawn.append(figure))
+    raw = torch.cat([torch.linspace(-60.0, -10.0, 300), torch.linspace(-10.0, 2.0, 700)])
+    histograms.logits(tmp_path / "p.png", {"raw": raw, "accepted": kept})
+    (axis,) = drawn[0].axes
+    low, high = axis.get_xlim()
+    if float(kept[0]) < 2.0:
+        assert low > -3.0
+        assert "are further left" in axis.get_legend().get_texts()[0].get_text()
+    assert high > 1.9
+
+
 def test_few_points_are_drawn_as_points():
     x = torch.randn(200, 2, generator=torch.Generator().manual_seed(0))
     square = Square((-3.0, 3.0), (-3.0, 3.0))
