@@ -17,6 +17,7 @@ from drs_fast.core.arguments import told
 from drs_fast.core.sources import imported
 from drs_fast.core.words import did_you_mean
 from drs_fast.gan import GAN, Real
+from drs_fast.gan.gan import UNNAMED
 
 # The folder of the file that defines the model that is being loaded.
 _beside: ContextVar[Path | None] = ContextVar("beside", default=None)
@@ -66,7 +67,7 @@ def load(name: str, /, **arguments: Any) -> GAN:
             gan = function(**arguments) if calls else function
     if not isinstance(gan, GAN):
         raise ValueError(f"{name} must return a drs.GAN, got {type(gan).__name__}")
-    gan.name = Path(name).name + _noted(arguments) if gan.name == "custom" else gan.name
+    gan.name = Path(name).name + _noted(arguments) if gan.name == UNNAMED else gan.name
     return gan
 
 

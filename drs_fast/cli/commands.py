@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import json
 import os
 import platform
 import shlex
@@ -146,16 +147,26 @@ def run_doctor(options: argparse.Namespace) -> int:
         gan = _loaded(options).on(options.device)
         with slow.said(f"examining {counted(options.n, 'sample')}"):
             diagnosis = doctor(gan, real, options.n, options.seed)
-        print(diagnosis)
+        print(json.dumps(diagnosis.as_dict(), indent=2) if options.json else diagnosis)
         return 8 if diagnosis.findings else 0
     if options.real is not None:
         raise ValueError("--real needs a model: drs-fast doctor MODEL --real FILE")
-    print(f"drs_fast {__version__}, Python {platform.python_version()}, torch {torch.__version__}")
+    versions = (__version__, platform.python_version(), torch.__version__)
     names = {"cpu": counted(torch.get_num_threads(), "thread")}
     names |= {f"cuda:{i}": torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())}
+    backends = {device: ops.available(device) for device in names}
+    if options.json:
+        held = dict(zip(("drs_fast", "python", "torch"), versions, strict=True))
+        found = {
+            device: {"described": described, "backends": backends[device]}
+            for device, described in names.items()
+        }
+        print(json.dumps({**held, "devices": found}, indent=2))
+        return 0
+    print("drs_fast {}, Python {}, torch {}".format(*versions))
     for device, described in names.items():
         print(f"{device}: {described}")
-        for name, reason in ops.available(device).items():
+        for name, reason in backends[device].items():
             print(f"  {name}: {'ready' + _detail(name) if reason is None else reason}")
     if len(names) == 1:
         print("cuda: PyTorch finds no GPU")
@@ -206,11 +217,12 @@ def run_verify(options: argparse.Namespace) -> int:
 def run_report(options: argparse.Namespace) -> int:
     from drs_fast.report import report
 
+    gan = None if options.model is None else load(options.model)
     with slow.said(f"reading the samples in {options.dir} and drawing pictures"):
-        text, pictures = report.write(options.dir, options.out)
-    print(text)
-    for picture in pictures:
-        print(picture)
+        written = report.write(options.dir, options.out, gan)
+    print(written.text)
+    for path in (*written.pictures, written.page):
+        print(path)
     return 0
 
 

@@ -26,5 +26,5 @@ COMMANDS = {
     "unweight": Command(
         "keep an unweighted sample of a table's rows, which have log weights", "writing"
     ),
-    "report": Command("describe a run in numbers and pictures", "reading"),
+    "report": Command("describe a run in numbers, in pictures and on one page", "reading"),
 }

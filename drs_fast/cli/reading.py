@@ -31,6 +31,7 @@ def doctor(parser: argparse.ArgumentParser, given: list[str]) -> None:
         "--seed", type=count, default=0, help="of the samples (default: %(default)s)"
     )
     parser.add_argument("--device", help=DEVICE)
+    parser.add_argument("--json", action="store_true", help="print JSON, for other programs")
 
 
 def status(parser: argparse.ArgumentParser, given: list[str]) -> None:
@@ -48,4 +49,8 @@ def verify(parser: argparse.ArgumentParser, given: list[str]) -> None:
 
 def report(parser: argparse.ArgumentParser, given: list[str]) -> None:
     parser.add_argument("dir", metavar="DIR")
-    parser.add_argument("--out", help="directory for the pictures (default: DIR-report)")
+    parser.add_argument("--out", help="output folder (default: DIR-report)")
+    parser.add_argument(
+        "--model",
+        help="the model that made the run, to show what it rejected (built-in ones are known)",
+    )

@@ -1,6 +1,7 @@
 """Examines a GAN's samples and logits, finds what is wrong, and says how to fix it."""
 
 import copy
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ from drs_fast.core.out_of_memory import OutOfMemory
 from drs_fast.doctor import compared, coupling, probes, real_samples, satisfying, symptoms
 from drs_fast.doctor.probes import BLOCK, Finding
 from drs_fast.doctor.symptoms import Chart, Sampled
+from drs_fast.doctor.words import number
 from drs_fast.gan import GAN, links, where
 from drs_fast.gan.calls import NO_CRITIC
 from drs_fast.training.fitting import of_gan
@@ -21,7 +23,7 @@ from drs_fast.training.fitting import of_gan
 __all__ = ["Diagnosis", "Finding", "doctor"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Diagnosis:
     """What `doctor` found. Without findings, it saw nothing wrong in what it could check."""
 
@@ -36,15 +38,44 @@ class Diagnosis:
         """The short names of the findings."""
         return tuple(finding.code for finding in self.findings)
 
+    def as_dict(self) -> dict[str, Any]:
+        """Numbers, strings and lists, as JSON has them; `drs-fast doctor --json` prints them.
+
+        name; findings: a list of {code, seen, remedy}; figures: numbers by name, None where there
+        is none; notes and unknown: lists of strings. Codes and names stay from version to version.
+        """
+        return {
+            "name": self.name,
+            "findings": [finding._asdict() for finding in self.findings],
+            "figures": {
+                key: value if math.isfinite(value) else None for key, value in self.figures.items()
+            },
+            "notes": list(self.notes),
+            "unknown": list(self.unknown),
+        }
+
+    def __repr__(self) -> str:
+        codes = f" ({', '.join(self.codes)})" if self.codes else ""
+        return f"<Diagnosis of {self._headline()}{codes}; print it for more>"
+
     def __str__(self) -> str:
-        lines = [f"{self.name}: {len(self.findings) or 'no'} problem{'s'[len(self.codes) == 1 :]}"]
+        lines = [self._headline()]
         for code, seen, remedy in self.findings:
             lines += ["", code, f"  seen: {seen}", f"  do:   {remedy}"]
         width = max(map(len, self.figures), default=0)
         if self.figures:
-            lines += ["", *(f"{key:<{width}}  {self.figures[key]:.5g}" for key in self.figures)]
+            lines += ["", *(f"{key:<{width}}  {number(self.figures[key])}" for key in self.figures)]
         lines += [f"\ncannot tell {check}" for check in self.unknown]
         return "\n".join([*lines, *(f"\nnote: {note}" for note in self.notes)])
+
+    def _headline(self) -> str:
+        """How many problems, and whether all checks were possible."""
+        count, left = len(self.findings), len(self.unknown)
+        found = f"{count or 'no'} problem{'s'[count == 1 :]}"
+        if count or not left:
+            return f"{self.name}: {found}"
+        checks = "1 check was" if left == 1 else f"{left} checks were"
+        return f"{self.name}: {found} in what could be checked; {checks} not possible"
 
 
 @of_gan
@@ -66,7 +97,7 @@ def doctor(gan: GAN, real: Any = None, n: int = 4096, seed: int = 0) -> Diagnosi
     placed = tuple(probes.placement(modules))
     if placed:
         why = "whatever needs a call of G and D: their weights must be numbers on one device"
-        return Diagnosis(gan.name, placed, {}, (), (why,))
+        return Diagnosis(gan.title, placed, {}, (), (why,))
     record = probes.Record(modules)
     try:
         with torch.random.fork_rng([gan.device] if gan.device.type == "cuda" else []):
@@ -82,7 +113,7 @@ def doctor(gan: GAN, real: Any = None, n: int = 4096, seed: int = 0) -> Diagnosi
     finally:
         record.restore()
     return Diagnosis(
-        gan.name, tuple(chart.findings), chart.figures, tuple(chart.notes), tuple(chart.unknown)
+        gan.title, tuple(chart.findings), chart.figures, tuple(chart.notes), tuple(chart.unknown)
     )
 
 

@@ -17,7 +17,7 @@ FACTS = "_export.json"
 LEFT = re.compile(r".*\.\d+\.tmp")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Exported:
     """What was done. files: of samples in all. there: of these, were there before."""
 
@@ -25,6 +25,11 @@ class Exported:
     rows: int
     files: int
     there: int
+
+    def __repr__(self) -> str:
+        files = f"{self.files:,} file{'s'[self.files == 1 :]}"
+        there = f", {self.there:,} of which {'was' if self.there == 1 else 'were'} there"
+        return f"<Exported {self.rows:,} samples in {files}{there * bool(self.there)}: {self.path}>"
 
 
 def to_file(engine: Engine, target: Path) -> Exported:

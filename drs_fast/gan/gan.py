@@ -33,7 +33,9 @@ from drs_fast.gan.pictures import Pictures
 from drs_fast.gan.row_noise import RowNoise
 from drs_fast.gan.variants import Variants
 
-__all__ = ["GAN", "PRIORS", "Real"]
+UNNAMED = "custom"  # what a run's manifest calls a GAN without a name
+
+__all__ = ["GAN", "PRIORS", "UNNAMED", "Real"]
 
 Real = Tensor | tuple[Tensor, Tensor]
 
@@ -98,7 +100,7 @@ class GAN(Variants):
         decode: Callable[[Tensor], Any] | None = None,
         value_range: tuple[float, float] = (-1.0, 1.0),
         block: int = 4096,
-        name: str = "custom",
+        name: str = UNNAMED,
     ) -> None:
         calls.check_callable("generator", generator)
         if decode is not None:
@@ -144,7 +146,7 @@ class GAN(Variants):
         truncated = "" if self.truncation == 1.0 else f" x {self.truncation:g}"
         labels = "" if self.labels is None else f"{self.labels} labels, "
         return (
-            f"<GAN {self.name}: latent_dim {self.latent_dim}, prior {_named(self.prior)}"
+            f"<GAN {self.title}: latent_dim {self.latent_dim}, prior {_named(self.prior)}"
             f"{truncated}, link {_named(self.link)}, {labels}{self.device}, block {self.block}, "
             f"{self.precision}, {sum(held.values()):,} parameters>"
         )
@@ -157,6 +159,14 @@ class GAN(Variants):
     @real.setter
     def real(self, given: Any) -> None:
         self._real = sources.source(given, self.labels, self.value_range)
+
+    @property
+    def title(self) -> str:
+        """Its name; of a GAN without one, the classes of G and D."""
+        if self.name != UNNAMED:
+            return self.name
+        parts = (self.generator, self.discriminator)
+        return " and ".join(_named(part) for part in parts if part is not None)
 
     @property
     def energy(self) -> bool:

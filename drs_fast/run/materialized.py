@@ -49,6 +49,10 @@ class Materialized(Dataset[dict[str, Tensor]]):
         self.columns = tuple(name for name in COLUMNS if name in columns)
         self._check(untuned)
 
+    def __repr__(self) -> str:
+        made = " and ".join(MADE)
+        return f"<{len(self):,} samples of {self.samples.path}, {made} made again by {self.gan!r}>"
+
     def __len__(self) -> int:
         return len(self.samples)
 

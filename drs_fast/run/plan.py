@@ -92,7 +92,7 @@ class Drawn:
         return f"{self.sampler}: {each:.3g} samples per row, {rate:,.0f} samples/s {burn_in}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Plan:
     """What `plan` measured. batch_size and tune are the recommended arguments of `generate`."""
 
@@ -111,6 +111,14 @@ class Plan:
     seed: int = 0
     device: str | None = None  # where not the one that the model is on by itself
     called: str = MODEL  # the model on the command line, with the flags that change it
+
+    def __repr__(self) -> str:
+        tune = ",".join(self.tune) or "none"
+        rate = f"{self.tunes[0].rate:,.0f} rows/s untuned" if self.tunes else "nothing timed"
+        return (
+            f"<Plan for {self.model}: batch_size {self.batch_size:,}, tune {tune}, {rate}; "
+            "print it for more>"
+        )
 
     def __str__(self) -> str:
         lines = [f"{self.model}, {self.precision}", "", f"{'batch':>23}{'rows/s':>12}{'speed':>8}"]

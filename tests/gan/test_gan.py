@@ -329,8 +329,8 @@ def test_a_gan_is_shown_in_words():
     shared = nn.Linear(3, 3)
     gan = GAN(shared, nn.Sequential(shared, nn.Linear(3, 1)), 3, prior=doubled, link=nn.Identity())
     assert repr(gan.labelled(None)) == (
-        "<GAN custom: latent_dim 3, prior doubled, link Identity, cpu, block 4096, fp32, "
-        "16 parameters>"
+        "<GAN Linear and Sequential: latent_dim 3, prior doubled, link Identity, cpu, block 4096, "
+        "fp32, 16 parameters>"
     )
     labelled = GAN(lambda z, y: z, lambda x, y: x[:, 0], 2, labels=5, link="probability")
     assert "link probability, 5 labels, cpu" in repr(labelled.on(precision="bf16"))

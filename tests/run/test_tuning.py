@@ -126,7 +126,7 @@ def test_the_flip_rate_is_what_it_says(digits):
 def test_a_bf16_run_can_be_verified_and_reported(digits, tmp_path):
     samples = digits[1]
     assert store.verify(samples.path) == []
-    text, pictures = report.write(samples.path, tmp_path / "report")
+    text, pictures, _ = report.write(samples.path, tmp_path / "report")
     assert "not drawn" not in text
     assert {picture.name for picture in pictures} == {"scores.png", "logits.png", "samples.png"}
 
@@ -134,7 +134,7 @@ def test_a_bf16_run_can_be_verified_and_reported(digits, tmp_path):
 def test_a_bf16_run_of_points_can_be_reported(tmp_path):
     gan = drs.load("25gaussians")
     drs.generate(gan, QUICK, 200, precision="bf16", out=tmp_path / "run", batch_size=256)
-    text, pictures = report.write(tmp_path / "run")
+    text, pictures, _ = report.write(tmp_path / "run")
     assert "not drawn" not in text
     assert len(pictures) == 3
 
