@@ -4,6 +4,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -20,6 +21,8 @@ LINKS = {
     "hinge": "hinge",
     "wasserstein": "wasserstein",
 }
+# D's checkpoint holds the best FID, a scalar of NumPy.
+SCALARS = (np.float64().__reduce__()[0], np.dtype, type(np.dtype(np.float64)))
 STYLEGANS = ("stylegan2", "stylegan3")
 
 
@@ -93,7 +96,7 @@ def _loaded(network: nn.Module, role: str, folder: str | Path, which: str) -> nn
             f"expected a file model={role}-{which}-weights-step=*.pth of PyTorch-StudioGAN in "
             f"{Path(folder).absolute()}; name its folder of checkpoints"
         )
-    network.load_state_dict(weights(files[-1])["state_dict"])
+    network.load_state_dict(weights(files[-1], key="state_dict", allow=SCALARS))
     return network
 
 
