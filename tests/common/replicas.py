@@ -77,7 +77,8 @@ class Mapping(nn.Module):
 
     def forward(self, z, c, truncation_psi=1, truncation_cutoff=None):
         if self.c_dim:
-            assert c.dtype == torch.float32 and c.shape[1] == self.c_dim
+            assert c.dtype == torch.float32
+            assert c.shape[1] == self.c_dim
             z = torch.cat([z, c], 1)
         return self.w_avg.lerp(self.linear(z), truncation_psi)
 
@@ -125,10 +126,11 @@ class StyleDiscriminator(nn.Module):
         inputs = PIXELS + c_dim
         self.b4 = nn.Sequential(*coupling, nn.Linear(inputs + coupled, 16), nn.Tanh())
         self.out = nn.Linear(16, 1)
+        nn.init.normal_(self.out.weight)
 
     def forward(self, img, c, force_fp32=False):
         h = img.flatten(1)
-        return 4 * self.out(self.b4(torch.cat([h, c], 1) if self.c_dim else h))
+        return self.out(self.b4(torch.cat([h, c], 1) if self.c_dim else h))
 
 
 class RosinalityGenerator(nn.Module):
@@ -199,7 +201,8 @@ class StudioGenerator(nn.Module):
         self.linear = nn.Linear(LATENT, PIXELS)
 
     def forward(self, z, label, eval=False):
-        assert eval and label.dtype == torch.int64
+        assert eval
+        assert label.dtype == torch.int64
         return image(self.linear(z if self.shift is None else z + self.shift(label)))
 
 
@@ -210,7 +213,8 @@ class StudioDiscriminator(nn.Module):
         self.linear = nn.Linear(PIXELS, 1)
 
     def forward(self, x, label, eval=False, adc_fake=False):
-        assert eval and label.dtype == torch.int64
+        assert eval
+        assert label.dtype == torch.int64
         h = x.flatten(1)
         score = self.linear(h).squeeze()
         if self.embed is not None:
