@@ -50,12 +50,8 @@ def studiogan(cfg: str | Path, ckpt: str | Path, which: str = "best", **options:
         *(settings.DATA, settings.OPTIMIZATION, model, settings.STYLEGAN, settings.MODULES),
         *(settings.RUN, "cpu", None),
     )
-    generator, critic, average = built[0], built[3], built[4]
-    averaged = average is not None
-    generator = _loaded(
-        average if averaged else generator, "G_ema" if averaged else "G", ckpt, which
-    )
-    critic = _loaded(critic, "D", ckpt, which)
+    generator: nn.Module = _loaded(built[0], "G" if built[4] is None else "G_ema", ckpt, which)
+    critic: nn.Module = _loaded(built[3], "D", ckpt, which)
     conditional = model.g_cond_mtd != "W/O" or model.d_cond_mtd != "W/O"
     if not conditional:
         generator, critic = Unlabelled(generator), Unlabelled(critic)

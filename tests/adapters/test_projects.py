@@ -211,6 +211,10 @@ def test_networks_of_another_project(name):
     with pytest.raises(ValueError, match=r"got a NoneType without .*see drs\.wrap"):
         adapter(None, None)
 
+    own.nz = own.z_dim = own.dim_z = own.style_dim = "many"
+    with pytest.raises(ValueError, match="expected .*without (nz|z_dim|dim_z|style_dim)"):
+        adapter(own, None)
+
 
 def test_a_loss_that_mimicry_does_not_have():
     with pytest.raises(ValueError, match="loss_type must be one of gan, ns, hinge, wasserstein"):
