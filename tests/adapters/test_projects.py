@@ -212,7 +212,7 @@ def test_networks_of_another_project(name):
         adapter(None, None)
 
     own.nz = own.z_dim = own.dim_z = own.style_dim = "many"
-    with pytest.raises(ValueError, match="expected .*without (nz|z_dim|dim_z|style_dim)"):
+    with pytest.raises(ValueError, match=r"expected .*without (nz|z_dim|dim_z|style_dim)"):
         adapter(own, None)
 
 
