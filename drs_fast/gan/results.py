@@ -93,8 +93,7 @@ def _keyed(
     usable = {name: options for name, options in found.items() if options is not None}
     if not usable:
         return None
-    sizes = {name: _size(parts[name]) for name in usable}
-    best = min(usable, key=lambda name: (len(usable[name]) > 0, sizes[name]))
+    best = min(usable, key=lambda name: _size(parts[name]))
     return {"output": pattern.format(best), **usable[best]}
 
 

@@ -30,7 +30,6 @@ COMPOSED = (
     "dropout_", "feature_dropout", "feature_dropout_", "alpha_dropout", "alpha_dropout_",
     "feature_alpha_dropout", "feature_alpha_dropout_", "rrelu", "rrelu_",
 )  # fmt: skip
-UNMARKED = ("random", "random_", "binomial", "_sample_dirichlet")  # they draw, and no tag says so
 
 
 class NotByRow(ValueError):
@@ -120,7 +119,7 @@ class _Replacing(TorchDispatchMode):  # type: ignore[no-untyped-call]
             names = (argument.name for argument in func._schema.arguments)
             named = dict(zip(names, args, strict=False)) | kwargs
             return self._given(name, REPLACED[name](self, name, named), named)
-        if name in UNMARKED or torch.Tag.nondeterministic_seeded in func.tags:
+        if torch.Tag.nondeterministic_seeded in func.tags:
             before = drawing.position(self._device)
             result = func(*args, **kwargs)
             if drawing.position(self._device) != before:

@@ -30,15 +30,18 @@ def kept(
     manifest: Mapping[str, object] | None,
     complete: bool,
     sampler: Sampler | None = None,
+    check: Callable[[], None] = lambda: None,
 ) -> dict[str, object]:
     """What the manifest of a run keeps of the model: of a run that is there what it was begun with.
 
     model: the GAN's sha256 from before G and D were called. manifest: what is there so far; None
         if the run is new.
     complete: nothing will be computed; G and D are called only where the model's sha256 differs.
+    check: raises an error where a new run must not be begun.
     Raises Conflict where it is another model.
     """
     if manifest is None:
+        check()
         return _begun(gan, model, sampler)
     there = {key: manifest[key] for key in (WEIGHTS, MODEL, PROBE) if key in manifest}
     here: dict[str, object] = {MODEL: model}

@@ -96,10 +96,10 @@ class Saving:
     def _examined(self, manifest: Mapping[str, Any] | None, complete: bool) -> Mapping[str, Any]:
         """What the manifest keeps of the model; an error where the run cannot be made with it."""
         run = self.run
-        if manifest is None:
-            run.check_rows()  # before there is a directory that holds another model's run
         with slow.said("comparing G and D with those of the run", enabled=run.options.progress):
-            return probe.kept(run.gan, self._model, manifest, complete, sampler=run.sampler)
+            return probe.kept(
+                run.gan, self._model, manifest, complete, run.sampler, check=run.check_rows
+            )
 
     def begin(self, writer: Writer) -> None:
         """Burn-in, or the state that an earlier call has saved."""

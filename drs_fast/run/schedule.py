@@ -63,9 +63,9 @@ class Run(Counted):
             if self.options.progress:
                 sys.stderr.write(f"{line}\n")
 
-        self.check_rows()
         if self.gan.images is not None or self.gan.decode is not None:
             _ = self.example  # an error for samples that cannot be kept comes before burn-in
+        self.check_rows()
         name = type(self.sampler).__name__
         search = " and its search for a bound" if name == "Squeeze" else ""
         with (

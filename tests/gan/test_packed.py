@@ -234,6 +234,7 @@ def test_ways_to_run_it(settings):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of PyTorch's own code
 @pytest.mark.parametrize("name", ["minibatch deviation", "pac of 10"])
 def test_it_compiles(name):
     gan = packed(name)

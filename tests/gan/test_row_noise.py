@@ -479,3 +479,22 @@ def test_tuning_reaches_the_module_inside():
         assert float(alike.float().mean()) > 0.9
     with pytest.raises(ValueError, match="compiled code does not call them"):
         draw(tune="compile")
+
+
+def test_who_watches_hears_of_the_first_call_that_draws():
+    z, seen = latents(128, 2), []
+    noisy = GAN(lambda z: z + torch.randn(len(z), 2), lambda x: x[:, 0], 2)
+    noisy.logits(z)
+    watched = noisy.watched(seen.append)
+    watched.logits(z)
+    watched.logits(z)
+    assert seen == [watched]
+    for quiet in (
+        GAN(noisy.generator, noisy.discriminator, 2, noise="rows"),
+        GAN(lambda z: z, first, 2),
+    ):
+        quiet.watched(lambda gan: pytest.fail("it draws nothing")).logits(z)
+
+
+def first(rows):
+    return rows[:, 0]
