@@ -8,7 +8,7 @@ from drs_fast.cli import interrupts  # first, because the others take seconds
 from drs_fast.core.later import later
 
 if TYPE_CHECKING:
-    from drs_fast import ops, samplers
+    from drs_fast import adapters, ops, samplers
     from drs_fast.adapters.load import load, weights
     from drs_fast.adapters.wrap import wrap
     from drs_fast.core import BadLogits, Batch, OutOfTime, Rng, Stale, Starvation
@@ -66,6 +66,7 @@ LATER = {
     "SampledGenerator": "run.streams",
     "ShardShuffle": "run.shuffled",
     "StreamDataset": "run.streams",
+    "adapters": "",
     "calibrate": "ratio.calibrate",
     "contrastive": "ratio.contrastive",
     "density_ratio": "ratio.features",
@@ -99,6 +100,7 @@ __all__ = [
     "Starvation",
     "StreamDataset",
     "Unweighted",
+    "adapters",
     "backend",
     "calibrate",
     "contrastive",

@@ -34,6 +34,7 @@ PROBE_ROW: Final = HELD_OUT_ROW + 2**59
 ZOO_TRAINING_ROW: Final = 2**32
 CRITIC_ROW: Final = 2**33
 CLASSIFIER_ROW: Final = 2**34
+STYLE_ROW: Final = 2**35
 WEIGHT_ROW: Final = 2**60
 ORDER_ROW: Final = 2**61
 MASK_ROW: Final = 2**61 + 2**60
@@ -92,6 +93,7 @@ RESERVED: Final = (
     Range("zoo training", ZOO_TRAINING_ROW, CRITIC_ROW, _FIT, "GANs of images, zoo or benchmark"),
     Range("critics", CRITIC_ROW, CLASSIFIER_ROW, _FIT, "discriminators that benchmarks train"),
     Range("classifier", CLASSIFIER_ROW, 2**35, _FIT, "of digits, which benchmarks train"),
+    Range("styles", STYLE_ROW, 2**36, _FIT, "latents of the average style of a StyleGAN2"),
     Range("weights", WEIGHT_ROW, ORDER_ROW, _FIT, "initial weights of density ratios"),
     Range("order", ORDER_ROW, MASK_ROW, _FIT, "splits and minibatches of density ratios"),
     Range("masks", MASK_ROW, BURN_IN_ROW, _FIT, "dropout of density ratios"),

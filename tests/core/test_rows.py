@@ -80,7 +80,8 @@ def test_streams_and_rows_are_what_runs_of_this_version_have():
     assert first == {
         "run": 0, "real samples": 0, "restarts": 2**61, "simulated chains": 2**50,
         "simulated starts": 2**55, "benchmark data": 2**61, "first draws": 0,
-        "zoo training": 2**32, "critics": 2**33, "classifier": 2**34, "weights": 2**60,
+        "zoo training": 2**32, "critics": 2**33, "classifier": 2**34, "styles": 2**35,
+        "weights": 2**60,
         "order": 2**61, "masks": 2**61 + 2**60, "burn-in": 2**62, "flow": 2**62, "zoo data": 2**62,
         "doctor": 2**62 + 2**60, "training": top, "search": top + 2**58, "ratios": top + 2**59,
         "held out": top + 2**60, "probe": top + 2**60 + 2**59,
