@@ -258,9 +258,17 @@ class GAN(Variants):
         return self._blocks(self._scores, x, y, room=self._room if alone else None)[0]
 
     def applied(
-        self, role: str, function: Callable[..., Any], x: Tensor, y: Tensor | None = None
+        self,
+        role: str,
+        function: Callable[..., Any],
+        advice: str,
+        x: Tensor,
+        y: Tensor | None = None,
     ) -> Tensor:
-        """function(x [, y]), (n, ...), called as the discriminator is; errors name it by role."""
+        """function(x [, y]), (n, ...), called as the discriminator is.
+
+        role, advice: what it is in errors, and what to check where shapes may be the reason.
+        """
         self._check_labels(x, y)
 
         def one(start: int, *rows: Tensor) -> Iterator[Tensor]:

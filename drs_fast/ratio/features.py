@@ -17,10 +17,9 @@ from drs_fast.core.arguments import flag, integer, number, one_of, positive
 from drs_fast.core.rows import MASK_ROW, WEIGHT_ROW
 from drs_fast.gan import GAN, links
 from drs_fast.ratio.losses import LOSSES, PENALTIES, Loss
-from drs_fast.training import frozen
+from drs_fast.training import frozen, taps
 from drs_fast.training.fitting import Draws, Dropout, descend, of_gan, use_draws
-from drs_fast.training.frozen import Learned, Material, OnRows, Rows
-from drs_fast.training.taps import Given
+from drs_fast.training.frozen import Given, Learned, Material, OnRows, Rows
 
 
 @dataclass(frozen=True)
@@ -92,10 +91,10 @@ def density_ratio(
         )
     material = Material(gan, samples, seed)
     take: nn.Module = Given(links.identity)
-    if features == frozen.BEFORE:
-        take, _ = material.found(frozen.BEFORE)
+    if features == taps.BEFORE:
+        take, _ = taps.found(material, taps.BEFORE)
     elif features is not None:
-        take = frozen.taken(gan, features)
+        take = taps.taken(gan, features)
     seen, encode = material.frozen(take)
     held_out = encode(material.held_out)
     networks = [plan.network(held_out[0].shape[1], seed).to(gan.device) for _ in penalties]

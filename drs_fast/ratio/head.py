@@ -17,7 +17,7 @@ from drs_fast.core.arguments import describe, flag, integer, positive
 from drs_fast.core.rows import WEIGHT_ROW
 from drs_fast.gan import GAN, links
 from drs_fast.gan.calls import one_per_sample
-from drs_fast.training import fitting, frozen
+from drs_fast.training import fitting, frozen, taps
 from drs_fast.training.fitting import Draws, of_gan
 from drs_fast.training.frozen import Learned, Material, OnRows, Rows
 
@@ -140,10 +140,10 @@ def _features(
     gan: GAN, material: Material, features: str | Callable[..., Tensor] | None
 ) -> tuple[nn.Module, str]:
     """A module x [, y] -> features, and what they are in words."""
-    if features is None or features == frozen.BEFORE:
-        return material.found(features)
+    if features is None or features == taps.BEFORE:
+        return taps.found(material, features)
     what = f"the output of {features}" if isinstance(features, str) else "a function"
-    return frozen.taken(gan, features), what
+    return taps.taken(gan, features), what
 
 
 class Whole(nn.Module):

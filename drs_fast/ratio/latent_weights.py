@@ -234,8 +234,9 @@ class Game:
     ) -> None:
         advice = "or take target='ratio', which only asks it"
         frozen.refuse_where(gan)
-        discriminator = frozen.trainable(frozen.critic_module(gan, f"wrap it in one, {advice}"))
+        given = frozen.critic_module(gan, f"wrap it in one, {advice}")
         x, y = gan.real_samples(integer("reals", reals, 1))
+        discriminator = frozen.trainable(given)
         self.real: Rows = (x,) if y is None else (x, y)
         self.critic = Critic(discriminator, gan.link).requires_grad_()
         self.prices, self.steps = prices, integer("critic_steps", critic_steps, 1)

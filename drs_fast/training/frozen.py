@@ -1,5 +1,6 @@
 """Shared by learned density ratios: frozen features, samples to learn from, and batches."""
 
+import copy
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
@@ -7,35 +8,34 @@ import torch
 from torch import Tensor, nn
 
 from drs_fast import ops
-from drs_fast.core import Rng
+from drs_fast.core import Rng, fingerprint
 from drs_fast.core.arguments import describe, integer
 from drs_fast.core.rows import ORDER_ROW, RATIO_ROW
 from drs_fast.core.tensors import plain
 from drs_fast.gan import GAN, calls
-from drs_fast.gan.packed import Packed
 from drs_fast.gan.real_data import alike
 from drs_fast.gan.where import names
-from drs_fast.training import parts as parts_of
 from drs_fast.training.fitting import Draws
-from drs_fast.training.taps import (
-    Given,
-    GivenLabelled,
-    Pooled,
-    TapWithin,
-    copied,
-    takes_label,
-    tapped,
-)
 
 Features = str | Callable[[Tensor], Tensor] | None
 Rows = tuple[Tensor, ...]
+Module = TypeVar("Module", bound=nn.Module)
 Report = TypeVar("Report")
 
 HELD_OUT = 0.2
 LEAST = 50  # real samples
-BEFORE = "before-minibatch-std"
-LARGE, PROBED = 8192, 8  # most numbers of a feature map, and rows to see how many it has
-ADVICE = "pass features=the name of a part, or a function x -> (n, d)"
+TAKES = "features take samples x (n, ...), or x and y, and return (n, d)"
+
+
+def copied(module: Module) -> Module:
+    """A copy in eval mode; what a forward pass left on its parts is copied without its graph."""
+    left = {
+        id(value): value.detach().clone()
+        for part in module.modules()
+        for value in vars(part).values()
+        if isinstance(value, Tensor) and not value.is_leaf
+    }
+    return copy.deepcopy(module, left).eval()
 
 
 def trainable(critic: nn.Module) -> nn.Module:
@@ -68,6 +68,45 @@ def refuse_where(gan: GAN) -> None:
         )
 
 
+class Tap(nn.Module):
+    """The output, or the input, of a part of a network when the network is called."""
+
+    def __init__(self, network: nn.Module, name: str, *, before: bool) -> None:
+        super().__init__()
+        self.network, self.name, self.before = network, name, before
+
+    def forward(self, *rows: Tensor) -> Any:
+        seen = []
+
+        def keep(part: nn.Module, given: tuple[Any, ...], returned: Any) -> None:
+            value = given[0] if self.before else returned
+            # A copy, because the next layer may change it in place.
+            seen.append(value.clone() if isinstance(value, Tensor) else value)
+
+        # Only for this call: a hook that stayed would change the GAN's sha256 by its serial number.
+        hook = self.network.get_submodule(self.name).register_forward_hook(keep)
+        try:
+            self.network(*rows)
+        finally:
+            hook.remove()
+        if not seen:
+            raise ValueError(f"the discriminator did not call its part {self.name!r}")
+        return seen[-1]
+
+
+class Given(nn.Module):
+    """A function of samples alone, to call with a label too."""
+
+    def __init__(self, function: Callable[[Tensor], Any]) -> None:
+        super().__init__()
+        self.function = copied(function) if isinstance(function, nn.Module) else function
+        for module in fingerprint.modules(self.function):
+            module.eval()
+
+    def forward(self, x: Tensor, *label: Tensor) -> Any:
+        return self.function(x)
+
+
 class Frozen(nn.Module):
     """x [, y] -> (n, d) float32: standardised features, and the label one-hot. Never trained."""
 
@@ -89,12 +128,9 @@ class Frozen(nn.Module):
 
     def features(self, x: Tensor, *label: Tensor) -> Tensor:
         """(n, d) float32."""
-        try:
-            found = plain("features", self.take(x, *label), "a tensor of features", "return")
-        except ValueError as error:
-            raise calls.Refused(str(error)) from error
+        found = plain("features", self.take(x, *label), "a tensor of features", "return")
         if found.shape[:1] != x.shape[:1]:
-            raise calls.Refused(
+            raise ValueError(
                 f"features must be a tensor with a row for each of {len(x)} samples, "
                 f"got {describe(found)}"
             )
@@ -218,75 +254,21 @@ class Material:
                 chosen = tuple(row[some] for row in real)
                 yield from zip(blocks(chosen, size), blocks(generated, size), strict=True)
 
-    def found(self, features: str | None) -> tuple[nn.Module, str]:
-        """A module x [, y] -> features of a part of the critic, and which part that is."""
-        gan = self.gan
-        if gan.discriminator is None:
-            raise ValueError(calls.NO_CRITIC)
-        found = None
-        if features == BEFORE:
-            found = parts_of.before_coupling(gan, self.held_out, self.generated(self.held_out))
-        else:
-            found = parts_of.last_layer(gan, self.held_out)
-        if found is None:
-            raise ValueError(
-                "the discriminator has no Linear or Conv layer whose input could be the features; "
-                f"{ADVICE}. Its parts end with {parts(gan.discriminator)}"
-            )
-        known: dict[nn.Module, str] = {}
-        if isinstance(gan.discriminator, nn.Module):
-            known = {part: name for name, part in gan.discriminator.named_modules()}
-        take: nn.Module
-        if known.get(found.part):
-            assert isinstance(gan.discriminator, nn.Module)
-            take = tapped(copied(gan.discriminator), known[found.part], before=found.before)
-        else:
-            take = TapWithin(gan.discriminator, found.part, before=found.before)
-        way = "input" if found.before else "output"
-        what = f"the {way} of {known.get(found.part) or type(found.part).__name__}, {found.why}"
-        return self._pooled(take, what, isinstance(found.part, nn.Linear))
-
-    def _pooled(self, take: nn.Module, what: str, linear: bool) -> tuple[nn.Module, str]:
-        """The same, but the mean over positions where a feature map has many of them."""
-        rows = tuple(row[:PROBED] for row in self.held_out)
-        seen = self.gan.applied("features", take, *rows)
-        if linear or seen.ndim < 3 or seen[0].numel() <= LARGE:
-            return take, what
-        return Pooled(take), f"{what}; the mean over its {seen[0, 0].numel():,} positions"
-
     def frozen(self, take: nn.Module) -> tuple[Frozen, Callable[[Rows], Rows]]:
         """The features, standardised on training rows, and a function from rows to them."""
         features = Frozen(take, self.gan.labels).to(self.training[0].device).eval()
 
         @torch.no_grad()
         def raw(rows: Rows) -> Tensor:
-            return self.gan.applied("features", features.features, *rows)
+            return self.gan.applied("features", features.features, TAKES, *rows)
 
         features.standardise(torch.cat([raw(self.training), raw(self.generated(self.training))]))
 
         @torch.no_grad()
         def encode(rows: Rows) -> Rows:
-            return (self.gan.applied("features", features, *rows),)
+            return (self.gan.applied("features", features, TAKES, *rows),)
 
         return features, encode
-
-
-def taken(gan: GAN, features: str | Callable[[Tensor], Any]) -> nn.Module:
-    """A module x [, y] -> features."""
-    if callable(features):
-        labelled = gan.labels is not None and takes_label(features)
-        return GivenLabelled(features) if labelled else Given(features)
-    if not isinstance(features, str):
-        raise ValueError(
-            "features must be a function of samples, or the dotted name of a part of the "
-            f"discriminator, got {describe(features)}"
-        )
-    critic = critic_module(gan, "pass features=a function x -> (n, d)")
-    inner = critic.discriminator if isinstance(critic, Packed) else critic
-    known = {name for one in (critic, inner) for name, _ in one.named_modules() if name}
-    if features not in known:
-        raise ValueError(f"the discriminator has no part {features!r}; it has {parts(critic)}")
-    return tapped(copied(critic), features, before=False)
 
 
 def parts(critic: object) -> str:

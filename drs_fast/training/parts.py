@@ -17,11 +17,15 @@ SAME = 2.0**-14  # of the largest number: kernels of one shape move a row's numb
 
 
 class Ran(NamedTuple):
-    """A part that a call of the critic ran, with its first input and output; None if no tensor."""
+    """A part that a call of the critic ran, with its first input and output; None if no tensor.
+
+    direct: whether both are its first argument and all that it returned.
+    """
 
     part: nn.Module
     given: Tensor | None
     returned: Tensor | None
+    direct: bool
 
 
 class Found(NamedTuple):
@@ -30,6 +34,7 @@ class Found(NamedTuple):
     part: nn.Module
     before: bool
     why: str
+    direct: bool
 
 
 def tensor_of(value: Any) -> Tensor | None:
@@ -40,24 +45,19 @@ def tensor_of(value: Any) -> Tensor | None:
 
 
 @contextmanager
-def watched(critic: Callable[..., Any]) -> Iterator[list[Ran]]:
-    """Lists the parts of the critic in the order in which they return."""
+def watched(critic: Callable[..., Any], only: tuple[nn.Module, ...] = ()) -> Iterator[list[Ran]]:
+    """Lists the parts of the critic, or these alone, in the order in which they return."""
     ran: list[Ran] = []
 
     def keep(part: nn.Module, given: tuple[Any, ...], named: dict[str, Any], returned: Any) -> None:
-        # Copies, because the next layer may change them in place.
         first, result = tensor_of((*given, *named.values())), tensor_of(returned)
-        ran.append(
-            Ran(
-                part,
-                None if first is None else first.detach().clone(),
-                None if result is None else result.detach().clone(),
-            )
-        )
+        direct = bool(given) and first is given[0] and result is returned
+        # Copies, because the next layer may change them in place.
+        ran.append(Ran(part, _copy(first), _copy(result), direct))
 
     hooks = [
         part.register_forward_hook(keep, with_kwargs=True)
-        for part in dict.fromkeys(fingerprint.modules(critic))
+        for part in only or dict.fromkeys(fingerprint.modules(critic))
         if not isinstance(part, torch.jit.ScriptModule)
     ]
     try:
@@ -81,9 +81,11 @@ def last_layer(gan: GAN, rows: tuple[Tensor, ...]) -> Found | None:
         recorder.scores(*(row[: gan.block] for row in rows))
     for one in ran:
         if one.given is not None and _last(one.part) and _is(one.returned, scores[-1]):
-            return Found(one.part, True, "whose output is the score")
+            return Found(one.part, True, "whose output is the score", one.direct)
     layers = [one for one in ran if isinstance(one.part, LAYERS) and one.given is not None]
-    return Found(layers[-1].part, True, "the last layer") if layers else None
+    if not layers:
+        return None
+    return Found(layers[-1].part, True, "the last layer", layers[-1].direct)
 
 
 def before_coupling(gan: GAN, rows: tuple[Tensor, ...], others: tuple[Tensor, ...]) -> Found:
@@ -107,10 +109,10 @@ def before_coupling(gan: GAN, rows: tuple[Tensor, ...], others: tuple[Tensor, ..
     for one, other in zip(*seen, strict=False):
         if not _alike(one.returned, other.returned):
             if _alike(one.given, other.given) and one.given is not None:
-                return Found(one.part, True, "which couples rows")
+                return Found(one.part, True, "which couples rows", one.direct)
             break
         if one.returned is not None and len(one.returned) == PROBED:
-            alone = Found(one.part, False, "the last before rows are coupled")
+            alone = Found(one.part, False, "the last before rows are coupled", one.direct)
     else:
         raise ValueError(
             "features='before-minibatch-std', but no part of the discriminator couples rows: the "
@@ -122,6 +124,10 @@ def before_coupling(gan: GAN, rows: tuple[Tensor, ...], others: tuple[Tensor, ..
             "of it has judged one alone; pass features=a function x -> (n, d)"
         )
     return alone
+
+
+def _copy(value: Tensor | None) -> Tensor | None:
+    return None if value is None else value.detach().clone()
 
 
 def _last(part: nn.Module) -> bool:

@@ -251,8 +251,8 @@ def test_a_whole_critic_is_trained_through_its_link():
 def test_a_tap_returns_what_a_part_returned():
     network = Normed().eval()
     x = torch.linspace(-2, 2, 16)[:, None]
-    assert bool((taps.Tap(network, "body.1", before=False)(x) < 0).any())  # not what ReLU left
-    into = taps.Tap(network, "last", before=True)(x)
+    assert bool((frozen.Tap(network, "body.1", before=False)(x) < 0).any())  # not what ReLU left
+    into = frozen.Tap(network, "last", before=True)(x)
     assert torch.equal(into, network.body(x))
 
 
@@ -268,7 +268,7 @@ def test_what_the_last_linear_layer_to_run_is_given_counts():
             return self.out(self.first(x))
 
     gan = hinge_gan(Draws(0).build(Shuffled))
-    tap, what = frozen.Material(gan, 100, 0).found(None)
+    tap, what = taps.found(frozen.Material(gan, 100, 0))
     assert tap.name == "out"
     assert what == "the input of out, whose output is the score"
 

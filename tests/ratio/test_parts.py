@@ -7,7 +7,7 @@ from torch import nn
 import drs_fast as drs
 from drs_fast import GAN, Rng, ops
 from drs_fast.ratio import head
-from drs_fast.training import frozen
+from drs_fast.training import frozen, taps
 from drs_fast.training.fitting import Draws
 
 REAL = ops.normal(Rng(3), 400, 4)
@@ -22,8 +22,8 @@ def gan_of(critic, **options):
 def chosen(critic, features=None, **options):
     gan = gan_of(critic, **options)
     material = frozen.Material(gan, 400, 0)
-    take, what = material.found(features)
-    return gan.applied("features", take, *material.held_out), what
+    take, what = taps.found(material, features)
+    return gan.applied("features", take, "", *material.held_out), what
 
 
 class Convolutional(nn.Module):
@@ -84,7 +84,7 @@ def frozen_rows():
 
 
 def test_large_feature_maps_are_averaged(monkeypatch):
-    monkeypatch.setattr(frozen, "LARGE", 11)
+    monkeypatch.setattr(taps, "LARGE", 11)
     seen, what = chosen(built(Convolutional))
     assert seen.shape == (80, 3)
     assert what == "the input of out, the last layer; the mean over its 4 positions"
@@ -126,9 +126,9 @@ def test_features_of_samples_and_labels():
     given = {"labels": 2, "real": (REAL, torch.arange(400) % 2)}
     gan = gan_of(lambda x, y: x[:, 0], **given)
     x, y = frozen.Material(gan, 400, 0).held_out
-    take = frozen.taken(gan, lambda x, y: x + y[:, None])
+    take = taps.taken(gan, lambda x, y: x + y[:, None])
     assert torch.equal(take(x, y), x + y[:, None])
-    assert torch.equal(frozen.taken(gan, lambda x, width=3: x)(x, y), x)
+    assert torch.equal(taps.taken(gan, lambda x, width=3: x)(x, y), x)
 
 
 @pytest.mark.parametrize("inside", [True, False])
