@@ -6,7 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import drs_fast.cli.interrupts  # noqa: F401  first, because the others take seconds
-from drs_fast import ops, samplers
+from drs_fast import adapters, ops, samplers
 from drs_fast.core import BadLogits, Batch, OutOfTime, Rng, Stale, Starvation
 from drs_fast.core.compacted import Compacted, Ring
 from drs_fast.doctor.doctor import doctor
@@ -72,6 +72,7 @@ __all__ = [
     "Starvation",
     "StreamDataset",
     "Unweighted",
+    "adapters",
     "backend",
     "calibrate",
     "contrastive",
