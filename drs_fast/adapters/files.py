@@ -6,7 +6,7 @@ import re
 import stat
 import warnings
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,8 @@ from torch import Tensor
 from drs_fast.core.arguments import describe
 
 NUMPY, SAFETENSORS, TORCH = "a NumPy array", "a safetensors file", "a file of torch.save"
-SUFFIXES = {NUMPY: ".npy", SAFETENSORS: ".safetensors", TORCH: ".pt"}
+ARCHIVE = "an archive of NumPy arrays"
+SUFFIXES = {NUMPY: ".npy", ARCHIVE: ".npz", SAFETENSORS: ".safetensors", TORCH: ".pt"}
 SIGNS = {  # first bytes: what such a file is
     b"\x93NUMPY": NUMPY,
     b"PK\x03\x04": TORCH,
@@ -55,7 +56,7 @@ GLOBAL = re.compile(r"GLOBAL (\S+)")  # what torch.load says it refuses
 
 
 def read(file: Path, what: str) -> Any:
-    """The content of a .npy, .safetensors or torch file, as tensors; nothing in it is run.
+    """The content of a .npy, .npz, .safetensors or torch file, as tensors; nothing in it is run.
 
     what: "weights" or "samples". ValueError says why a file cannot be read.
     """
@@ -80,6 +81,9 @@ def read(file: Path, what: str) -> Any:
     with _blamed(file):
         if found == SAFETENSORS:
             return load_file(file)
+        if found == ARCHIVE:
+            with np.load(file, allow_pickle=False) as arrays:
+                return {name: _tensor(_array(arrays.__getitem__, name)) for name in arrays}
         return _numpy(file) if found == NUMPY else _torch(file, what)
 
 
@@ -129,6 +133,8 @@ def _kind(file: Path, head: bytes) -> str | None:
             names = archive.namelist()
         if any(name.endswith("/constants.pkl") for name in names):
             return "a TorchScript program; load it with torch.jit.load, in a model's function"
+        if names and all(name.endswith(".npy") for name in names):
+            return ARCHIVE
         if not any(name.endswith("/data.pkl") for name in names):
             return f"an archive of {', '.join(names[:3]) or 'nothing'}; unpack it and name one file"
     return found
@@ -136,14 +142,22 @@ def _kind(file: Path, head: bytes) -> str | None:
 
 def _numpy(file: Path) -> Tensor:
     try:
-        array = np.load(file, allow_pickle=False)
+        return _tensor(_array(np.load, file))
     except MemoryError:
         np.load(file, mmap_mode="r")  # ValueError if the file is shorter than its header says
         raise
+
+
+def _array(load: Callable[[Any], Any], source: Any) -> Any:
+    try:
+        return load(source)
     except ValueError as error:
         if "Object arrays" in str(error):
             raise _Refused("holds Python objects, but numbers are needed") from error
         raise
+
+
+def _tensor(array: Any) -> Tensor:
     try:
         return torch.from_numpy(array.astype(array.dtype.newbyteorder("="), copy=False))
     except TypeError as error:

@@ -16,7 +16,7 @@ from drs_fast.adapters.load import load, real_samples
 from drs_fast.cli import launcher
 from drs_fast.cli.exit_codes import OUT_OF_TIME
 from drs_fast.doctor.doctor import doctor
-from drs_fast.gan import GAN
+from drs_fast.gan import GAN, Real
 from drs_fast.report import planned
 from drs_fast.run import generate as engine
 from drs_fast.run.options import Options
@@ -123,7 +123,7 @@ def run_generate(options: argparse.Namespace) -> int:
 
 def run_doctor(options: argparse.Namespace) -> int:
     if options.model is not None:
-        real = None if options.real is None else real_samples(Path(options.real))
+        real = None if options.real is None else _real(options.real)
         diagnosis = doctor(load(options.model).on(options.device), real, options.n, options.seed)
         print(diagnosis)
         return 8 if diagnosis.findings else 0
@@ -145,6 +145,11 @@ def _detail(backend: str) -> str:
     from drs_fast.backends import cpu
 
     return f", {cpu.instruction_set()} instructions" if backend == "cpu" else ""
+
+
+def _real(path: str) -> Real | str:
+    """Real samples from a file; a folder is read by the GAN, which knows its classes."""
+    return path if os.path.isdir(path) else real_samples(Path(path))
 
 
 def run_status(options: argparse.Namespace) -> int:

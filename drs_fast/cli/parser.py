@@ -163,8 +163,9 @@ def parser(given: list[str]) -> argparse.ArgumentParser:
     )
     check.add_argument(
         "--real",
-        metavar="FILE",
-        help="real samples to compare with: .npy, .pt or .safetensors (x, and y if labelled)",
+        metavar="PATH",
+        help="real samples to compare with: .npy, .npz, .pt or .safetensors (x, and y if "
+        "labelled), or a folder of pictures (with a subfolder for each class)",
     )
     check.add_argument(
         "-n", type=int, default=4096, help="samples to examine (default: %(default)s)"

@@ -2,6 +2,7 @@
 
 import copy
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +13,8 @@ from drs_fast.core.arguments import integer, told
 from drs_fast.doctor import compared, probes, real_samples, symptoms
 from drs_fast.doctor.probes import BLOCK, Finding
 from drs_fast.doctor.symptoms import Chart, Sampled
-from drs_fast.gan import GAN, Real, links
+from drs_fast.gan import GAN, links
+from drs_fast.gan.calls import NO_CRITIC
 from drs_fast.training.fitting import of_gan
 
 __all__ = ["Diagnosis", "Finding", "doctor"]
@@ -45,12 +47,12 @@ class Diagnosis:
 
 
 @of_gan
-def doctor(gan: GAN, real: Real | None = None, n: int = 4096, seed: int = 0) -> Diagnosis:
+def doctor(gan: GAN, real: Any = None, n: int = 4096, seed: int = 0) -> Diagnosis:
     """Examines G and D on n generated samples, and on real ones if given here or with the GAN.
 
-    real: samples (m, ...), with labels (x, y); by default `gan.real` gives n of them. For the
-        calibration, D should not have been trained on them. ValueError if samples given here
-        cannot be used; if the GAN's own cannot, that is a finding.
+    real: samples (m, ...), with labels (x, y), or what else GAN(..., real=) takes; by default
+        `gan.real` gives n of them. For the calibration, D should not have been trained on them.
+        ValueError if samples given here cannot be used; if the GAN's own cannot, that is a finding.
     The rows are those of a run's burn-in with this seed, at least 512. Modules are left in the
     state they were found in.
     """
@@ -85,6 +87,11 @@ def _examine(
     chart: Chart,
 ) -> None:
     before = record.switched()
+    if gan.discriminator is None:
+        seen, _, remedy = NO_CRITIC.partition("; ")
+        chart.findings.append(Finding("no-discriminator", seen, remedy))
+        chart.unknown.append("whatever needs a discriminator, until it has one")
+        return
     try:
         sampled = _sampled(gan, n, seed)
     except Exception as error:  # the user's code may raise anything

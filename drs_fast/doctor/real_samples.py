@@ -7,7 +7,6 @@ from drs_fast.doctor import units
 from drs_fast.doctor.probes import Finding
 from drs_fast.doctor.symptoms import Chart, RealSamples
 from drs_fast.gan import GAN
-from drs_fast.gan.real_data import Unusable
 from drs_fast.ratio.held_out import LEAST
 
 REAL = "let real= be or return samples (n, ...), or with labels (samples, y)"
@@ -33,7 +32,7 @@ def real_of(gan: GAN, n: int, chart: Chart) -> RealSamples | None:
         try:
             return RealSamples(*gan.real_samples(n))
         except Exception as error:  # the user's function may raise anything
-            said = str(error) if type(error) in (Unusable, ValueError) else told(error)
+            said = str(error) if isinstance(error, ValueError) else told(error)
             seen, _, remedy = said.partition("; ")
             chart.findings.append(Finding("real-samples", seen, remedy or REAL))
             reason = "the real samples cannot be used"

@@ -45,10 +45,16 @@ class Classified(nn.Module):
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         n, device = len(x), x.device
         # A copy, because the discriminator may write to its input.
-        score = calls.one_per_sample("discriminator", self.discriminator(x.clone()), n, device)
+        score = self._called("discriminator", self.discriminator, x.clone())
+        score = calls.one_per_sample("discriminator", score, n, device, self.discriminator)
         logit = calls.one_per_sample("link", self.link(score), n, device)
-        classes = self._scores(self.classifier(x), n, device).log_softmax(dim=1)
+        classes = self._scores(
+            self._called("classifier", self.classifier, x), n, device
+        ).log_softmax(dim=1)
         return logit + classes.gather(1, y[:, None])[:, 0]
+
+    def _called(self, role: str, function: Callable[..., Any], x: Tensor) -> Any:
+        return calls.result(role, function, (x,), "it is called with samples alone", bf16=False)
 
     def _scores(self, given: Any, n: int, device: torch.device) -> Tensor:
         scores = given[0] if isinstance(given, (tuple, list)) and given else given

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from drs_fast.core import fingerprint
-from drs_fast.gan import calls, links
+from drs_fast.gan import calls, links, mending
 
 PRECISIONS = ("fp32", "bf16")
 
@@ -28,6 +28,8 @@ class Networks:
     discriminator: Callable[..., Any] | None
     link: str | links.Link
     prior: str | Callable[[Tensor], Tensor]
+    truncation: float
+    decode: Callable[[Tensor], Any] | None
     latent_dim: int
     latent_shape: tuple[int, ...] | None
     labels: int | None
@@ -40,13 +42,20 @@ class Networks:
 
     @property
     def functions(self) -> tuple[Any, ...]:
-        """All that is called to turn normals into logits."""
-        return self.generator, self.discriminator, self.link, self.prior
+        """All that is called to make samples and logits of normals."""
+        usual = self.generator, self.discriminator, self.link, self.prior
+        return usual if self.decode is None else (*usual, self.decode)
 
     @property
     def _unusual(self) -> tuple[Any, ...]:
-        """What else decides the logits, in a GAN that has it."""
-        return () if self.latent_shape is None else ({"latent_shape": self.latent_shape},)
+        """What else decides the samples and logits, in a GAN that has it."""
+        settings = {
+            "latent_shape": self.latent_shape,
+            "truncation": None if self.truncation == 1.0 else self.truncation,
+            "decode": self.decode,
+        }
+        found = {name: value for name, value in settings.items() if value is not None}
+        return (found,) if found else ()
 
     def _criticised(self, discriminator: Callable[..., Any] | None, link: str | links.Link) -> None:
         if discriminator is not None:
@@ -89,7 +98,7 @@ class Networks:
 
     def _generate(self, start: int, z: Tensor, *label: Tensor) -> Tensor:
         made = self._call("generator", self.shaped(z), *(y.clone() for y in label))
-        made = calls.samples(made, len(z))
+        made = calls.samples(made, len(z), self.generator)
         if self._row is None:
             with torch.inference_mode(False):
                 self._row = made.new_empty((1, *made.shape[1:]), requires_grad=False)
@@ -102,7 +111,9 @@ class Networks:
             raise ValueError(calls.NO_CRITIC)
         n, device = len(made), made.device
         score = self._call("discriminator", made, *(y.clone() for y in label))
-        score = calls.one_per_sample("discriminator", score, n, device)
+        score = calls.one_per_sample(
+            "discriminator", score, n, device, self.discriminator, self.labels
+        )
         if isinstance(self.link, str):
             return links.LINKS[self.link](score).float()
         return calls.one_per_sample("link", self._call("link", score), n, device).float()
@@ -111,7 +122,7 @@ class Networks:
         function = self._runs.get(role, getattr(self, role))
         if role in calls.ADVICE:
             return calls.result(role, function, arguments, calls.ADVICE[role], bf16=False)
-        sizes = calls.sizes(self.latent_dim, self.labels)
-        advice = calls.TUNED if role in self._runs else sizes
+        takes = mending.Takes(self.latent_dim, self.latent_shape, self.labels)
+        advice = calls.TUNED if role in self._runs else takes
         with self._timed(role):
             return calls.result(role, function, arguments, advice, self.precision == "bf16")

@@ -83,6 +83,12 @@ class Variants(Networks):
         gan._row, gan._runs = None, {}
         return gan
 
+    def undecoded(self) -> Self:
+        """This GAN without `decode`: runs keep samples as the generator makes them."""
+        gan = copy.copy(self)
+        gan.decode = None
+        return gan
+
     def timed(self, on: Callable[[str], AbstractContextManager[None]]) -> Self:
         """This GAN, whose calls of G and D run within on("generator") and on("discriminator")."""
         gan = copy.copy(self)

@@ -14,7 +14,7 @@ from drs_fast import ops
 from drs_fast.core import TRAINING_ROW, Rng
 from drs_fast.core.arguments import describe, integer, one_of, positive
 from drs_fast.gan import GAN, links
-from drs_fast.gan.calls import one_per_sample
+from drs_fast.gan.calls import NO_CRITIC, one_per_sample
 from drs_fast.gan.real_data import alike
 from drs_fast.samplers.common.pushes import Moves
 from drs_fast.training.fitting import Draws, of_gan
@@ -56,6 +56,8 @@ def contrastive(
     one_of("loss", loss, LOSSES)
     steps, batch = integer("steps", steps, 1), integer("batch", batch, 1)
     reals, rate = integer("reals", reals, 1), positive("rate", rate)
+    if gan.discriminator is None:
+        raise ValueError(NO_CRITIC)
     if not isinstance(gan.discriminator, nn.Module):
         raise ValueError(
             "contrastive trains the discriminator, which must be a torch.nn.Module, got "

@@ -144,6 +144,9 @@ def sha256(gan: GAN, sampler: Sampler | None = None, seed: int = 0) -> str:
         # In blocks, because more rows at once may not fit into memory.
         blocks = [tuple(t[k : k + gan.block] for t in given) for k in range(0, ROWS, gan.block)]
         found = [fingerprint.sha256(*gan.logits(*block)) for block in blocks]
+        if gan.decode is not None:
+            made = (gan.decoded(gan.samples(*block)) for block in blocks)
+            found += [fingerprint.sha256(x) for x in made]
         more = () if sampler is None else (sampler.probed(gan, *block) for block in blocks)
         found += [fingerprint.sha256(*tensors) for tensors in more if tensors]
     return fingerprint.sha256(found)

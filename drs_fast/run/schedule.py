@@ -57,8 +57,8 @@ class Run(Counted):
             if self.options.progress:
                 sys.stderr.write(f"{line}\n")
 
-        if self.gan.images is not None:
-            _ = self.example  # an error for samples that cannot be images comes before burn-in
+        if self.gan.images is not None or self.gan.decode is not None:
+            _ = self.example  # an error for samples that cannot be kept comes before burn-in
         with self.watch.on("burn-in"):
             self.resume(self.sampler.init(self.gan, self.rng))
         self._limit.advanced = True
@@ -87,6 +87,15 @@ class Run(Counted):
 
     @functools.cached_property
     def example(self) -> Rows:
+        """One example row of everything a sample may have, for shapes and dtypes."""
+        if self.gan.decode is None:
+            return self.stepped
+        z = self.stepped["z"]  # zeros; x is none of G's samples, which decode may need
+        x = self.gan.samples(z, None if self.gan.labels is None else z[:, 0].long())
+        return self.stepped | self.gan.kept(x)
+
+    @functools.cached_property
+    def stepped(self) -> Rows:
         """One example row of everything a step can return, for shapes and dtypes."""
         x = self.gan.row(differentiate="gradients" in self.sampler.tallies)
         memory.check_batch(self.gan, x.nbytes)
@@ -121,7 +130,10 @@ class Run(Counted):
         again, whole = whole is not None, whole or 0
         if self.accepted == self.n and not whole:
             return
-        example = {name: self.example[name] for name in ("logit", *names, *self.counted)}
+        wanted = ["logit", *names, *self.counted]
+        if self.counted and self.gan.decode is not None and "x" not in names:
+            wanted.append("x")  # which tells what is counted
+        example = {name: self.stepped[name] for name in wanted if name in self.stepped}
         sampler, state = self.chosen()
         self._forecast = self._forecast_of(sampler, state)
         graph = self.options.cuda_graph and self._forecast.earns_a_graph(self._tried)
@@ -137,7 +149,7 @@ class Run(Counted):
             if landed.step.short and landed.accepted < (self.n or 0) - self.accepted:
                 self.calls += landed.calls
                 continue
-            rows = self._taken(landed)
+            rows = [self._kept(piece) for piece in self._taken(landed)]
             taken = sum(len(piece["ids"]) for piece in rows)
             ends = self.accepted + taken == self.n and landed.step.chunk >= whole
             if ends and taken < landed.accepted:
@@ -162,6 +174,12 @@ class Run(Counted):
         raise Starvation(
             f"{self.accepted:,} samples after max_proposals={most:,}; {', or '.join(remedies)}"
         )
+
+    def _kept(self, piece: Rows) -> Rows:
+        """The rows as the run keeps them."""
+        if self.gan.decode is None or "x" not in piece:
+            return piece
+        return piece | self.gan.kept(piece["x"])
 
     def chosen(self) -> tuple[Sampler, Any]:
         """What runs after burn-in: it may have found that a simpler sampler is faster."""

@@ -209,7 +209,7 @@ class DDLS(Sampler):
             if self.kind in ADJUSTED:
                 here, moved, _ = self._adjusted(gan, prior, here, y, rng, step, size, cooled)
             else:
-                there, speed = self._free(prior.box, here, velocity, rng, step, size, cooled)
+                there, speed = self._free(prior, here, velocity, rng, step, size, cooled)
                 last = step + 1 == self.steps
                 here, moved = self._reached(gan, prior, here, there, y, slope=not last)
                 if self.kind == "underdamped":
@@ -241,7 +241,7 @@ class DDLS(Sampler):
 
     def _free(
         self,
-        box: float,
+        prior: Prior,
         here: Point,
         velocity: Tensor,
         rng: Rng,
@@ -253,7 +253,7 @@ class DDLS(Sampler):
         noise = self._noise * cooled
         if self.kind == "ula":
             z = ops.langevin(here.z, here.drift, rng, step=step, step_size=size, noise=noise)
-            return moving.reflected(z, box), velocity
+            return moving.reflected(z, prior.box, prior.centre), velocity
         velocity = ops.langevin(
             (1.0 - self.friction) * velocity,
             here.drift,
@@ -263,7 +263,7 @@ class DDLS(Sampler):
             noise=math.sqrt(self.friction) * noise,
         )
         z = here.z + velocity
-        there = moving.reflected(z, box)
+        there = moving.reflected(z, prior.box, prior.centre)
         return there, torch.where(there == z, velocity, -velocity)
 
     def _reached(

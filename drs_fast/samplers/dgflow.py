@@ -79,13 +79,13 @@ class DGFlow(Sampler):
     def step(
         self, gan: GAN, state: DGFlowState, z: Tensor, y: Tensor | None, rng: Rng
     ) -> tuple[DGFlowState, Batch]:
-        box = moving.box(gan)
+        walls = moving.walls(gan)
         for step in range(self.steps):
             _, logit, slope = gan.gradients(z, y)
             drift = moving.steady(self._weight(logit)[:, None] * slope)
             size, noise = 2.0 * self.step_size, math.sqrt(self.noise)
             z = ops.langevin(z, drift, rng, step=step, step_size=size, noise=noise)
-            z = moving.reflected(z, box)
+            z = moving.reflected(z, *walls)
         x, logit = gan.logits(z, y)
         return state, moving.finished(x, z, y, logit, rng, {"gradients": len(z) * self.steps})
 

@@ -120,12 +120,13 @@ class DOT(Sampler):
         scale = (1.0 / state.lipschitz).float()
         tally = {"gradients": len(z) * self.steps}
         if self.space == "latent":
-            box = moving.box(gan)
             project = self.project if gan.prior == "normal" else "none"
-            z = self._descended(lambda z: gan.gradients(z, y)[2], z, scale, project, box)
+            z = self._descended(
+                lambda z: gan.gradients(z, y)[2], z, scale, project, moving.walls(gan)
+            )
             x, logit = gan.logits(z, y)
         else:
-            box = math.inf if self.box is None else self.box
+            box = (math.inf if self.box is None else self.box), 0.0
             slope: Callable[[Tensor], Tensor] = lambda x: gan.score_gradients(x, y)[1]  # noqa: E731
             made = gan.samples(z, y)
             x = self._descended(slope, made.float(), scale, "none", box).to(made.dtype)
@@ -138,10 +139,11 @@ class DOT(Sampler):
         start: Tensor,
         scale: Tensor,
         project: str,
-        box: float,
+        walls: tuple[float, float],
     ) -> Tensor:
         """The end points after `steps` moves; each row has its own distance from its start."""
         point, second = start, torch.zeros_like(start)
+        box, centre = walls
         for step in range(self.steps):
             move = scale * moving.steady(slope(point))
             if self.transport == "dot":
@@ -155,7 +157,7 @@ class DOT(Sampler):
                 move = move / ((second / (1.0 - BETA2 ** (step + 1))).sqrt() + ADAM_EPS)
                 if project == "tangent":  # Adam's scales, one per coordinate, have turned the move
                     move = projected(move, point, project)
-            point = (point + self.step_size * move).clamp(-box, box)
+            point = (point + self.step_size * move).clamp(centre - box, centre + box)
         return point
 
 

@@ -180,6 +180,7 @@ class Latent(RejectionSampler):
             self._critic,
             gan.latent_dim,
             prior=gan.prior,
+            truncation=None if gan.truncation == 1.0 else gan.truncation,
             labels=gan.labels,
             label_weights=gan.label_weights,
             block=gan.block,

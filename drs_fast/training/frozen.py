@@ -13,6 +13,7 @@ from drs_fast.core.arguments import describe, integer
 from drs_fast.core.rows import ORDER_ROW, RATIO_ROW
 from drs_fast.core.tensors import plain
 from drs_fast.gan import GAN
+from drs_fast.gan.calls import NO_CRITIC
 from drs_fast.gan.real_data import alike
 from drs_fast.training.fitting import Draws
 
@@ -38,6 +39,8 @@ def copied(module: Module) -> Module:
 
 def critic_module(gan: GAN, instead: str) -> nn.Module:
     """The discriminator; if it is not a module, a ValueError that says what to do instead."""
+    if gan.discriminator is None:
+        raise ValueError(NO_CRITIC)
     if not isinstance(gan.discriminator, nn.Module):
         kind = type(gan.discriminator).__name__
         raise ValueError(f"the discriminator must be an nn.Module here, got {kind}; {instead}")

@@ -185,7 +185,7 @@ def test_real_samples():
         (None, r"real samples are needed, got none; build GAN\(\.\.\., real="),
         (torch.zeros(0, 2), "must give a tensor of samples"),
         (lambda n: [1, 2], "must give a tensor of samples .*got list"),
-        (np.zeros((3, 2)), "got ndarray; torch.as_tensor converts"),
+        (np.array(["a"]), "of a type that PyTorch has, got an array of <U1"),
         (torch.tensor(1.0), r"must give a tensor of samples .*got \(\) float32"),
         ((torch.zeros(3, 2),), "with labels .* got a tuple of 1"),
         ((torch.zeros(3, 2), 1, 2), "with labels .* got a tuple of 3"),
