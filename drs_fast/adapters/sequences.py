@@ -29,7 +29,7 @@ def timegan(
     real: Tensor | None = None,
     **options: Any,
 ) -> GAN:
-    """A TimeGAN whose samples are hidden sequences; `gan.decoded(x)` turns them into data.
+    """A TimeGAN. It judges hidden sequences, and runs keep what the recovery network makes of them.
 
     The logit is that of the last step. The discriminator reads forwards, so that its logit at a
     step judges the sequence up to there.

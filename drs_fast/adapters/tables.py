@@ -5,7 +5,7 @@ GAN, NeurIPS 2019.
 """
 
 import copy
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,31 @@ from drs_fast.gan import GAN
 from drs_fast.ratio.head import keep_train
 
 
+class Table(GAN):
+    """A GAN whose samples are rows of a table as numbers, (n, columns) float64.
+
+    A category is its place among those of its column. Runs keep the numbers.
+    """
+
+    def __init__(
+        self, rows: Rows, real: Tensor, empty: pd.DataFrame, categories: Sequence[Any]
+    ) -> None:
+        """empty: the table without rows. categories: of every column, None for numbers."""
+        super().__init__(rows, None, rows.latent_dim, real=real, name="ctgan")
+        self._empty, self._categories = empty, categories
+
+    def decoded(self, x: Tensor, ids: Tensor | None = None) -> pd.DataFrame:
+        """Samples (n, columns) as a DataFrame with the columns, types and order of the table."""
+        each = zip(x.cpu().numpy().T, self._empty.dtypes, self._categories, strict=True)
+        columns = {
+            place: pd.Series(values).astype(dtype)
+            if categories is None
+            else categories.take(values.astype(np.int64))
+            for place, (values, dtype, categories) in enumerate(each)
+        }
+        return pd.DataFrame(columns).set_axis(self._empty.columns, axis=1)
+
+
 def ctgan(
     model: CTGAN,
     table: pd.DataFrame,
@@ -31,7 +56,7 @@ def ctgan(
     """A fitted CTGAN, with a critic that is fitted on the table, because CTGAN keeps none.
 
     A sample is a row of the table as numbers, (columns,) float64, where a category is its place
-    among those of its column; `gan.decoded(x)` is a DataFrame like the table. The generator is a
+    among those of its column. `gan.decoded(x)` is a DataFrame like the table. The generator is a
     copy in eval mode: batch norm uses its averages, where `model.sample` uses those of a batch.
 
     table: what the model was fitted on.
@@ -55,14 +80,7 @@ def ctgan(
     frequency = torch.from_numpy(model._data_sampler._discrete_column_category_prob.flatten())
     generator = copy.deepcopy(model._generator)
     rows = Rows(generator, model._embedding_dim, frequency[frequency > 0], columns)
-    gan = GAN(
-        rows.to(model._device),
-        None,
-        rows.latent_dim,
-        real=torch.stack(known, dim=1),
-        decode=Restored(table.iloc[:0], categories),
-        name="ctgan",
-    )
+    gan = Table(rows.to(model._device), torch.stack(known, dim=1), table.iloc[:0], categories)
     return keep_train(gan, Seen(columns), samples=samples, max_steps=max_steps, seed=seed)
 
 
@@ -95,21 +113,3 @@ def _check(name: str, fits: Any) -> None:
             f"table has values of {name!r} that the model was not fitted on; give the DataFrame "
             "that it was fitted on"
         )
-
-
-@dataclass(frozen=True)
-class Restored:
-    """Rows (n, columns) as numbers -> a DataFrame with the columns and dtypes of `empty`."""
-
-    empty: pd.DataFrame
-    categories: tuple[Any, ...]  # of every column, None for numbers
-
-    def __call__(self, x: Tensor) -> pd.DataFrame:
-        each = zip(x.cpu().numpy().T, self.empty.dtypes, self.categories, strict=True)
-        columns = {
-            place: pd.Series(values).astype(dtype)
-            if categories is None
-            else categories.take(values.astype(np.int64))
-            for place, (values, dtype, categories) in enumerate(each)
-        }
-        return pd.DataFrame(columns).set_axis(self.empty.columns, axis=1)

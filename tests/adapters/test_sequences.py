@@ -63,6 +63,7 @@ def test_a_run_follows_from_its_rows():
     runs = [drs.generate(gan, drs.samplers.DRS(), 300, batch_size=size) for size in (128, 1024)]
     assert runs[0].ids.equal(runs[1].ids)
     assert runs[0].x.equal(runs[1].x)
+    assert runs[0].x.shape == (300, STEPS, FEATURES)
 
 
 def test_networks_without_lengths():
