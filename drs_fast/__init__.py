@@ -6,7 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import drs_fast.cli.interrupts  # noqa: F401  first, because the others take seconds
-from drs_fast import adapters, ops, samplers
+from drs_fast import ops, samplers
 from drs_fast.core import BadLogits, Batch, OutOfTime, Rng, Stale, Starvation
 from drs_fast.core.compacted import Compacted, Ring
 from drs_fast.doctor.doctor import doctor
@@ -19,6 +19,7 @@ from drs_fast.store import Conflict, Corrupt
 from drs_fast.unweighting.unweight import Unweighted, unweight
 
 if TYPE_CHECKING:
+    from drs_fast import adapters
     from drs_fast.adapters.load import load, weights
     from drs_fast.adapters.wrap import wrap
     from drs_fast.exporting.export import export
@@ -96,6 +97,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "adapters":
+        return import_module(f"{__name__}.adapters")
     if name not in LATER:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(import_module(f"{__name__}.{LATER[name]}"), name)

@@ -37,7 +37,7 @@ def timegan(
     latent_shape: (steps, numbers a step). Every sequence has all the steps.
     lengths: whether each network takes (x, lengths), with lengths (n,) int64, instead of x alone.
     real: sequences (n, steps, features), which the embedder turns into hidden ones.
-    options: of `drs.GAN`. The prior is "uniform01", torch.rand.
+    options: of `drs.GAN`. The prior is "uniform01" unless they say otherwise.
     """
     if (embedder is None) != (real is None):
         raise ValueError(

@@ -6,18 +6,20 @@ GAN, NeurIPS 2019.
 
 import copy
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 import torch
-from ctgan import CTGAN
 from torch import Tensor
 
 from drs_fast.adapters.columns import Categories, Numbers, Rows, Seen
 from drs_fast.core.arguments import describe
 from drs_fast.gan import GAN
 from drs_fast.ratio.head import keep_train
+
+if TYPE_CHECKING:
+    from ctgan import CTGAN
 
 
 class Table(GAN):
@@ -46,7 +48,7 @@ class Table(GAN):
 
 
 def ctgan(
-    model: CTGAN,
+    model: "CTGAN",
     table: pd.DataFrame,
     *,
     samples: int = 20_000,
@@ -62,6 +64,8 @@ def ctgan(
     table: what the model was fitted on.
     samples, max_steps, seed: of the critic's fit, as in `drs.keep_train`.
     """
+    from ctgan import CTGAN  # here, so that the adapters can be documented without it
+
     if not isinstance(model, CTGAN) or model._generator is None:
         raise ValueError(
             "model must be a ctgan.CTGAN after model.fit(table, discrete_columns), got "
