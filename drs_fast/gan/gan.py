@@ -1,5 +1,6 @@
 """A generator, its discriminator, and how to read them."""
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from types import FunctionType
 from typing import Any
@@ -155,25 +156,29 @@ class GAN(Variants):
             return {"x": x}
         return self.images.stored(x)
 
-    def kept(self, x: Tensor) -> dict[str, Tensor]:
-        """The columns that a run keeps of samples x (n, ...) for which a step gave `stored`."""
-        if self.decode is None:
-            return self.stored(x)
-        x = decoding.decoded(self._decode, x, min(self.block, decoding.ROWS))
+    def kept(self, x: Tensor, ids: Tensor) -> dict[str, Tensor]:
+        """The columns that a run keeps of samples x (n, ...) with these ids, not yet converted."""
+        if self.decode is not None:
+            x = self._decoded(x, ids)
         return {"x": x} if self.images is None else self.images.stored(x)
 
-    def decoded(self, x: Tensor) -> Any:
-        """What `decode` makes of samples x (n, ...); if that is no tensor, it is called once."""
+    def decoded(self, x: Tensor, ids: Tensor | None = None) -> Any:
+        """What `decode` makes of samples x (n, ...); if that is no tensor, of all in one call.
+
+        ids: (n,) int64 of a run's samples, for its last bits.
+        """
         calls.check_samples(x)
         if self.decode is None:
             return x
+        ids = torch.arange(len(x), device=x.device) if ids is None else ids.to(x.device)
         try:
-            return decoding.decoded(self._decode, x, min(self.block, decoding.ROWS))
+            return self._decoded(x, ids)
         except decoding.NoTensor:
-            return self._decode(x.clone())
+            return self._call("decode", x.clone())
 
-    def _decode(self, x: Tensor) -> Any:
-        return self._call("decode", x)
+    def _decoded(self, x: Tensor, ids: Tensor) -> Tensor:
+        rows = min(self.block, decoding.ROWS)
+        return decoding.decoded(functools.partial(self._call, "decode"), x, ids, rows)
 
     def logits(
         self, z: Tensor, y: Tensor | None = None, *, alone: bool = False

@@ -88,18 +88,17 @@ def _of_scores(scores: Tensor, n: int, labels: int | None) -> dict[str, str] | N
 def _keyed(
     parts: Mapping[str, Any], n: int, labels: int | None, pattern: str
 ) -> dict[str, str] | None:
-    """Of named parts, the first that is one number a sample, or else that can be made so."""
+    """The named part that is one number a sample, or else the smallest that can be made so."""
     found = {name: score(part, n, labels) for name, part in parts.items()}
     usable = {name: options for name, options in found.items() if options is not None}
     if not usable:
         return None
-    sizes = {name: _size(parts[name]) for name in usable}
-    best = min(usable, key=lambda name: (len(usable[name]) > 0, sizes[name]))
+    best = min(usable, key=lambda name: _size(parts[name]))
     return {"output": pattern.format(best), **usable[best]}
 
 
 def _placed(parts: Sequence[Any], n: int, labels: int | None) -> dict[str, str] | None:
-    """Of several parts the first, which counts anyway, or else a later one that fits better."""
+    """The first of several parts, which counts anyway, or else a later one that fits better."""
     found = [score(part, n, labels) for part in parts]
     if found[0] == {}:
         return {}

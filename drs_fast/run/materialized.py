@@ -84,7 +84,7 @@ class Materialized(Dataset[dict[str, Tensor]]):
         made = self._made(rows, judged="logit" not in rows)
         if made.logit is not None:
             rows["logit"] = made.logit
-        rows |= {"x": self.gan.kept(made.x)["x"], "z": made.z}
+        rows |= {"x": self.gan.kept(made.x, rows["ids"])["x"], "z": made.z}
         return {name: rows[name] for name in self.columns}
 
     def _made(self, rows: Mapping[str, Tensor], judged: bool) -> Remade:

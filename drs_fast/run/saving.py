@@ -64,8 +64,9 @@ class Saving:
         worker = None if options.worker is None else Worker.parsed(options.worker)
         self.worker = None if worker is None or worker.of == 1 else worker  # one alone is no worker
         self.columns = options.save if run.gan.labels is None else (*options.save, "y")
-        if "gradients" in sampler.tallies:
-            self.row_bytes()  # the first call of G and D is one that serves gradients too
+        if "gradients" in sampler.tallies or run.gan.decode is not None:
+            # The first call of G and D is one that serves gradients too, and decode is refused now.
+            self.row_bytes()
         self.spec = spec.of_run(run, self.columns)
         self._examine = functools.partial(probe.kept, run.gan, model, sampler=sampler)
 

@@ -92,7 +92,7 @@ class Run(Counted):
             return self.stepped
         z = self.stepped["z"]  # zeros; x is none of G's samples, which decode may need
         x = self.gan.samples(z, None if self.gan.labels is None else z[:, 0].long())
-        return self.stepped | self.gan.kept(x)
+        return self.stepped | self.gan.kept(x, self.stepped["ids"])
 
     @functools.cached_property
     def stepped(self) -> Rows:
@@ -179,7 +179,7 @@ class Run(Counted):
         """The rows as the run keeps them."""
         if self.gan.decode is None or "x" not in piece:
             return piece
-        return piece | self.gan.kept(piece["x"])
+        return piece | self.gan.kept(piece["x"], piece["ids"])
 
     def chosen(self) -> tuple[Sampler, Any]:
         """What runs after burn-in: it may have found that a simpler sampler is faster."""

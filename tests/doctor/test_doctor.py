@@ -5,6 +5,7 @@ import re
 from types import SimpleNamespace
 
 import healthy
+import numpy as np
 import pytest
 import torch
 from findings import codes
@@ -214,6 +215,7 @@ FAULTS = {
     "D counts its calls": (lambda: model(discriminator=Counts()), {"changes-state"}),
     "pac": (lambda: d(lambda x: x.view(-1, 8).mean(dim=1)), {"fails"}),
     "patches": (lambda: d(lambda x: x[:, None].expand(-1, 9)), {"fails"}),
+    "no D": (lambda: drs.GAN(Same(), None, 2), {"no-discriminator"}),
     "a dict": (lambda: d(lambda x: {"adv_output": x}), {"fails"}),
     "double precision": (lambda: model(discriminator=Ratio().double()), {"fails"}),
     "another latent size": (lambda: drs.GAN(Same(), Ratio(), 3), {"fails"}),
@@ -676,7 +678,10 @@ GIVEN = {  # real samples: the finding, or the words of the error, where they we
         lambda: real().to(torch.float8_e4m3fn),
         "numbers of a standard dtype, got .*float8",
     ),
-    "an array": (lambda: real().numpy(), "got ndarray; torch.as_tensor converts"),
+    "an array of words": (
+        lambda: np.array(["a", "b"]),
+        "of a type that PyTorch has, got an array of <U1",
+    ),
     "a row": (lambda: real()[:, 0], "real-shape"),
     "wide": (lambda: torch.zeros(100, 3), "real-shape"),
     "of no width": (lambda: torch.zeros(100, 0), "real-shape"),
@@ -710,7 +715,10 @@ def test_real_samples_that_cannot_be_used_are_an_error_or_a_finding(kind):
 @pytest.mark.parametrize("kind", GIVEN)
 def test_real_samples_from_a_file_end_the_doctor_with_a_code(tmp_path, capsys, kind):
     make, said = GIVEN[kind]
-    if kind in ("an array", "on meta"):  # which torch.save does not write, or load_file not read
+    if kind in (
+        "an array of words",
+        "on meta",
+    ):  # which torch.save does not write, or load_file not read
         return
     torch.save(make(), tmp_path / "real.pt")
     code = cli.main(["doctor", "25gaussians", "--real", str(tmp_path / "real.pt"), "-n", "1"])

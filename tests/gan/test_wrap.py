@@ -97,6 +97,17 @@ class Labelled(Critic):
         return self.answer(h, self.head(h) + (h * self.embed(y)).sum(dim=1, keepdim=True))
 
 
+class TwoClasses(nn.Module):
+    """Has fewer classes than it is given, and would do without a label."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Embedding(2, D)
+
+    def forward(self, z, y=None):
+        return z if y is None else z + self.embed(y + 2)
+
+
 @dataclass
 class Answer:
     features: torch.Tensor
@@ -208,8 +219,8 @@ REFUSALS = {
         ["with labels=3 it is called G(z, y)", "drs.wrap(G, alpha=...)"],
     ),
     "a label that G lacks": (
-        lambda: drs.GAN(lambda z, y: nn.Embedding(2, D)(y + 2), nn.Linear(D, 1), D, labels=3),
-        ["check latent_dim=8 and labels=3"],
+        lambda: drs.GAN(TwoClasses(), nn.Linear(D, 1), D, labels=3),
+        ["index out of range in self; check latent_dim=8 and labels=3"],
     ),
     "a tuple of G": (
         lambda: drs.GAN(lambda z: (z, 1), nn.Linear(D, 1), D),
@@ -419,7 +430,7 @@ def test_programs_are_wrapped(kind):
         critic = torch.export.export(
             Two(), (torch.zeros(4, 6),), dynamic_shapes={"x": {0: batch}}
         ).module()
-    wrapped = drs.wrap(critic, output=1, reduce="mean")
+    wrapped = drs.wrap(critic, output=1, reduce="mean").eval()
     gan = drs.GAN(nn.Linear(D, 6), wrapped, D, real=real(), block=256)
     z, _ = latents(gan, 300)
     x, logit = gan.logits(z)
