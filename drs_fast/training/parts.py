@@ -7,9 +7,11 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import ParametrizationList
 
 from drs_fast.core import fingerprint
 from drs_fast.gan import GAN, calls
+from drs_fast.gan.packed import Packed
 
 LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 PROBED = 128  # rows in the call that finds what couples them
@@ -77,15 +79,28 @@ def last_layer(gan: GAN, rows: tuple[Tensor, ...]) -> Found | None:
         return torch.zeros_like(score)
 
     recorder.link = recording
-    with watched(gan.discriminator or recording) as ran:
-        recorder.scores(*(row[: gan.block] for row in rows))
-    for one in ran:
-        if one.given is not None and _last(one.part) and _is(one.returned, scores[-1]):
+    critic, given = inside(gan.discriminator or recording), [row[: gan.block] for row in rows]
+    with watched(critic) as ran:
+        recorder.scores(*given)
+    score = scores[-1]
+    with watched(critic) as again:  # what does not change with the samples sees only their labels
+        recorder.scores(given[0].flip(0), *given[1:])
+    pairs, parts = list(zip(ran, again, strict=False)), {one.part for one in ran}
+    for one, other in reversed(pairs):
+        if one.part is critic and one.returned is not None:  # of the call whose parts follow here
+            score = one.returned.flatten()
+        if _last(one.part, parts) and _is(one.returned, score) and _differ(one.given, other.given):
             return Found(one.part, True, "whose output is the score", one.direct)
-    layers = [one for one in ran if isinstance(one.part, LAYERS) and one.given is not None]
+    seen = [one for one, other in pairs if _differ(one.given, other.given)]
+    layers = [one for one in seen if isinstance(one.part, LAYERS)]
     if not layers:
         return None
     return Found(layers[-1].part, True, "the last layer", layers[-1].direct)
+
+
+def inside(critic: Callable[..., Any]) -> Callable[..., Any]:
+    """What judges the samples, of a critic that puts them among companions."""
+    return critic.discriminator if isinstance(critic, Packed) else critic
 
 
 def before_coupling(gan: GAN, rows: tuple[Tensor, ...], others: tuple[Tensor, ...]) -> Found:
@@ -94,9 +109,9 @@ def before_coupling(gan: GAN, rows: tuple[Tensor, ...], others: tuple[Tensor, ..
     rows, others: real and generated samples with the same labels; the first row is judged among
         each of them.
     """
-    critic = gan.discriminator
-    if critic is None:
+    if gan.discriminator is None:
         raise ValueError(calls.NO_CRITIC)
+    critic = inside(gan.discriminator)
     chosen = torch.arange(PROBED, device=rows[0].device) % len(rows[0])
     seen: list[list[Ran]] = []
     for companions in (rows, others):
@@ -130,11 +145,23 @@ def _copy(value: Tensor | None) -> Tensor | None:
     return None if value is None else value.detach().clone()
 
 
-def _last(part: nn.Module) -> bool:
-    """Whether it computes with weights of its own, in no Linear or Conv layer within it."""
-    inner = [each for each in part.modules() if each is not part]
+def _last(part: nn.Module, ran: set[nn.Module]) -> bool:
+    """Whether it computes with weights of its own, and no part within it that ran does."""
+    inner = [
+        each
+        for each in part.modules()
+        if each is not part and each in ran and not isinstance(each, ParametrizationList)
+    ]
     return any(True for _ in part.parameters()) and not any(
-        isinstance(one, LAYERS) for one in inner
+        True for each in inner for _ in each.parameters()
+    )
+
+
+def _differ(one: Tensor | None, other: Tensor | None) -> bool:
+    return (
+        one is not None
+        and other is not None
+        and not (one.shape == other.shape and torch.equal(one, other))
     )
 
 

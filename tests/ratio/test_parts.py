@@ -97,6 +97,59 @@ def test_a_last_layer_of_another_kind():
     assert seen.shape == (80, 5)
 
 
+class Projection(nn.Module):
+    """Its label's embedding is the last layer that runs."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.embedding = nn.Linear(4, 6), nn.Linear(3, 6)
+
+    def forward(self, x, y):
+        features = self.body(x)
+        return (features * self.embedding(nn.functional.one_hot(y, 3).float())).sum(1)
+
+
+def test_a_layer_that_sees_only_labels_is_not_chosen():
+    _, what = chosen(Projection(), labels=3, real=(REAL, torch.arange(400) % 3))
+    assert what.startswith("the input of body")
+
+
+class Scaled(nn.Module):
+    """A layer of its own kind, as StyleGAN's are."""
+
+    def __init__(self, inputs, outputs):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(outputs, inputs))
+
+    def forward(self, rows):
+        return rows @ self.weight.T
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_of_a_critic_of_groups_a_layer_of_its_own_is_taken(shared):
+    class Grouped(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body, self.std = Scaled(4, 3), MinibatchStd()
+            self.out = Scaled(4, 1)
+
+        def forward(self, x):
+            return self.out(self.std(self.body(x)))
+
+    class Pac(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body, self.out = Scaled(16, 3), Scaled(3, 1)
+
+        def forward(self, x):
+            return self.out(self.body(x.reshape(-1, 16)))
+
+    seen, what = chosen(Pac() if shared else Grouped(), pack=4)
+    assert what.startswith("the input of discriminator.out")
+    assert seen.shape[0] == 80
+    assert seen.shape[1] == (3 if shared else 4)
+
+
 def test_functions_tuples_and_wrapped_dicts():
     first, last = built(lambda: nn.Linear(4, 6)), built(lambda: nn.Linear(6, 1))
 
