@@ -54,16 +54,18 @@ def command() -> NoReturn:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command and returns its exit code. The parser may raise SystemExit."""
-    options = argparse.Namespace(run=None)
+    options = argparse.Namespace(run=None, told=[])
     try:
         interrupts.are_exceptions()
         given = list(sys.argv[1:] if arguments is None else arguments)
-        options = parsed(given)
+        options = argparse.Namespace(**vars(parsed(given)), told=[])
         if str(Path.cwd()) not in sys.path:
             sys.path.insert(0, str(Path.cwd()))
         with _tellable(options), _short_warnings():
             return _run(options)
     except Exception as error:
+        if told := options.told:  # which C++ that calls Python may turn into an error of its own
+            return fail(told[0].code, f"{told[0]}{_afterwards(options, error)}")
         return ended(error, options)
     except KeyboardInterrupt as stop:
         return fail(130, f"interrupted{_afterwards(options, stop)}")
@@ -133,17 +135,18 @@ def _tellable(options: argparse.Namespace) -> Iterator[None]:
     numbers = [number for number in numbers if before[number] is not None]
     if threading.current_thread() is not threading.main_thread():
         numbers = []
+
+    def tell(number: int, frame: FrameType | None) -> None:
+        options.told.append(_Told(number))
+        raise options.told[-1]
+
     for number in numbers:
-        signal.signal(number, _tell)
+        signal.signal(number, tell)
     try:
         yield
     finally:
         for number in numbers:
             signal.signal(number, before[number])
-
-
-def _tell(number: int, frame: FrameType | None) -> None:
-    raise _Told(number)
 
 
 if __name__ == "__main__":

@@ -436,6 +436,20 @@ def test_interruptions_have_their_codes(run, monkeypatch, error, code):
     assert err.endswith("; nothing had been written yet\n")
 
 
+def test_a_signal_that_became_another_error_is_still_a_signal(run, monkeypatch):
+    """PyTorch's C++ swallows what a handler raises where it calls Python, and raises its own."""
+
+    def generate(*given, **named):
+        with contextlib.suppress(cli._Told):
+            signal.raise_signal(signal.SIGTERM)
+        raise ValueError("could not determine the shape of object type 'torch.storage'")
+
+    monkeypatch.setattr(engine, "generate", generate)
+    code, _, err = run(*GENERATE)
+    assert code == 143
+    assert err.startswith("drs-fast: terminated")
+
+
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), TOLD[0]])
 def test_an_interrupted_unweight_speaks_of_no_shards(run, monkeypatch, tmp_path, error):
     def stop(*given, **named):
