@@ -7,14 +7,15 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from drs_fast.core.arguments import describe
 from drs_fast.core.tensors import plain
 from drs_fast.gan import calls, links
+from drs_fast.gan.around import Around
 
 
-class Classified(nn.Module):
+class Classified(Around):
     """x, y -> log p_data(x)/p_model(x) + log p(y|x), from a critic without labels and a classifier.
 
     discriminator: x (n, ...) -> scores, which the link turns into log ratios.
@@ -41,6 +42,10 @@ class Classified(nn.Module):
         self.discriminator, self.classifier = discriminator, classifier
         self.link = links.LINKS[link] if isinstance(link, str) else link
         self.labels = labels
+
+    @property
+    def inner(self) -> Callable[..., Any] | None:
+        return self.discriminator
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         n, device = len(x), x.device

@@ -3,7 +3,6 @@
 import copy
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from types import FunctionType
 from typing import Any
 
 import torch
@@ -25,6 +24,7 @@ from drs_fast.gan import (
     row_noise,
     sources,
 )
+from drs_fast.gan.around import named
 from drs_fast.gan.classified import Classified
 from drs_fast.gan.images import Images
 from drs_fast.gan.latents import PRIORS, Prior
@@ -146,8 +146,8 @@ class GAN(Variants):
         truncated = "" if self.truncation == 1.0 else f" x {self.truncation:g}"
         labels = "" if self.labels is None else f"{self.labels} labels, "
         return (
-            f"<GAN {self.title}: latent_dim {self.latent_dim}, prior {_named(self.prior)}"
-            f"{truncated}, link {_named(self.link)}, {labels}{self.device}, block {self.block}, "
+            f"<GAN {self.title}: latent_dim {self.latent_dim}, prior {named(self.prior)}"
+            f"{truncated}, link {named(self.link)}, {labels}{self.device}, block {self.block}, "
             f"{self.precision}, {sum(held.values()):,} parameters>"
         )
 
@@ -166,7 +166,7 @@ class GAN(Variants):
         if self.name != UNNAMED:
             return self.name
         parts = (self.generator, self.discriminator)
-        return " and ".join(_named(part) for part in parts if part is not None)
+        return " and ".join(named(part) for part in parts if part is not None)
 
     @property
     def energy(self) -> bool:
@@ -360,10 +360,3 @@ class GAN(Variants):
     def _check_labels(self, rows: Tensor, y: Tensor | None) -> None:
         calls.check_samples(rows)
         classes.check(self.labels, y, len(rows))
-
-
-def _named(choice: str | Callable[..., Any]) -> str:
-    """A prior or a link in a word."""
-    if isinstance(choice, str):
-        return choice
-    return choice.__name__ if isinstance(choice, FunctionType) else type(choice).__name__

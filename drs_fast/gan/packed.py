@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from drs_fast.core import fingerprint
 from drs_fast.core.arguments import integer
 from drs_fast.gan import calls
+from drs_fast.gan.around import Around
 
 MINIBATCH_STD, STD_GROUP = "minibatch-std", 4
 # Where the members of a group are: side by side, or as far apart as there are groups; or a call has
@@ -47,7 +48,7 @@ def asked(pack: Any, labels: int | None) -> int:
     return most + PROBES if labels is None else max(LEAST, ENOUGH * labels * most)
 
 
-class Packed(nn.Module):
+class Packed(Around):
     """x (n, ...) [, y] -> score (n,) of each sample among fixed companions [of its class].
 
     discriminator: gives a score to every sample, or one to every group of `pack`.
@@ -79,6 +80,10 @@ class Packed(nn.Module):
         x, y = x.to(where), None if y is None else y.to(where)
         self.register_buffer("companions", _chosen(x, y, self.pack, labels))
         self.layout, self.groups = self._found(x, y)
+
+    @property
+    def inner(self) -> Callable[..., Any] | None:
+        return self.discriminator  # type: ignore[no-any-return]
 
     def forward(self, x: Tensor, *label: Tensor) -> Tensor:
         n, rows = len(x), self._rows(len(x))

@@ -11,12 +11,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from drs_fast.core import HIDDEN
 from drs_fast.core.arguments import one_of
 from drs_fast.gan import drawing
+from drs_fast.gan.around import Around
 
 ROWS, OWN = NOISES = "rows", "own"
 SEEDS = {"generator": 0, "discriminator": 1}  # where x = z, their noise differs
@@ -36,7 +37,7 @@ class NotByRow(ValueError):
     """Noise that cannot be made a function of the row."""
 
 
-class RowNoise(nn.Module):
+class RowNoise(Around):
     """A generator or discriminator whose hidden noise is a function of the row and its label.
 
     role: "generator", whose rows are latents, or "discriminator", whose rows are samples.
@@ -46,6 +47,10 @@ class RowNoise(nn.Module):
     def __init__(self, module: Callable[..., Any], role: str) -> None:
         super().__init__()
         self.module, self.role = module, role
+
+    @property
+    def inner(self) -> Callable[..., Any] | None:
+        return self.module
 
     def forward(self, rows: Tensor, *label: Tensor) -> Any:
         with _Replacing(self.role, rows, *label):

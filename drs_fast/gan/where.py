@@ -7,12 +7,13 @@ from types import FunctionType
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from drs_fast.core.arguments import describe
 from drs_fast.core.laws import MEANT
 from drs_fast.core.tensors import plain
 from drs_fast.gan import calls, links
+from drs_fast.gan.around import Around
 from drs_fast.gan.gan import GAN
 from drs_fast.gan.real_data import Unusable
 
@@ -24,7 +25,7 @@ GRADIENT = (
 )
 
 
-class Where(nn.Module):
+class Where(Around):
     """x [, y] -> the log ratio of the critic where the predicate holds, and -inf elsewhere.
 
     discriminator: None for a log ratio of 0.
@@ -53,6 +54,10 @@ class Where(nn.Module):
         """Whether a critic judges the samples, too."""
         inner = self.discriminator
         return inner.believes if isinstance(inner, Where) else inner is not None
+
+    @property
+    def inner(self) -> Callable[..., Any] | None:
+        return self.discriminator
 
     def forward(self, x: Tensor, *label: Tensor) -> Tensor:
         n, device = len(x), x.device

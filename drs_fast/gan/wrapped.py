@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from drs_fast.core.arguments import describe, integer, one_of
 from drs_fast.gan import results
+from drs_fast.gan.around import Around
 
 LABELS = ("index", "onehot", "none")
 REDUCTIONS = ("mean", "sum", "label")
@@ -41,7 +42,7 @@ class Unfit(ValueError):
         super().__init__(f"module {seen}; {line('module', options)}")
 
 
-class Wrapped(nn.Module):
+class Wrapped(Around):
     """What `drs.wrap` returns: module(rows [, label], *args, **keywords), as one tensor.
 
     options: the keyword arguments of `drs.wrap`.
@@ -119,6 +120,10 @@ class Wrapped(nn.Module):
             with contextlib.suppress(NotImplementedError):
                 child.train(mode)
         return self
+
+    @property
+    def inner(self) -> Callable[..., Any] | None:
+        return self.module
 
     def forward(self, rows: Tensor, *label: Tensor) -> Any:
         """One tensor for rows (n, ...), unless options are missing."""

@@ -339,3 +339,15 @@ def test_a_gan_is_shown_in_words():
 
 def doubled(normals):
     return 2.0 * normals
+
+
+def test_the_title_of_a_gan_names_what_was_given_not_what_is_around_it():
+    class Critic(torch.nn.Linear):
+        pass
+
+    class Generator(torch.nn.Linear):
+        pass
+
+    given = {"pack": 2, "companions": torch.zeros(9, 2), "noise": "rows"}
+    gan = drs.GAN(drs.wrap(Generator(2, 2)), Critic(2, 1), 2, **given)
+    assert drs.where(gan, lambda x: x[:, 0] > 0).title == "Generator and Critic"

@@ -34,7 +34,7 @@ class OneHot(nn.Module):
         super().__init__()
         self.layer = nn.Linear(D + CLASSES, 6)
 
-    def forward(self, z, c, truncation_psi=1.0, noise_mode="random"):
+    def forward(self, z, c, truncation_psi=1.0, noise_mode="const"):
         assert c.dtype == torch.float32
         noise = torch.zeros(6) if noise_mode == "const" else torch.randn(6)
         return truncation_psi * self.layer(torch.cat([z, c], dim=1)) + noise
