@@ -91,12 +91,9 @@ class Run(Counted):
 
     def check_rows(self) -> None:
         """ValueError if G or D couples the rows of a call; asked once, before burn-in."""
-        if self._checked:
-            return
-        if "gradients" in self.sampler.tallies:
-            _ = self.example  # the first call of G and D is one that serves gradients too
-        coupling.check(self.gan)
-        self._checked = True
+        if not self._checked:
+            coupling.check(self.gan)
+            self._checked = True
 
     def resume(self, state: Any) -> None:
         """Continues after burn-in; the state says which labels to propose and what to count."""

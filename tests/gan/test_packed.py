@@ -180,10 +180,10 @@ def test_a_classifier():
 # --- what else takes a GAN
 
 
-@pytest.mark.parametrize("name", ["minibatch deviation", "pac of 10", "minibatch discrimination"])
+@pytest.mark.parametrize("name", ["minibatch deviation", "pac of 10"])
 def test_critics_are_made_of_it(name):
     gan = packed(name, real=real(200))
-    few = {"samples": 100, "max_steps": 20}
+    few = {"samples": 60, "max_steps": 5}
     with pytest.warns(UserWarning, match="too little was learned"):
         made = [
             drs.keep_train(gan, **few),
