@@ -75,7 +75,7 @@ def densities(path: Path, panels: Sequence[Panel], square: Square, heading: str 
     image = None
     for axis, panel in zip(axes, panels, strict=True):
         if panel.points is not None:
-            x, y = panel.points.T.cpu().numpy()
+            x, y = panel.points.T.double().cpu().numpy()
             axis.scatter(x, y, s=5, color=BLUE, alpha=0.5, linewidths=0)
             axis.set(xlim=square.x, ylim=square.y)
         else:

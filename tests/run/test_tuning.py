@@ -128,7 +128,8 @@ def test_a_bf16_run_can_be_verified_and_reported(digits, tmp_path):
     assert store.verify(samples.path) == []
     text, pictures, _ = report.write(samples.path, tmp_path / "report")
     assert "not drawn" not in text
-    assert {picture.name for picture in pictures} == {"scores.png", "logits.png", "samples.png"}
+    names = {"scores", "logits", "samples", "proposals", "interpolation"}
+    assert {picture.stem for picture in pictures} == names
 
 
 def test_a_bf16_run_of_points_can_be_reported(tmp_path):
@@ -136,7 +137,7 @@ def test_a_bf16_run_of_points_can_be_reported(tmp_path):
     drs.generate(gan, QUICK, 200, precision="bf16", out=tmp_path / "run", batch_size=256)
     text, pictures, _ = report.write(tmp_path / "run")
     assert "not drawn" not in text
-    assert len(pictures) == 3
+    assert len(pictures) == 4
 
 
 def test_a_bf16_run_goes_on_without_another_burn_in(tmp_path, monkeypatch):
