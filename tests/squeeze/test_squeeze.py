@@ -532,9 +532,9 @@ def test_a_search_keeps_no_more_samples_than_a_block(hurried):
     largest = []
 
     class Counted(GAN):
-        def logits(self, z, y=None):
+        def logits(self, z, y=None, **alone):
             largest.append(len(z))
-            return super().logits(z, y)
+            return super().logits(z, y, **alone)
 
     plain = hill()
     gan = Counted(plain.generator, plain.discriminator, 4, block=256)
@@ -797,7 +797,7 @@ def rarely(seen):
 def test_a_rare_predicate_takes_a_fifth_of_the_calls_or_less():
     """Measured: 1.9 calls a sample in place of 1,058; 36 with the search, at n = 100,000."""
     squeezed = drs.Squeeze(samplers.DRS(gamma=0.0, burn_in=20_000))
-    state = squeezed.init(rarely(0.0125), Rng(1))
+    state = squeezed.init(rarely(0.0361), Rng(1))
     raw = 1.0 / float(state.acceptance)
     assert 500.0 < raw < 2000.0
     assert float(state.calls) * raw + int(state.spent) / 100_000 < raw / 5.0

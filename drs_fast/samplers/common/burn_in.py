@@ -35,7 +35,7 @@ def burn_in(gan: GAN, rng: Rng, n: int, *, each: bool = False) -> tuple[Tensor, 
         y = turns_of(gan, start, size) if each else ops.labels(gan, rows, size)
         # Fewer than a block are a large part of what a short run costs.
         x, logit = gan.logits(ops.latents(gan, rows, size), y, alone=n < gan.block)
-        if not start:
+        if not start and names(gan):
             check_alone(gan, x, y)
         logits.append(logit)
         labels.append(y)
