@@ -29,7 +29,7 @@ WAYS = {
 
 
 def seconds(words: tuple[str, ...], run: str) -> float:
-    """Of one process; RuntimeError if it fails."""
+    """What one process takes; RuntimeError if it fails."""
     start = time.perf_counter()
     done = subprocess.run(
         [sys.executable, *(run if word == "DIR" else word for word in words)],

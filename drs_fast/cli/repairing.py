@@ -18,7 +18,8 @@ from drs_fast.store.manifest import Manifest
 
 def repaired(directory: str) -> list[str]:
     """Repairs the run; what was wrong, what was deleted, and how it is made again, in lines."""
-    before, there = set(os.listdir(directory)), store.recorded(directory)
+    before = set(os.listdir(directory)) if os.path.isdir(directory) else set()
+    there = store.recorded(directory)
     dropped = [f"dropped: {line}" for line in store.repair(directory)]
     if not dropped:
         return [f"nothing to repair in {directory}: every sha256 matches"]

@@ -125,7 +125,8 @@ class Materialized(Dataset[dict[str, Tensor]]):
             raise Conflict(
                 f"{self.samples.path} was made with another model, or code or files that it uses "
                 f"have changed: logits of {counted(len(saved), 'sample')} differ by up to "
-                f"{largest:.3g} from the saved ones, and other devices or versions explain at most {most:.3g}"
+                f"{largest:.3g} from the saved ones, and other devices or versions explain at "
+                f"most {most:.3g}"
             )
         self._warn(f"logits that differ by up to {largest:.3g} from the saved ones")
 

@@ -172,7 +172,8 @@ class Run(Counted):
             return
         most, remedies = self.options.max_proposals, ["raise it", *self.sampler.remedies[:1]]
         raise Starvation(
-            f"{counted(self.accepted, 'sample')} after max_proposals={most:,}; {', or '.join(remedies)}"
+            f"{counted(self.accepted, 'sample')} after max_proposals={most:,}; "
+            f"{', or '.join(remedies)}"
         )
 
     def chosen(self) -> tuple[Sampler, Any]:

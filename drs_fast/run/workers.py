@@ -141,7 +141,8 @@ def _contribute(saving: Shared, beside: Contributor, worker: Worker, bar: Progre
     run.check_time("run the same again to go on", there=beside.count, n=saving.n)
     seconds = time.monotonic() - start
     rate = run.accepted / max(seconds, 1e-9)
-    return f"{counted(made, 'chunk')}, {counted(run.accepted, 'sample')} in {seconds:.1f} s, {rate:,.0f}/s"
+    samples = counted(run.accepted, "sample")
+    return f"{counted(made, 'chunk')}, {samples} in {seconds:.1f} s, {rate:,.0f}/s"
 
 
 def claimed(

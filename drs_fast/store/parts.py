@@ -38,9 +38,9 @@ class Part(NamedTuple):
         sha256 = hashlib.sha256()
         for piece in data:
             sha256.update(piece)
-        facts = {name: getattr(self, name) for name in ("chunk", "n", "whole")}
-        facts |= {"counters": dict(self.counters), "sha256": sha256.hexdigest()}
-        return [sealed(facts), *data]
+        facts = {"chunk": self.chunk, "n": self.n, "whole": self.whole}
+        said = {"counters": dict(self.counters), "sha256": sha256.hexdigest()}
+        return [sealed(facts | said), *data]
 
     @classmethod
     def read(cls, directory: Path, chunk: int) -> "Part | None":

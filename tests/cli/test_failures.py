@@ -110,6 +110,7 @@ def test_a_repair_says_what_it_did(file, capsys):
         "(burn-in)",
         f"by: drs-fast generate places.py:good -n 9 --out {run} --burn-in 500",
     ]
+    assert generate(file, "good", "--burn-in", "500", "--quiet", "--chunk-rows", "256") == 0
     (run / "chunk-00000099.safetensors").write_bytes(b"")
     cli.main(["verify", str(run), "--repair"])
     assert capsys.readouterr().out.splitlines()[1:] == [

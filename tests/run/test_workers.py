@@ -163,7 +163,7 @@ def test_a_smaller_n_is_refused_and_a_larger_one_extends(tmp_path, plain):
     with pytest.raises(Conflict, match="a run of 600 samples"):
         generate(tmp_path / "run", 599, worker="2/2")
     generate(tmp_path / "run", N, worker="2/2")
-    with pytest.raises(Conflict, match=f"a run of {N} samples"):
+    with pytest.raises(Conflict, match=f"a run of {N:,} samples"):
         generate(tmp_path / "run", 600, worker="1/2")
     generate(tmp_path / "run", N, worker="1/2")
     assert contents(tmp_path / "run") == plain()
