@@ -15,7 +15,7 @@ TRACEBACK = "--traceback"
 
 def parsed(given: list[str]) -> argparse.Namespace:
     """The arguments; SystemExit with code 2, after an explanation, if they are wrong."""
-    given = list(spread(given))
+    given = spread(given)
     made = parser(given)
     options, unknown = made.parse_known_args(given)
     if unknown:
@@ -72,4 +72,4 @@ def _refuse(
     strange = [flag for flag, question in meant.items() if not question]
     if strange:
         lines.append(f"{who} has no {', '.join(strange)}; it has {', '.join(has)}")
-    made.error(". ".join(lines))
+    made.error(" ".join(lines))

@@ -3,7 +3,6 @@
 import argparse
 import ast
 import re
-from collections.abc import Iterator
 from decimal import Decimal
 from typing import Any
 
@@ -11,6 +10,7 @@ DEVICE = "cpu or cuda; where the model is if not given"
 MODEL = "zoo name, file.py:function, or package.module:function"
 RANGE = "--value-range"
 GROUPED = re.compile(r"[+-]?\d{1,3}(,\d{3})+")
+NEGATIVE = re.compile(r"-[.\d]")
 POWER = re.compile(r"[+-]?\d+(\.\d+)?[eE]\+?\d{1,3}")
 
 
@@ -63,15 +63,22 @@ def add_model(parser: argparse.ArgumentParser, **how: Any) -> None:
     )
 
 
-def spread(given: list[str]) -> Iterator[str]:
-    """The arguments, where the two numbers of --value-range may be joined by a comma."""
-    before = ""
+def spread(given: list[str]) -> list[str]:
+    """The arguments as argparse understands them.
+
+    The two numbers of --value-range may be joined by a comma. A value such as -3e1 or -1/2 is
+    joined to its flag, because argparse takes it for a flag itself.
+    """
+    words: list[str] = []
     for word in given:
+        before = words[-1] if words else ""
         flag, _, value = word.partition("=")
         if before == RANGE:
-            yield from word.split(",")
+            words += word.split(",")
         elif flag == RANGE and value:
-            yield from (flag, *value.split(","))
+            words += [flag, *value.split(",")]
+        elif NEGATIVE.match(word) and before.startswith("--") and "=" not in before:
+            words[-1] = f"{before}={word}"
         else:
-            yield word
-        before = word
+            words.append(word)
+    return words

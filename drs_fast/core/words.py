@@ -11,7 +11,8 @@ def counted(count: int, name: str, several: str | None = None) -> str:
 
 def did_you_mean(given: str, known: Iterable[str]) -> str:
     """A question with the name that was probably meant; empty if none is like it."""
-    names = list(known)
-    lower = {name.lower(): name for name in names}
-    close = difflib.get_close_matches(given.lower(), lower, n=1, cutoff=0.6)
-    return f"; did you mean {lower[close[0]]}?" if close else ""
+    plain = {name.lower().lstrip("-"): name for name in known}
+    asked = given.lower().lstrip("-")
+    close = [name for name in plain if sorted(name) == sorted(asked)]  # letters changed places
+    close += difflib.get_close_matches(asked, plain, n=1, cutoff=0.65)
+    return f"; did you mean {plain[close[0]]}?" if close else ""

@@ -30,7 +30,7 @@ class Exported:
 def to_file(engine: Engine, target: Path) -> Exported:
     made, rows = engine.format, engine.source.n
     if target.exists():
-        if not target.is_file() or _differing(made.facts_in(target) or {}, made.facts):
+        if not target.is_file() or _differing(made.facts_in(target), made.facts):
             raise Conflict(f"{target} holds something else; choose another name, or delete it")
         engine.skip(made.parts(target))
         return Exported(target, rows, 1, 1)
@@ -88,19 +88,19 @@ def _begun(target: Path, facts: dict[str, Any]) -> bool:
     return before.get("checked") == facts.get("checked")
 
 
-def _differing(before: dict[str, Any], facts: dict[str, Any]) -> list[str]:
+def _differing(before: object, facts: dict[str, Any]) -> list[str]:
     """Where an export that is there is another one, in words.
 
     One whose shards were not compared with their sha256 may go on with one for which they were, and
     is then marked as such; not the other way round.
     """
-    now = _plain(facts)
+    now, there = _plain(facts), before if isinstance(before, dict) else {}
     if now.get("checked") is False:
-        before = {**before, "checked": False}
+        there = {**there, "checked": False}
     return [
-        f"  {key}: there {json.dumps(before.get(key))}, here {json.dumps(now.get(key))}"
-        for key in sorted({*before, *now})
-        if before.get(key) != now.get(key)
+        f"  {key}: there {json.dumps(there.get(key))}, here {json.dumps(now.get(key))}"
+        for key in sorted({*there, *now})
+        if there.get(key) != now.get(key)
     ]
 
 

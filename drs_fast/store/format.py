@@ -149,8 +149,8 @@ class Record:
         first = self.chunk * chunk_rows
         if (last != -1) if self.count == 0 else not first <= last < first + rows:
             raise Corrupt(
-                f"names {last} as the last row of {counted(self.count, 'sample')}, but its first of "
-                f"{counted(rows, 'row')} is {first}"
+                f"names {last} as the last row of {counted(self.count, 'sample')}, but its "
+                f"{counted(rows, 'row')} start{'s' if rows == 1 else ''} at {first}"
             )
 
 
@@ -228,7 +228,8 @@ def gaps(records: Mapping[int, Record], n: int | None) -> list[str]:
     if missing:
         first = next(chunk for chunk in itertools.count() if chunk not in records)
         problems.append(
-            f"{counted(missing, 'chunk')} {'is' if missing == 1 else 'are'} missing, the first is chunk {first}"
+            f"{counted(missing, 'chunk')} {'is' if missing == 1 else 'are'} missing, the first is "
+            f"chunk {first}"
         )
     count = sum(record.count for record in records.values())
     if n is not None and count != n:

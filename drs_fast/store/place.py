@@ -86,6 +86,7 @@ def check_space(directory: Path, missing: int, bytes_per_sample: int) -> None:
     if needed > 0 and needed + SPARE_BYTES > free:
         raise OSError(
             errno.ENOSPC,
-            f"{counted(missing, 'sample')} need{'s' if missing == 1 else ''} {needed + SPARE_BYTES:,} bytes, but {free:,} are free",
+            f"{counted(missing, 'sample')} need{'s' if missing == 1 else ''} "
+            f"{needed + SPARE_BYTES:,} bytes, but {free:,} are free",
             str(directory),
         )

@@ -86,8 +86,8 @@ class Samples(Dataset[dict[str, Tensor]]):
         self.ends = list(accumulate(self.counts))
         if self.manifest["complete"] and len(self) != self.manifest["n"]:
             raise Corrupt(
-                f"{self.path} must hold {counted(self.manifest['n'], 'sample')}, got {len(self):,}; run the "
-                "command that made it again to make the missing ones"
+                f"{self.path} must hold {counted(self.manifest['n'], 'sample')}, got "
+                f"{len(self):,}; run the command that made it again to make the missing ones"
             )
         self._files: dict[int, tuple[int, Tensors]] = {}
         self._row: Layout = {}  # the rows that every shard must have

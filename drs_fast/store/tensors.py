@@ -112,7 +112,8 @@ def open_shard(path: Path, count: int, *, or_more: bool = False) -> Tensors:
         min(sizes) < count or len(sizes) > 1 if or_more else sizes != {count}
     ):
         raise Corrupt(
-            f"{path} must hold ids and {counted(count, 'row')} of each tensor, got {described(shard.layout)}"
+            f"{path} must hold ids and {counted(count, 'row')} of each tensor, got "
+            f"{described(shard.layout)}"
         )
     for name, (found, shape) in shard.layout.items():
         column = COLUMNS.get(name)

@@ -85,8 +85,8 @@ def unweight_file(
         if wanted is not None and not tally.full:
             more = "raise --max-overweight" if log_max is None else "lower --log-max"
             raise Starvation(
-                f"{tally.count:,} of {counted(tally.rows, 'row')} were accepted, fewer than {wanted:,}; "
-                f"leave -n out, or {more}"
+                f"{tally.count:,} of {counted(tally.rows, 'row')} were accepted, fewer than "
+                f"{wanted:,}; leave -n out, or {more}"
             )
     return Summary(tally.rows, tally.count, tally.above, tally.excess, highest)
 

@@ -167,8 +167,7 @@ def generated(monkeypatch):
     ],
 )
 def test_each_field_is_a_flag(run, generated, flag, value, expected):
-    # --flag=value, because argparse takes -3e1 for a flag
-    assert run(*GENERATE[:-2], f"{flag}={value}")[0] == 4
+    assert run(*GENERATE[:-2], flag, value)[0] == 4
     ((_, sampler, n), _) = generated[0]
     assert (sampler, n) == (DRS(**expected), 50)
 
@@ -259,6 +258,7 @@ def test_version(run):
         ((*GENERATE, "--arg", "a=1", "--arg", "a=2"), 2, "--arg a is given twice; give it once\n"),
         ((*GENERATE, "--arg", "width=3"), 2, "good takes (): got an unexpected keyword argument "
          "'width'; give arguments as drs.load(name, path=...) or --arg path=...\n"),
+        ((*GENERATE, "--worker", "-1/2"), 2, "worker must be from 1/2 to 2/2, got -1/2\n"),
         ((*GENERATE, "-n", "10k"), 2, "argument -n: must be a whole number such as 50000, 50_000, "
          "50,000 or 5e4, got '10k'\n"),
         ((*GENERATE, "-n", "1.5"), 2, "got '1.5'\n"),

@@ -24,8 +24,9 @@ KINDS = [*map(samplers.get, samplers.NAMES), drs.Squeeze]
 
 
 def python(code, cwd):
+    here = f"import sys; sys.path.insert(0, {str(ROOT)!r})"
     return subprocess.run(
-        [sys.executable, "-W", "error", "-c", f"import sys; sys.path.insert(0, {str(ROOT)!r})\n{code}"],
+        [sys.executable, "-W", "error", "-c", f"{here}\n{code}"],
         capture_output=True,
         text=True,
         cwd=cwd,
