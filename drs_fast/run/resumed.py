@@ -31,7 +31,7 @@ def left(out: str | PathLike[str], run: Run, made: Shards | None) -> str:
     is_lost = f"{counted(loose, 'sample')} accepted since {'is' if loose == 1 else 'are'} lost"
     every = f"what a shard has is kept every {keeping.SECONDS:.0f} s of work"
     lost = f", and {is_lost}, because {every}" if loose else ""
-    return f"{kept}{lost}; the same command goes on from there"
+    return f"{kept}{lost}; the same command resumes"
 
 
 def restored(run: Run, shards: Shards, part: Part | None, example: Rows, bar: Progress) -> int:

@@ -151,7 +151,7 @@ def test_an_interrupt_says_what_is_kept(file, capsys):
     err = capsys.readouterr().err
     assert err.startswith(f"drs-fast: interrupted; 0 of 5,000 samples are in {file.parent / 'run'}")
     assert "samples accepted since are lost, because what a shard has is kept every 60 s" in err
-    assert err.endswith("; the same command goes on from there\n")
+    assert err.endswith("; the same command resumes\n")
 
 
 @pytest.mark.parametrize("there", [False, True])

@@ -161,16 +161,13 @@ def test_ctrl_c_says_what_is_kept(tmp_path, monkeypatch, seconds):
     if seconds:
         found = re.fullmatch(
             rf"0 of 9,000 samples are in {out}, and ([\d,]+) samples accepted since are lost, "
-            r"because what a shard has is kept every 60 s of work; the same command goes on from "
-            "there",
+            r"because what a shard has is kept every 60 s of work; the same command resumes",
             note,
         )
         assert int(found[1].replace(",", "")) > 100
     else:
         kept = len(Part.read(out, 0).tensors["ids"])
-        assert (
-            note == f"{kept:,} of 9,000 samples are in {out}; the same command goes on from there"
-        )
+        assert note == f"{kept:,} of 9,000 samples are in {out}; the same command resumes"
 
 
 def stopped(calls):
