@@ -31,7 +31,6 @@ from drs_fast.store.format import (
     has_size,
     irregular,
     lines,
-    part_name,
     parts,
     read_records,
     temporaries,
@@ -111,8 +110,6 @@ class Writer(Appending):
         self._state_sha256: str | None = None
         if before is not None:
             self._go_on(before)
-            done = {part_name(chunk) for chunk in self.records}
-            folder.remove([name for name in parts(folder.path) if name in done])
         self._spec = {**spec, **examine(before, self.complete)}
         place.check_space(folder.path, n - self.count, bytes_per_sample())
         if not self.complete:
