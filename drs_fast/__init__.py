@@ -130,7 +130,8 @@ __getattr__ = later(__name__, {**AT_ONCE, **LATER})
 def complete() -> None:
     """Imports all but what is for later."""
     for name in AT_ONCE:
-        __getattr__(name)
+        if name not in globals():
+            __getattr__(name)
 
 
 def __dir__() -> list[str]:

@@ -111,6 +111,8 @@ class Sampler(ABC):
 
     def __repr__(self) -> str:
         """How to write it: what is not so by default."""
+        if not dataclasses.is_dataclass(self):  # which `checked` refuses, and names
+            return object.__repr__(self)
         given = (
             f"{field.name}={_shown(value)}"
             for field in dataclasses.fields(self)

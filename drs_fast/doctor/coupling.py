@@ -16,6 +16,7 @@ from drs_fast import ops
 from drs_fast.core import PROBE_ROW, Rng, fingerprint
 from drs_fast.gan import GAN, classes, packed
 from drs_fast.gan.packed import Group, Packed
+from drs_fast.gan.where import unconditioned
 
 ROWS = 16  # in a call that looks for coupling; there are two of G and two of D
 EVERY = 5  # row that is kept: members of a group are a power of two or a whole group apart
@@ -45,8 +46,7 @@ def check(gan: GAN) -> None:
 
 def look(gan: GAN) -> Coupled | None:
     """What couples rows; None too if G or D fails, which whoever calls it next is told."""
-    if gan.discriminator is None:
-        return None
+    gan = unconditioned(gan)  # whose predicates are looked at when they are first called
     few = gan.unchanged().on(block=min(ROWS, gan.block), precision="fp32").changed(_uncompiled)
     n = few.block
     y = None
@@ -61,6 +61,8 @@ def look(gan: GAN) -> Coupled | None:
         change = beside(few.samples, z, y, x)
         if change > 0.0:
             return _found(few, "generator", change, z, y)
+        if gan.discriminator is None:
+            return None
         try:
             change = beside(few.scores, x, y)
         except ValueError:

@@ -23,7 +23,8 @@ ROWS, OWN = NOISES = "rows", "own"
 SEEDS = {"generator": 0, "discriminator": 1}  # where x = z, their noise differs
 FACTORS_SEED = 2
 COLUMNS = 128  # hashed at once, so that products stay in the cache
-MASK, HALF = 0xFFFFFFFF, 0x7FFFFFFF
+MASK = 0xFFFFFFFF
+HALF = MASK >> 1
 INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int32}  # by bytes
 BITS = {torch.float16: 11, torch.bfloat16: 8, torch.float32: 24}  # of a uniform below 1
 # In inference mode these arrive whole, as calls of others that draw.

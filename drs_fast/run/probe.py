@@ -88,7 +88,7 @@ def _begun(gan: GAN, model: str, sampler: Sampler | None) -> dict[str, object]:
             "G or D gave other numbers for the same rows on a second call (random numbers inside, "
             "or kernels that add in any order): if this run is interrupted, extended or repaired, "
             "its bytes will differ; `drs-fast doctor` looks for the cause",
-            stacklevel=8,
+            stacklevel=9,
         )
     return {WEIGHTS: weights(gan, changing), MODEL: model, PROBE: first if again else None}
 

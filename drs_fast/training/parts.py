@@ -84,7 +84,7 @@ def last_layer(gan: GAN, rows: tuple[Tensor, ...]) -> Found | None:
         recorder.scores(*given)
     score = scores[-1]
     with watched(critic) as again:  # what does not change with the samples sees only their labels
-        recorder.scores(given[0].flip(0), *given[1:])
+        recorder.scores(1 - given[0], *given[1:])
     pairs, parts = list(zip(ran, again, strict=False)), {one.part for one in ran}
     for one, other in reversed(pairs):
         if one.part is critic and one.returned is not None:  # of the call whose parts follow here

@@ -143,7 +143,7 @@ def test_an_interrupt_before_the_run_says_that_nothing_is_there(file, capsys):
 def test_an_interrupt_says_what_is_kept(file, capsys):
     file.write_text(
         "import itertools\nimport drs_fast as drs\n\ncalls = itertools.count()\n\n"
-        "def critic(x):\n    if next(calls) == 14:\n        raise KeyboardInterrupt\n"
+        "def critic(x):\n    if next(calls) == 16:\n        raise KeyboardInterrupt\n"
         "    return x[:, 0]\n\ndef good():\n    return drs.GAN(lambda z: z, critic, 2)\n"
     )
     more = ["--batch-size", "256", "--chunk-rows", "8192", "--burn-in", "1024", "--quiet"]

@@ -5,7 +5,6 @@ import warnings
 import pandas
 import pytest
 import torch
-from drs_fast.store.verify import repair
 from runs import files
 from torch import nn
 
@@ -13,6 +12,7 @@ import drs_fast as drs
 from drs_fast.samplers.ddls import DDLS
 from drs_fast.samplers.drs import DRS
 from drs_fast.samplers.mh import MH
+from drs_fast.store.verifying import repair
 
 SAMPLER = DRS(burn_in=1024)
 SETTINGS = {"batch_size": 256, "chunk_rows": 1024}

@@ -190,7 +190,7 @@ def test_before_there_is_a_run_nothing_is_said_of_going_on(tmp_path, monkeypatch
     out = tmp_path / "run"
     for calls, said in (
         (1, "nothing had been written yet"),
-        (4, "burn-in had not ended, so nothing is kept; the same command begins again"),
+        (6, "burn-in had not ended, so nothing is kept; the same command begins again"),
     ):
         with pytest.raises(KeyboardInterrupt) as caught:
             drs.generate(stopped(calls), PLAIN, 99, out=out, batch_size=256)
