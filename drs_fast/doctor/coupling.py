@@ -14,8 +14,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from drs_fast import ops
 from drs_fast.core import PROBE_ROW, Rng, fingerprint
-from drs_fast.gan import GAN, classes, packed
+from drs_fast.gan import GAN, classes, drawing, packed
 from drs_fast.gan.packed import Group, Packed
+from drs_fast.gan.row_noise import OWN
 from drs_fast.gan.where import unconditioned
 
 ROWS = 16  # in a call that looks for coupling; there are two of G and two of D
@@ -36,8 +37,10 @@ class Coupled(NamedTuple):
 
 
 def check(gan: GAN) -> None:
-    """ValueError if G or D couples the rows of a call; two calls of each, for 16 rows."""
+    """ValueError if G, D or decode couples the rows of a call; two calls of each, for 16 rows."""
     found = look(gan)
+    if found is None and gan.decode is not None:
+        found = look_at_decode(gan)
     if found is not None:
         raise ValueError(
             f"{found.seen}, so batches of another size give other samples: {found.remedy}"
@@ -69,6 +72,27 @@ def look(gan: GAN) -> Coupled | None:
             given = (x,) if y is None else (x, y)
             return _grouped(packed.group_of(gan.discriminator, *given))
         return _found(few, "discriminator", change, x, y) if change > 0.0 else None
+
+
+def look_at_decode(gan: GAN) -> Coupled | None:
+    """What couples rows in `decode`, or draws random numbers there."""
+    rng = Rng(0, PROBE_ROW)
+    y = ops.labels(gan, rng, ROWS)
+    x = gan.samples(ops.latents(gan, rng, ROWS), y)
+
+    def decode(rows: Tensor, label: Tensor | None) -> Tensor:
+        found = gan.decoded(rows)
+        return found if isinstance(found, Tensor) else rows  # a run refuses it, and says why
+
+    before = drawing.position(gan.device)
+    change = beside(decode, x, None)
+    if drawing.position(gan.device) != before and gan.noise != OWN:
+        seen = "decode draws random numbers of its own, so samples could not be made again"
+        return Coupled("decode", seen, "switch this off: eval(), or noise of a fixed value")
+    if not change:
+        return None
+    seen = f"decode couples the rows of a call: one changes by {change:.2g} among others"
+    return Coupled("decode", seen, remedy_of(gan.decode))
 
 
 def beside(
@@ -112,18 +136,23 @@ def remedy(gan: GAN, role: str, rows: Tensor, y: Tensor | None) -> str:
     function = gan.generator if role == "generator" else gan.discriminator
     given = (gan.shaped(rows) if role == "generator" else rows, *(() if y is None else (y,)))
     norms = _norms(function)
-    if norms:
-        alone = (
-            f"{', '.join(norms)} must normalise by what was learnt: train with "
-            "track_running_stats=True, and call .eval()"
-        )
-    else:
-        alone = "take statistics over each row alone, not over the rows of a call"
+    alone = remedy_of(function)
     if role == "generator":
         return alone
     assert function is not None
     found = packing(None if isinstance(function, Packed) else packed.group_of(function, *given))
     return f"{alone}; or {found}" if norms else found
+
+
+def remedy_of(function: Any) -> str:
+    """How a function itself can be made to treat rows independently."""
+    norms = _norms(function)
+    if not norms:
+        return "take statistics over each row alone, not over the rows of a call"
+    return (
+        f"{', '.join(norms)} must normalise by what was learnt: train with "
+        "track_running_stats=True, and call .eval()"
+    )
 
 
 def packing(group: Group | None) -> str:

@@ -12,7 +12,8 @@ from drs_fast.core.sampler import those_that
 from drs_fast.core.tensors import plain
 from drs_fast.core.words import counted
 from drs_fast.gan import mending, results
-from drs_fast.gan.wrapped import Unfit, line
+from drs_fast.gan.around import Around
+from drs_fast.gan.wrapped import Unfit, Wrapped, line
 
 ADVICE = {  # where a function other than the two networks fails
     "link": "a link maps scores (n,) to log ratios (n,)",
@@ -88,6 +89,17 @@ def _raise_memory(role: str, found: str, given: tuple[Any, ...], error: Exceptio
 def check_callable(role: str, function: object) -> None:
     if not callable(function):
         raise ValueError(f"{role} must be callable, got {type(function).__name__}")
+
+
+def check_classes(role: str, function: Callable[..., Any] | None, labels: int | None) -> None:
+    """ValueError if it is wrapped for another number of classes than the GAN has."""
+    while isinstance(function, Around):
+        if isinstance(function, Wrapped) and function.classes not in (None, labels):
+            raise ValueError(
+                f"the {role} is wrapped for classes={function.classes}, but the GAN has "
+                f"labels={labels}; give both the number that the {role} was trained with"
+            )
+        function = function.inner
 
 
 def check_latents(z: Tensor, latent_dim: int) -> None:

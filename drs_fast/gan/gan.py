@@ -324,6 +324,7 @@ class GAN(Variants):
         labels: int | None,
     ) -> Packed:
         source = copy.copy(self)
+        source._criticised(None, "logit")  # G is in eval mode when pictures are compared with it
         source.real = self.real if companions is None else companions
         if source.real is None:
             raise ValueError(

@@ -67,6 +67,8 @@ class Networks:
         if discriminator is not None:
             calls.check_callable("discriminator", discriminator)
         links.check(link)
+        for role, function in (("generator", self.generator), ("discriminator", discriminator)):
+            calls.check_classes(role, function, self.labels)
         self.discriminator, self.link = discriminator, link
         for module in fingerprint.modules(*self.functions):
             with contextlib.suppress(NotImplementedError):  # an exported module has only one mode

@@ -278,3 +278,15 @@ def test_the_doctor_takes_folders_and_archives(tmp_path, monkeypatch, capsys):
     np.savez(tmp_path / "two.npz", real=x, fake=x)
     assert main(["doctor", "model.py:make", "-n", "512", "--real", "two.npz"]) != 0
     assert "a dict of 2: 'real', 'fake'" in capsys.readouterr().err
+
+
+def test_companions_from_a_folder_are_compared_with_a_generator_in_eval_mode(tmp_path):
+    for i in range(40):
+        picture(tmp_path / f"{i:02d}.png", 6 * i)
+    generator = nn.Sequential(nn.Linear(2, 12), nn.BatchNorm1d(12), nn.Unflatten(1, (1, 3, 4)))
+    critic = nn.Sequential(nn.Flatten(), nn.Unflatten(0, (-1, 2)), nn.Flatten(), nn.Linear(24, 1))
+    before = generator[1].num_batches_tracked.clone()
+    for given in ({"real": tmp_path}, {"companions": str(tmp_path)}):
+        gan = drs.GAN(generator, critic, 2, pack=2, **given)
+        assert gan.discriminator.companions.shape == (1, 1, 3, 4)
+    assert torch.equal(generator[1].num_batches_tracked, before)

@@ -438,3 +438,11 @@ def test_programs_are_wrapped(kind):
     assert len(drs.generate(gan, QUICK, 20, batch_size=256).x) == 20
     calibrated = drs.calibrate(gan, n=400)
     assert calibrated.sha256() != gan.sha256()
+
+
+@pytest.mark.parametrize("labels", [None, 3, CLASSES + 1])
+def test_a_wrap_for_another_number_of_classes_is_refused(labels):
+    wrapped = drs.wrap(OneHot(), labels="onehot", classes=CLASSES)
+    for given in ((wrapped, nn.Linear(6, 1)), (lambda z, y: z, wrapped)):
+        with pytest.raises(ValueError, match=f"classes={CLASSES}, but the GAN has labels={labels}"):
+            drs.GAN(*given, D, labels=labels)

@@ -185,3 +185,19 @@ def test_what_decode_may_not_return(decode, message):
         drs.generate(gan(decode), SAMPLER, 20)
     with pytest.raises(ValueError, match="decode must be callable"):
         gan("table")
+
+
+@pytest.mark.parametrize(
+    ("decode", "why"),
+    [
+        (lambda x: x - x.mean(0), r"decode couples the rows of a call: .*statistics over each row"),
+        (torch.nn.BatchNorm1d(2, track_running_stats=False), r"decode couples .*BatchNorm1d must"),
+        (lambda x: x + torch.randn_like(x), "decode draws random numbers of its own"),
+    ],
+)
+def test_what_decode_makes_of_a_row_depends_on_the_row_alone(decode, why, tmp_path):
+    gan = drs.GAN(lambda z: z, lambda x: x[:, 0], 2, decode=decode)
+    for out in (None, tmp_path / "run"):
+        with pytest.raises(ValueError, match=why):
+            drs.generate(gan, drs.samplers.DRS(burn_in=500), 10, out=out)
+    assert not (tmp_path / "run").exists()
