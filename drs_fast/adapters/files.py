@@ -55,6 +55,7 @@ CONVERTED = {  # by what is wanted
     "samples": "it with its own project, then numpy.save('x.npy', samples as an array of numbers)",
 }
 GLOBAL = re.compile(r"GLOBAL (\S+)")  # what torch.load says it refuses
+NUMBERS = re.compile(r"[fiu][1248]|b1|c8|c16")  # NumPy's names of dtypes
 MOST_GLOBALS = 8  # that an error names
 
 
@@ -201,9 +202,19 @@ def _torch(file: Path, what: str, allow: Sequence[Any]) -> Any:
 def _needed(file: Path, message: str) -> list[str]:
     """What a pickle needs besides tensors, by name."""
     if zipfile.is_zipfile(file):
-        return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(file))
-    held = GLOBAL.search(message)
-    return [] if held is None else [held[1]]
+        held = sorted(torch.serialization.get_unsafe_globals_in_checkpoint(file))
+        return [*held, *_dtypes(file)] if "numpy.dtype" in held else held
+    found = GLOBAL.search(message)
+    return [] if found is None else [found[1]]
+
+
+def _dtypes(file: Path) -> list[str]:
+    """The classes of the NumPy dtypes that a pickle makes, which it does not name."""
+    with zipfile.ZipFile(file) as archive:
+        name = next(name for name in archive.namelist() if name.endswith("/data.pkl"))
+        given = [value for _, value, _ in pickletools.genops(archive.read(name))]
+    found = {value for value in given if isinstance(value, str) and NUMBERS.fullmatch(value)}
+    return sorted(f"numpy.dtypes.{type(np.dtype(value)).__name__}" for value in found)
 
 
 def _admitted(file: Path, held: Sequence[str]) -> str:

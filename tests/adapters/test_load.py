@@ -2,6 +2,7 @@ import argparse
 import collections
 import gzip
 import hashlib
+import importlib
 import os
 import pickle
 import re
@@ -722,3 +723,18 @@ def test_the_zoo_takes_no_arguments():
         drs.load("digits", width=3)
     with pytest.raises(ValueError, match=r"got 'digit'; did you mean digits\?"):
         drs.load("digit")
+
+
+def test_the_line_that_admits_numpy_s_numbers_works(tmp_path):
+    """A pickle names `numpy.dtype`, but what must be admitted are the classes of the dtypes."""
+    torch.save(
+        {"w": torch.ones(2), "mean": np.arange(3.0), "k": np.float32([1])}, tmp_path / "a.pt"
+    )
+    with pytest.raises(ValueError, match="Float32DType, numpy.dtypes.Float64DType") as error:
+        drs.weights(tmp_path / "a.pt")
+    line = re.search(r"allow=\[(.*?)\]", str(error.value))[1]
+    allow = []
+    for path in line.split(", "):
+        module, _, name = path.rpartition(".")
+        allow.append(getattr(importlib.import_module(module), name))
+    assert drs.weights(tmp_path / "a.pt", allow=allow)["mean"].tolist() == [0.0, 1.0, 2.0]
