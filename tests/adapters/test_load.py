@@ -730,7 +730,7 @@ def test_the_line_that_admits_numpy_s_numbers_works(tmp_path):
     torch.save(
         {"w": torch.ones(2), "mean": np.arange(3.0), "k": np.float32([1])}, tmp_path / "a.pt"
     )
-    with pytest.raises(ValueError, match="Float32DType, numpy.dtypes.Float64DType") as error:
+    with pytest.raises(ValueError, match=r"Float32DType, numpy\.dtypes\.Float64DType") as error:
         drs.weights(tmp_path / "a.pt")
     line = re.search(r"allow=\[(.*?)\]", str(error.value))[1]
     allow = []
