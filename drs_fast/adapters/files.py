@@ -236,6 +236,8 @@ def _admitted(file: Path, held: Sequence[str]) -> str:
 
 def _trusted(file: Path, sha256: str) -> Any:
     """The content of a pickle whose code is run, if the file is the one that is trusted."""
+    if not isinstance(sha256, str):
+        raise ValueError(f"trust_sha256 must be a file's sha256 as a string, got {sha256!r}")
     data = file.read_bytes()  # once, so that what is run is what was compared
     here = hashlib.sha256(data).hexdigest()
     if here != sha256.lower():

@@ -39,6 +39,10 @@ def timegan(
     real: sequences (n, steps, features), which the embedder turns into hidden ones.
     options: of `drs.GAN`. The prior is "uniform01" unless they say otherwise.
     """
+    networks = {"generator": generator, "supervisor": supervisor, "discriminator": discriminator}
+    for name, network in {**networks, "recovery": recovery, "embedder": embedder}.items():
+        if not isinstance(network, nn.Module) and (network is not None or name != "embedder"):
+            raise ValueError(f"{name} must be an nn.Module, got {describe(network)}")
     if (embedder is None) != (real is None):
         raise ValueError(
             "give both real sequences and their embedder, or neither, got "

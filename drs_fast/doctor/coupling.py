@@ -21,7 +21,11 @@ from drs_fast.gan.where import unconditioned
 
 ROWS = 16  # in a call that looks for coupling; there are two of G and two of D
 EVERY = 5  # row that is kept: members of a group are a power of two or a whole group apart
-COUPLED = 2.0**-14  # of a row's value, or of 1 if that is more; other rows may not move it by more
+MORE = 128  # where a network refuses so few, such as one that judges groups of 64
+COUPLED = (
+    2.0**-14
+)  # other rows may not move a row's value by more; of large values, by LAST of that
+LAST = 2.0**-6  # of a value: with COUPLED, 16 units in the last place
 NOISE = 16.0  # times what a second call moves: kernels that add in any order are no coupling
 USUAL = 64  # samples in a training step, to name a number
 COMPILED = "_orig_mod"  # where torch.compile keeps the module; to import its class takes seconds
@@ -47,10 +51,10 @@ def check(gan: GAN) -> None:
         )
 
 
-def look(gan: GAN) -> Coupled | None:
+def look(gan: GAN, rows: int = ROWS) -> Coupled | None:
     """What couples rows; None too if G or D fails, which whoever calls it next is told."""
     gan = unconditioned(gan)  # whose predicates are looked at when they are first called
-    few = gan.unchanged().on(block=min(ROWS, gan.block), precision="fp32").changed(_uncompiled)
+    few = gan.unchanged().on(block=min(rows, gan.block), precision="fp32").changed(_uncompiled)
     n = few.block
     y = None
     if gan.labels is not None:
@@ -60,7 +64,7 @@ def look(gan: GAN) -> Coupled | None:
             z = ops.latents(few, Rng(0, PROBE_ROW), n)
             x = few.samples(z, y)
         except ValueError:
-            return None
+            return None if rows == MORE else look(gan, MORE)
         change = beside(few.samples, z, y, x)
         if change > 0.0:
             return _found(few, "generator", change, z, y)
@@ -69,6 +73,8 @@ def look(gan: GAN) -> Coupled | None:
         try:
             change = beside(few.scores, x, y)
         except ValueError:
+            if rows < MORE and (found := look(gan, MORE)) is not None:
+                return found
             given = (x,) if y is None else (x, y)
             return _grouped(packed.group_of(gan.discriminator, *given))
         return _found(few, "discriminator", change, x, y) if change > 0.0 else None
@@ -104,7 +110,9 @@ def beside(
     """
     first = function(rows, y) if first is None else first
     kept, mixed = _mixed(len(rows), rows.device)
-    around = function(rows[mixed], None if y is None else y[mixed])
+    # In another place too: some add numbers to the rows of a call by their places.
+    mixed = mixed.flip(0)
+    around = function(rows[mixed], None if y is None else y[mixed]).flip(0)
     change = change_of(first[kept], around[kept])
     if change <= COUPLED:
         return 0.0
@@ -118,7 +126,7 @@ def least(again: float) -> float:
 
 
 def change_of(before: Tensor, after: Tensor | None) -> float:
-    """The largest change, relative to values above 1."""
+    """The largest change, relative to values above 64."""
     if after is None or after.shape != before.shape:
         return torch.inf
     if before.numel() == 0:
@@ -127,7 +135,8 @@ def change_of(before: Tensor, after: Tensor | None) -> float:
     if not before.is_floating_point():
         return 0.0 if bool(same.all()) else torch.inf
     wide = before.detach().double()
-    change = (wide - after.detach().double()).abs() / wide.abs().clamp(min=1.0)
+    # Rounding is at most some units in the last place, also of large values.
+    change = (wide - after.detach().double()).abs() / (wide.abs() * LAST).clamp(min=1.0)
     return float(torch.where(same, 0.0, change).nan_to_num(nan=torch.inf).max())
 
 

@@ -48,14 +48,23 @@ class RowNoise(Around):
     def __init__(self, module: Callable[..., Any], role: str) -> None:
         super().__init__()
         self.module, self.role = module, role
+        self._drawn: int | None = None  # for each row, in a call
 
     @property
     def inner(self) -> Callable[..., Any] | None:
         return self.module
 
     def forward(self, rows: Tensor, *label: Tensor) -> Any:
-        with _Replacing(self.role, rows, *label):
-            return self.module(rows, *label)
+        with _Replacing(self.role, rows, *label) as replacing:
+            result = self.module(rows, *label)
+        if self._drawn not in (None, replacing.drawn):
+            raise NotByRow(
+                f'with noise="rows" every call of the {self.role} must draw as many numbers for a '
+                f"row, because those after them move; it drew {4 * replacing.drawn} in this call, "
+                f"and {4 * (self._drawn or 0)} before: draw a fixed number, whatever the rows are"
+            )
+        self._drawn = replacing.drawn
+        return result
 
 
 def checked(noise: str | None) -> str | None:
@@ -105,7 +114,7 @@ class _Replacing(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __init__(self, role: str, rows: Tensor, *label: Tensor) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._role, self._n, self._device, self._drawn = role, len(rows), rows.device, 0
+        self._role, self._n, self._device, self.drawn = role, len(rows), rows.device, 0
         # Few discriminators draw, and samples may be large. G may write to its latents.
         self._key = functools.cache(lambda: key(rows, *label))
         if role == "generator":
@@ -253,8 +262,8 @@ class _Replacing(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """The next numbers of all rows, (*shape, *each)."""
         if tuple(shape[:1]) != (self._n,):
             raise self._shared(name, shape)
-        d, draw = math.prod((*shape[1:], *each)), self._drawn
-        self._drawn += -(-d // 4)
+        d, draw = math.prod((*shape[1:], *each)), self.drawn
+        self.drawn += -(-d // 4)
         numbers: Callable[..., Tensor] = getattr(torch.ops.drs_fast, op)
         seed, n, where = SEEDS[self._role], self._n, self._device
         return numbers(seed, 0, self._key(), n, d, HIDDEN, draw, where).view(*shape, *each)

@@ -15,7 +15,7 @@ from drs_fast.core.columns import COLUMNS
 from drs_fast.core.sampler import Remade, named
 from drs_fast.core.words import counted
 from drs_fast.gan import GAN
-from drs_fast.run import probe, tuning
+from drs_fast.run import probe, spec, tuning
 from drs_fast.squeeze import Squeeze
 from drs_fast.store import Conflict, Corrupt, Samples
 
@@ -107,6 +107,11 @@ class Materialized(Dataset[dict[str, Tensor]]):
         logit = probe.with_weights(
             self.gan, self.samples.manifest, lambda: self._made(rows, judged=True).logit
         )
+        if self.samples.manifest.get("functions_sha256", "") != spec.of_functions(self.gan):
+            raise Conflict(
+                f"{self.samples.path} was made with another predicate or decode, or the code that "
+                "they use has changed: give those of the run"
+            )
         if data := self._sampler.data(self.gan):
             kept = self.samples.manifest["sampler"].get("data_sha256")
             if fingerprint.sha256(*data) != kept:

@@ -69,6 +69,7 @@ class Settings(TypedDict):
     precision: Annotated[Text, "of G and D: fp32 or bf16"]
     tune: NotRequired[Annotated[Texts, "variants of G and D that were asked for"]]
     save: Annotated[Texts, "columns besides ids"]
+    functions_sha256: NotRequired[Annotated[Sha256, "of the predicates and of decode"]]
     images: NotRequired[Annotated[Text, "the dtype that x was converted to: uint8 or float16"]]
     image_rule: NotRequired[Annotated[Text, "how it was converted"]]
     value_range: NotRequired[Annotated[Interval, "of x; uint8 has its ends as 0 and 255"]]

@@ -55,6 +55,6 @@ class Part(NamedTuple):
             if hashlib.sha256(rest).hexdigest() != facts["sha256"] or facts["chunk"] != chunk:
                 return None
             tensors = safetensors.torch.load(rest)
-        except (Corrupt, KeyError, json.JSONDecodeError, safetensors.SafetensorError):
+            return cls(chunk, facts["n"], facts["whole"], facts["counters"], tensors)
+        except (Corrupt, KeyError, TypeError, json.JSONDecodeError, safetensors.SafetensorError):
             return None
-        return cls(chunk, facts["n"], facts["whole"], facts["counters"], tensors)

@@ -73,7 +73,7 @@ numbers = _Replacing._numbers
 
 
 def again(self, *given):
-    self._drawn = 0
+    self.drawn = 0
     return numbers(self, *given)
 
 
