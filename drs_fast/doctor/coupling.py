@@ -5,7 +5,7 @@ samples.
 """
 
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Any, NamedTuple
 
 import torch
@@ -17,7 +17,7 @@ from drs_fast.core import PROBE_ROW, Rng, fingerprint
 from drs_fast.gan import GAN, classes, drawing, packed
 from drs_fast.gan.packed import Group, Packed
 from drs_fast.gan.row_noise import OWN
-from drs_fast.gan.where import unconditioned
+from drs_fast.gan.where import conditions, unconditioned
 
 ROWS = 16  # in a call that looks for coupling; there are two of G and two of D
 EVERY = 5  # row that is kept: members of a group are a power of two or a whole group apart
@@ -40,8 +40,15 @@ class Coupled(NamedTuple):
     remedy: str
 
 
-def check(gan: GAN) -> None:
-    """ValueError if G, D or decode couples the rows of a call; two calls of each, for 16 rows."""
+def check(gan: GAN, differentiate: bool = False) -> None:
+    """ValueError if G, D or decode couples the rows of a call; two calls of each, for 16 rows.
+
+    differentiate: whether gradients will be asked for; then another call comes first, so that what
+        G and D keep of it serves for them.
+    """
+    if differentiate:
+        with suppress(ValueError):  # which is told where it takes so few rows too
+            gan.on(block=min(ROWS, gan.block)).row(differentiate)
     found = look(gan)
     if found is None and gan.decode is not None:
         found = look_at_decode(gan)
@@ -53,7 +60,8 @@ def check(gan: GAN) -> None:
 
 def look(gan: GAN, rows: int = ROWS) -> Coupled | None:
     """What couples rows; None too if G or D fails, which whoever calls it next is told."""
-    gan = unconditioned(gan)  # whose predicates are looked at when they are first called
+    if conditions(gan):
+        gan = unconditioned(gan)  # predicates are looked at when they are first called
     few = gan.unchanged().on(block=min(rows, gan.block), precision="fp32").changed(_uncompiled)
     n = few.block
     y = None

@@ -92,7 +92,7 @@ class Run(Counted):
     def check_rows(self) -> None:
         """ValueError if G or D couples the rows of a call; asked once, before burn-in."""
         if not self._checked:
-            coupling.check(self.gan)
+            coupling.check(self.gan, "gradients" in self.sampler.tallies)
             self._checked = True
 
     def resume(self, state: Any) -> None:

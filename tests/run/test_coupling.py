@@ -149,7 +149,7 @@ def test_it_costs_two_calls_of_16_rows():
 def test_a_run_that_goes_on_is_not_asked_again(tmp_path, monkeypatch):
     asked = []
     check = coupling.check
-    monkeypatch.setattr(coupling, "check", lambda gan: asked.append(check(gan)))
+    monkeypatch.setattr(coupling, "check", lambda *given: asked.append(check(*given)))
     for n in (50, 100):
         drs.generate(toy(), QUICK, n, out=tmp_path / "run")
     assert len(asked) == 1
