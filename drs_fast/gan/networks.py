@@ -134,7 +134,8 @@ class Networks:
     def _call(self, role: str, *arguments: Any) -> Any:
         function = self._runs.get(role, getattr(self, role))
         if role in calls.ADVICE:
-            return calls.result(role, function, arguments, calls.ADVICE[role], bf16=False)
+            half = role == "decode" and self.precision == "bf16"  # as G, whose samples it is given
+            return calls.result(role, function, arguments, calls.ADVICE[role], half)
         advice = calls.TUNED if role in self._runs else self.takes
         with self._timed(role):
             return calls.result(role, function, arguments, advice, self.precision == "bf16")

@@ -82,7 +82,11 @@ def channels_last(gan: GAN) -> GAN:
     """Stores weights and images with channels innermost. Works on copies of the modules."""
 
     def variant(function: Any) -> Any:
-        return _copied(function).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        network = _copied(function)
+        for held in (*network.parameters(), *network.buffers()):
+            if held.ndim == 4:  # others have no channels innermost, such as companions of classes
+                held.data = held.data.contiguous(memory_format=torch.channels_last)
+        return network
 
     return gan.changed(variant)
 

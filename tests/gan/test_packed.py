@@ -261,3 +261,32 @@ def test_the_modules_given_are_not_touched():
     gan.logits(rows(gan))
     assert gan.discriminator.discriminator is critic
     assert all(torch.equal(critic.state_dict()[name], value) for name, value in before.items())
+
+
+def test_channels_last_leaves_the_companions_of_classes_alone():
+    class Images(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body = nn.Conv2d(3, 4, 3, padding=1)
+
+        def forward(self, x, y):
+            score = self.body(x).mean(dim=(1, 2, 3)) + y
+            return score + score.view(-1, 2).std(dim=1).repeat_interleave(2)
+
+    x = torch.randn(64, 3, 8, 8)
+    network = Labelled(nn.Sequential(nn.Linear(2, 192), nn.Unflatten(1, (3, 8, 8))))
+    given = {"pack": 2, "companions": (x, torch.arange(64) % 2), "labels": 2}
+    gan = drs.GAN(network, Images(), 2, **given)
+    assert gan.discriminator.companions.ndim == 5
+    plain = drs.generate(gan, QUICK, 50, batch_size=256)
+    tuned = drs.generate(gan, QUICK, 50, batch_size=256, tune="channels_last")
+    assert len(set(plain.ids.tolist()) & set(tuned.ids.tolist())) > 45
+
+
+class Labelled(nn.Module):
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def forward(self, z, y):
+        return self.network(z)

@@ -201,3 +201,12 @@ def test_what_decode_makes_of_a_row_depends_on_the_row_alone(decode, why, tmp_pa
         with pytest.raises(ValueError, match=why):
             drs.generate(gan, drs.samplers.DRS(burn_in=500), 10, out=out)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("tune", [(), ("cast",)])
+def test_decode_takes_what_a_generator_makes_in_bf16(tune):
+    recovery = nn.Sequential(nn.Linear(2, 3), nn.Tanh())
+    gan = drs.GAN(nn.Linear(2, 2), nn.Linear(2, 1), 2, decode=recovery)
+    batch = drs.generate(gan, DRS(burn_in=500), 20, precision="bf16", tune=tune)
+    assert batch.x.shape == (20, 3)
+    assert torch.isfinite(batch.x.float()).all()
