@@ -96,9 +96,11 @@ def forked(work: Callable[[], None], log: Path, full: Path) -> int:
     pid = os.fork()
     if pid:
         return pid
-    code, write = 0, os.write
+    code, write, told = 0, os.write, False
 
     def leave(*_: object) -> None:
+        nonlocal told
+        told = True
         raise SystemExit(143)
 
     def written(file: int, data: bytes) -> int:
@@ -117,8 +119,9 @@ def forked(work: Callable[[], None], log: Path, full: Path) -> int:
     except SystemExit:
         code = 143
     except BaseException as error:
-        code = 5
-        if not isinstance(error, OSError) or error.errno != errno.ENOSPC:
+        # PyTorch's C++ turns what a handler raises within it into an error of its own.
+        code = 143 if told else 5
+        if code == 5 and (not isinstance(error, OSError) or error.errno != errno.ENOSPC):
             with log.open("a") as file:
                 traceback.print_exc(file=file)
     finally:

@@ -52,8 +52,8 @@ def main():
     print(f"\n{len(run):,} samples {tuple(run.x.shape)}, {run.x.dtype}")
     print(f"calls of G and D for each: {run.manifest['calls_per_sample']:.2f}\n")
 
-    text, pictures = write(run.path)
-    print(text, *pictures, sep="\n")
+    written = write(run.path)
+    print(written.text, *written.pictures, written.page, sep="\n")
 
 
 if __name__ == "__main__":

@@ -33,6 +33,12 @@ def same_weights():
 
 
 @pytest.fixture(autouse=True)
+def in_no_hurry(monkeypatch):
+    """What a command prints does not depend on how slow this machine is."""
+    monkeypatch.setattr("drs_fast.core.slow.SECONDS", 3600.0)
+
+
+@pytest.fixture(autouse=True)
 def same_path():
     """What a test adds to the module search path is gone after it."""
     before = list(sys.path)

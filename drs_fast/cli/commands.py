@@ -2,10 +2,10 @@
 
 import argparse
 import dataclasses
+import json
 import os
 import platform
 import shlex
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +14,19 @@ import torch
 from drs_fast import __version__, ops, samplers, store
 from drs_fast.adapters.load import load, real_samples
 from drs_fast.cli import launcher
-from drs_fast.cli.exit_codes import OUT_OF_TIME
+from drs_fast.cli.drawing import USE_BOUND
+from drs_fast.cli.failures import fail
+from drs_fast.cli.repairing import repaired
+from drs_fast.core import slow
+from drs_fast.core.words import counted
 from drs_fast.doctor.doctor import doctor
-from drs_fast.gan import GAN
+from drs_fast.gan import GAN, Real
 from drs_fast.report import planned
 from drs_fast.run import generate as engine
 from drs_fast.run.options import Options
 from drs_fast.run.plan import plan
 from drs_fast.squeeze import Squeeze
 from drs_fast.unweighting.tables import Summary, unweight_file
-
-USE_BOUND = {"yes": True, "no": False}
 
 
 def run_demo(options: argparse.Namespace) -> int:
@@ -53,7 +55,7 @@ def run_plan(options: argparse.Namespace) -> int:
         progress=options.progress,
         squeeze=options.squeeze,
     )
-    called = shlex.quote(options.model)
+    called = " ".join([shlex.quote(options.model), *map(_arg, options.arguments)])
     if options.value_range is not None:
         called += " --value-range {:g} {:g}".format(*options.value_range)
     print(dataclasses.replace(found, called=called))
@@ -70,8 +72,26 @@ def _time(options: argparse.Namespace) -> str | None:
     return None
 
 
+def _arg(given: tuple[str, Any]) -> str:
+    name, value = given
+    return f"--arg {shlex.quote(f'{name}={value if isinstance(value, str) else repr(value)}')}"
+
+
+def _loaded(options: argparse.Namespace) -> GAN:
+    """The model, with the arguments of --arg."""
+    arguments: dict[str, Any] = {}
+    for name, value in options.arguments:
+        if name in arguments:
+            raise ValueError(f"--arg {name} is given twice; give it once")
+        arguments[name] = value
+    with slow.said(
+        f"loading {options.model}", enabled="progress" not in options or options.progress
+    ):
+        return load(options.model, **arguments)
+
+
 def _model(options: argparse.Namespace) -> GAN:
-    gan = load(options.model)
+    gan = _loaded(options)
     if options.value_range is None:
         return gan
     if options.images != "uint8":
@@ -112,8 +132,8 @@ def run_generate(options: argparse.Namespace) -> int:
     if worker is None or (worker.number == 1 and facts["complete"]):
         rate = facts["n"] / facts["proposals"] if facts["proposals"] else 0.0
         print(
-            f"{_counted(len(samples), 'sample')} in {options.out}: {rate:.2%} of "
-            f"{_counted(facts['proposals'], 'row')}"
+            f"{counted(len(samples), 'sample')} in {options.out}: {rate:.2%} of "
+            f"{counted(facts['proposals'], 'row')}"
         )
         print(f"law: {facts['law']}")
         for name, line in planned.worth(facts, len(samples), None, None).items():
@@ -123,18 +143,30 @@ def run_generate(options: argparse.Namespace) -> int:
 
 def run_doctor(options: argparse.Namespace) -> int:
     if options.model is not None:
-        real = None if options.real is None else real_samples(Path(options.real))
-        diagnosis = doctor(load(options.model).on(options.device), real, options.n, options.seed)
-        print(diagnosis)
+        real = None if options.real is None else _real(options.real)
+        gan = _loaded(options).on(options.device)
+        with slow.said(f"examining {counted(options.n, 'sample')}"):
+            diagnosis = doctor(gan, real, options.n, options.seed)
+        print(json.dumps(diagnosis.as_dict(), indent=2) if options.json else diagnosis)
         return 8 if diagnosis.findings else 0
     if options.real is not None:
         raise ValueError("--real needs a model: drs-fast doctor MODEL --real FILE")
-    print(f"drs_fast {__version__}, Python {platform.python_version()}, torch {torch.__version__}")
-    names = {"cpu": _counted(torch.get_num_threads(), "thread")}
+    versions = (__version__, platform.python_version(), torch.__version__)
+    names = {"cpu": counted(torch.get_num_threads(), "thread")}
     names |= {f"cuda:{i}": torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())}
+    backends = {device: ops.available(device) for device in names}
+    if options.json:
+        held = dict(zip(("drs_fast", "python", "torch"), versions, strict=True))
+        found = {
+            device: {"described": described, "backends": backends[device]}
+            for device, described in names.items()
+        }
+        print(json.dumps({**held, "devices": found}, indent=2))
+        return 0
+    print("drs_fast {}, Python {}, torch {}".format(*versions))
     for device, described in names.items():
         print(f"{device}: {described}")
-        for name, reason in ops.available(device).items():
+        for name, reason in backends[device].items():
             print(f"  {name}: {'ready' + _detail(name) if reason is None else reason}")
     if len(names) == 1:
         print("cuda: PyTorch finds no GPU")
@@ -147,28 +179,29 @@ def _detail(backend: str) -> str:
     return f", {cpu.instruction_set()} instructions" if backend == "cpu" else ""
 
 
-def run_status(options: argparse.Namespace) -> int:
-    status = store.Status.of(options.dir)
-    print(f"{options.dir}: {status}")
-    return 0 if status.complete else OUT_OF_TIME
+def _real(path: str) -> Real | str:
+    """Real samples from a file; a folder is read by the GAN, which knows its classes."""
+    return path if os.path.isdir(path) else real_samples(Path(path))
 
 
 def run_verify(options: argparse.Namespace) -> int:
     if options.repair:
-        for line in store.repair(options.dir):
-            print(f"dropped: {line}")
+        with slow.said(f"checking the sha256 of every shard in {options.dir}"):
+            lines = repaired(options.dir)
+        print("\n".join(lines))
         return 0
     live = store.being_written(options.dir)
     if not live and not (Path(options.dir) / "manifest.json").exists():
         raise store.Conflict(f"{options.dir} is not a run: it holds no manifest.json")
-    problems = store.verify(options.dir)
+    with slow.said(f"checking the sha256 of every shard in {options.dir}"):
+        problems = store.verify(options.dir)
     for problem in problems:
         print(problem)
     if problems:
         helps = "run `verify --repair`, then the same generate command"
         if not store.mendable(options.dir):
             helps = "`verify --repair` cannot fix this"
-        return fail(6, f"{_counted(len(problems), 'problem')}; {helps}")
+        return fail(6, f"{counted(len(problems), 'problem')}; {helps}")
     if live or store.being_written(options.dir):
         shards = store.recorded(options.dir)
         rest = " so far (the run is still being written)"
@@ -176,39 +209,38 @@ def run_verify(options: argparse.Namespace) -> int:
         samples = store.open_run(options.dir)
         rest = "" if samples.manifest["complete"] else f", unfinished, of {samples.manifest['n']:,}"
         shards = samples.counts
-    counts = f"{_counted(sum(shards), 'sample')} in {_counted(len(shards), 'shard')}"
+    counts = f"{counted(sum(shards), 'sample')} in {counted(len(shards), 'shard')}"
     print(f"{counts}{rest}: every sha256 matches")
     return 0
-
-
-def _counted(count: int, name: str) -> str:
-    return f"{count:,} {name}{'' if count == 1 else 's'}"
 
 
 def run_report(options: argparse.Namespace) -> int:
     from drs_fast.report import report
 
-    text, pictures = report.write(options.dir, options.out)
-    print(text)
-    for picture in pictures:
-        print(picture)
+    gan = None if options.model is None else load(options.model)
+    with slow.said(f"reading the samples in {options.dir} and drawing pictures"):
+        written = report.write(options.dir, options.out, gan)
+    print(written.text)
+    for path in (*written.pictures, written.page):
+        print(path)
     return 0
 
 
 def run_unweight(options: argparse.Namespace) -> int:
-    done = unweight_file(
-        options.file,
-        options.log_weight,
-        options.out,
-        weight=options.weight,
-        seed=options.seed,
-        log_max=options.log_max,
-        max_overweight=options.max_overweight,
-        n=options.n,
-    )
+    with slow.said(f"reading {options.file}", enabled=options.report):
+        done = unweight_file(
+            options.file,
+            options.log_weight,
+            options.out,
+            weight=options.weight,
+            seed=options.seed,
+            log_max=options.log_max,
+            max_overweight=options.max_overweight,
+            n=options.n,
+        )
     if options.report:
         share = f" ({done.count / done.rows:.2%})" if done.rows else ""
-        print(f"{done.count:,} of {_counted(done.rows, 'row')}{share} in {options.out}")
+        print(f"{done.count:,} of {counted(done.rows, 'row')}{share} in {options.out}")
         print(f"log_max: {done.log_max!r}; {_clipped(done, options.weight)}")
     return 0
 
@@ -219,7 +251,7 @@ def _clipped(done: Summary, weight: str | None) -> str:
         return "no row lies above it"
     fate = "is lost" if weight is None else f"the column {weight!r} makes up for"
     lie = "lies" if done.above == 1 else "lie"
-    above = f"{_counted(done.above, 'row')} {lie} above it"
+    above = f"{counted(done.above, 'row')} {lie} above it"
     return f"{above}, and {done.excess:.3%} of the weight, which {fate}"
 
 
@@ -241,11 +273,6 @@ def run_export(options: argparse.Namespace) -> int:
     )
     if options.progress:
         there = f", {done.there:,} of which were there" if done.there else ""
-        files = _counted(done.files, "part")
-        print(f"{_counted(done.rows, 'sample')} in {files}{there}: {options.to}")
+        files = counted(done.files, "part")
+        print(f"{counted(done.rows, 'sample')} in {files}{there}: {options.to}")
     return 0
-
-
-def fail(code: int, error: object) -> int:
-    print(f"drs-fast: {error}", file=sys.stderr)
-    return code

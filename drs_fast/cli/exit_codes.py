@@ -13,8 +13,8 @@ EXIT_CODES = {
     7: "the directory is not a run, holds a different run, or is in use",
     8: "the doctor found problems",
     9: "the bound of a squeezed run loses too many samples",
-    OUT_OF_TIME: "unfinished (by --max-seconds, SIGUSR1); the same command resumes",
-    130: "interrupted (Ctrl-C); run the same command again to resume",
+    OUT_OF_TIME: "unfinished (by --max-seconds, SIGUSR1); run the same command again",
+    130: "interrupted (Ctrl-C); the message says what was kept",
     BROKEN_PIPE: "broken pipe: the reader of the output has gone",
-    143: "terminated (SIGTERM); run the same command again to resume",
+    143: "terminated (SIGTERM); the message says what was kept",
 }

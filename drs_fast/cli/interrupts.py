@@ -37,7 +37,7 @@ def _may_handle() -> bool:
     return threading.current_thread() is threading.main_thread()
 
 
-def _is_command() -> bool:
+def is_command() -> bool:
     """Whether this process is `drs-fast` or `python -m drs_fast`, and no other program."""
     if sys.argv[:1] == ["-m"]:  # Python is still finding the module; its name precedes the rest
         module = sys.orig_argv[-len(sys.argv)].removeprefix("-m")
@@ -45,7 +45,7 @@ def _is_command() -> bool:
     return bool(sys.argv) and Path(sys.argv[0]).stem == "drs-fast"
 
 
-if _is_command():  # PyTorch takes seconds to import
+if is_command():  # PyTorch takes seconds to import
     leave_at_once(130, b"drs-fast: interrupted\n")
     if sys.platform != "win32" and "generate" in sys.argv and _may_handle():
         for _number in (signal.SIGUSR1, signal.SIGUSR2):

@@ -57,6 +57,11 @@ def _of_slurm(environment: Environment) -> tuple[int, int]:
         return task, tasks
     first = _number(environment, "SLURM_ARRAY_TASK_MIN") or 0
     step = _number(environment, "SLURM_ARRAY_TASK_STEP") or 1
+    if job < first:
+        raise ValueError(
+            f"SLURM_ARRAY_TASK_ID={job} is below SLURM_ARRAY_TASK_MIN={first}, so it is not known "
+            "which worker this is; unset what is left of another job, or give --worker K/N"
+        )
     count = _number(environment, "SLURM_ARRAY_TASK_COUNT") or 1
     last = _number(environment, "SLURM_ARRAY_TASK_MAX") or first + step * (count - 1)
     jobs = (max(job, last) - first) // step + 1  # more than the count in an array such as 1,2,5

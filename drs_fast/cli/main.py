@@ -2,34 +2,29 @@
 
 import argparse
 import contextlib
-import errno
+import importlib
 import io
 import os
 import signal
 import sys
 import threading
-import traceback
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-import torch
-
-from drs_fast import store
 from drs_fast.cli import interrupts
-from drs_fast.cli.commands import fail, run_export, run_generate, run_unweight
 from drs_fast.cli.exit_codes import BROKEN_PIPE, OUT_OF_TIME
+from drs_fast.cli.failures import PACKAGE, ended, fail
 from drs_fast.cli.parser import parsed
-from drs_fast.core import BadLogits, OutOfTime, Stale, Starvation
 
-PACKAGE = Path(store.__file__).parents[1]
 AFTERWARDS = {
-    run_generate: "; the same command resumes after the last finished shard",
-    run_export: "; the same command goes on after the last finished file",
-    run_unweight: "; the output is written whole or not at all, so nothing is left of it",
+    "generate": "; nothing had been written yet",
+    "export": "; the same command goes on after the last finished file",
+    "unweight": "; the output is written whole or not at all, so nothing is left of it",
 }
+ALONE = {"status": "status"}  # commands whose module needs no PyTorch
 
 
 def command() -> NoReturn:
@@ -59,52 +54,42 @@ def command() -> NoReturn:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command and returns its exit code. The parser may raise SystemExit."""
-    options = argparse.Namespace(run=None)
+    options = argparse.Namespace(run=None, told=[])
     try:
         interrupts.are_exceptions()
         given = list(sys.argv[1:] if arguments is None else arguments)
-        options = parsed(given)
+        options = argparse.Namespace(**vars(parsed(given)), told=[])
         if str(Path.cwd()) not in sys.path:
             sys.path.insert(0, str(Path.cwd()))
         with _tellable(options), _short_warnings():
             return _run(options)
-    except BadLogits as error:
-        return fail(3, error)
-    except Starvation as error:
-        return fail(4, error)
-    except Stale as error:
-        return fail(9, error)
-    except OutOfTime as error:
-        return fail(OUT_OF_TIME, error)
-    except store.Conflict as error:
-        return fail(7, error)
-    except store.Corrupt as error:
-        return fail(6, error)
-    except (MemoryError, torch.OutOfMemoryError) as error:
-        smaller = ", try a smaller --batch-size" if "batch_size" in options else ""
-        return fail(1, f"not enough memory{smaller}: {error}")
-    except (ValueError, RuntimeError, UserWarning) as error:  # where warnings are errors
-        return fail(2, error)
-    except BrokenPipeError:
-        return BROKEN_PIPE
-    except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        return fail(5 if full or error.filename else 1, error)
-    except KeyboardInterrupt:
-        return fail(130, f"interrupted{AFTERWARDS.get(options.run, '')}")
+    except Exception as error:
+        if told := options.told:  # which C++ that calls Python may turn into an error of its own
+            return fail(told[0].code, f"{told[0]}{_afterwards(options, error)}")
+        return ended(error, options)
+    except KeyboardInterrupt as stop:
+        return fail(130, f"interrupted{_afterwards(options, stop)}")
     except _Told as told:
-        return fail(told.code, f"{told}{AFTERWARDS.get(options.run, '')}")
+        return fail(told.code, f"{told}{_afterwards(options, told)}")
+
+
+def _afterwards(options: argparse.Namespace, stop: BaseException) -> str:
+    """What an interruption leaves: what the run says of itself, or what the command knows."""
+    notes: list[str] = getattr(stop, "__notes__", [])
+    return f"; {'; '.join(notes)}" if notes else AFTERWARDS.get(options.run, "")
 
 
 def _run(options: argparse.Namespace) -> int:
+    name = ALONE.get(options.run, "commands")
+    if options.run not in ALONE:
+        sys.modules["drs_fast"].complete()  # for the user's model too
+    module = importlib.import_module(f"drs_fast.cli.{name}")
     try:
-        return int(options.run(options))
+        return int(vars(module)[f"run_{options.run}"](options))
     except SystemExit as end:
-        frames = traceback.extract_tb(end.__traceback__)
-        place = [frame for frame in frames if not frame.filename.startswith("<frozen")][-1]
         raise ValueError(
-            f"sys.exit({end.code!r}) was called in {place.filename}, line {place.lineno}, before "
-            "the command had finished; a model must return or raise an error"
+            f"sys.exit({end.code!r}) was called before the command had finished; a model must "
+            "return or raise an error"
         ) from end
 
 
@@ -143,24 +128,25 @@ class _Told(BaseException):
 def _tellable(options: argparse.Namespace) -> Iterator[None]:
     """SIGTERM, and SIGUSR1 and 2 while samples are drawn, raise _Told, if they may be set here."""
     numbers = [signal.SIGTERM]
-    if sys.platform != "win32" and options.run is run_generate:
+    if sys.platform != "win32" and options.run == "generate":
         numbers += signal.SIGUSR1, signal.SIGUSR2  # warnings of Slurm and of submitit
     before = {number: signal.getsignal(number) for number in numbers}
     # None: not installed from Python
     numbers = [number for number in numbers if before[number] is not None]
     if threading.current_thread() is not threading.main_thread():
         numbers = []
+
+    def tell(number: int, frame: FrameType | None) -> None:
+        options.told.append(_Told(number))
+        raise options.told[-1]
+
     for number in numbers:
-        signal.signal(number, _tell)
+        signal.signal(number, tell)
     try:
         yield
     finally:
         for number in numbers:
             signal.signal(number, before[number])
-
-
-def _tell(number: int, frame: FrameType | None) -> None:
-    raise _Told(number)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Used everywhere: named random numbers, batches, the sampler contract, errors and checks."""
 
-from drs_fast.core.batch import Batch, last_row
+from typing import TYPE_CHECKING
+
 from drs_fast.core.errors import (
     MAX_INVALID_SHARE,
     BadLogits,
@@ -9,7 +10,7 @@ from drs_fast.core.errors import (
     Starvation,
     check_invalid,
 )
-from drs_fast.core.rng import Rng
+from drs_fast.core.later import later
 from drs_fast.core.rows import (
     ACCEPT,
     AUDIT,
@@ -17,6 +18,7 @@ from drs_fast.core.rows import (
     CHAIN,
     FITTING,
     HELD_OUT_ROW,
+    HIDDEN,
     LABEL,
     LATENT,
     NOISE,
@@ -28,7 +30,11 @@ from drs_fast.core.rows import (
     SHUFFLE,
     TRAINING_ROW,
 )
-from drs_fast.core.sampler import Found, Nothing, Sampler
+
+if TYPE_CHECKING:
+    from drs_fast.core.batch import Batch, last_row
+    from drs_fast.core.rng import Rng
+    from drs_fast.core.sampler import Found, Nothing, Sampler
 
 __all__ = [
     "ACCEPT",
@@ -37,6 +43,7 @@ __all__ = [
     "CHAIN",
     "FITTING",
     "HELD_OUT_ROW",
+    "HIDDEN",
     "LABEL",
     "LATENT",
     "MAX_INVALID_SHARE",
@@ -60,3 +67,15 @@ __all__ = [
     "check_invalid",
     "last_row",
 ]
+
+__getattr__ = later(
+    __name__,
+    {
+        "Batch": "batch",
+        "Found": "sampler",
+        "Nothing": "sampler",
+        "Rng": "rng",
+        "Sampler": "sampler",
+        "last_row": "batch",
+    },
+)

@@ -13,7 +13,7 @@ def unweighed() -> Tensor:
     raise ValueError("this batch has no weights; those of drs.generate and drs.stream have them")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Batch:
     """Samples: rows [0, count) of every tensor.
 
@@ -32,6 +32,11 @@ class Batch:
     # What the run took, by what it was spent on, and "total". On a GPU "draw", "generator",
     # "discriminator" and "accept" are its own seconds, which overlap those of the host.
     seconds: Mapping[str, float] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        x = f"{tuple(self.x.shape)} {str(self.x.dtype).removeprefix('torch.')}"
+        columns = ", ".join(["z", *(["y"] if self.y is not None else []), "logit", "ids"])
+        return f"<Batch of {int(self.count):,} samples: x {x} on {self.x.device}, {columns}>"
 
     @functools.cached_property
     def weight(self) -> Tensor:

@@ -1,8 +1,10 @@
 """Errors of a run that a caller may want to catch."""
 
 import math
+from typing import TYPE_CHECKING
 
-from drs_fast.core.batch import Batch
+if TYPE_CHECKING:
+    from drs_fast.core.batch import Batch
 
 
 class BadLogits(RuntimeError):
@@ -15,19 +17,19 @@ class OutOfTime(RuntimeError):
     A run on disk keeps all chunks that were finished, and the same call goes on after them.
     """
 
-    partial: Batch | None = None
+    partial: "Batch | None" = None
 
 
 class Stale(RuntimeError):
     """A squeezed run's bound loses too much; `partial` holds the samples of a run in memory."""
 
-    partial: Batch | None = None
+    partial: "Batch | None" = None
 
 
 class Starvation(RuntimeError):
     """Too few rows were accepted; `partial` holds the samples of a run in memory."""
 
-    partial: Batch | None = None
+    partial: "Batch | None" = None
 
 
 MAX_INVALID_SHARE = 1e-4

@@ -20,6 +20,7 @@ FITTING: Final = 7  # `Draws`: initial weights, minibatches, dropout; real sampl
 REAL: Final = 8  # the order of the real samples that chains start at
 PROPOSAL: Final = 9  # fresh latents that a chain may jump to
 SHUFFLE: Final = 10  # in which order a loader reads the shards and the samples of a run
+HIDDEN: Final = 11  # noise that G or D draws itself; the row is a hash of what they were given
 
 END: Final = 2**63  # of all rows
 BURN_IN_ROW: Final = 2**62  # no run comes here
@@ -33,6 +34,7 @@ PROBE_ROW: Final = HELD_OUT_ROW + 2**59
 ZOO_TRAINING_ROW: Final = 2**32
 CRITIC_ROW: Final = 2**33
 CLASSIFIER_ROW: Final = 2**34
+STYLE_ROW: Final = 2**35
 WEIGHT_ROW: Final = 2**60
 ORDER_ROW: Final = 2**61
 MASK_ROW: Final = 2**61 + 2**60
@@ -91,6 +93,7 @@ RESERVED: Final = (
     Range("zoo training", ZOO_TRAINING_ROW, CRITIC_ROW, _FIT, "GANs of images, zoo or benchmark"),
     Range("critics", CRITIC_ROW, CLASSIFIER_ROW, _FIT, "discriminators that benchmarks train"),
     Range("classifier", CLASSIFIER_ROW, 2**35, _FIT, "of digits, which benchmarks train"),
+    Range("styles", STYLE_ROW, 2**36, _FIT, "latents of the average style of a StyleGAN2"),
     Range("weights", WEIGHT_ROW, ORDER_ROW, _FIT, "initial weights of density ratios"),
     Range("order", ORDER_ROW, MASK_ROW, _FIT, "splits and minibatches of density ratios"),
     Range("masks", MASK_ROW, BURN_IN_ROW, _FIT, "dropout of density ratios"),
@@ -109,5 +112,6 @@ RESERVED: Final = (
     Range("held out", HELD_OUT_ROW, PROBE_ROW, _DRAWN, "tests and calibration of what was trained"),
     Range("shuffled samples", 0, BURN_IN_ROW, (SHUFFLE,), "a row for each sample of a run"),
     Range("shuffled shards", BURN_IN_ROW, END, (SHUFFLE,), "a row for each of its shards"),
+    Range("hidden noise", 0, END, (HIDDEN,), "a hash of what G or D is given"),
     Range("probe", PROBE_ROW, END, (LATENT,), "whether a run goes on in the same numbers"),
 )  # fmt: skip

@@ -3,7 +3,7 @@
 import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
-from types import MappingProxyType
+from types import FunctionType, MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from torch import Tensor
@@ -18,9 +18,6 @@ if TYPE_CHECKING:
 
 
 UNKNOWN, EQUAL, LOGIT, BATCH = WAYS = "unknown", "equal", "logit", "batch"  # to find weights
-# Laws of runs that end as their sampler's `exact` says, without and with quotas of the classes.
-DATA, DATA_WITHIN = "data", "data of each class, in the proportions asked for"
-DATA_OF_ONE = "data of class "  # where no other is proposed; its number follows
 
 
 class Nothing(NamedTuple):
@@ -107,6 +104,22 @@ class Sampler(ABC):
     law_version: ClassVar[int] = 1
     __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]  # @dataclass adds it
 
+    def __init_subclass__(cls, **named: Any) -> None:
+        super().__init_subclass__(**named)
+        if "__repr__" not in cls.__dict__:  # else @dataclass writes one that shows every default
+            cls.__repr__ = Sampler.__repr__  # type: ignore[method-assign]
+
+    def __repr__(self) -> str:
+        """How to write it: what is not so by default."""
+        if not dataclasses.is_dataclass(self):  # which `checked` refuses, and names
+            return object.__repr__(self)
+        given = (
+            f"{field.name}={_shown(value)}"
+            for field in dataclasses.fields(self)
+            if not _usual(value := vars(self)[field.name], field.default)
+        )
+        return f"{type(self).__name__}({', '.join(given)})"
+
     # What must be written.
 
     @property
@@ -143,6 +156,11 @@ class Sampler(ABC):
     def energy(self) -> bool:
         """Whether any critic's score will do; otherwise a log density ratio is needed."""
         return False
+
+    @property
+    def unadjusted(self) -> bool:
+        """Whether it follows gradients, and no Metropolis test makes up for a logit that jumps."""
+        return "gradients" in self.tallies
 
     @property
     def functions(self) -> tuple[Callable[..., Any], ...]:
@@ -302,6 +320,21 @@ class Sampler(ABC):
     def described(cls, run: Recorded) -> Described:
         """What `drs-fast report` says of a run on disk, beside what all have; here its tallies."""
         return Described({name: f"{count:,}" for name, count in run.tallies.items()})
+
+
+def _usual(value: object, default: object) -> bool:
+    """Whether a field has its default; tensors and functions have none that is alike."""
+    return value is default or (
+        isinstance(value, (str, int, float, tuple))
+        and type(value) is type(default)
+        and value == default
+    )
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, Tensor):
+        return f"<{tuple(value.shape)} {value.dtype}>"
+    return value.__name__ if isinstance(value, FunctionType) else repr(value)
 
 
 def checked(sampler: Any) -> Sampler:

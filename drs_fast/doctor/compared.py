@@ -12,9 +12,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from drs_fast.doctor.neighbours import vote
 from drs_fast.doctor.probes import Finding
-from drs_fast.doctor.real_samples import PARTS, mismatch
+from drs_fast.doctor.real_samples import PARTS, channels, doubted, mismatch
 from drs_fast.doctor.symptoms import Chart, RealSamples, Sampled
+from drs_fast.doctor.words import number
 from drs_fast.gan import GAN, links
 from drs_fast.ratio.calibrate import Report, measure
 from drs_fast.ratio.held_out import Logits, held_out
@@ -24,8 +26,13 @@ from drs_fast.training.fitting import SURE, area_error, area_under_curve
 
 LARGEST = 60.0  # nats, for a probability next to 0 or 1
 SLOPES = (0.5, 2.0)  # acceptable slopes of the log ratio over the logit; the true one is 1
+MILD = (2 / 3, 3 / 2)  # slopes that harm little whatever the level
+LEVEL = 0.3  # of Dawid's Z per root of a sample: probabilities are off by about 0.15 on average
+CRITIC = "; if D was trained as a Wasserstein or hinge critic, say so: link='wasserstein', 'hinge'"
+UNTRAINED = "; check that D's weights are loaded, because an untrained D says as little"
 LIKELY = 2.0  # standard errors: to clear a model takes less certainty than to accuse it
 CHANCE = 0.55  # below this AUC there is little to gain
+WEAK = 0.6  # below this AUC, D must do as well as its samples' neighbours
 UNLIKELY = math.log(32_000)  # SURE standard errors, one-sided, are a chance of one in this many
 PROBABILITIES = "use link='probability', or remove D's sigmoid"
 
@@ -36,7 +43,7 @@ def of_real(
     """What D says of both kinds of samples, if it accepts the real ones."""
     logit = valid(sampled.logit)
     bounded = gan.link == "logit" and bool(((logit >= 0.0) & (logit <= 1.0)).all())
-    unfit = None if real is None else mismatch(real.x, sampled.x, chart, doubted=False)
+    unfit = None if real is None else mismatch(real.x, sampled.x, chart)
     if unfit:
         yield unfit
         chart.unknown.append(f"{PARTS}: D does not accept these real samples")
@@ -44,7 +51,7 @@ def of_real(
         yield Finding(
             "probability-as-logit",
             f"link='logit', but D ends in a sigmoid: all its values are in [0, 1], from "
-            f"{float(logit.min()):.4g} to {float(logit.max()):.4g}",
+            f"{number(float(logit.min()))} to {number(float(logit.max()))}",
             PROBABILITIES,
         )
         if real is not None and not unfit:
@@ -54,8 +61,15 @@ def of_real(
     found = list(_probabilities(logits, chart)) if bounded else []
     if real is None or logits is None:
         return
-    found = found or list(_of_logits(logits, chart))
-    doubt = mismatch(real.x, sampled.x, chart, doubted=True) if found else None
+    real = real._replace(x=real.x.to(sampled.x.dtype))
+    turned = channels(gan, real, sampled.x)
+    if turned:
+        chart.unknown.append(f"{PARTS}: the real samples have other colours")
+        yield turned
+        return
+    found = found or list(_of_logits(gan, logits, real, sampled, seed, chart))
+    surely = chart.figures.get("auc", 0.0) - SURE * area_error(*map(len, logits))
+    doubt = doubted(gan, real, sampled.x, surely) if found else None
     if doubt:
         chart.unknown.append(
             f"whether {PARTS} are what the figures say: real and generated samples differ in range"
@@ -85,7 +99,7 @@ def _logits(
 
 def _fits(report: Report) -> bool:
     lines = ((report.slope, report.slope_error), (report.top_slope, report.top_error))
-    return not any(_beyond(*line) for line in lines)
+    return not any(_beyond(*line) for line in lines) and not _scored(report)
 
 
 def _probabilities(logits: Logits | None, chart: Chart) -> Iterator[Finding]:
@@ -128,7 +142,9 @@ def _evidence(logits: Logits) -> Tensor:
     return torch.cat([logsigmoid(logits.real + low), logsigmoid(-logits.generated - low)])
 
 
-def _of_logits(logits: Logits, chart: Chart) -> Iterator[Finding]:
+def _of_logits(
+    gan: GAN, logits: Logits, real: RealSamples, sampled: Sampled, seed: int, chart: Chart
+) -> Iterator[Finding]:
     report, auc, error = measure(logits), area_under_curve(*logits), area_error(*map(len, logits))
     chart.figures.update(
         real_rows=report.real,
@@ -144,17 +160,17 @@ def _of_logits(logits: Logits, chart: Chart) -> Iterator[Finding]:
     if high < 0.5:
         yield Finding(
             "reversed",
-            f"AUC {auc:.4f}: D finds generated samples more real than real ones",
+            f"AUC {auc:.3f}: D finds generated samples more real than real ones",
             "if D's sign is reversed, wrap it: lambda x: -D(x), or lambda x, y: -D(x, y); if not, "
             "check its input range, its numbering of the classes, and that D and G come from the "
-            "same training run",
+            "same training run; an untrained D may also do this",
         )
-    elif high < CHANCE and report.slope + SURE * report.slope_error < 1.0:
+    elif auc < WEAK and (why := _blind(report, real, sampled, high, seed)):
         yield Finding(
             "useless",
-            f"AUC {auc:.4f} +- {error:.4f}, though the logits claim more: D cannot tell real from "
-            "generated",
-            "check D's weights and its input range; then use drs.keep_train",
+            f"AUC {auc:.3f} +- {error:.2g}, though {why}: D hardly tells real from generated",
+            "D may be untrained, or without its weights: check both and its input range; then use "
+            "drs.keep_train",
         )
     elif report.separated:
         yield from _separated(logits, chart)
@@ -164,7 +180,19 @@ def _of_logits(logits: Logits, chart: Chart) -> Iterator[Finding]:
                 f"whether D tells real from generated at all: AUC {auc:.3f} +- {error:.2g}; if D "
                 "is sound, G is nearly perfect as far as these samples show"
             )
-        yield from _slopes(report, chart)
+        yield from _slopes(report, gan.energy, chart)
+
+
+def _blind(
+    report: Report, real: RealSamples, sampled: Sampled, high: float, seed: int
+) -> str | None:
+    """Why a discriminator whose AUC is at most `high` should do better, if it should."""
+    if high < CHANCE and report.slope + SURE * report.slope_error < 1.0:
+        return "the logits claim more"
+    found = vote(real.x, sampled.x, seed)
+    if found is None or found.auc - SURE * found.error < max(high, WEAK):
+        return None
+    return f"a vote of the nearest neighbours has an AUC of {found.auc:.3f}"
 
 
 def _separated(logits: Logits, chart: Chart) -> Iterator[Finding]:
@@ -188,18 +216,24 @@ def _separated(logits: Logits, chart: Chart) -> Iterator[Finding]:
         chart.unknown.append(f"D's slope and top tenth: {seen}, as D expects; give more of both")
 
 
-def _slopes(report: Report, chart: Chart) -> Iterator[Finding]:
+def _slopes(report: Report, energy: bool, chart: Chart) -> Iterator[Finding]:
     """How steeply the log ratio rises with the logit, for all samples and for the top ones.
 
-    What a slope that is wrong or undecided already says is in no note.
+    What a slope that is wrong or undecided already says is in no note. A slope that is not 1 and a
+    level that is not 0 together are those of a score, such as a Wasserstein critic's.
     """
     surely = _beyond(report.slope, report.slope_error)
-    if surely:
+    top = _beyond(report.top_slope, report.top_error)
+    scored = _scored(report) and not energy
+    if surely or (scored and not top):
+        seen = f"the log ratio is {report.slope:.3g} +- {report.slope_error:.2g} times the logit"
+        more = f" {report.offset:+.3g}, and Dawid's Z is {number(report.z)}" if scored else ""
         yield Finding(
             "overconfident" if report.slope < 1.0 else "underconfident",
-            f"the log ratio is {report.slope:.3g} +- {report.slope_error:.2g} times the logit; it "
-            "should be 1 times the logit",
-            "drs.calibrate(gan), or drs.keep_train(gan)",
+            f"{seen}{more}; it should be 1 times the logit",
+            "drs.calibrate(gan), or drs.keep_train(gan)"
+            + (UNTRAINED if report.slope > SLOPES[1] else "")
+            + (CRITIC if scored else ""),
         )
         return
     faults = report.faults
@@ -209,11 +243,10 @@ def _slopes(report: Report, chart: Chart) -> Iterator[Finding]:
             f"D's slope: {report.slope:.3g} +- {report.slope_error:.2g} is neither clearly inside "
             f"{list(SLOPES)} nor clearly outside; give more real samples"
         )
-    surely = _beyond(report.top_slope, report.top_error)
-    if surely is not False:
+    if top is not False:
         faults.pop("top_slope", None)
     chart.notes.extend(f"calibration: {fault}" for fault in faults.values())
-    if surely:
+    if top:
         yield Finding(
             "wrong-top",
             f"among the top tenth of the generated samples and real ones like them, the log ratio "
@@ -223,11 +256,18 @@ def _slopes(report: Report, chart: Chart) -> Iterator[Finding]:
         )
     elif math.isnan(report.top_slope):
         chart.unknown.append("D's top tenth: it has a single logit, or one kind of samples")
-    elif surely is None:
+    elif top is None:
         chart.unknown.append(
             f"D's top tenth: a slope of {report.top_slope:.3g} +- {report.top_error:.2g} is "
             f"neither clearly inside {list(SLOPES)} nor clearly outside; give more real samples"
         )
+
+
+def _scored(report: Report) -> bool:
+    """Whether neither level nor slope are a log ratio's, surely."""
+    not_one = abs(report.slope - 1.0) > SURE * report.slope_error
+    off = abs(report.z) > max(SURE, LEVEL * math.sqrt(report.real + report.generated))
+    return not_one and off and not MILD[0] <= report.slope <= MILD[1]
 
 
 def _beyond(slope: float, error: float) -> bool | None:

@@ -11,6 +11,8 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 
 from drs_fast.core import fingerprint
 from drs_fast.core.rows import DOCTOR_ROW
+from drs_fast.doctor import coupling
+from drs_fast.doctor.coupling import change_of
 from drs_fast.gan import GAN
 from drs_fast.training.fitting import Draws
 
@@ -55,7 +57,7 @@ class Record:
             {
                 f"{type(module).__name__}.{name}"
                 for module, held, name, _, value in self.tensors
-                if _moved(value, held.get(name)) > 0.0
+                if change_of(value, held.get(name)) > 0.0
             }
         )
 
@@ -65,7 +67,7 @@ class Record:
             module.training = training
         for _, held, name, tensor, value in self.tensors:
             held[name] = tensor
-            if _moved(value, tensor) > 0.0:
+            if change_of(value, tensor) > 0.0:
                 tensor.copy_(value)
 
 
@@ -136,15 +138,15 @@ def shifts(
             for own, other in zip(rows, around, strict=True)
         ]
         assert mixed[0] is not None
-        return _moved(first[kept], function(mixed[0], mixed[1])[kept])
+        return change_of(first[kept], function(mixed[0], mixed[1])[kept])
 
     # Statistics of two random blocks may be nearly alike; those of one row's copies are not.
     copies = (None if other is None else other[:1].expand_as(other) for other in others)
     return Shifts(
-        again=_moved(first, function(x, y)),
+        again=change_of(first, function(x, y)),
         companions=max(beside(*others), beside(*copies)),
-        place=_moved(first[order], function(x[order], None if y is None else y[order])),
-        alone=_moved(first[:1], function(x[:1], None if y is None else y[:1])),
+        place=change_of(first[order], function(x[order], None if y is None else y[order])),
+        alone=change_of(first[:1], function(x[:1], None if y is None else y[:1])),
     )
 
 
@@ -162,15 +164,18 @@ def functions(gan: GAN, z: Tensor, y: Tensor | None, seed: int) -> Iterator[Find
             yield Finding(
                 f"random-{role}",
                 f"in a second call on the same rows, the {role} changes by {found.again:.3g}",
-                "switch off its noise and dropout; for StyleGAN: noise_mode='const'",
+                "switch off its noise and dropout; for StyleGAN: noise_mode='const'; or build "
+                "GAN(..., noise='rows'), which makes it a function of the row",
             )
-        elif max(found) > ROUNDING:
+        elif max(found) > ROUNDING or found.companions > coupling.least(found.again):
+            depends = found.companions > coupling.least(found.again)
             yield Finding(
                 f"coupled-{role}",
                 f"a row changes by {found.companions:.3g} with other rows around it, "
                 f"by {found.place:.3g} in another place, by {found.alone:.3g} among zeros",
-                "it must be a function of one row: put batch norm in eval mode, freeze or remove "
-                "minibatch statistics, no pac; or drs.keep_train a discriminator without them",
+                coupling.remedy(gan, role, rows[:size], labels[0])
+                if depends
+                else "it must be a function of one row, wherever in a call that is",
             )
     if y is not None and gan.labels is not None and gan.labels > 1:
         yield from _labels(gan, z[:size], x[:size], y[:size])
@@ -203,7 +208,7 @@ def in_place(gan: GAN, z: Tensor, x: Tensor, y: Tensor | None) -> Iterator[str]:
         given = rows.clone()
         with torch.no_grad():
             function(given, *labels)
-        if _moved(rows, given) > 0.0:
+        if change_of(rows, given) > 0.0:
             yield (
                 f"the {role} writes to its input. drs_fast gives it a copy, so nothing is wrong "
                 "here; elsewhere give it a clone"
@@ -255,20 +260,6 @@ def _held(module: nn.Module) -> tuple[dict[str, Any], ...]:
 def _sigma(matrix: Tensor) -> float:
     gram = matrix @ matrix.T if len(matrix) <= matrix.shape[1] else matrix.T @ matrix
     return float(torch.linalg.eigvalsh(gram)[-1].clamp(min=0.0).sqrt())
-
-
-def _moved(before: Tensor, after: Tensor | None) -> float:
-    """The largest change, relative to values above 1."""
-    if after is None or after.shape != before.shape:
-        return torch.inf
-    if before.numel() == 0:
-        return 0.0
-    same = (before == after) | ((before != before) & (after != after))
-    if not before.is_floating_point():
-        return 0.0 if bool(same.all()) else torch.inf
-    wide = before.detach().double()
-    change = (wide - after.detach().double()).abs() / wide.abs().clamp(min=1.0)
-    return float(torch.where(same, 0.0, change).nan_to_num(nan=torch.inf).max())
 
 
 def _like(mask: Tensor, rows: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor
 from drs_fast import ops
 from drs_fast.core import BadLogits, check_invalid
 from drs_fast.doctor.probes import Finding
+from drs_fast.doctor.words import number, percent
 from drs_fast.gan import GAN
 from drs_fast.samplers.common.burn_in import valid
 
@@ -69,7 +70,7 @@ def of_logits(gan: GAN, sampled: Sampled, figures: dict[str, float]) -> Iterator
     if gan.link == "probability" and outside:
         yield Finding(
             "logit-as-probability",
-            f"link='probability', but {outside:.2%} of D's values are outside [0, 1]",
+            f"link='probability', but {percent(outside)} of D's values are outside [0, 1]",
             "D returns logits: use link='logit'",
         )
     try:
@@ -93,7 +94,7 @@ def of_logits(gan: GAN, sampled: Sampled, figures: dict[str, float]) -> Iterator
     if high - low <= CONSTANT * max(1.0, abs(high)):
         yield Finding(
             "constant-logits",
-            f"all logits are {high:.6g}",
+            f"all logits are {number(high)}",
             "D ignores its input, or is saturated: check its weights and its activation",
         )
         return
@@ -107,8 +108,9 @@ def of_logits(gan: GAN, sampled: Sampled, figures: dict[str, float]) -> Iterator
         accepted = float(torch.exp(good.double() - high).mean())
         yield Finding(
             "flat-logits",
-            f"D hardly tells samples apart: the sd of its logits is {figures['logit_sd']:.2g}, and "
-            f"DRS(gamma=0) keeps {accepted:.2%} of the samples",
+            f"D hardly tells samples apart: the sd of its logits is "
+            f"{number(figures['logit_sd'])}, and DRS(gamma=0) keeps "
+            f"{percent(accepted)} of the samples",
             "D may be untrained, without its weights, or scaled down, or G's samples may hardly "
             "differ: check both, then drs.keep_train; if both are sound, G is nearly perfect",
         )
@@ -136,7 +138,7 @@ def _saturation(gan: GAN, sampled: Sampled) -> Iterator[Finding]:
         if ends > 0.01 * n:
             yield Finding(
                 "saturated",
-                f"{ends / n:.2%} of D's probabilities are exactly 0 or 1",
+                f"{percent(ends / n)} of D's probabilities are exactly 0 or 1",
                 "return the value before the sigmoid, with link='logit'",
             )
             return
@@ -147,7 +149,8 @@ def _saturation(gan: GAN, sampled: Sampled) -> Iterator[Finding]:
     if int(top.sum()) > 0.01 * n and different > 2 and len(set(others.tolist())) > len(others) / 2:
         yield Finding(
             "saturated",
-            f"{int(top.sum()) / n:.2%} of the logits equal the largest, {float(logit[top][0]):.5g}",
+            f"{percent(int(top.sum()) / n)} of the logits equal the largest, "
+            f"{number(float(logit[top][0]))}",
             "D cannot rank its best samples: return its score before any clamp, sigmoid or tanh",
         )
 
@@ -158,11 +161,11 @@ def of_weights(
     """Expected acceptance with one log_m for all, and classes that are left behind."""
     logit, y, n = sampled.logit, sampled.y, len(sampled.logit)
     log_m = ops.largest(logit)
-    for name, percent in (("gamma_0", None), ("p80", 80.0), ("p95", 95.0)):
+    for name, level in (("gamma_0", None), ("p80", 80.0), ("p95", 95.0)):
         gamma = (
             torch.zeros_like(log_m)
-            if percent is None
-            else ops.quantile_gamma(logit, percent, log_m=log_m)
+            if level is None
+            else ops.quantile_gamma(logit, level, log_m=log_m)
         )
         accepted = ops.probability(logit, log_m=log_m, gamma=gamma)
         chart.figures[f"acceptance_{name}"] = float(accepted.mean())
@@ -176,7 +179,7 @@ def of_weights(
         yield Finding(
             "starved",
             f"one of {n:,} samples weighs ten times as much as all others together: gamma = 0 "
-            f"accepts {chart.figures['acceptance_gamma_0']:.2g} of the proposals or fewer",
+            f"accepts {number(chart.figures['acceptance_gamma_0'])} of the proposals or fewer",
             "use a percentile or target_acceptance; drs.calibrate an overconfident D; "
             "if G is far from the data, train it further",
         )

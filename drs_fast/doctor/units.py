@@ -5,6 +5,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from drs_fast.doctor.words import number
+
 ELEMENTS = 2**22  # numbers in the samples that are examined; large samples give a few rows more
 ROWS = 256
 UNITS = {"[0, 1]": (0.0, 1.0), "[-1, 1]": (-1.0, 1.0), "[0, 255]": (0.0, 255.0)}  # narrowest first
@@ -15,6 +17,7 @@ COLOURS = {  # (x - mean) / sd of the three channels in [0, 1], taken together
     STANDARD: (-0.485 / 0.229, (1.0 - 0.406) / 0.225),
     "[0, 255]": UNITS["[0, 255]"],
 }
+ALIKE = 0.5  # of an sd: two GANs of one data set may be this far apart
 SCALE = 10.0  # ratio of the sds if no unit is in the table, as for metres and kilometres
 
 
@@ -40,7 +43,16 @@ def values(x: Tensor) -> Values:
     return Values(*map(float, ends))
 
 
-def remedy(real: Values, made: Values, *, colours: bool, doubted: bool) -> str | None:
+class Conversion(NamedTuple):
+    """x -> slope * x + offset. fits: whether real values are then spread as generated ones."""
+
+    words: str
+    slope: float
+    offset: float
+    fits: bool
+
+
+def conversion(real: Values, made: Values, *, colours: bool, doubted: bool) -> Conversion | None:
     """How to convert real samples to the units of generated ones, or None if these are the same.
 
     A distance alone proves nothing, because a GAN may be that far from its data. The units differ
@@ -60,12 +72,21 @@ def remedy(real: Values, made: Values, *, colours: bool, doubted: bool) -> str |
             moved = real._replace(mean=slope * real.mean + offset, sd=slope * real.sd)
             distance = moved.distance(made)
             if distance < real.distance(made) and moved.sd <= SCALE * made.sd:
-                found[distance] = f"{slope:.4g} * x {offset:+.4g} takes {unit} to {name}"
+                words = f"{slope:.4g} * x {offset:+.4g} takes {unit} to {name}"
+                fits = name == kept or distance <= ALIKE * made.sd
+                found[distance] = Conversion(words, slope, offset, fits)
     if found:
         return found[min(found)]
     if doubted and not 1.0 / SCALE <= real.sd / max(made.sd, 1e-300) <= SCALE:
-        return f"their sd is {real.sd:.4g}, that of the generated ones is {made.sd:.4g}"
+        words = f"their sd is {number(real.sd)}, that of the generated ones is {number(made.sd)}"
+        slope = made.sd / max(real.sd, 1e-300)
+        return Conversion(words, slope, made.mean - slope * real.mean, fits=False)
     return None
+
+
+def small(real: Values) -> bool:
+    """Whether real values fill a unit of pictures that networks take, such as [-1, 1]."""
+    return _unit(COLOURS, real.low, real.high) not in (None, "[0, 255]")
 
 
 def _unit(table: dict[str, tuple[float, float]], least: float, greatest: float) -> str | None:

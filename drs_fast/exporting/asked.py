@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from drs_fast.core.arguments import integer, one_of
+from drs_fast.core.words import counted
 from drs_fast.exporting import pictures
 from drs_fast.exporting.format import Format
 from drs_fast.exporting.formats import FORMATS
@@ -31,12 +32,15 @@ def rows(samples: Samples, n: int | None) -> int:
     there = len(samples)
     if n is None and not samples.manifest["complete"]:
         raise Conflict(
-            f"{samples.path} is unfinished: it holds {there:,} of {samples.manifest['n']:,} "
-            "samples; run the command that made it again, or export the first of them with n= (-n)"
+            f"{samples.path} is unfinished: it holds {there:,} of "
+            f"{counted(samples.manifest['n'], 'sample')}; run the command that made it again, or "
+            "export the first of them with n= (-n)"
         )
     rows = there if n is None else integer("n", n, 1)
     if not 0 < rows <= there:
-        raise ValueError(f"{samples.path} holds {there:,} samples, got a request for {rows:,}")
+        raise ValueError(
+            f"{samples.path} holds {counted(there, 'sample')}, got a request for {rows:,}"
+        )
     return rows
 
 

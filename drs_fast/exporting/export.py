@@ -72,6 +72,7 @@ def export(
         "pictures": shown,
         "rows_per_file": each,
         **source.facts,
+        **({} if check else {"checked": False}),
         "run": {key: samples.manifest.get(key) for key in RUN},
     }
     made = kind(source, facts, each)

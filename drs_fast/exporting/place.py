@@ -17,7 +17,7 @@ FACTS = "_export.json"
 LEFT = re.compile(r".*\.\d+\.tmp")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Exported:
     """What was done. files: of samples in all. there: of these, were there before."""
 
@@ -26,11 +26,16 @@ class Exported:
     files: int
     there: int
 
+    def __repr__(self) -> str:
+        files = f"{self.files:,} file{'s'[self.files == 1 :]}"
+        there = f", {self.there:,} of which {'was' if self.there == 1 else 'were'} there"
+        return f"<Exported {self.rows:,} samples in {files}{there * bool(self.there)}: {self.path}>"
+
 
 def to_file(engine: Engine, target: Path) -> Exported:
     made, rows = engine.format, engine.source.n
     if target.exists():
-        if not target.is_file() or made.facts_in(target) != _plain(made.facts):
+        if not target.is_file() or _differing(made.facts_in(target), made.facts):
             raise Conflict(f"{target} holds something else; choose another name, or delete it")
         engine.skip(made.parts(target))
         return Exported(target, rows, 1, 1)
@@ -63,7 +68,7 @@ def to_folder(engine: Engine, target: Path) -> Exported:
 
 
 def _begun(target: Path, facts: dict[str, Any]) -> bool:
-    """Whether the folder holds part of the same export. Conflict if it holds anything else."""
+    """Whether the folder says that it holds this export. Conflict if it holds anything else."""
     path = target / FACTS
     if not path.exists():
         others = sorted(set(os.listdir(target)) - {f"{FACTS}.tmp"})
@@ -82,16 +87,26 @@ def _begun(target: Path, facts: dict[str, Any]) -> bool:
     if not isinstance(before, dict):
         raise Conflict(f"{path} was not written by drs-fast export; choose another directory")
     before.pop("complete", None)
-    now = _plain(facts)
-    differing = [
-        f"  {key}: there {json.dumps(before.get(key))}, here {json.dumps(now.get(key))}"
-        for key in sorted({*before, *now})
-        if before.get(key) != now.get(key)
-    ]
-    if differing:
+    if differing := _differing(before, facts):
         lines = "\n".join([f"{target} holds another export:", *differing])
         raise Conflict(f"{lines}\nchoose another directory or repeat the settings")
-    return True
+    return before.get("checked") == facts.get("checked")
+
+
+def _differing(before: object, facts: dict[str, Any]) -> list[str]:
+    """Where an export that is there is another one, in words.
+
+    One whose shards were not compared with their sha256 may go on with one for which they were, and
+    is then marked as such; not the other way round.
+    """
+    now, there = _plain(facts), before if isinstance(before, dict) else {}
+    if now.get("checked") is False:
+        there = {**there, "checked": False}
+    return [
+        f"  {key}: there {json.dumps(there.get(key))}, here {json.dumps(now.get(key))}"
+        for key in sorted({*there, *now})
+        if there.get(key) != now.get(key)
+    ]
 
 
 def _clear(folder: Path) -> None:

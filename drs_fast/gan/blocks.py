@@ -20,6 +20,16 @@ def block_rows(rows: int) -> int:
     return -(-rows // BLOCK_MULTIPLE) * BLOCK_MULTIPLE
 
 
+def placed(ids: Tensor, block: int) -> tuple[Tensor, int]:
+    """Places for rows, each at its id modulo `block` in some block, and the least such blocks."""
+    place = ids % block
+    ordered, order = place.sort(stable=True)
+    number = torch.empty_like(order)
+    number[order] = torch.arange(len(ids), device=ids.device) - torch.searchsorted(ordered, ordered)
+    blocks = int(number.max()) + 1 if len(ids) else 0
+    return number * block + place, blocks
+
+
 def called(
     function: Callable[..., Iterator[Tensor]],
     rows: tuple[Tensor, ...],

@@ -1,19 +1,25 @@
 """Calls functions that a user gave; checks what they are given and what they return."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
 
 from drs_fast.core.arguments import describe, told
+from drs_fast.core.out_of_memory import OutOfMemory, lacks_memory
 from drs_fast.core.sampler import those_that
 from drs_fast.core.tensors import plain
+from drs_fast.core.words import counted
+from drs_fast.gan import mending, results
+from drs_fast.gan.around import Around
 from drs_fast.gan.precision import AUTOCAST
+from drs_fast.gan.wrapped import Unfit, Wrapped, line
 
 ADVICE = {  # where a function other than the two networks fails
     "link": "a link maps scores (n,) to log ratios (n,)",
     "prior": "a prior maps normals (n, latent_dim) to latents (n, latent_dim)",
+    "decode": "decode maps samples (n, ...) to what is kept of them, row by row",
     "real": "real maps n to samples (n, ...), or with labels to (samples, y)",
 }
 NO_CRITIC = (
@@ -21,27 +27,26 @@ NO_CRITIC = (
     "drs.keep_train(gan, features=a function x -> (n, d))"
 )
 TUNED = "it ran as tune= says, and as it is it did not fail when the run began: leave tune out"
-KEPT = (
-    "it keeps a tensor of an earlier call, which was made without gradients: make it in __init__ "
-    "instead (register_buffer), or use another process for the sampler that needs gradients"
-)
-OF_SHAPES = (RuntimeError, TypeError, ValueError, IndexError)  # what wrong shapes and dtypes raise
+FEWER = 4  # times fewer rows where memory was too small
+# What wrong shapes and dtypes raise.
+OF_SHAPES = (RuntimeError, TypeError, ValueError, IndexError, AssertionError)
 
 
-def sizes(latent_dim: int, labels: int | None) -> str:
-    """What to check where one of the two networks fails."""
-    return (
-        f"check latent_dim={latent_dim} and labels={labels} (the number of classes, for a "
-        "class-conditional GAN)"
-    )
+class Refused(ValueError):
+    """What a user's function did wrong, with its role and the remedy."""
 
 
 def result(
-    role: str, function: Callable[..., Any], given: tuple[Any, ...], advice: str, precision: str
+    role: str,
+    function: Callable[..., Any],
+    given: tuple[Any, ...],
+    advice: str | mending.Takes,
+    precision: str,
 ) -> Any:
     """What the function returns, in half precision under autocast.
 
-    ValueError if it fails, with the advice if shapes may be the reason.
+    Refused if it fails, with the advice if shapes may be the reason; for G and D, given what the
+    GAN gives them, it is the call that works.
     """
     try:
         if precision not in AUTOCAST:
@@ -49,20 +54,54 @@ def result(
         kind, dtype = given[0].device.type, AUTOCAST[precision]
         with torch.autocast(kind, dtype, cache_enabled=False):
             return function(*given)
-    except (torch.OutOfMemoryError, MemoryError):
+    except Refused:
         raise
+    except Unfit as error:
+        mended = line(mending.LETTERS.get(role, "module"), error.options)
+        raise Refused(f"{role} {error.seen}; {mended}") from None
     except Exception as error:  # the user's code may raise anything
         found = ", ".join(describe(argument) for argument in given)
-        message = told(error)
-        if "Inference tensors" in message:
-            advice = KEPT
-        advice = f"; {advice}" if type(error) in OF_SHAPES else ""
-        raise ValueError(f"{role} failed on {found}: {message}{advice}") from error
+        if lacks_memory(error):
+            _raise_memory(role, found, given, error)
+        message, remedy = told(error), ""
+        if type(error) in OF_SHAPES:
+            if isinstance(advice, mending.Takes):
+                advice = mending.refused(role, function, given, message, advice)
+            remedy = f"; {advice}"
+        raise Refused(f"{role} failed on {found}: {message}{remedy}") from error
+
+
+def _raise_memory(role: str, found: str, given: tuple[Any, ...], error: Exception) -> NoReturn:
+    """Says how many rows to give instead; the innermost function has said it already."""
+    if isinstance(error, OutOfMemory) or not (given and isinstance(given[0], Tensor)):
+        raise error
+    rows = len(given[0])
+    fewer = 1 << max(0, (rows // FEWER).bit_length() - 1)
+    remedy = (
+        f"call it on fewer rows: batch_size={fewer} (--batch-size {fewer}), or "
+        f"GAN(..., block={fewer}) where there is no batch_size"
+        if rows > 1
+        else "a single row is too much: take a smaller model, or a device with more memory"
+    )
+    raise OutOfMemory(
+        f"{role} ran out of memory on {found}; {remedy} ({told(error).splitlines()[0]})"
+    ) from error
 
 
 def check_callable(role: str, function: object) -> None:
     if not callable(function):
         raise ValueError(f"{role} must be callable, got {type(function).__name__}")
+
+
+def check_classes(role: str, function: Callable[..., Any] | None, labels: int | None) -> None:
+    """ValueError if it is wrapped for another number of classes than the GAN has."""
+    while isinstance(function, Around):
+        if isinstance(function, Wrapped) and function.classes not in (None, labels):
+            raise ValueError(
+                f"the {role} is wrapped for classes={function.classes}, but the GAN has "
+                f"labels={labels}; give both the number that the {role} was trained with"
+            )
+        function = function.inner
 
 
 def check_latents(z: Tensor, latent_dim: int) -> None:
@@ -100,40 +139,70 @@ def check_alike(made: Tensor, before: Tensor, start: int) -> None:
         )
 
 
-def one_per_sample(role: str, score: Any, n: int, device: torch.device) -> Tensor:
-    """The scores (n,) a critic or link returned; ValueError unless one number per sample."""
-    if isinstance(score, (tuple, list)) and score:
-        score = score[0]
-    if isinstance(score, Tensor):
-        score = plain(role, score, verb="return")
-    if isinstance(score, dict):
-        raise ValueError(
-            f"{role} must return a tensor, got a dict of {sorted(map(str, score))}; wrap it: "
-            'GAN(G, lambda x: D(x)["the key of its logit"], ...)'
-        )
-    fits = isinstance(score, Tensor) and score.shape[:1] == (n,) and score.numel() == n
-    if isinstance(score, Tensor) and fits and score.is_floating_point():
-        if score.device != device:
-            raise ValueError(f"{role} must return its numbers on {device}, got {describe(score)}")
-        return score if score.ndim == 1 else score.reshape(n)
-    remedy = (
-        "return real numbers before any rounding or comparison"
-        if fits
-        else "average over patches or classes in a wrapper, for example "
-        "GAN(G, lambda x: D(x).mean(dim=(1, 2, 3)), ...)"
-    )
-    raise ValueError(
+def one_per_sample(
+    role: str,
+    score: Any,
+    n: int,
+    device: torch.device,
+    function: Callable[..., Any] | None = None,
+    labels: int | None = None,
+) -> Tensor:
+    """The scores (n,) a critic or link returned; Refused unless one number per sample.
+
+    function: the critic, and labels: how many there are, for the remedy.
+    """
+    whole, found = score, score[0] if isinstance(score, (tuple, list)) and score else score
+    if isinstance(found, Tensor):
+        found = plain(role, found, verb="return")
+        if found.shape[:1] == (n,) and found.numel() == n and found.is_floating_point():
+            if found.device != device:
+                raise Refused(f"{role} must return its numbers on {device}, got {describe(found)}")
+            return found if found.ndim == 1 else found.reshape(n)
+    raise Refused(
         f"{role} must return one floating-point number per sample, ({n},) or ({n}, 1), "
-        f"got {describe(score)}; {remedy}"
+        f"got {results.described(whole)}; {_remedy(role, whole, found, n, function, labels)}"
     )
 
 
-def samples(given: Any, n: int) -> Tensor:
+def _remedy(
+    role: str,
+    whole: Any,
+    found: Any,
+    n: int,
+    function: Callable[..., Any] | None,
+    labels: int | None,
+) -> str:
+    if isinstance(found, Tensor) and not found.is_floating_point():
+        return "return real numbers before any rounding or comparison"
+    if isinstance(found, Tensor) and 1 < found.numel() < n and n % found.numel() == 0:
+        return (
+            "if it judges several samples together, say how many, for example "
+            f"GAN(G, D, ..., pack={n // found.numel()}, companions=real)"
+        )
+    options = results.score(whole, n, labels) if role in mending.LETTERS else None
+    if options:
+        return mending.wrapping(role, function, options)
+    if isinstance(found, Tensor) and found.shape[:1] != (n,):
+        return "return a number for each row of its input, without a mean or sum over the rows"
+    if role not in mending.LETTERS:
+        return ADVICE[role]
+    chosen = {"output": "lambda result: ..."}
+    return f"choose what counts of it: {mending.wrapping(role, function, chosen)}"
+
+
+def samples(given: Any, n: int, function: Callable[..., Any] | None = None) -> Tensor:
     """The samples (n, ...) that a generator returned; ValueError if they are something else."""
+    options = None if isinstance(given, Tensor) else results.samples(given, n)
+    if options:
+        raise Refused(
+            f"generator must return a tensor of samples, got {results.described(given)}; "
+            f"{mending.wrapping('generator', function, options)}"
+        )
     made = plain("generator", given, "a tensor of samples", "return")
     if made.shape[:1] != (n,):
-        raise ValueError(
-            f"generator must return a tensor of {n} samples for {n} latents, got {describe(made)}"
+        raise Refused(
+            f"generator must return a tensor of {counted(n, 'sample')} for "
+            f"{counted(n, 'latent')}, got {describe(made)}"
         )
     return made
 

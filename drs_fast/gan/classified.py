@@ -7,14 +7,16 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from drs_fast.core.arguments import describe
 from drs_fast.core.tensors import plain
 from drs_fast.gan import calls, links
+from drs_fast.gan.around import Around
+from drs_fast.gan.precision import FP32
 
 
-class Classified(nn.Module):
+class Classified(Around):
     """x, y -> log p_data(x)/p_model(x) + log p(y|x), from a critic without labels and a classifier.
 
     discriminator: x (n, ...) -> scores, which the link turns into log ratios.
@@ -42,13 +44,23 @@ class Classified(nn.Module):
         self.link = links.LINKS[link] if isinstance(link, str) else link
         self.labels = labels
 
+    @property
+    def inner(self) -> Callable[..., Any] | None:
+        return self.discriminator
+
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         n, device = len(x), x.device
         # A copy, because the discriminator may write to its input.
-        score = calls.one_per_sample("discriminator", self.discriminator(x.clone()), n, device)
+        score = self._called("discriminator", self.discriminator, x.clone())
+        score = calls.one_per_sample("discriminator", score, n, device, self.discriminator)
         logit = calls.one_per_sample("link", self.link(score), n, device)
-        classes = self._scores(self.classifier(x), n, device).log_softmax(dim=1)
+        classes = self._scores(
+            self._called("classifier", self.classifier, x), n, device
+        ).log_softmax(dim=1)
         return logit + classes.gather(1, y[:, None])[:, 0]
+
+    def _called(self, role: str, function: Callable[..., Any], x: Tensor) -> Any:
+        return calls.result(role, function, (x,), "it is called with samples alone", FP32)
 
     def _scores(self, given: Any, n: int, device: torch.device) -> Tensor:
         scores = given[0] if isinstance(given, (tuple, list)) and given else given

@@ -1,22 +1,43 @@
 """A generator, its discriminator, and how to read them."""
 
-import math
+import copy
+import functools
 from collections.abc import Callable, Iterator, Sequence
-from types import FunctionType
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from drs_fast.core import fingerprint
-from drs_fast.core.arguments import describe, integer
-from drs_fast.gan import blocks, calls, classes, images, links, real_data
+from drs_fast.core.arguments import integer
+from drs_fast.gan import (
+    blocks,
+    calls,
+    classes,
+    decoding,
+    drawing,
+    images,
+    latents,
+    links,
+    packed,
+    real_data,
+    row_noise,
+    sources,
+)
+from drs_fast.gan.around import named
 from drs_fast.gan.classified import Classified
 from drs_fast.gan.images import Images
-from drs_fast.gan.precision import arithmetic
+from drs_fast.gan.latents import PRIORS, Prior
+from drs_fast.gan.packed import Packed
+from drs_fast.gan.pictures import Pictures
+from drs_fast.gan.precision import FP32, arithmetic
+from drs_fast.gan.row_noise import RowNoise
 from drs_fast.gan.variants import Variants
 
-PRIORS = ("normal", "uniform", "truncated normal")
+UNNAMED = "custom"  # what a run's manifest calls a GAN without a name
+
+__all__ = ["GAN", "PRIORS", "UNNAMED", "Real"]
+
 Real = Tensor | tuple[Tensor, Tensor]
 
 
@@ -29,16 +50,29 @@ class GAN(Variants):
         drs.wrap turns other calls and results into these.
     latent_shape: of one latent as the generator takes it, such as (100, 1, 1), in place of
         latent_dim.
-    prior: "normal", "uniform" on [-1, 1), "truncated normal" on [-2, 2], or a callable that maps
-        (n, latent_dim) normals row by row. A callable always runs on one thread and gets 256 rows;
-        rows nobody asked for are zeros.
+    prior: "normal", "uniform" on [-1, 1), "uniform01" on [0, 1), "truncated normal" on [-2, 2], or
+        a callable that maps (n, latent_dim) normals row by row. A callable always runs on one
+        thread and gets 256 rows; rows nobody asked for are zeros.
+    truncation: in (0, 1], a factor of latents from the truncated normal, which is what the
+        checkpoints of BigGAN mean by it. (Its paper means normals drawn anew beyond a threshold.)
     link: what the discriminator returns: "logit", "probability", another name from
         drs_fast.gan.links.LINKS, or a callable that turns it into a log ratio.
     labels: number of classes of a conditional GAN.
     classifier: x -> logits (n, labels) of its class, of a GAN whose discriminator takes no labels
         (AC-GAN): log p(y|x) is added to the discriminator's log ratio.
+    pack: how many samples the discriminator judges together, if it does: 10 for a pac of 10, or
+        "minibatch-std" for StyleGAN's groups of 4. Each sample is then judged among the same
+        `companions`, real samples as in `real`, which gives them by default.
     label_weights: how often each class is proposed, (labels,) numbers; by default equally often.
-    real: real samples, (x, y) with labels, or a callable n -> real samples.
+    real: real samples, (x, y) with labels, tensors or arrays; a callable n -> real samples; a torch
+        Dataset, DataLoader or list, of which the first are taken, in the dataset's own order; or a
+        folder of pictures, scaled to value_range, with a subfolder for each class if there are
+        labels.
+    decode: x (n, ...) -> what a run keeps in place of x, such as a recovery network; a function of
+        each row, called only for samples that are kept. D judges x itself.
+    noise: what becomes of random numbers that G or D draws itself. "rows": they are made a function
+        of the row. "own": they stay as they are, so that samples cannot be made again. By default,
+        runs refuse a G or D whose results depend on them.
     value_range: the least and the largest number of a sample, for runs with images="uint8".
     block: rows per call of G and D, rounded up to a power of two or, from 256 on, to a multiple of
         256. Smaller batches are zero-padded: on a CPU to 128 rows or a multiple of 256, which gave
@@ -54,31 +88,50 @@ class GAN(Variants):
         latent_dim: int | None = None,
         *,
         latent_shape: Sequence[int] | None = None,
-        prior: str | Callable[[Tensor], Tensor] = "normal",
+        prior: Prior = "normal",
+        truncation: float | None = None,
         link: str | links.Link = "logit",
         labels: int | None = None,
         label_weights: Sequence[float] | Tensor | None = None,
         classifier: Callable[[Tensor], Any] | None = None,
-        real: Real | Callable[[int], Real] | None = None,
+        pack: int | str | None = None,
+        companions: Any = None,
+        noise: str | None = None,
+        real: Any = None,
+        decode: Callable[[Tensor], Any] | None = None,
         value_range: tuple[float, float] = (-1.0, 1.0),
         block: int = 4096,
-        name: str = "custom",
+        name: str = UNNAMED,
     ) -> None:
         calls.check_callable("generator", generator)
-        if not (callable(prior) or (isinstance(prior, str) and prior in PRIORS)):
-            raise ValueError(f"prior must be one of {PRIORS} or a callable, got {prior!r}")
+        if decode is not None:
+            calls.check_callable("decode", decode)
         super().__init__()
-        self.generator = generator
-        self.latent_shape, self.latent_dim = _latents(latent_dim, latent_shape)
-        self.prior = prior
+        self.noise = row_noise.checked(noise)
+        if noise == row_noise.ROWS:
+            generator = RowNoise(generator, "generator")
+            if discriminator is not None:
+                calls.check_callable("discriminator", discriminator)
+                discriminator = RowNoise(discriminator, "discriminator")
+        self.generator, self.decode = generator, decode
+        self.prior, self.truncation = latents.prior(prior, truncation)
+        self.latent_shape, self.latent_dim = latents.shape(latent_dim, latent_shape)
         self.labels = None if labels is None else integer("labels", labels, 1)
         self.label_weights = classes.weights(self.labels, label_weights)
-        self.real = real
         self.value_range = images.value_range(value_range)
+        self.real = real
         self.images: Images | None = None
         self.name = name
         self._device = torch.device("cpu")
         self.block = blocks.block_rows(block)
+        if pack is not None:
+            labels = self.labels if classifier is None else None  # which the critic takes
+            discriminator = self._packed(discriminator, pack, companions, labels)
+        elif companions is not None:
+            raise ValueError(
+                "companions are for pack=, which says how many samples the discriminator judges "
+                "together; give it, or leave companions out"
+            )
         if classifier is not None:
             discriminator = Classified(discriminator, link, classifier, self.labels)
             link = "logit"
@@ -91,12 +144,30 @@ class GAN(Variants):
             if isinstance(part, torch.nn.Module)
             for each in part.parameters()
         }
+        truncated = "" if self.truncation == 1.0 else f" x {self.truncation:g}"
         labels = "" if self.labels is None else f"{self.labels} labels, "
         return (
-            f"<GAN {self.name}: latent_dim {self.latent_dim}, prior {_named(self.prior)}, "
-            f"link {_named(self.link)}, {labels}{self.device}, block {self.block}, "
+            f"<GAN {self.title}: latent_dim {self.latent_dim}, prior {named(self.prior)}"
+            f"{truncated}, link {named(self.link)}, {labels}{self.device}, block {self.block}, "
             f"{self.precision}, {sum(held.values()):,} parameters>"
         )
+
+    @property
+    def real(self) -> Any:
+        """Real samples, or a function of n; a dataset or a folder is such a function here."""
+        return self._real
+
+    @real.setter
+    def real(self, given: Any) -> None:
+        self._real = sources.source(given, self.labels, self.value_range)
+
+    @property
+    def title(self) -> str:
+        """Its name; of a GAN without one, the classes of G and D."""
+        if self.name != UNNAMED:
+            return self.name
+        parts = (self.generator, self.discriminator)
+        return " and ".join(named(part) for part in parts if part is not None)
 
     @property
     def energy(self) -> bool:
@@ -104,13 +175,42 @@ class GAN(Variants):
         return self.link in links.ENERGIES
 
     def sha256(self) -> str:
-        """Hash of the weights and of all else that turns latents into logits; not of the name."""
+        """Hash of the weights and of all else that makes samples and logits; not of the name."""
         usual = self.latent_dim, self.labels, self.prior, self.link
         return fingerprint.sha256(*usual, self.generator, self.discriminator, *self._unusual)
 
     def stored(self, x: Tensor) -> dict[str, Tensor]:
-        """The columns that a run stores of samples x (n, ...): "x", and more where it converts."""
+        """The columns that a step gives of samples x (n, ...): "x", and more where it converts.
+
+        Where there is `decode`, a step gives x as it is, and `kept` does the rest.
+        """
+        if self.images is None or self.decode is not None:
+            return {"x": x}
+        return self.images.stored(x)
+
+    def kept(self, x: Tensor, ids: Tensor) -> dict[str, Tensor]:
+        """The columns that a run keeps of samples x (n, ...) with these ids, not yet converted."""
+        if self.decode is not None:
+            x = self._decoded(x, ids)
         return {"x": x} if self.images is None else self.images.stored(x)
+
+    def decoded(self, x: Tensor, ids: Tensor | None = None) -> Any:
+        """What `decode` makes of samples x (n, ...); if that is no tensor, of all in one call.
+
+        ids: (n,) int64 of a run's samples, for its last bits.
+        """
+        calls.check_samples(x)
+        if self.decode is None:
+            return x
+        ids = torch.arange(len(x), device=x.device) if ids is None else ids.to(x.device)
+        try:
+            return self._decoded(x, ids)
+        except decoding.NoTensor:
+            return self._call("decode", x.clone())
+
+    def _decoded(self, x: Tensor, ids: Tensor) -> Tensor:
+        rows = min(self.block, decoding.ROWS)
+        return decoding.decoded(functools.partial(self._call, "decode"), x, ids, rows)
 
     def logits(
         self, z: Tensor, y: Tensor | None = None, *, alone: bool = False
@@ -145,10 +245,29 @@ class GAN(Variants):
         self._check(z, y)
         return self._blocks(self._samples, z, y)[0]
 
-    def scores(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        """Logits (n,) float32 of given samples x (n, ...) [, y (n,) int64]."""
+    def scores(self, x: Tensor, y: Tensor | None = None, *, alone: bool = False) -> Tensor:
+        """Logits (n,) float32 of given samples x (n, ...) [, y (n,) int64]; alone: as `logits`."""
         self._check_labels(x, y)
-        return self._blocks(self._scores, x, y)[0]
+        return self._blocks(self._scores, x, y, room=self._room if alone else None)[0]
+
+    def applied(
+        self,
+        role: str,
+        function: Callable[..., Any],
+        advice: str,
+        x: Tensor,
+        y: Tensor | None = None,
+    ) -> Tensor:
+        """function(x [, y]), (n, ...), called as the discriminator is.
+
+        role, advice: what it is in errors, and what to check where shapes may be the reason.
+        """
+        self._check_labels(x, y)
+
+        def one(start: int, *rows: Tensor) -> Iterator[Tensor]:
+            yield calls.result(role, function, rows, self.takes.check, FP32)
+
+        return self._blocks(one, x, y)[0]
 
     def gradients(self, z: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """x = G(z), its logit, and the logit's gradient with respect to z, (n, latent_dim)."""
@@ -185,8 +304,28 @@ class GAN(Variants):
         if self.real is None:
             raise ValueError("real samples are needed, got none; build GAN(..., real=x or n -> x)")
         given = self._call("real", n) if callable(self.real) else self.real
+        if isinstance(self.real, Pictures):
+            self.real.check(self.row())
         x, y = real_data.chosen(given, self.labels, n, rows)
         return x.to(self.device), None if y is None else y.to(self.device)
+
+    def _packed(
+        self,
+        discriminator: Callable[..., Any] | None,
+        pack: int | str,
+        companions: Real | Callable[[int], Real] | None,
+        labels: int | None,
+    ) -> Packed:
+        source = copy.copy(self)
+        source._criticised(None, "logit")  # G is in eval mode when pictures are compared with it
+        source.real = self.real if companions is None else companions
+        if source.real is None:
+            raise ValueError(
+                f"pack={pack!r} needs companions=, or real=: samples to judge others among"
+            )
+        asked = packed.asked(pack, labels) if callable(source.real) else blocks.MOST_ROWS
+        x, y = source.real_samples(asked)
+        return Packed(discriminator, pack, x, None if labels is None else y, labels)
 
     def _blocks(
         self,
@@ -201,7 +340,13 @@ class GAN(Variants):
         given = (rows.detach(),) if y is None else (rows.detach(), y)
         room = self.call_rows if room is None else room
         with arithmetic(self.precision, rows.device):
-            return blocks.called(function, given, self.block, room, differentiate)
+            if self._row is not None:
+                return blocks.called(function, given, self.block, room, differentiate)
+            before = drawing.position(self.device)
+            result = blocks.called(function, given, self.block, room, differentiate)
+        if drawing.position(self.device) != before:
+            self._on_draw(self)
+        return result
 
     def _check(self, z: Tensor, y: Tensor | None) -> None:
         calls.check_latents(z, self.latent_dim)
@@ -210,31 +355,3 @@ class GAN(Variants):
     def _check_labels(self, rows: Tensor, y: Tensor | None) -> None:
         calls.check_samples(rows)
         classes.check(self.labels, y, len(rows))
-
-
-def _latents(
-    latent_dim: int | None, shape: Sequence[int] | None
-) -> tuple[tuple[int, ...] | None, int]:
-    """The shape of a latent, unless it is a vector, and how many numbers it has."""
-    if shape is None:
-        if latent_dim is None:
-            raise ValueError("give latent_dim, such as 128, or latent_shape, such as (100, 1, 1)")
-        return None, integer("latent_dim", latent_dim, 1)
-    if not isinstance(shape, Sequence) or isinstance(shape, str) or not shape:
-        raise ValueError(
-            f"latent_shape must be integers such as (100, 1, 1), got {describe(shape)}"
-        )
-    found = tuple(integer("latent_shape", size, 1) for size in shape)
-    if latent_dim is not None and latent_dim != math.prod(found):
-        raise ValueError(
-            f"latent_shape={found} has {math.prod(found)} numbers, but latent_dim is {latent_dim}; "
-            "leave latent_dim out"
-        )
-    return found, math.prod(found)
-
-
-def _named(choice: str | Callable[..., Any]) -> str:
-    """A prior or a link in a word."""
-    if isinstance(choice, str):
-        return choice
-    return choice.__name__ if isinstance(choice, FunctionType) else type(choice).__name__

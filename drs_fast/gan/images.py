@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from drs_fast.core.arguments import describe, number, one_of
+from drs_fast.core.words import counted
 
 FORMS = ("uint8", "float16")
 OUTSIDE = "outside"  # the column that says which samples do not fit
@@ -103,14 +104,15 @@ class Images:
         """What to tell the user if `outside` of n samples do not fit."""
         if not outside:
             return None
+        hold = "holds" if outside == 1 else "hold"
+        these = f"{outside:,} of {counted(n, 'sample')} {hold} numbers that are NaN or"
         if self.form == "float16":
             return (
-                f"{outside:,} of {n:,} samples hold numbers that are NaN or infinite in float16, "
-                "whose largest is 65,504: leave images (--images) out, or scale what the generator "
-                "makes"
+                f"{these} infinite in float16, whose largest is 65,504: leave images (--images) "
+                "out, or scale what the generator makes"
             )
         return (
-            f"{outside:,} of {n:,} samples hold numbers that are NaN or outside of value_range="
+            f"{these} outside of value_range="
             f"({self.low:g}, {self.high:g}) by more than 1 % of its width, and are clipped in "
             "uint8: give the range of what the generator makes, by GAN(..., value_range=(low, "
             "high)) or --value-range LOW HIGH"

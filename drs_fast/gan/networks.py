@@ -9,12 +9,16 @@ import torch
 from torch import Tensor
 
 from drs_fast.core import fingerprint
-from drs_fast.gan import calls, links
+from drs_fast.gan import calls, links, mending
 from drs_fast.gan.precision import FP32
 
 
 def _untimed(role: str) -> AbstractContextManager[None]:
     return contextlib.nullcontext()
+
+
+def _unwatched(gan: Any) -> None:
+    return None
 
 
 class Networks:
@@ -27,30 +31,43 @@ class Networks:
     discriminator: Callable[..., Any] | None
     link: str | links.Link
     prior: str | Callable[[Tensor], Tensor]
+    truncation: float
+    decode: Callable[[Tensor], Any] | None
     latent_dim: int
     latent_shape: tuple[int, ...] | None
     labels: int | None
+    noise: str | None
 
     def __init__(self) -> None:
         self.precision = FP32
         self._row: Tensor | None = None  # one sample, for its shape and dtype
         self._runs: dict[str, Callable[..., Any]] = {}  # what runs in place of G or D
         self._timed: Callable[[str], AbstractContextManager[None]] = _untimed
+        self._on_draw: Callable[[Any], None] = _unwatched
 
     @property
     def functions(self) -> tuple[Any, ...]:
-        """All that is called to turn normals into logits."""
-        return self.generator, self.discriminator, self.link, self.prior
+        """All that is called to make samples and logits of normals."""
+        usual = self.generator, self.discriminator, self.link, self.prior
+        return usual if self.decode is None else (*usual, self.decode)
 
     @property
     def _unusual(self) -> tuple[Any, ...]:
-        """What else decides the logits, in a GAN that has it."""
-        return () if self.latent_shape is None else ({"latent_shape": self.latent_shape},)
+        """What else decides the samples and logits, in a GAN that has it."""
+        settings = {
+            "latent_shape": self.latent_shape,
+            "truncation": None if self.truncation == 1.0 else self.truncation,
+            "decode": self.decode,
+        }
+        found = {name: value for name, value in settings.items() if value is not None}
+        return (found,) if found else ()
 
     def _criticised(self, discriminator: Callable[..., Any] | None, link: str | links.Link) -> None:
         if discriminator is not None:
             calls.check_callable("discriminator", discriminator)
         links.check(link)
+        for role, function in (("generator", self.generator), ("discriminator", discriminator)):
+            calls.check_classes(role, function, self.labels)
         self.discriminator, self.link = discriminator, link
         for module in fingerprint.modules(*self.functions):
             with contextlib.suppress(NotImplementedError):  # an exported module has only one mode
@@ -88,7 +105,7 @@ class Networks:
 
     def _generate(self, start: int, z: Tensor, *label: Tensor) -> Tensor:
         made = self._call("generator", self.shaped(z), *(y.clone() for y in label))
-        made = calls.samples(made, len(z))
+        made = calls.samples(made, len(z), self.generator)
         if self._row is None:
             with torch.inference_mode(False):
                 self._row = made.new_empty((1, *made.shape[1:]), requires_grad=False)
@@ -101,16 +118,24 @@ class Networks:
             raise ValueError(calls.NO_CRITIC)
         n, device = len(made), made.device
         score = self._call("discriminator", made, *(y.clone() for y in label))
-        score = calls.one_per_sample("discriminator", score, n, device)
+        score = calls.one_per_sample(
+            "discriminator", score, n, device, self.discriminator, self.labels
+        )
         if isinstance(self.link, str):
             return links.LINKS[self.link](score).float()
         return calls.one_per_sample("link", self._call("link", score), n, device).float()
 
+    @property
+    def takes(self) -> mending.Takes:
+        """What G and D are given, for the errors of their calls."""
+        return mending.Takes(self.latent_dim, self.latent_shape, self.labels)
+
     def _call(self, role: str, *arguments: Any) -> Any:
         function = self._runs.get(role, getattr(self, role))
         if role in calls.ADVICE:
-            return calls.result(role, function, arguments, calls.ADVICE[role], FP32)
-        sizes = calls.sizes(self.latent_dim, self.labels)
-        advice = calls.TUNED if role in self._runs else sizes
+            # decode as G, whose samples it is given
+            own = self.precision if role == "decode" else FP32
+            return calls.result(role, function, arguments, calls.ADVICE[role], own)
+        advice = calls.TUNED if role in self._runs else self.takes
         with self._timed(role):
             return calls.result(role, function, arguments, advice, self.precision)

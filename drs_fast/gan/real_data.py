@@ -2,15 +2,16 @@
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from drs_fast.core.arguments import describe
 from drs_fast.core.tensors import STANDARD, WHOLE, plain
-from drs_fast.gan import classes
+from drs_fast.gan import calls, classes
 
 
-class Unusable(ValueError):
+class Unusable(calls.Refused):
     """Real samples that nothing can be learned from."""
 
 
@@ -22,13 +23,27 @@ def chosen(
     Unusable, or another ValueError, if they are not what a GAN with so many classes can use.
     """
     x, y = given if isinstance(given, tuple) and len(given) == 2 else (given, None)
-    x = samples(x)
+    x, y = samples(array(x)), array(y, whole=True)
     classes.check(labels, y, len(x))
     x, y = x[:n], None if y is None else y[:n]
     if rows is not None:
         x, y = picked(x, y, rows)
     check_finite(x)
     return x, y
+
+
+def array(given: Any, whole: bool = False) -> Any:
+    """A NumPy array as a tensor, integers as int64 if `whole`; anything else as it is."""
+    if not isinstance(given, np.ndarray):
+        return given
+    try:
+        found = torch.from_numpy(given.astype(given.dtype.newbyteorder("=")))
+    except TypeError:
+        raise Unusable(
+            f"real must give numbers of a type that PyTorch has, got an array of {given.dtype}; "
+            "give x.astype(numpy.float32)"
+        ) from None
+    return found.long() if whole and found.dtype in WHOLE else found
 
 
 def samples(x: Any) -> Tensor:
@@ -41,7 +56,7 @@ def samples(x: Any) -> Tensor:
         what = f"a tuple of {len(x)}" if isinstance(x, tuple) else describe(x)
         raise Unusable(
             "real must give a tensor of samples (n, ...), or with labels (samples, y), "
-            f"got {what}; torch.as_tensor converts an array or a list"
+            f"got {what}; torch.as_tensor converts a list"
         )
     if dense.dtype not in STANDARD:
         raise Unusable(f"real must give numbers of a standard dtype, got {describe(x)}; x.float()")

@@ -92,10 +92,22 @@ class Variants(Networks):
         gan._row, gan._runs = None, {}
         return gan
 
+    def undecoded(self) -> Self:
+        """This GAN without `decode`: runs keep samples as the generator makes them."""
+        gan = copy.copy(self)
+        gan.decode = None
+        return gan
+
     def timed(self, on: Callable[[str], AbstractContextManager[None]]) -> Self:
         """This GAN, whose calls of G and D run within on("generator") and on("discriminator")."""
         gan = copy.copy(self)
         gan._timed = on
+        return gan
+
+    def watched(self, on_draw: Callable[[Self], None]) -> Self:
+        """This GAN, which calls on_draw(gan) if PyTorch's random numbers move in its first call."""
+        gan = copy.copy(self)
+        gan._row, gan._on_draw = None, on_draw
         return gan
 
     def judged(

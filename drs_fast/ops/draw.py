@@ -99,10 +99,15 @@ def latents(
     consecutive: whether ids are consecutive numbers, so that the host need not look at them.
     """
     where = gan.device if device is None else device
-    if gan.prior in ("uniform", "truncated normal"):
-        word = words(rng, n, gan.latent_dim, stream=stream, draw=draw, device=where, ids=ids)
-        symmetric = (word >> 8).float() * 2.0**-23 - 1.0
-        return symmetric if gan.prior == "uniform" else reference.truncated_normal(symmetric)
+    if gan.prior in ("uniform", "uniform01", "truncated normal"):
+        word = words(rng, n, gan.latent_dim, stream=stream, draw=draw, device=where, ids=ids) >> 8
+        if gan.prior == "uniform01":
+            return word.float() * 2.0**-24
+        symmetric = word.float() * 2.0**-23 - 1.0
+        if gan.prior == "uniform":
+            return symmetric
+        z = reference.truncated_normal(symmetric)
+        return z if gan.truncation == 1.0 else z * gan.truncation
     z = normal(rng, n, gan.latent_dim, stream=stream, draw=draw, device=where, ids=ids)
     if callable(gan.prior):
         return prior.mapped(gan, z, rng.row, ids, consecutive)

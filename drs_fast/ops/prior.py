@@ -10,6 +10,7 @@ from torch import Tensor
 
 from drs_fast.core.threads import one_thread
 from drs_fast.gan import GAN
+from drs_fast.gan.blocks import placed
 
 BLOCK = 256  # rows
 
@@ -30,20 +31,10 @@ def mapped(gan: GAN, normals: Tensor, row: int, ids: Tensor | None, consecutive:
         places = ids - (ids[:1] - ids[:1] % BLOCK)
         blocks = -(-(n + BLOCK - 1) // BLOCK)
     else:
-        places, blocks = _places(ids)
+        places, blocks = placed(ids, BLOCK)
     room = normals.new_zeros(blocks * BLOCK, d)
     room[places] = normals
     made = torch.empty_like(room)
     for given, own in zip(torch.split(room, BLOCK), torch.split(made, BLOCK), strict=True):
         own.copy_(gan.from_normals(given.clone()))  # a clone starts at an aligned address
     return made[places]
-
-
-def _places(ids: Tensor) -> tuple[Tensor, int]:
-    """Places for rows that need not be neighbours, and the least number of blocks for them."""
-    place = ids % BLOCK
-    ordered, order = place.sort(stable=True)
-    number = torch.empty_like(order)
-    number[order] = torch.arange(len(ids), device=ids.device) - torch.searchsorted(ordered, ordered)
-    blocks = int(number.max()) + 1 if len(ids) else 0
-    return number * BLOCK + place, blocks

@@ -14,9 +14,10 @@ from drs_fast import ops
 from drs_fast.core import TRAINING_ROW, Rng
 from drs_fast.core.arguments import describe, integer, one_of, positive
 from drs_fast.gan import GAN, links
-from drs_fast.gan.calls import one_per_sample
+from drs_fast.gan.calls import NO_CRITIC, one_per_sample
 from drs_fast.gan.real_data import alike
 from drs_fast.samplers.common.pushes import Moves
+from drs_fast.training import frozen
 from drs_fast.training.fitting import Draws, of_gan
 
 CONSTANT = {"softplus": 2 * math.log(2), "hinge": 2.0}  # losses of a critic that is always 0
@@ -56,13 +57,16 @@ def contrastive(
     one_of("loss", loss, LOSSES)
     steps, batch = integer("steps", steps, 1), integer("batch", batch, 1)
     reals, rate = integer("reals", reals, 1), positive("rate", rate)
+    if gan.discriminator is None:
+        raise ValueError(NO_CRITIC)
     if not isinstance(gan.discriminator, nn.Module):
         raise ValueError(
             "contrastive trains the discriminator, which must be a torch.nn.Module, got "
             f"{describe(gan.discriminator)}; wrap it in a module"
         )
+    frozen.refuse_where(gan)
     x, label = gan.real_samples(reals)
-    critic = Critic(copy.deepcopy(gan.discriminator), gan.link).requires_grad_()
+    critic = Critic(frozen.trainable(gan.discriminator), gan.link).requires_grad_()
     trained = gan.judged(critic, "wasserstein")
     pusher = trained.on(block=batch)
     optimizer = torch.optim.Adam(critic.parameters(), rate, BETAS)

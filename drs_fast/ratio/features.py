@@ -17,7 +17,7 @@ from drs_fast.core.arguments import flag, integer, number, one_of, positive
 from drs_fast.core.rows import MASK_ROW, WEIGHT_ROW
 from drs_fast.gan import GAN, links
 from drs_fast.ratio.losses import LOSSES, PENALTIES, Loss
-from drs_fast.training import frozen
+from drs_fast.training import frozen, taps
 from drs_fast.training.fitting import Draws, Dropout, descend, of_gan, use_draws
 from drs_fast.training.frozen import Given, Learned, Material, OnRows, Rows
 
@@ -60,9 +60,9 @@ def density_ratio(
     The GAN's own critic is not used, unless features names a part of it. The given modules are not
     changed, but those that a function uses are put in eval mode.
 
-    features: a function of samples, (n, ...) -> (n, d), such as a classifier's layer; or the dotted
-        name of a part of the critic; None: the samples themselves, flattened. With labels, R is
-        given the label too.
+    features: a function of samples [and labels], (n, ...) -> (n, d), such as a classifier's layer;
+        the dotted name of a part of the critic; "before-minibatch-std", as in drs.keep_train; None:
+        the samples themselves, flattened. With labels, R is given the label too.
     loss: "softplus", "ulsif", "barr", or "dskl", which has no minimiser.
     penalty: lambda, the weight of mean R = 1 over generated samples. Of several, the one with the
         largest mean R on held-out real samples is chosen. None: the paper's seven, 1 for "barr", 0
@@ -90,7 +90,11 @@ def density_ratio(
             stacklevel=3,
         )
     material = Material(gan, samples, seed)
-    take = Given(links.identity) if features is None else frozen.taken(gan, features)
+    take: nn.Module = Given(links.identity)
+    if features == taps.BEFORE:
+        take, _ = taps.found(material, taps.BEFORE)
+    elif features is not None:
+        take = taps.taken(gan, features)
     seen, encode = material.frozen(take)
     held_out = encode(material.held_out)
     networks = [plan.network(held_out[0].shape[1], seed).to(gan.device) for _ in penalties]

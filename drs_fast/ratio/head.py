@@ -17,9 +17,9 @@ from drs_fast.core.arguments import describe, flag, integer, positive
 from drs_fast.core.rows import WEIGHT_ROW
 from drs_fast.gan import GAN, links
 from drs_fast.gan.calls import one_per_sample
-from drs_fast.training import fitting, frozen
+from drs_fast.training import fitting, frozen, taps
 from drs_fast.training.fitting import Draws, of_gan
-from drs_fast.training.frozen import Learned, Material, OnRows, Rows, Tap
+from drs_fast.training.frozen import Learned, Material, OnRows, Rows
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,7 @@ class Report:
     area_under_curve: float
     mean_weight: float  # mean exp(logit) over generated samples; 1 for a true ratio
     steps: int
+    features: str = ""  # which part of the critic they are
 
 
 def report(gan: GAN) -> Report:
@@ -59,8 +60,11 @@ def keep_train(
     modules are not changed, but those that a function uses are put in eval mode.
 
     features: the dotted name of the part of the critic whose output is used; or a function of
-        samples, (n, ...) -> (n, d), such as `lambda x: x`; None: the input of the critic's last
-        Linear layer. With labels, the head is given the label too.
+        samples [and labels], (n, ...) -> (n, d), such as `lambda x: x`; or "before-minibatch-std",
+        the input of the part that couples the rows of a batch. None: the input of the part that
+        returns the score, else of the Linear or Conv layer that runs last; `report` says which, and
+        that large feature maps are averaged over positions. With labels, the head is given the
+        label too.
     whole: train a copy of the whole critic instead, in eval mode: batch norm keeps its statistics
         and dropout stays off, as in sampling.
     widths: of the head's hidden layers.
@@ -79,6 +83,7 @@ def keep_train(
     if whole and features is not None:
         raise ValueError("got features and whole=True; give one: whole trains the whole critic")
     material = Material(gan, samples, seed)
+    what = "the whole critic"
     critic: nn.Module
     network: nn.Module
     if whole:
@@ -86,7 +91,7 @@ def keep_train(
         rows = material.held_out, material.generated(material.held_out)
         batches = material.batches(batch)
     else:
-        take = last_linear(gan, material) if features is None else frozen.taken(gan, features)
+        take, what = _features(gan, material, features)
         seen, encode = material.frozen(take)
         rows = encode(material.held_out), encode(material.generated(material.held_out))
         sizes = [rows[0][0].shape[1], *widths, 1]
@@ -112,7 +117,7 @@ def keep_train(
         decays=2,
         max_steps=max_steps,
     )
-    found = reached(judge, rows, loss, steps)
+    found = reached(judge, rows, loss, steps, what)
     if loss >= first or not tells(judge, rows):
         warnings.warn(
             f"too little was learned: the held-out loss is {loss:.4f}, was {first:.4f} before, and "
@@ -131,13 +136,23 @@ def head(sizes: Sequence[int]) -> nn.Sequential:
     return nn.Sequential(*layers[:-1], nn.Flatten(0))
 
 
+def _features(
+    gan: GAN, material: Material, features: str | Callable[..., Tensor] | None
+) -> tuple[nn.Module, str]:
+    """A module x [, y] -> features, and what they are in words."""
+    if features is None or features == taps.BEFORE:
+        return taps.found(material, features)
+    what = f"the output of {features}" if isinstance(features, str) else "a function"
+    return taps.taken(gan, features), what
+
+
 class Whole(nn.Module):
     """A copy of the GAN's critic and link, always in eval mode."""
 
     def __init__(self, gan: GAN) -> None:
         super().__init__()
         critic = frozen.critic_module(gan, "pass features=a function x -> (n, d), not whole=True")
-        self.critic = frozen.copied(critic).requires_grad_()
+        self.critic = frozen.trainable(critic).requires_grad_()
         self.link = links.LINKS[gan.link] if isinstance(gan.link, str) else gan.link
 
     def train(self, mode: bool = True) -> "Whole":
@@ -149,28 +164,6 @@ class Whole(nn.Module):
         return one_per_sample("link", self.link(score), n, where)
 
 
-def last_linear(gan: GAN, material: Material) -> Tap:
-    """A tap of the input of the Linear layer that runs last in the critic."""
-    advice = "pass features=the name of a part, or a function x -> (n, d)"
-    critic = frozen.copied(frozen.critic_module(gan, "pass features=a function x -> (n, d)"))
-    names = {part: name for name, part in critic.named_modules() if isinstance(part, nn.Linear)}
-    ran: list[str] = []
-    hooks = [
-        part.register_forward_hook(lambda part, given, returned: ran.append(names[part]))
-        for part in names
-    ]
-    with torch.no_grad():
-        critic(*(row[: gan.block] for row in material.held_out))
-    for hook in hooks:
-        hook.remove()
-    if not ran:
-        raise ValueError(
-            f"the discriminator has no Linear layer whose input could be the features; {advice}. "
-            f"Its parts end with {frozen.parts(critic)}"
-        )
-    return Tap(critic, ran[-1], before=True)
-
-
 @torch.no_grad()
 def tells(judge: nn.Module, rows: tuple[Rows, Rows]) -> bool:
     """Whether the loss is surely below log 2, the loss of a critic that says nothing."""
@@ -179,7 +172,9 @@ def tells(judge: nn.Module, rows: tuple[Rows, Rows]) -> bool:
     return float(gain.mean()) > fitting.SURE * float(gain.std()) / math.sqrt(len(gain))
 
 
-def reached(judge: nn.Module, rows: tuple[Rows, Rows], loss: float, steps: int) -> Report:
+def reached(
+    judge: nn.Module, rows: tuple[Rows, Rows], loss: float, steps: int, what: str
+) -> Report:
     """The report on the trained critic."""
     if not math.isfinite(loss):
         raise ValueError(
@@ -193,4 +188,5 @@ def reached(judge: nn.Module, rows: tuple[Rows, Rows], loss: float, steps: int) 
         area_under_curve=fitting.area_under_curve(real, generated),
         mean_weight=float(generated.exp().mean()),
         steps=steps,
+        features=what,
     )

@@ -43,10 +43,11 @@ def held_out(gan: GAN, n: int, seed: int) -> Logits:
     for start in range(0, len(x), gan.block):
         size = min(gan.block, len(x) - start)
         z = ops.latents(gan, Rng(seed, HELD_OUT_ROW + start), size)
-        made, logit = gan.logits(z, None if y is None else y[start : start + size])
+        label = None if y is None else y[start : start + size]
+        made, logit = gan.logits(z, label, alone=len(x) < gan.block)
         alike(x, made)
         generated.append(logit)
-    logits = Logits(gan.scores(x, y), torch.cat(generated))
+    logits = Logits(gan.scores(x, y, alone=len(x) < gan.block), torch.cat(generated))
     for logit in logits:
         check(gan, logit)
     return Logits(*(logit.cpu().double() for logit in logits))

@@ -233,8 +233,10 @@ class Game:
         reals: int,
     ) -> None:
         advice = "or take target='ratio', which only asks it"
-        discriminator = frozen.copied(frozen.critic_module(gan, f"wrap it in one, {advice}"))
+        frozen.refuse_where(gan)
+        given = frozen.critic_module(gan, f"wrap it in one, {advice}")
         x, y = gan.real_samples(integer("reals", reals, 1))
+        discriminator = frozen.trainable(given)
         self.real: Rows = (x,) if y is None else (x, y)
         self.critic = Critic(discriminator, gan.link).requires_grad_()
         self.prices, self.steps = prices, integer("critic_steps", critic_steps, 1)

@@ -27,7 +27,7 @@ def calls(
         words += flags(sampler) if save else own_flags(sampler)
     for key, value in named.items():
         if value != vars(Options)[key]:
-            shown = ",".join(value) if isinstance(value, tuple) else value
+            shown = ",".join(map(str, value)) if isinstance(value, tuple) else value
             words.append(f"--{key.replace('_', '-')} {shown}")
             given.append(f"{key}={value!r}")
     return " ".join(words), f"drs.generate({', '.join(given)})"

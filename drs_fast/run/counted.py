@@ -2,6 +2,7 @@
 
 import warnings
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
@@ -39,6 +40,15 @@ class Counted:
         self.tallies = Counter(dict.fromkeys((*self.sampler.tallies, *self.counted), 0))
         if self.state is not None:
             self._count()
+
+    def had(self, count: int, counters: Mapping[str, int]) -> None:
+        """Counts samples that an earlier call has made, with the counters of their record."""
+        self.accepted += count
+        self.proposals += counters["rows"]
+        self.calls += counters["calls"]
+        self.invalid += counters["invalid"]
+        self.above += counters["above"]
+        self.tallies.update({name: counters.get(name, 0) for name in self.tallies})
 
     def _count(self) -> None:
         """What is counted from here on: the samples of each class, and what is clipped."""

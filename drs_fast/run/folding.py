@@ -59,9 +59,9 @@ class Folded(nn.Module):
 def fold(networks: Sequence[nn.Module], run: Callable[[], object]) -> int:
     """Folds what can be folded in these networks, in place; returns how much that was.
 
-    run: calls each network once. A layer and its norm are folded if there each was called once and
-    nobody else read their tensors, and torch.fx finds the same. A network that torch.fx cannot
-    trace is folded within the parts of it that can be traced.
+    run: calls each network once. A layer and its norm are folded if each call of the network calls
+    each of them once and nobody else reads their tensors, and torch.fx finds the same. A network
+    that torch.fx cannot trace is folded within the parts of it that can be traced.
     """
     made = sum(_weighed(module) for network in networks for module in network.modules())
     with watched(networks) as seen:
@@ -169,10 +169,11 @@ class _Called(nn.Module):
 
 
 def _pairs(network: nn.Module, shared: set[int], seen: Watched) -> Iterator[Pair]:
-    given = seen.given(network)
+    times = seen.times(network)  # more than once where a critic is given the rows in parts
+    given = seen.given(network, times)
     try:
         if given is None:
-            raise TypeError("torch.fx traces what is called once, with tensors")
+            raise TypeError("torch.fx traces what is called with tensors")
         # Of a copy with the same tensors, because a network may keep what passes through it.
         memo = {id(parameter): parameter for parameter in network.parameters()}
         graph = fx.Tracer().trace(_Called(copy.deepcopy(network, memo), given))
@@ -188,7 +189,7 @@ def _pairs(network: nn.Module, shared: set[int], seen: Watched) -> Iterator[Pair
             continue
         layer, norm = (whole.get_submodule(str(one.target)) for one in (before, node))
         alone = called[node.target] == called[before.target] == 1
-        alone = alone and not {id(layer), id(norm)} & shared and seen.only_feeds(layer, norm)
+        alone = alone and not {id(layer), id(norm)} & shared and seen.only_feeds(layer, norm, times)
         if alone and _plain(layer, LINEAR) and _plain(norm, NORMS) and _frozen(norm):
             parent, _, name = str(node.target).rpartition(".")
             yield Pair(layer, whole.get_submodule(parent), name)

@@ -9,7 +9,7 @@ from typing import overload
 import torch
 from torch import Tensor
 
-from drs_fast.core import BURN_IN_ROW, Batch, OutOfTime, Sampler, Stale, Starvation
+from drs_fast.core import BURN_IN_ROW, Batch, OutOfTime, Sampler, Stale, Starvation, slow
 from drs_fast.core.arguments import integer
 from drs_fast.gan import GAN
 from drs_fast.gan.images import OUTSIDE
@@ -116,7 +116,8 @@ def generate(
         raise ValueError("worker needs out, the directory that all workers write to")
     limit = clock.Limit(options.max_seconds)
     # Before G and D are called, because that leaves caches.
-    model = None if out is None else options.placed(gan).sha256()
+    with slow.said("taking the sha256 of the model", enabled=progress):
+        model = None if out is None else options.placed(gan).sha256()
     with pages.kept():
         run = _run(gan, sampler, n, options, limit, out)
         if out is None or model is None:

@@ -13,9 +13,10 @@ from torch.utils.data import Dataset
 from drs_fast.core import RNG_VERSION, Batch, Rng, Sampler, fingerprint, layout
 from drs_fast.core.columns import COLUMNS
 from drs_fast.core.sampler import Remade, named
+from drs_fast.core.words import counted
 from drs_fast.gan import GAN
 from drs_fast.gan.precision import nearest
-from drs_fast.run import probe, tuning
+from drs_fast.run import probe, spec, tuning
 from drs_fast.squeeze import Squeeze
 from drs_fast.store import Conflict, Corrupt, Samples
 
@@ -50,6 +51,10 @@ class Materialized(Dataset[dict[str, Tensor]]):
         columns = {"logit", *self._saved, *MADE}
         self.columns = tuple(name for name in COLUMNS if name in columns)
         self._check(untuned)
+
+    def __repr__(self) -> str:
+        made = " and ".join(MADE)
+        return f"<{len(self):,} samples of {self.samples.path}, {made} made again by {self.gan!r}>"
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -87,7 +92,7 @@ class Materialized(Dataset[dict[str, Tensor]]):
         made = self._made(rows, judged="logit" not in rows)
         if made.logit is not None:
             rows["logit"] = made.logit
-        rows |= {"x": self.gan.stored(made.x)["x"], "z": made.z}
+        rows |= {"x": self.gan.kept(made.x, rows["ids"])["x"], "z": made.z}
         return {name: rows[name] for name in self.columns}
 
     def _made(self, rows: Mapping[str, Tensor], judged: bool) -> Remade:
@@ -105,6 +110,11 @@ class Materialized(Dataset[dict[str, Tensor]]):
         logit = probe.with_weights(
             self.gan, self.samples.manifest, lambda: self._made(rows, judged=True).logit
         )
+        if self.samples.manifest.get("functions_sha256", "") != spec.of_functions(self.gan):
+            raise Conflict(
+                f"{self.samples.path} was made with another predicate or decode, or the code that "
+                "they use has changed: give those of the run"
+            )
         if data := self._sampler.data(self.gan):
             kept = self.samples.manifest["sampler"].get("data_sha256")
             if fingerprint.sha256(*data) != kept:
@@ -125,8 +135,9 @@ class Materialized(Dataset[dict[str, Tensor]]):
         if not largest <= most:
             raise Conflict(
                 f"{self.samples.path} was made with another model, or code or files that it uses "
-                f"have changed: logits of {len(saved):,} samples differ by up to {largest:.3g} from"
-                f" the saved ones, and other devices or versions explain at most {most:.3g}"
+                f"have changed: logits of {counted(len(saved), 'sample')} differ by up to "
+                f"{largest:.3g} from the saved ones, and other devices or versions explain at "
+                f"most {most:.3g}"
             )
         self._warn(f"logits that differ by up to {largest:.3g} from the saved ones")
 

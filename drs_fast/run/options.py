@@ -12,6 +12,7 @@ from drs_fast.core.arguments import integer, one_of, positive
 from drs_fast.core.columns import SAVEABLE
 from drs_fast.core.sampler import those_that
 from drs_fast.gan import GAN, PRECISIONS, block_rows, classes
+from drs_fast.gan.calls import NO_CRITIC
 from drs_fast.gan.images import FORMS
 from drs_fast.run import memory, tuning
 from drs_fast.run.worker import Worker
@@ -84,6 +85,8 @@ class Options:
 
     def check(self, gan: GAN, sampler: Sampler) -> None:
         """ValueError where the sampler cannot do with this GAN or these options."""
+        if gan.discriminator is None:
+            raise ValueError(NO_CRITIC)
         if gan.energy and not sampler.energy:
             raise ValueError(
                 f"{type(sampler).__name__} needs a density ratio, got a {gan.link} critic: make it "

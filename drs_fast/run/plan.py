@@ -16,9 +16,10 @@ from drs_fast import ops
 from drs_fast.core import BURN_IN_ROW, Rng, Sampler
 from drs_fast.core.arguments import flag, integer, told
 from drs_fast.core.sampler import checked
+from drs_fast.core.words import counted
 from drs_fast.gan import GAN
 from drs_fast.gan.precision import AUTOCAST
-from drs_fast.run import memory, pages, tuning
+from drs_fast.run import memory, own_noise, pages, tuning
 from drs_fast.run.advice import MODEL, calls
 from drs_fast.run.compared import Compared, compare, duration, seconds
 from drs_fast.run.generate import ENDLESS
@@ -92,7 +93,7 @@ class Drawn:
         return f"{self.sampler}: {each:.3g} samples per row, {rate:,.0f} samples/s {burn_in}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Plan:
     """What `plan` measured. batch_size and tune are the recommended arguments of `generate`."""
 
@@ -112,6 +113,14 @@ class Plan:
     device: str | None = None  # where not the one that the model is on by itself
     called: str = MODEL  # the model on the command line, with the flags that change it
 
+    def __repr__(self) -> str:
+        tune = ",".join(self.tune) or "none"
+        rate = f"{self.tunes[0].rate:,.0f} rows/s untuned" if self.tunes else "nothing timed"
+        return (
+            f"<Plan for {self.model}: batch_size {self.batch_size:,}, tune {tune}, {rate}; "
+            "print it for more>"
+        )
+
     def __str__(self) -> str:
         lines = [f"{self.model}, {self.precision}", "", f"{'batch':>23}{'rows/s':>12}{'speed':>8}"]
         lines += [_line(f"{way.batch_size:,}", way, self.sizes[0]) for way in self.sizes]
@@ -122,7 +131,9 @@ class Plan:
         lines += [f"refused: {reason}" for reason in self.refused]
         lines += [] if self.drawn is None else ["", str(self.drawn)]
         if self.drawn is not None and self.n is not None:
-            lines.append(f"{self.n:,} samples: about {duration(self._seconds(self.drawn, self.n))}")
+            lines.append(
+                f"{counted(self.n, 'sample')}: about {duration(self._seconds(self.drawn, self.n))}"
+            )
         lines += [] if self.compared is None else ["", str(self.compared)]
         return "\n".join([*lines, "", *self._calls()])
 
@@ -187,7 +198,7 @@ def plan(
     squeeze = flag("squeeze", squeeze)
     time_left = None if budget is None else seconds(budget)
     sampler = None if sampler is None else checked(sampler)
-    gan = gan.on(device, batch_size, precision).stored_as(images)
+    gan = own_noise.guarded(gan.on(device, batch_size, precision).stored_as(images))
     memory.check_batch(gan)
     memory.check_batch(gan, gan.row().nbytes)
 

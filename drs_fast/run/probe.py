@@ -30,15 +30,18 @@ def kept(
     manifest: Mapping[str, object] | None,
     complete: bool,
     sampler: Sampler | None = None,
+    check: Callable[[], None] = lambda: None,
 ) -> dict[str, object]:
     """What the manifest of a run keeps of the model: of a run that is there what it was begun with.
 
     model: the GAN's sha256 from before G and D were called. manifest: what is there so far; None
         if the run is new.
     complete: nothing will be computed; G and D are called only where the model's sha256 differs.
+    check: raises an error where a new run must not be begun.
     Raises Conflict where it is another model.
     """
     if manifest is None:
+        check()
         return _begun(gan, model, sampler)
     there = {key: manifest[key] for key in (WEIGHTS, MODEL, PROBE) if key in manifest}
     here: dict[str, object] = {MODEL: model}
@@ -69,6 +72,12 @@ def differs(gan: GAN, manifest: Mapping[str, object]) -> bool:
         return there is not None and sha256(gan) != there
 
 
+def is_steady(gan: GAN) -> bool:
+    """Whether G and D give the same numbers whatever PyTorch's own random numbers are."""
+    with _unchanged(gan):
+        return sha256(gan) == sha256(gan, seed=1)
+
+
 def _begun(gan: GAN, model: str, sampler: Sampler | None) -> dict[str, object]:
     with _unchanged(gan) as changing:
         first = sha256(gan, sampler)
@@ -79,7 +88,7 @@ def _begun(gan: GAN, model: str, sampler: Sampler | None) -> dict[str, object]:
             "G or D gave other numbers for the same rows on a second call (random numbers inside, "
             "or kernels that add in any order): if this run is interrupted, extended or repaired, "
             "its bytes will differ; `drs-fast doctor` looks for the cause",
-            stacklevel=8,
+            stacklevel=9,
         )
     return {WEIGHTS: weights(gan, changing), MODEL: model, PROBE: first if again else None}
 
@@ -144,6 +153,9 @@ def sha256(gan: GAN, sampler: Sampler | None = None, seed: int = 0) -> str:
         # In blocks, because more rows at once may not fit into memory.
         blocks = [tuple(t[k : k + gan.block] for t in given) for k in range(0, ROWS, gan.block)]
         found = [fingerprint.sha256(*gan.logits(*block)) for block in blocks]
+        if gan.decode is not None:
+            made = (gan.decoded(gan.samples(*block)) for block in blocks)
+            found += [fingerprint.sha256(x) for x in made]
         more = () if sampler is None else (sampler.probed(gan, *block) for block in blocks)
         found += [fingerprint.sha256(*tensors) for tensors in more if tensors]
     return fingerprint.sha256(found)

@@ -4,6 +4,8 @@ import sys
 import time
 from typing import Any
 
+from drs_fast.core.words import counted
+
 SECONDS_BETWEEN_LINES, SECONDS_BETWEEN_NOTES = 10.0, 1.0
 
 
@@ -74,7 +76,7 @@ class Progress:
         rate = (self.accepted - self.before) / max(self.last - self.start, 1e-9)
         left = ((self.n or 0) - self._shown) / rate if rate > 0 else float("inf")
         sys.stderr.write(
-            f"{self._shown:,} of {self.n:,} samples, {rate:,.0f}/s, "
+            f"{self._shown:,} of {counted(self.n or 0, 'sample')}, {rate:,.0f}/s, "
             f"{self._words()}, {left:,.0f} s left\n"
         )
         sys.stderr.flush()

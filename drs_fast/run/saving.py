@@ -1,18 +1,20 @@
 """Runs that are written to a directory, chunk by chunk, and can be resumed there."""
 
-import functools
 import itertools
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from os import PathLike
+from typing import Any
 
 import torch
 
 from drs_fast import __version__
-from drs_fast.core import Found, layout
+from drs_fast.core import Found, layout, slow
 from drs_fast.core.sampler import BATCH, EQUAL, UNKNOWN
-from drs_fast.run import called, probe, spec, summary, workers
+from drs_fast.gan import where
+from drs_fast.run import called, probe, resumed, spec, summary, workers
+from drs_fast.run.keeping import Keeping
 from drs_fast.run.progress import Progress
 from drs_fast.run.schedule import Run
 from drs_fast.run.shards import Shards
@@ -36,12 +38,18 @@ def save_run(run: Run, out: str | PathLike[str], model: str) -> None:
     model: the GAN's sha256 from before G and D were called.
     """
     saving = Saving(run, out, model)
-    with called.remembered(run.sampler):
-        if saving.worker is None:
-            with saving.alone() as writer:
-                saving.end(writer)
-        else:
-            workers.share(saving, saving.worker)
+    try:
+        with called.remembered(run.sampler):
+            if saving.worker is None:
+                with saving.alone() as writer:
+                    saving.end(writer)
+            else:
+                workers.share(saving, saving.worker)
+    except Exception:
+        raise
+    except BaseException as stop:  # Ctrl-C, or a signal
+        stop.add_note(resumed.left(out, run, saving.shards))
+        raise
     if saving.ended:
         run.warn()
 
@@ -52,6 +60,7 @@ class Saving:
     def __init__(self, run: Run, out: str | PathLike[str], model: str) -> None:
         self.run, self.out = run, out
         self.ended = False  # by this process
+        self.shards: Shards | None = None  # that this process makes
         sampler, options = run.sampler, run.options
         if "weight" in options.save and sampler.weighs == UNKNOWN:
             raise ValueError(weights.unknown(type(sampler).__name__, sampler.law).why)
@@ -64,10 +73,11 @@ class Saving:
         worker = None if options.worker is None else Worker.parsed(options.worker)
         self.worker = None if worker is None or worker.of == 1 else worker  # one alone is no worker
         self.columns = options.save if run.gan.labels is None else (*options.save, "y")
-        if "gradients" in sampler.tallies:
-            self.row_bytes()  # the first call of G and D is one that serves gradients too
+        if "gradients" in sampler.tallies or run.gan.decode is not None:
+            # The first call of G and D is one that serves gradients too, and decode is refused now.
+            self.row_bytes()
         self.spec = spec.of_run(run, self.columns)
-        self._examine = functools.partial(probe.kept, run.gan, model, sampler=sampler)
+        self._model = model
 
     def alone(self) -> Writer:
         """The directory for this process alone; Busy if another one writes to it."""
@@ -76,13 +86,21 @@ class Saving:
             self.spec,
             self.n,
             bytes_per_sample=self.row_bytes,
-            examine=self._examine,
+            examine=self._examined,
             locked=self.worker is not None,
         )
 
     def together(self) -> Contributor | None:
         """The directory beside other processes; None before burn-in and after the end."""
-        return Contributor.open(self.out, self.spec, self.n, self._examine)
+        return Contributor.open(self.out, self.spec, self.n, self._examined)
+
+    def _examined(self, manifest: Mapping[str, Any] | None, complete: bool) -> Mapping[str, Any]:
+        """What the manifest keeps of the model; an error where the run cannot be made with it."""
+        run = self.run
+        with slow.said("comparing G and D with those of the run", enabled=run.options.progress):
+            return probe.kept(
+                run.gan, self._model, manifest, complete, run.sampler, check=run.check_rows
+            )
 
     def begin(self, writer: Writer) -> None:
         """Burn-in, or the state that an earlier call has saved."""
@@ -100,7 +118,7 @@ class Saving:
             "model": run.gan.name,
             "labels": run.gan.labels,
             "version": __version__,
-            "law": run.chosen()[0].law,
+            "law": where.law(run.gan, run.chosen()[0].law),
             "weighing": run.chosen()[0].weighs,
             "group": sampler.group,
             "tallies": list(run.tallies),
@@ -168,12 +186,7 @@ class Saving:
                 writer.trim()
         run.anew(writer.n)
         for record in writer.records.values():
-            run.accepted += record.count
-            run.proposals += record.counters["rows"]
-            run.calls += record.counters["calls"]
-            run.invalid += record.counters["invalid"]
-            run.above += record.counters["above"]
-            run.tallies.update({name: record.counters.get(name, 0) for name in run.tallies})
+            run.had(record.count, record.counters)
         bar.skip(run.accepted - bar.accepted)
         if run.quota is not None:
             for y in writer.column("y"):
@@ -182,12 +195,35 @@ class Saving:
         last = max(present, default=-1)
         inner = last if last >= len(present) else 0  # chunks before the last are needed in full
         missing = (k for k in itertools.count() if k not in present)
-        _make(run, writer, self.stored, missing, bar, inner)
+        self._make(writer, missing, bar, inner)
 
     def make_whole(self, writer: Appending, chunks: Iterable[int], bar: Progress) -> None:
         """Computes these chunks to their ends, however many samples they bring."""
         self.run.anew(WITHOUT_END)
-        _make(self.run, writer, self.stored, chunks, bar, 0)
+        self._make(writer, chunks, bar, 0)
+
+    def _make(self, writer: Appending, chunks: Iterable[int], bar: Progress, inner: int) -> None:
+        run, rows = self.run, writer.facts["chunk_rows"]
+        n = run.n or 0
+        first = max(1, min(SHARD_ROWS, SHARD_BYTES // _row_bytes(run, self.stored)))
+        example = {name: run.example[name] for name in ("ids", *self.stored)}
+        left = iter(chunks)
+        keeps = None if run.sampler.sequential else Keeping()
+        with Shards(writer, example, min(n, rows), first, run.watch, n) as shards:
+            self.shards = shards
+            begun = [
+                (
+                    k,
+                    k * rows + resumed.restored(run, shards, writer.kept(k), example, bar),
+                    (k + 1) * rows,
+                )
+                for k in itertools.islice(left, 1)
+            ]
+            spans = itertools.chain(begun, ((k, k * rows, (k + 1) * rows) for k in left))
+            for landed in run.landed(spans, tuple(example), bar, inner, keeps):
+                whole = landed.accepted == sum(len(piece["ids"]) for piece in landed.rows)
+                reached = run.accepted == run.n and landed.step.chunk >= inner
+                shards.add(landed, ends=landed.step.last or reached, whole=whole)
 
     @property
     def stored(self) -> tuple[str, ...]:
@@ -250,25 +286,6 @@ def _check_state(writer: Appending, run: Run) -> None:
             f"the state in {writer.path} is not a state of {type(run.sampler).__name__}: "
             f"{'; '.join(problems)}; {COPY}"
         )
-
-
-def _make(
-    run: Run,
-    writer: Appending,
-    columns: tuple[str, ...],
-    chunks: Iterable[int],
-    bar: Progress,
-    inner: int,
-) -> None:
-    rows = writer.facts["chunk_rows"]
-    first = max(1, min(SHARD_ROWS, SHARD_BYTES // _row_bytes(run, columns)))
-    example = {name: run.example[name] for name in ("ids", *columns)}
-    spans = ((k, k * rows, (k + 1) * rows) for k in chunks)
-    with Shards(writer, example, min(run.n or 0, rows), first, run.watch) as shards:
-        for landed in run.landed(spans, tuple(example), bar, inner):
-            whole = landed.accepted == sum(len(piece["ids"]) for piece in landed.rows)
-            reached = run.accepted == run.n and landed.step.chunk >= inner
-            shards.add(landed, ends=landed.step.last or reached, whole=whole)
 
 
 def _row_bytes(run: Run, columns: tuple[str, ...]) -> int:

@@ -7,16 +7,19 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from drs_fast.core import OutOfTime, Rng, Sampler, Starvation, check_invalid
+from drs_fast.core import OutOfTime, Rng, Sampler, Starvation, check_invalid, slow
 from drs_fast.core.columns import COLUMNS
 from drs_fast.core.sampler import BATCH, checked
+from drs_fast.core.words import counted
+from drs_fast.doctor import coupling
 from drs_fast.gan import GAN, classes
 from drs_fast.gan.precision import AUTOCAST
-from drs_fast.run import flips, lanes, memory, starvation, steps, stopwatch, tuning
+from drs_fast.run import flips, lanes, memory, own_noise, starvation, steps, stopwatch, tuning
 from drs_fast.run.clock import Limit
 from drs_fast.run.collected import Rows
 from drs_fast.run.counted import Counted
 from drs_fast.run.forecast import Forecast, Tried
+from drs_fast.run.keeping import Keeping
 from drs_fast.run.options import Options
 from drs_fast.run.progress import Progress
 from drs_fast.run.steps import Landed, Lane, Step
@@ -40,14 +43,17 @@ class Run(Counted):
         self.watch = Stopwatch()
         gan, sampler = options.placed(gan), checked(sampler)
         options.check(gan, sampler)
+        own_noise.check(gan, sampler)
         with self.watch.on("tuning"):
-            super().__init__(tuning.applied(gan, options.tune), sampler, n)
+            tuned = tuning.applied(own_noise.guarded(gan), options.tune)
+            super().__init__(tuned, sampler, n)
         self.options, self.rng = options, Rng(options.seed)
         self.step_rows = math.lcm(self.gan.block, sampler.group)
         if self.step_rows > max(LARGEST_STEP, self.gan.block):
             # A block of G and D is then not full.
             self.step_rows = sampler.group * max(1, LARGEST_STEP // 2 // sampler.group)
         self.flip_rate: float | None = None
+        self._checked = False
         self._forecast: Forecast
         self._limit = limit or Limit()
 
@@ -58,9 +64,15 @@ class Run(Counted):
             if self.options.progress:
                 sys.stderr.write(f"{line}\n")
 
-        if self.gan.images is not None:
-            _ = self.example  # an error for samples that cannot be images comes before burn-in
-        with self.watch.on("burn-in"):
+        if self.gan.images is not None or self.gan.decode is not None:
+            _ = self.example  # an error for samples that cannot be kept comes before burn-in
+        self.check_rows()
+        name = type(self.sampler).__name__
+        search = " and its search for a bound" if name == "Squeeze" else ""
+        with (
+            self.watch.on("burn-in"),
+            slow.said(f"burn-in of {name}{search}", enabled=self.options.progress),
+        ):
             self.resume(self.sampler.init(self.gan, self.rng))
         self._limit.advanced = True
         # It is kept with the state, so it may not depend on n, which may grow.
@@ -78,6 +90,12 @@ class Run(Counted):
             found["flip_rate"] = self.flip_rate
         return found
 
+    def check_rows(self) -> None:
+        """ValueError if G or D couples the rows of a call; asked once, before burn-in."""
+        if not self._checked:
+            coupling.check(self.gan, "gradients" in self.sampler.tallies)
+            self._checked = True
+
     def resume(self, state: Any) -> None:
         """Continues after burn-in; the state says which labels to propose and what to count."""
         self.state = state
@@ -88,6 +106,15 @@ class Run(Counted):
 
     @functools.cached_property
     def example(self) -> Rows:
+        """One example row of everything a sample may have, for shapes and dtypes."""
+        if self.gan.decode is None:
+            return self.stepped
+        z = self.stepped["z"]  # zeros; x is none of G's samples, which decode may need
+        x = self.gan.samples(z, None if self.gan.labels is None else z[:, 0].long())
+        return self.stepped | self.gan.kept(x, self.stepped["ids"])
+
+    @functools.cached_property
+    def stepped(self) -> Rows:
         """One example row of everything a step can return, for shapes and dtypes."""
         x = self.gan.row(differentiate="gradients" in self.sampler.tallies)
         memory.check_batch(self.gan, x.nbytes)
@@ -111,18 +138,22 @@ class Run(Counted):
         names: tuple[str, ...],
         bar: Progress,
         whole: int | None = None,
+        keeping: Keeping | None = None,
     ) -> Iterator[Landed]:
         """Yields the accepted rows of chunks (number, first row, end), until there are n.
 
         It ends earlier when the time is over, which `check_time` tells.
         In the step that brings the n-th sample, `accepted` counts all, but the rows end there.
         whole: chunks below this number are needed in full, because later ones exist already. None
-            in memory, where steps may end anywhere.
+            in memory, where steps may end anywhere. keeping: asked within a shard.
         """
         again, whole = whole is not None, whole or 0
         if self.accepted == self.n and not whole:
             return
-        example = {name: self.example[name] for name in ("logit", *names, *self.counted)}
+        wanted = ["logit", *names, *self.counted]
+        if self.counted and self.gan.decode is not None and "x" not in names:
+            wanted.append("x")  # which tells what is counted
+        example = {name: self.stepped[name] for name in wanted if name in self.stepped}
         sampler, state = self.chosen()
         self._forecast = self._forecast_of(sampler, state)
         graph = self.options.cuda_graph and self._forecast.earns_a_graph(self._tried)
@@ -138,13 +169,17 @@ class Run(Counted):
             if landed.step.short and landed.accepted < (self.n or 0) - self.accepted:
                 self.calls += landed.calls
                 continue
-            rows = self._taken(landed)
+            rows = [self._kept(piece) for piece in self._taken(landed)]
             taken = sum(len(piece["ids"]) for piece in rows)
             ends = self.accepted + taken == self.n and landed.step.chunk >= whole
             if ends and taken < landed.accepted:
                 tried = self.rows_until(rows[-1]["ids"]) - landed.step.row
-            landed = landed._replace(rows=rows)
-            landed = self._with_sums(landed, taken, ends or landed.step.last)
+            shard_ends = ends or landed.step.last
+            if keeping is not None and shard_ends:
+                keeping.restart()
+            keeps = keeping is not None and not shard_ends and keeping.due()
+            landed = landed._replace(rows=rows, keeps=keeps)
+            landed = self._with_sums(landed, taken, shard_ends or keeps)
             self._tally(landed, taken)
             if worth is not None:
                 worth.add(rows)
@@ -161,8 +196,15 @@ class Run(Counted):
             return
         most, remedies = self.options.max_proposals, ["raise it", *self.sampler.remedies[:1]]
         raise Starvation(
-            f"{self.accepted:,} samples after max_proposals={most:,}; {', or '.join(remedies)}"
+            f"{counted(self.accepted, 'sample')} after max_proposals={most:,}; "
+            f"{', or '.join(remedies)}"
         )
+
+    def _kept(self, piece: Rows) -> Rows:
+        """The rows as the run keeps them."""
+        if self.gan.decode is None or "x" not in piece:
+            return piece
+        return piece | self.gan.kept(piece["x"], piece["ids"])
 
     def chosen(self) -> tuple[Sampler, Any]:
         """What runs after burn-in: it may have found that a simpler sampler is faster."""
@@ -185,7 +227,7 @@ class Run(Counted):
         if self.late:
             there, n = (self.accepted, self.n) if there is None else (there, n)
             raise OutOfTime(
-                f"{there:,} of {n:,} samples after "
+                f"{there:,} of {counted(n or 0, 'sample')} after "
                 f"max_seconds={self.options.max_seconds:g}; {remedy}"
             )
 

@@ -9,18 +9,26 @@ from drs_fast.run.steps import Landed
 from drs_fast.run.stopwatch import DISK, DRAIN, Stopwatch
 from drs_fast.store.appending import Appending
 from drs_fast.store.folder import THREADS
+from drs_fast.store.parts import Part
 
 
 class Shards:
     """Writes shards in the writer's threads while the rows of the next are being collected.
 
     The host's memory holds one shard for each thread, as far as n needs them, and the next.
+    n: samples that the run is on its way to.
     """
 
     def __init__(
-        self, writer: Appending, example: Rows, capacity: int, first: int, watch: Stopwatch
+        self,
+        writer: Appending,
+        example: Rows,
+        capacity: int,
+        first: int,
+        watch: Stopwatch,
+        n: int,
     ) -> None:
-        self._writer, self._watch = writer, watch
+        self._writer, self._watch, self._n = writer, watch, n
         needed = math.ceil(writer.n / max(1, min(first, capacity)))
         self._free = [
             Collected(example, capacity, first=first, on_host=True)
@@ -31,6 +39,8 @@ class Shards:
         self._last: Future[None] | None = None
         self._counters = Counter[str]()
         self._whole = True  # whether every accepted row of the chunk is kept
+        self.parted = 0  # samples of the shard in the making that were kept aside
+        self._has_part = False  # whether they were, though they may be none
 
     def __enter__(self) -> "Shards":
         return self
@@ -55,14 +65,23 @@ class Shards:
             **landed.tallies,
         )
         self._whole &= whole
+        if landed.keeps:
+            self._keep(landed.step.chunk)
         if ends:
             cut = not (landed.step.last and self._whole)
             self._whole = True
             collected, counters = self._collecting, dict(self._counters)
             self._collecting = None
             self._last = self._writer.submit(
-                self._write, self._last, landed.step.chunk, collected, counters, cut
+                self._write,
+                self._last,
+                landed.step.chunk,
+                collected,
+                counters,
+                cut,
+                self._has_part,
             )
+            self.parted, self._has_part = 0, False
             self._written.append((self._last, collected))
             self._counters.clear()
 
@@ -83,5 +102,28 @@ class Shards:
         collected: Collected,
         counters: dict[str, int],
         cut: bool,
+        has_part: bool,
     ) -> None:
         self._writer.append(chunk, collected.tensors(), cut=cut, counters=counters, after=before)
+        if has_part:
+            self._writer.drop(chunk)
+
+    def begin(self, part: Part) -> None:
+        """Begins a shard with what an earlier call has kept of it."""
+        self._collecting = self._space()
+        self._collecting.add([dict(part.tensors)])
+        self._counters.update(part.counters)
+        self._whole, self.parted, self._has_part = part.whole, self._collecting.count, True
+
+    @property
+    def loose(self) -> int:
+        """Samples that are not on the disk."""
+        return 0 if self._collecting is None else self._collecting.count - self.parted
+
+    def _keep(self, chunk: int) -> None:
+        if self._collecting is not None:
+            self._has_part = True
+            with self._watch.on(DISK):
+                tensors, counters = self._collecting.tensors(), dict(self._counters)
+                self._writer.keep(Part(chunk, self._n, self._whole, counters, tensors))
+            self.parted = self._collecting.count

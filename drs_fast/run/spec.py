@@ -6,7 +6,7 @@ from typing import Any
 
 from drs_fast.core import RNG_VERSION, Sampler, fingerprint
 from drs_fast.core.arguments import describe
-from drs_fast.gan import GAN
+from drs_fast.gan import GAN, where
 from drs_fast.run import called
 from drs_fast.run.schedule import Run
 
@@ -27,9 +27,23 @@ def of_run(run: Run, columns: tuple[str, ...]) -> dict[str, Any]:
     }
     if gan.images is not None:
         settings |= gan.images.facts
+    if functions := of_functions(gan):
+        settings["functions_sha256"] = functions
     if options.chunk_rows is not None:
         settings["chunk_rows"] = options.chunk_rows
     return settings
+
+
+def of_functions(gan: GAN) -> str:
+    """The sha256 of the predicates and of `decode`; "" if there are none.
+
+    The model's probe may not tell them apart, because it sees 128 rows.
+    """
+    predicates = [predicate for predicate, _ in where.conditions(gan)]
+    functions = predicates if gan.decode is None else [*predicates, gan.decode]
+    if not functions:
+        return ""
+    return fingerprint.sha256(called.sha256(functions), bool(predicates) and where.believes(gan))
 
 
 def _of_sampler(sampler: Sampler, gan: GAN) -> dict[str, Any]:

@@ -7,15 +7,26 @@ import torch
 from drs_fast import ops
 from drs_fast.core import Found, Rng, Sampler
 from drs_fast.gan import GAN
+from drs_fast.gan.where import names
 
+LEAST = 2.0**-40  # share of proposals that become samples
 TRAIN = "train the discriminator on, or calibrate it: a few logits outweigh all others"
 
 
 def explained(gan: GAN, rng: Rng, sampler: Sampler, state: Any) -> str:
     """The burn-in logits in words, then remedies, one a line: the sampler's own, and a last one."""
-    lines = (*sampler.remedies, TRAIN)
+    found = sampler.found(state)
+    where = names(gan)
+    last = TRAIN
+    if where:
+        last = (
+            f"raise patience: as the burn-in has it, a sample that satisfies {where} takes "
+            f"{1.0 / max(found.acceptance, LEAST):,.0f} proposals; drs.Squeeze (--squeeze) needs "
+            "far fewer calls of G and D for it"
+        )
+    lines = (*sampler.remedies, last)
     numbered = "".join(f"\n  {i}. {line}" for i, line in enumerate(lines, start=1))
-    return f"{_histogram(gan, rng, sampler.found(state))}. Remedies:{numbered}"
+    return f"{_histogram(gan, rng, found)}. Remedies:{numbered}"
 
 
 def _histogram(gan: GAN, rng: Rng, found: Found) -> str:
@@ -24,6 +35,8 @@ def _histogram(gan: GAN, rng: Rng, found: Found) -> str:
     if logit is None:
         logit = gan.logits(ops.latents(gan, rng, gan.block), ops.labels(gan, rng, gan.block))[1]
     finite = logit[torch.isfinite(logit)].double()
+    if names(gan):
+        what = f"{len(finite):,} {what} of those that satisfy {names(gan)}, out"
     if not len(finite):
         return f"none of {len(logit):,} {what} is finite"
     quantiles = torch.quantile(finite[:100_000], finite.new_tensor([0.0, 0.25, 0.5, 0.75, 1.0]))

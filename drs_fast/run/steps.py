@@ -29,7 +29,8 @@ class Step:
 class Landed(NamedTuple):
     """The result of a step. Later steps may overwrite its rows.
 
-    rows: "ids" and those of "logit", "x", "z" and "y" that are wanted, in pieces.
+    rows: "ids" and those of "logit", "x", "z" and "y" that are wanted, in pieces. keeps: what there
+    is of its shard is to be kept; all sums are in the tallies.
     """
 
     step: Step
@@ -39,6 +40,7 @@ class Landed(NamedTuple):
     above: int
     calls: int  # calls of G and D, in rows
     tallies: Mapping[str, int] = MappingProxyType({})
+    keeps: bool = False
 
 
 class Lane(Protocol):

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from drs_fast.core.sampler import DATA, DATA_OF_ONE, DATA_WITHIN
-from drs_fast.gan import classes
+from drs_fast.core.laws import DATA, DATA_OF_ONE, DATA_WITHIN
+from drs_fast.gan import classes, where
 from drs_fast.run import weighed
 from drs_fast.run.schedule import Run
 from drs_fast.store import Writer
@@ -29,5 +29,5 @@ def _exact_law(run: Run) -> str:
     labels = run.gan.labels or 1
     there = classes.occurring(labels, run.gan.label_weights)
     if len(there) == 1 < labels:
-        return f"{DATA_OF_ONE}{there[0]}"
-    return DATA if run.quota is None else DATA_WITHIN
+        return where.law(run.gan, f"{DATA_OF_ONE}{there[0]}")
+    return where.law(run.gan, DATA if run.quota is None else DATA_WITHIN)

@@ -18,6 +18,7 @@ from drs_fast import ops
 from drs_fast.core import BURN_IN_ROW, Rng
 from drs_fast.gan import GAN
 from drs_fast.gan.precision import AUTOCAST
+from drs_fast.gan.row_noise import ROWS
 from drs_fast.run import folding
 
 AUTO = ("auto",)
@@ -83,7 +84,11 @@ def channels_last(gan: GAN) -> GAN:
     """Stores weights and images with channels innermost. Works on copies of the modules."""
 
     def variant(function: Any) -> Any:
-        return _copied(function).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        network = _copied(function)
+        for held in (*network.parameters(), *network.buffers()):
+            if held.ndim == 4:  # others have no channels innermost, such as companions of classes
+                held.data = held.data.contiguous(memory_format=torch.channels_last)
+        return network
 
     return gan.changed(variant)
 
@@ -96,6 +101,11 @@ def _copied(function: Any) -> torch.nn.Module:
 
 def compiled(gan: GAN) -> GAN:
     """Compiles G and D with torch.compile, each as one graph, with no kernels chosen by timing."""
+    if gan.noise == ROWS:
+        raise ValueError(
+            'noise="rows" replaces random operators when they are called, and compiled code does '
+            "not call them"
+        )
     options: dict[str, Any] = {"deterministic": True}
     if "deterministic" not in torch._inductor.list_options():
         if gan.device.type != "cpu":

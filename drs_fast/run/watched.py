@@ -25,17 +25,22 @@ class Watched(TorchFunctionMode):
         self._used_by: dict[nn.Module, set[nn.Module | None]] = {}  # its parameters and buffers
         self._read_by: dict[nn.Module, set[nn.Module | None]] = {}  # what it returned
 
-    def given(self, module: nn.Module) -> int | None:
-        """How many tensors it was given; None unless it got only those, by position, and once."""
-        calls = self._calls.get(module, [])
-        return calls[0] if len(calls) == 1 else None
+    def times(self, module: nn.Module) -> int:
+        """How often it was called."""
+        return len(self._calls.get(module, []))
 
-    def only_feeds(self, layer: nn.Module, norm: nn.Module) -> bool:
-        """Whether each was called once, only norm read what layer returned, and nobody else
+    def given(self, module: nn.Module, times: int) -> int | None:
+        """How many tensors it was given; None unless it got as many, by position, so often."""
+        calls = self._calls.get(module, [])
+        return calls[0] if len(calls) == times and len(set(calls)) == 1 else None
+
+    def only_feeds(self, layer: nn.Module, norm: nn.Module, times: int) -> bool:
+        """Whether each was called so often, only norm read what layer returned, and nobody else
         read the parameters and buffers of either.
         """
         alone = all(
-            self.given(one) == 1 and self._used_by.get(one, set()) <= {one} for one in (layer, norm)
+            self.given(one, times) == 1 and self._used_by.get(one, set()) <= {one}
+            for one in (layer, norm)
         )
         return alone and self._read_by.get(layer) == {norm}
 

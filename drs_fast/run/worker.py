@@ -1,9 +1,12 @@
 """One of several processes that write one run."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from drs_fast.core.arguments import integer
+
+INTEGER = re.compile(r"-?[0-9]{1,18}")
 
 
 @dataclass(frozen=True)
@@ -22,9 +25,9 @@ class Worker:
     stays: bool = False
 
     def __post_init__(self) -> None:
-        integer("of", self.of, 1)
-        if not 1 <= integer("number", self.number, 1) <= self.of:
-            raise ValueError(f"worker must be from 1/{self.of} to {self.of}/{self.of}, got {self}")
+        of = integer("the number of workers, after the slash,", self.of, 1)
+        if not 1 <= self.number <= of:
+            raise ValueError(f"worker must be from 1/{of} to {of}/{of}, got {self}")
         if self.count is not None:
             object.__setattr__(self, "stays", True)
 
@@ -34,7 +37,7 @@ class Worker:
         if isinstance(text, Worker):
             return text
         parts = text.split("/") if isinstance(text, str) else []
-        if len(parts) != 2 or not all(part.isascii() and part.isdigit() for part in parts):
+        if len(parts) != 2 or not all(INTEGER.fullmatch(part) for part in parts):
             raise ValueError(f"worker must be like '2/8', the second of eight, got {text!r}")
         return cls(int(parts[0]), int(parts[1]))
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import replace
 from typing import Protocol
 
+from drs_fast.core.words import counted
 from drs_fast.run.progress import Progress
 from drs_fast.run.schedule import Run
 from drs_fast.run.worker import Worker
@@ -140,7 +141,8 @@ def _contribute(saving: Shared, beside: Contributor, worker: Worker, bar: Progre
     run.check_time("run the same again to go on", there=beside.count, n=saving.n)
     seconds = time.monotonic() - start
     rate = run.accepted / max(seconds, 1e-9)
-    return f"{made} chunks, {run.accepted:,} samples in {seconds:.1f} s, {rate:,.0f}/s"
+    samples = counted(run.accepted, "sample")
+    return f"{counted(made, 'chunk')}, {samples} in {seconds:.1f} s, {rate:,.0f}/s"
 
 
 def claimed(
@@ -152,7 +154,8 @@ def claimed(
     """
     given = set[int]()
     for chunk in _numbers(worker):
-        if chunk in beside.records:
+        # A new counter gives numbers again, of chunks that this process may be writing.
+        if chunk in beside.records or chunk in given:
             continue
         seen(beside.refresh())
         if chunk >= enough(beside.records, beside.n, expected):

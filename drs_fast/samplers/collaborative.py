@@ -29,8 +29,9 @@ class Collaborative(Sampler):
     """Moves what a layer of G returns up the critic, then takes one sample of every chain.
 
     layer: dotted name of the part of the generator whose output is moved; "" moves the samples.
-    steps, step_size: moves along the gradient of log sigmoid(logit). This depends on the logit's
-        constant, so calibrate it. Every row keeps the best of the steps + 1 points it visited.
+    steps: moves along the gradient of log sigmoid(logit). This depends on the logit's constant, so
+        calibrate it. Every row keeps the best of the steps + 1 points it visited.
+    step_size: of each move, times that gradient.
     momentum: share of the last move that is added to the next one.
     chain_length: refined proposals in a Metropolis-Hastings chain, which starts at the first valid
         one; with labels, all have the class of the first row. 1: refined samples as they are.

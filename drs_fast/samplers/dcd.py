@@ -29,6 +29,9 @@ class DCD(Moves, Sampler):
     space: "latent": z + step_size/2 gradient + sqrt(step_size) noise; the prior plays no part.
         "sample": adds noise, then step_size times the gradient, with each of its numbers clipped
         to [-clip, clip]; z stays the row's latent.
+    steps: moves of every row.
+    step_size: of each move, as `space` says.
+    clip: largest number of a sample's gradient that is followed, in the sample space only.
     noise: standard deviation of the noise.
     box: clips samples to [-box, box], in the sample space only. Latents are reflected at the ends
         of a uniform or truncated normal prior.

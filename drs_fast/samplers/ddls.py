@@ -49,6 +49,7 @@ class DDLS(Sampler):
     step_size: h in z + h/2 gradient + sqrt(h) noise. For "hmc", the square of a leapfrog step's
         time, varied by up to two thirds. Found in burn-in by default, for every kind: the step at
         which `target` of the moves are accepted, by MALA if the kind accepts all moves.
+    target: the share of moves that are to be accepted where step_size is found in burn-in.
     friction: for "underdamped", in (0, 1]; 1 is the same as "ula".
     burn_in: chains used to find step_size, or to try a given one if the kind rejects moves. With a
         step_size and a kind that rejects none, at most 128: nothing has to be found.
@@ -146,6 +147,10 @@ class DDLS(Sampler):
         return f"{limit}, up to a bias of order step_size and after {self.steps} steps"
 
     @property
+    def unadjusted(self) -> bool:
+        return self.kind not in ADJUSTED
+
+    @property
     def weighs(self) -> str:
         cooled = {self._noise, self.logit_scale, self.decay, self.noise_decay} != {1.0}
         return UNKNOWN if cooled else EQUAL
@@ -209,7 +214,7 @@ class DDLS(Sampler):
             if self.kind in ADJUSTED:
                 here, moved, _ = self._adjusted(gan, prior, here, y, rng, step, size, cooled)
             else:
-                there, speed = self._free(prior.box, here, velocity, rng, step, size, cooled)
+                there, speed = self._free(prior, here, velocity, rng, step, size, cooled)
                 last = step + 1 == self.steps
                 here, moved = self._reached(gan, prior, here, there, y, slope=not last)
                 if self.kind == "underdamped":
@@ -241,7 +246,7 @@ class DDLS(Sampler):
 
     def _free(
         self,
-        box: float,
+        prior: Prior,
         here: Point,
         velocity: Tensor,
         rng: Rng,
@@ -253,7 +258,7 @@ class DDLS(Sampler):
         noise = self._noise * cooled
         if self.kind == "ula":
             z = ops.langevin(here.z, here.drift, rng, step=step, step_size=size, noise=noise)
-            return moving.reflected(z, box), velocity
+            return moving.reflected(z, prior.box, prior.centre), velocity
         velocity = ops.langevin(
             (1.0 - self.friction) * velocity,
             here.drift,
@@ -263,7 +268,7 @@ class DDLS(Sampler):
             noise=math.sqrt(self.friction) * noise,
         )
         z = here.z + velocity
-        there = moving.reflected(z, box)
+        there = moving.reflected(z, prior.box, prior.centre)
         return there, torch.where(there == z, velocity, -velocity)
 
     def _reached(

@@ -30,6 +30,8 @@ class DGFlowState(NamedTuple):
 class DGFlow(Sampler):
     """z + step_size w gradient + sqrt(2 step_size noise) normal, `steps` times from the row's z.
 
+    steps: moves of every row's latent.
+    step_size: of each move: z goes step_size w along the gradient, and the noise grows with it.
     divergence: w = 1 ("kl"), sigmoid(logit) ("js") or sigmoid(-logit) ("logd"). The last two
         depend on the logit's constant, so calibrate it.
     noise: weight of the entropy that the flow adds to the divergence.
@@ -79,13 +81,13 @@ class DGFlow(Sampler):
     def step(
         self, gan: GAN, state: DGFlowState, z: Tensor, y: Tensor | None, rng: Rng
     ) -> tuple[DGFlowState, Batch]:
-        box = moving.box(gan)
+        walls = moving.walls(gan)
         for step in range(self.steps):
             _, logit, slope = gan.gradients(z, y)
             drift = moving.steady(self._weight(logit)[:, None] * slope)
             size, noise = 2.0 * self.step_size, math.sqrt(self.noise)
             z = ops.langevin(z, drift, rng, step=step, step_size=size, noise=noise)
-            z = moving.reflected(z, box)
+            z = moving.reflected(z, *walls)
         x, logit = gan.logits(z, y)
         return state, moving.finished(x, z, y, logit, rng, {"gradients": len(z) * self.steps})
 

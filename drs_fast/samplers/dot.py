@@ -35,6 +35,8 @@ class DOT(Sampler):
     """Descends |p - start| - logit / lipschitz, where p is the latent or the sample.
 
     space: "latent" or "sample"; in the sample space, z stays the row's latent.
+    steps: moves of every row.
+    step_size: the optimiser's learning rate.
     transport: "dot", or "naive", which leaves out |p - start|.
     optimiser: "adam" (betas 0 and 0.9) or "sgd".
     delta: replaces |p - start| by sqrt(|p - start|^2 + delta^2), which has a gradient at the start.
@@ -120,12 +122,13 @@ class DOT(Sampler):
         scale = (1.0 / state.lipschitz).float()
         tally = {"gradients": len(z) * self.steps}
         if self.space == "latent":
-            box = moving.box(gan)
             project = self.project if gan.prior == "normal" else "none"
-            z = self._descended(lambda z: gan.gradients(z, y)[2], z, scale, project, box)
+            z = self._descended(
+                lambda z: gan.gradients(z, y)[2], z, scale, project, moving.walls(gan)
+            )
             x, logit = gan.logits(z, y)
         else:
-            box = math.inf if self.box is None else self.box
+            box = (math.inf if self.box is None else self.box), 0.0
             slope: Callable[[Tensor], Tensor] = lambda x: gan.score_gradients(x, y)[1]  # noqa: E731
             made = gan.samples(z, y)
             x = self._descended(slope, made.float(), scale, "none", box).to(made.dtype)
@@ -138,10 +141,11 @@ class DOT(Sampler):
         start: Tensor,
         scale: Tensor,
         project: str,
-        box: float,
+        walls: tuple[float, float],
     ) -> Tensor:
         """The end points after `steps` moves; each row has its own distance from its start."""
         point, second = start, torch.zeros_like(start)
+        box, centre = walls
         for step in range(self.steps):
             move = scale * moving.steady(slope(point))
             if self.transport == "dot":
@@ -155,7 +159,7 @@ class DOT(Sampler):
                 move = move / ((second / (1.0 - BETA2 ** (step + 1))).sqrt() + ADAM_EPS)
                 if project == "tangent":  # Adam's scales, one per coordinate, have turned the move
                     move = projected(move, point, project)
-            point = (point + self.step_size * move).clamp(-box, box)
+            point = (point + self.step_size * move).clamp(centre - box, centre + box)
         return point
 
 

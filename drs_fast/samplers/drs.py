@@ -19,7 +19,7 @@ from drs_fast.gan import GAN
 from drs_fast.gan.classes import CHOICES, JOINT, WITHIN
 from drs_fast.ops.order import INTERPOLATIONS
 from drs_fast.samplers.common import clipped, expected, rejection
-from drs_fast.samplers.common.burn_in import valid
+from drs_fast.samplers.common.burn_in import counted, valid
 from drs_fast.samplers.common.expected import Expected, Pilot
 from drs_fast.samplers.common.rejection import (
     WEIGHTED,
@@ -33,9 +33,10 @@ from drs_fast.samplers.common.rejection import (
 class DRS(RejectionSampler):
     """Accepts with probability sigmoid(d - log(1 - exp(d - eps)) - gamma), d = logit - log_m.
 
-    gamma: fixed, or found in burn-in from `percentile` (0-100: the percentile of F that gets
-        probability 1/2; 80 if nothing is given) or from `target_acceptance` (0-1).
-        gamma > 0 accepts fewer and sharper samples; gamma = 0 follows the data.
+    gamma: fixed, or found in burn-in from `percentile` or `target_acceptance`. gamma > 0 accepts
+        fewer and sharper samples; gamma = 0 follows the data.
+    percentile: the percentile (0-100) of F that gets probability 1/2; 80 if nothing is given.
+    target_acceptance: the share (0-1) of proposals to accept.
     log_m: the largest logit, found in burn-in by default.
     eps: keeps F finite at the largest logit.
     burn_in: proposals from which log_m and gamma are found; at least 1,000 of each class if each
@@ -162,7 +163,7 @@ class DRS(RejectionSampler):
     def expected(self, gan: GAN, pilot: Pilot, rng: Rng) -> Expected | None:
         if self.classes == WITHIN or self.sequential or self.burn_in != len(pilot.seen):
             return None
-        log_m, gamma = self._threshold(pilot.seen)
+        log_m, gamma = self._threshold(counted(gan, pilot.seen))
         p = ops.probability(pilot.logit, log_m=log_m, gamma=gamma, eps=self.eps)
         return expected.rejection(pilot, p)
 
@@ -175,7 +176,7 @@ class DRS(RejectionSampler):
     ) -> tuple[RejectionState, Batch]:
         x, logit = gan.logits(z, y)
         if self.adapt == "batch":
-            state = self._adapted(state, logit, y)
+            state = self._adapted(state, counted(gan, logit), y)
         return state, rejection.compacted(x, logit, state, z, y, rng, self.eps)
 
     def rejection(self, gan: GAN, state: RejectionState) -> Rejection:

@@ -31,6 +31,7 @@ class Ex2MCMC(LocalGlobal):
     steps: steps per chain. Each costs candidates - 1 logits and moves + 1 gradients of the logit.
     step_size: h in z + h/2 gradient + sqrt(h) noise. Found in burn-in by default: the step at
         which MALA accepts `target` of the moves.
+    target: the share of moves that MALA accepts at the step_size that burn-in finds.
     burn_in: chains used to find step_size.
     With labels, a chain keeps its row's label, so classes are as frequent as among the raw rows,
     and each class follows its own p0(z) exp(logit). Tallies: `offered` counts fresh latents,

@@ -42,7 +42,11 @@ class FlEx2MCMC(LocalGlobal):
     These compete with weights exp(logit) p0/q, where q is the flow's density, so the law is that of
     Ex2MCMC whatever the flow; a good flow makes chains jump more often. The other jumps are to
     latents from the prior; without them no chain could enter or leave a mode that the flow lost.
-    candidates, moves, steps, step_size, target: as in Ex2MCMC.
+    candidates: latents that compete at every jump, of which one is where the chain is now.
+    moves: MALA moves after every jump.
+    steps: steps per chain. Each costs candidates - 1 logits and moves + 1 gradients of the logit.
+    step_size: of MALA. Found in burn-in by default, as in Ex2MCMC.
+    target: the share of moves that MALA accepts at the step_size that burn-in finds.
     burn_in: chains used to find step_size and to fit the flow.
     rounds: steps of these chains, each followed by updates of the flow's weights.
     backward: in [0, 1], the share of KL(q | target) in the loss, which ignores places where q is

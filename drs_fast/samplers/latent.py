@@ -22,6 +22,7 @@ from drs_fast.core.sampler import UNKNOWN, Described, Recorded, Remade
 from drs_fast.core.sources import imported
 from drs_fast.gan import BLOCK_MULTIPLE, GAN
 from drs_fast.gan.classes import CHOICES, WITHIN
+from drs_fast.gan.where import names
 from drs_fast.samplers.common import rejection, remade
 from drs_fast.samplers.common.rejection import Rejection, RejectionSampler, RejectionState
 
@@ -101,6 +102,11 @@ class Latent(RejectionSampler):
         return ("set a lower cap: log weights above it count the same",)
 
     def init(self, gan: GAN, rng: Rng) -> LatentState:
+        if names(gan):
+            raise ValueError(
+                f"Latent asks its critic alone, so samples need not satisfy {names(gan)}; use "
+                "another sampler with drs.where, such as drs.samplers.DRS"
+            )
         judge, within = self._judge(gan), self.classes == WITHIN
         with _of_critic():
             return self.restored(
@@ -180,6 +186,7 @@ class Latent(RejectionSampler):
             self._critic,
             gan.latent_dim,
             prior=gan.prior,
+            truncation=None if gan.truncation == 1.0 else gan.truncation,
             labels=gan.labels,
             label_weights=gan.label_weights,
             block=gan.block,

@@ -46,6 +46,7 @@ class MHState(NamedTuple):
 class MH(Sampler):
     """One sample from every chain of `chain_length` proposals, moves with min(1, exp(new - old)).
 
+    chain_length: proposals of each chain, of which a sample is the last that it moved to.
     start: "real": at a real sample of the chain's class. "first": at the first valid proposal.
     unmoved: what to do with a chain that never left its real start. "keep": return the real sample,
         with id ~(first row of the chain) and z NaN. "drop": return nothing, which biases the other

@@ -18,6 +18,7 @@ from drs_fast.core.arguments import integer, number, one_of
 from drs_fast.gan import GAN
 from drs_fast.gan.classes import CHOICES, JOINT, WITHIN
 from drs_fast.samplers.common import expected, rejection
+from drs_fast.samplers.common.burn_in import counted
 from drs_fast.samplers.common.expected import Expected, Pilot
 from drs_fast.samplers.common.rejection import (
     WEIGHTED,
@@ -76,9 +77,10 @@ class OBRS(RejectionSampler):
     def expected(self, gan: GAN, pilot: Pilot, rng: Rng) -> Expected | None:
         if self.classes == WITHIN or self.burn_in != len(pilot.seen):
             return None
-        if self.budget * len(pilot.seen) > int(torch.isfinite(pilot.seen).sum()):
+        seen = counted(gan, pilot.seen)
+        if self.budget * len(seen) > int(torch.isfinite(seen).sum()):
             return None  # a run would refuse
-        log_m, gamma = self._threshold(pilot.seen)
+        log_m, gamma = self._threshold(seen)
         p = ops.probability(pilot.logit, log_m=log_m, gamma=gamma, eps=0.0)
         return expected.rejection(pilot, p)
 

@@ -36,7 +36,8 @@ class SIRState(NamedTuple):
 class SIR(Sampler):
     """Draws `size` samples from every `pool` proposals, with weights exp(logit).
 
-    pool: proposals that compete. size: samples drawn from each pool.
+    pool: proposals that compete.
+    size: samples drawn from each pool.
     replace: whether a proposal can be drawn again. If not, unlikely ones follow the likely ones:
         the law moves towards the generator as `size` grows, and is the generator's own when `size`
         is the pool. Warns if `size` is above a tenth of the pool.

@@ -13,7 +13,7 @@ from drs_fast.core.rows import SEARCH_ROW
 from drs_fast.core.threads import one_thread
 from drs_fast.samplers.common.burn_in import turns_of
 from drs_fast.samplers.common.rejection import Rejection, of_rows
-from drs_fast.squeeze.bound import SLICE, Bound, drawn, slices
+from drs_fast.squeeze.bound import SLICE, Bound, drawn, raised, slices
 from drs_fast.squeeze.plan import Seen, joined, level
 from drs_fast.squeeze.stages import FLOOR, score
 
@@ -151,5 +151,5 @@ def above(network: Bound, seen: Seen) -> Callable[[float], Tensor]:
             network(seen.z[own], None if seen.y is None else seen.y[own])
             for own in slices(len(seen.z), SLICE)
         ]
-        mean, spread = (torch.cat(column) for column in zip(*parts, strict=True))
-    return lambda spreads: mean + spreads * spread
+        columns = [torch.cat(column) for column in zip(*parts, strict=True)]
+    return lambda spreads: raised(spreads, *columns)

@@ -4,13 +4,18 @@ Everything that is read is checked: types, ranges, and whether the files of a ru
 protect against accidents, not against intent: whoever recomputes them can make up any run.
 """
 
-from drs_fast.store.columns import Column
+from typing import TYPE_CHECKING
+
+from drs_fast.core.later import later
 from drs_fast.store.folder import being_written
 from drs_fast.store.format import Conflict, Corrupt, Record
-from drs_fast.store.samples import Samples, open_run
 from drs_fast.store.status import Status
-from drs_fast.store.verify import mendable, recorded, repair, verify
-from drs_fast.store.writer import Writer
+
+if TYPE_CHECKING:
+    from drs_fast.store.columns import Column
+    from drs_fast.store.samples import Samples, open_run
+    from drs_fast.store.verifying import mendable, recorded, repair, verify
+    from drs_fast.store.writer import Writer
 
 __all__ = [
     "Column",
@@ -27,3 +32,17 @@ __all__ = [
     "repair",
     "verify",
 ]
+
+__getattr__ = later(
+    __name__,
+    {
+        "Column": "columns",
+        "Samples": "samples",
+        "Writer": "writer",
+        "mendable": "verifying",
+        "open_run": "samples",
+        "recorded": "verifying",
+        "repair": "verifying",
+        "verify": "verifying",
+    },
+)

@@ -1,5 +1,6 @@
 """What every process that writes to a run does: whole files first, then their records."""
 
+import contextlib
 import itertools
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
@@ -9,8 +10,9 @@ from torch import Tensor
 
 from drs_fast.core import last_row
 from drs_fast.store.folder import Folder
-from drs_fast.store.format import RECORDS, Record, shard_name
+from drs_fast.store.format import RECORDS, Record, part_name, shard_name
 from drs_fast.store.manifest import COPY, Found
+from drs_fast.store.parts import Part
 from drs_fast.store.tensors import Layout, check_rows, open_shard, pieces
 
 
@@ -99,6 +101,19 @@ class Appending:
         record = Record(chunk, count, size, sha256, cut, {**counters, **last})
         self._folder.append(self._records_name, record.line())
         self.records[chunk] = record
+
+    def keep(self, part: Part) -> None:
+        """Keeps what there is of a shard, if the disk takes it."""
+        with contextlib.suppress(OSError):
+            self._folder.put(part_name(part.chunk), *part.written())
+
+    def kept(self, chunk: int) -> Part | None:
+        """What an earlier call has kept of a shard."""
+        return Part.read(self.path, chunk)
+
+    def drop(self, chunk: int) -> None:
+        """Removes what was kept of a shard, which is there now."""
+        self._folder.remove([part_name(chunk)])
 
     def submit(self, write: Callable[..., None], *given: Any) -> Future[None]:
         """Runs `write` in one of the writer's threads, begun in order; `close` waits for all."""

@@ -18,16 +18,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict, cast
 
+from drs_fast.core.words import counted
 from drs_fast.store import kinds
 from drs_fast.store.kinds import Count, Flag, LastRow, Sha256
 
 MANIFEST, STATE, RECORDS = "manifest.json", "state.safetensors", "shards.jsonl"
 SECONDS = "seconds.json"
 SHARD = re.compile(r"chunk-\d{8,}\.safetensors")
+PART = re.compile(r"chunk-\d{8,}\.part")  # of a shard that is being made
 # The records of a worker that writes beside others; the last one puts them into shards.jsonl.
 WORKER = re.compile(r"worker-\d{4,}\.jsonl")
 TEMPORARY = re.compile(
-    rf"({'|'.join(map(re.escape, (MANIFEST, STATE, RECORDS, SECONDS)))}|{SHARD.pattern})"
+    rf"({'|'.join(map(re.escape, (MANIFEST, STATE, RECORDS, SECONDS)))}|{SHARD.pattern}"
+    rf"|{PART.pattern})"
     r"(\.worker-\d{4,})?\.tmp"
 )
 
@@ -51,6 +54,11 @@ class Altered(Corrupt):
 def shard_name(chunk: int) -> str:
     """The file that holds a chunk's samples."""
     return f"chunk-{chunk:08d}.safetensors"
+
+
+def part_name(chunk: int) -> str:
+    """The file that holds what there is of a chunk's samples, until its shard is there."""
+    return f"chunk-{chunk:08d}.part"
 
 
 def sealed(facts: Mapping[str, Any], indent: int | None = None) -> bytes:
@@ -133,16 +141,16 @@ class Record:
         """Corrupt unless its numbers are possible for this chunk of so many rows, if known."""
         rows, last = self.counters["rows"], self.counters["last_row"]
         if self.count > rows:
-            raise Corrupt(f"has {self.count} samples from {rows} rows")
+            raise Corrupt(f"has {counted(self.count, 'sample')} from {counted(rows, 'row')}")
         if chunk_rows is None:
             return
         if rows > chunk_rows or (rows < chunk_rows and not self.cut):
-            raise Corrupt(f"has {rows} rows in a chunk of {chunk_rows}")
+            raise Corrupt(f"has {counted(rows, 'row')} in a chunk of {chunk_rows:,}")
         first = self.chunk * chunk_rows
         if (last != -1) if self.count == 0 else not first <= last < first + rows:
             raise Corrupt(
-                f"names {last} as the last row of {self.count} samples, but its {rows} rows "
-                f"start at {first}"
+                f"names {last} as the last row of {counted(self.count, 'sample')}, but its "
+                f"{counted(rows, 'row')} start{'s' if rows == 1 else ''} at {first}"
             )
 
 
@@ -219,10 +227,13 @@ def gaps(records: Mapping[int, Record], n: int | None) -> list[str]:
     missing = max(records, default=-1) + 1 - len(records)
     if missing:
         first = next(chunk for chunk in itertools.count() if chunk not in records)
-        problems.append(f"{missing} chunks are missing, the first is chunk {first}")
+        problems.append(
+            f"{counted(missing, 'chunk')} {'is' if missing == 1 else 'are'} missing, the first is "
+            f"chunk {first}"
+        )
     count = sum(record.count for record in records.values())
     if n is not None and count != n:
-        problems.append(f"the shards must hold {n} samples, they hold {count}")
+        problems.append(f"the shards must hold {counted(n, 'sample')}, they hold {count:,}")
     return problems
 
 
@@ -235,7 +246,7 @@ def irregular(directory: Path) -> list[str]:
             for entry in entries
             if (
                 entry.name in own
-                or any(kind.fullmatch(entry.name) for kind in (SHARD, WORKER, TEMPORARY))
+                or any(kind.fullmatch(entry.name) for kind in (SHARD, PART, WORKER, TEMPORARY))
             )
             and not _is_file(entry.path)
             and os.path.lexists(entry.path)  # otherwise a writer has just removed it
@@ -255,6 +266,11 @@ def _is_file(path: str) -> bool:
 def temporaries(directory: Path) -> list[str]:
     """Files left behind by an interrupted write."""
     return sorted(name for name in os.listdir(directory) if TEMPORARY.fullmatch(name))
+
+
+def parts(directory: Path) -> list[str]:
+    """Files that hold what there is of shards."""
+    return sorted(name for name in os.listdir(directory) if PART.fullmatch(name))
 
 
 def unrecorded(directory: Path, records: Mapping[int, Record]) -> list[str]:

@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Annotated, Any, NotRequired, TypedDict, cast
 
-from drs_fast.core.sampler import DATA, DATA_OF_ONE, DATA_WITHIN
+from drs_fast.core.laws import DATA, DATA_OF_ONE, DATA_WITHIN, MEANT
 from drs_fast.store import kinds
 from drs_fast.store.format import (
     MANIFEST,
@@ -69,6 +69,7 @@ class Settings(TypedDict):
     precision: Annotated[Text, "of G and D: fp32 (IEEE, never TF32), tf32, bf16 or fp16"]
     tune: NotRequired[Annotated[Texts, "variants of G and D that were asked for"]]
     save: Annotated[Texts, "columns besides ids"]
+    functions_sha256: NotRequired[Annotated[Sha256, "of the predicates and of decode"]]
     images: NotRequired[Annotated[Text, "the dtype that x was converted to: uint8 or float16"]]
     image_rule: NotRequired[Annotated[Text, "how it was converted"]]
     value_range: NotRequired[Annotated[Interval, "of x; uint8 has its ends as 0 and 255"]]
@@ -176,7 +177,7 @@ def differing(manifest: Mapping[str, Any], others: Mapping[str, Any]) -> list[st
 
 def settled(manifest: Manifest) -> bool:
     """Whether the law is one that a run's counts can show, which burn-in could not know."""
-    law = manifest.get("law", "")
+    law = manifest.get("law", "").partition(MEANT)[0]
     exact = law in (DATA, DATA_WITHIN) or law.startswith(DATA_OF_ONE)
     return exact and not manifest.get("above")
 

@@ -9,6 +9,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from drs_fast.core.words import counted
 from drs_fast.store.folder import make_directory
 from drs_fast.store.format import MANIFEST, Conflict
 from drs_fast.store.manifest import Manifest, read_manifest
@@ -62,7 +63,7 @@ def manifest_before(directory: Path, spec: Mapping[str, Any], n: int) -> Manifes
         )
     if n < manifest["n"]:
         raise Conflict(
-            f"{directory} is a run of {manifest['n']} samples, got a request for {n}; "
+            f"{directory} is a run of {counted(manifest['n'], 'sample')}, got a request for {n:,}; "
             "choose another directory"
         )
     return manifest
@@ -85,6 +86,7 @@ def check_space(directory: Path, missing: int, bytes_per_sample: int) -> None:
     if needed > 0 and needed + SPARE_BYTES > free:
         raise OSError(
             errno.ENOSPC,
-            f"{missing:,} samples need {needed + SPARE_BYTES:,} bytes, but {free:,} are free",
+            f"{counted(missing, 'sample')} need{'s' if missing == 1 else ''} "
+            f"{needed + SPARE_BYTES:,} bytes, but {free:,} are free",
             str(directory),
         )

@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from drs_fast.core import last_row
-from drs_fast.core.columns import COLUMNS
+from drs_fast.core.columns import COLUMNS, SAVEABLE
+from drs_fast.core.words import counted
 from drs_fast.store import seconds
 from drs_fast.store.columns import Column, Weigh, Weight, read
 from drs_fast.store.format import (
@@ -85,8 +86,8 @@ class Samples(Dataset[dict[str, Tensor]]):
         self.ends = list(accumulate(self.counts))
         if self.manifest["complete"] and len(self) != self.manifest["n"]:
             raise Corrupt(
-                f"{self.path} must hold {self.manifest['n']} samples, got {len(self)}; run the "
-                "command that made it again to make the missing ones"
+                f"{self.path} must hold {counted(self.manifest['n'], 'sample')}, got "
+                f"{len(self):,}; run the command that made it again to make the missing ones"
             )
         self._files: dict[int, tuple[int, Tensors]] = {}
         self._row: Layout = {}  # the rows that every shard must have
@@ -102,6 +103,13 @@ class Samples(Dataset[dict[str, Tensor]]):
 
     def __len__(self) -> int:
         return self.ends[-1] if self.ends else 0
+
+    def __repr__(self) -> str:
+        facts = self.manifest
+        n = f"{len(self):,}" + ("" if facts["complete"] else f" of {facts['n']:,}")
+        made = f"{facts.get('model', 'a GAN')} by {facts['sampler']['name']}"
+        state = "" if facts["complete"] else ", unfinished"
+        return f"<run {self.path}: {n} samples of {made}{state}; {', '.join(self.columns)}>"
 
     def __getitem__(self, index: Any) -> dict[str, Tensor]:
         return self.read(self.columns, index)
@@ -178,12 +186,21 @@ class Samples(Dataset[dict[str, Tensor]]):
     def column(self, name: str) -> "Column":
         """A column by name. AttributeError if the run did not save it."""
         if name not in self.columns:
-            saved = [column for column in self.columns if column not in ("ids", "y")]
             raise AttributeError(
-                f"{self.path} holds {', '.join(self.columns)}, not {name}: "
-                f"generate again with --save {','.join([*saved, name])}"
+                f"{self.path} holds {', '.join(self.columns)}, not {name}: {self._cure(name)}"
             )
         return self.weight if name == "weight" else Column(self, name)
+
+    def _cure(self, name: str) -> str:
+        """How to have a column that the run does not hold."""
+        if name == "y":
+            return "its GAN has no labels"
+        if name not in SAVEABLE:
+            return f"columns are {', '.join(COLUMNS)}"
+        saved = tuple(column for column in SAVEABLE if column in (*self.columns, name))
+        again = ",".join([*(each for each in self.columns if each in saved), name])
+        made = "; or make it again with .materialize(gan)" if name in ("x", "z") else ""
+        return f"generate again with --save {again}, in Python save={saved!r}{made}"
 
     def telling(self, chunk: int) -> dict[str, Tensor]:
         """The columns of a chunk that tell the weights of its samples."""
@@ -238,7 +255,7 @@ class Samples(Dataset[dict[str, Tensor]]):
         if last_row(file.tensor("ids")[: record.count]) != record.counters["last_row"]:
             raise Conflict(
                 f"{self.path} was opened before it was extended from {self.manifest['n']:,} to "
-                f"{n:,} samples, and classes have other samples now; open it again"
+                f"{counted(n, 'sample')}, and classes have other samples now; open it again"
             )
         return file
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 
+from drs_fast.core.words import counted
 from drs_fast.store.folder import being_written
 from drs_fast.store.format import MANIFEST, Conflict, has_size, read_records, workers
 from drs_fast.store.manifest import read_manifest
@@ -30,6 +31,9 @@ class Status:
         if not (directory / MANIFEST).exists():
             if live or (directory / f"{MANIFEST}.tmp").exists():
                 return cls(None, 0, 0, False, live)
+            if not directory.is_dir() or not any(directory.iterdir()):
+                where = "an empty folder" if directory.is_dir() else "not there"
+                raise Conflict(f"no run yet: {path} is {where}; drs-fast generate begins one there")
             raise Conflict(f"{path} is not a run: it holds no {MANIFEST}")
         manifest = read_manifest(directory)
         records, problems = read_records(directory, manifest.get("chunk_rows"))
@@ -43,5 +47,5 @@ class Status:
         if self.n is None:
             return "a run that has just begun"
         how = "complete" if self.complete else "being written" if self.live else "nobody writes"
-        chunks = f"{self.chunks:,} chunk{'' if self.chunks == 1 else 's'}"
-        return f"{self.samples:,} of {self.n:,} samples in {chunks}: {how}"
+        there = f"{self.samples:,} of {counted(self.n, 'sample')}"
+        return f"{there} in {counted(self.chunks, 'chunk')}: {how}"

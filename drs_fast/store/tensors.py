@@ -12,6 +12,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from drs_fast.core.columns import COLUMNS
+from drs_fast.core.words import counted
 from drs_fast.store import kinds
 from drs_fast.store.format import MANIFEST, STATE, Altered, Corrupt, read_bytes
 from drs_fast.store.manifest import COPY, Found, Manifest, differing, settled
@@ -111,7 +112,8 @@ def open_shard(path: Path, count: int, *, or_more: bool = False) -> Tensors:
         min(sizes) < count or len(sizes) > 1 if or_more else sizes != {count}
     ):
         raise Corrupt(
-            f"{path} must hold ids and {count} rows of each tensor, got {described(shard.layout)}"
+            f"{path} must hold ids and {counted(count, 'row')} of each tensor, got "
+            f"{described(shard.layout)}"
         )
     for name, (found, shape) in shard.layout.items():
         column = COLUMNS.get(name)

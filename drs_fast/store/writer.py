@@ -31,6 +31,7 @@ from drs_fast.store.format import (
     has_size,
     irregular,
     lines,
+    parts,
     read_records,
     temporaries,
     unrecorded,
@@ -157,6 +158,7 @@ class Writer(Appending):
                 f"the sampler's state differs from the one that made the shards in {self.path} "
                 "(another device, or other versions?); choose another directory"
             )
+        self._folder.remove(parts(self.path))  # perhaps of another state
         self._folder.put(STATE, data)
         self._state_sha256 = sha256
         self.state, self._facts = dict(tensors), cast(Found, dict(facts))
@@ -182,7 +184,7 @@ class Writer(Appending):
         problems = gaps(self.records, self.n)
         if problems:
             raise Corrupt(f"{self.path}: {'; '.join(problems)}; start over in another directory")
-        self._folder.remove(unrecorded(self.path, self.records))
+        self._folder.remove([*unrecorded(self.path, self.records), *parts(self.path)])
         self._put_records()
         self._put_manifest(self.n, complete=True, summary=summary)
         self.complete = True

@@ -12,8 +12,9 @@ from drs_fast.core import Rng, fingerprint
 from drs_fast.core.arguments import describe, integer
 from drs_fast.core.rows import ORDER_ROW, RATIO_ROW
 from drs_fast.core.tensors import plain
-from drs_fast.gan import GAN
+from drs_fast.gan import GAN, calls
 from drs_fast.gan.real_data import alike
+from drs_fast.gan.where import names
 from drs_fast.training.fitting import Draws
 
 Features = str | Callable[[Tensor], Tensor] | None
@@ -23,6 +24,7 @@ Report = TypeVar("Report")
 
 HELD_OUT = 0.2
 LEAST = 50  # real samples
+TAKES = "features take samples x (n, ...), or x and y, and return (n, d)"
 
 
 def copied(module: Module) -> Module:
@@ -36,12 +38,34 @@ def copied(module: Module) -> Module:
     return copy.deepcopy(module, left).eval()
 
 
+def trainable(critic: nn.Module) -> nn.Module:
+    """A copy to train; ValueError if it has nothing to train."""
+    if not any(True for _ in critic.parameters()):
+        raise ValueError(
+            "the discriminator is to be trained, but has no parameters of its own; give the module "
+            "that has them, drs.wrap(module, ...), in place of a function that uses it, or use "
+            "drs.keep_train(gan), which leaves it as it is"
+        )
+    return copied(critic)
+
+
 def critic_module(gan: GAN, instead: str) -> nn.Module:
     """The discriminator; if it is not a module, a ValueError that says what to do instead."""
+    if gan.discriminator is None:
+        raise ValueError(calls.NO_CRITIC)
     if not isinstance(gan.discriminator, nn.Module):
         kind = type(gan.discriminator).__name__
         raise ValueError(f"the discriminator must be an nn.Module here, got {kind}; {instead}")
     return gan.discriminator
+
+
+def refuse_where(gan: GAN) -> None:
+    """ValueError for a GAN with a predicate, which a new critic would not know."""
+    if names(gan):
+        raise ValueError(
+            f"this GAN gives only samples that satisfy {names(gan)}; train its critic before: "
+            "drs.where(drs.keep_train(gan), predicate)"
+        )
 
 
 class Tap(nn.Module):
@@ -185,6 +209,7 @@ class Material:
     """
 
     def __init__(self, gan: GAN, samples: int, seed: int) -> None:
+        refuse_where(gan)
         x, y = gan.real_samples(integer("samples", samples, LEAST))
         if len(x) < LEAST:
             raise ValueError(f"at least {LEAST} real samples are needed here, got {len(x)}")
@@ -202,7 +227,12 @@ class Material:
         self.rng = self.rng.at(self.rng.row + len(z))
         # D is called too, so that a fault of its is told as `gan` tells it.
         known = self.gan.discriminator is not None
-        x = self.gan.logits(z, *real[1:])[0] if known else self.gan.samples(z, *real[1:])
+        alone = len(z) < self.gan.block and len(self.training[0]) < self.gan.block
+        x = (
+            self.gan.logits(z, *real[1:], alone=alone)[0]
+            if known
+            else self.gan.samples(z, *real[1:])
+        )
         alike(real[0], x)
         return (x.clone(), *real[1:])  # cloned, because autograd rejects inference-mode tensors
 
@@ -230,33 +260,19 @@ class Material:
 
         @torch.no_grad()
         def raw(rows: Rows) -> Tensor:
-            return torch.cat([features.features(*part) for part in blocks(rows, self.gan.block)])
+            return self.gan.applied("features", features.features, TAKES, *rows)
 
         features.standardise(torch.cat([raw(self.training), raw(self.generated(self.training))]))
-        on_rows = OnRows(features, self.gan.block)
 
         @torch.no_grad()
         def encode(rows: Rows) -> Rows:
-            return (on_rows(rows),)
+            return (self.gan.applied("features", features, TAKES, *rows),)
 
         return features, encode
 
 
-def taken(gan: GAN, features: str | Callable[[Tensor], Any]) -> nn.Module:
-    """A module x [, y] -> features."""
-    if callable(features):
-        return Given(features)
-    if not isinstance(features, str):
-        raise ValueError(
-            "features must be a function of samples, or the dotted name of a part of the "
-            f"discriminator, got {describe(features)}"
-        )
-    critic = critic_module(gan, "pass features=a function x -> (n, d)")
-    if features not in dict(critic.named_modules()) or not features:
-        raise ValueError(f"the discriminator has no part {features!r}; it has {parts(critic)}")
-    return Tap(copied(critic), features, before=False)
-
-
-def parts(critic: nn.Module) -> str:
+def parts(critic: object) -> str:
     """The names of the last few parts of a module."""
+    if not isinstance(critic, nn.Module):
+        return "no parts"
     return ", ".join(repr(name) for name, _ in list(critic.named_modules())[1:][-8:]) or "no parts"

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from drs_fast.core import Rng, Starvation
 from drs_fast.core.arguments import integer
+from drs_fast.core.words import counted
 from drs_fast.store import Corrupt
 from drs_fast.store.folder import make_directory
 from drs_fast.store.once import written
@@ -84,8 +85,8 @@ def unweight_file(
         if wanted is not None and not tally.full:
             more = "raise --max-overweight" if log_max is None else "lower --log-max"
             raise Starvation(
-                f"{tally.count:,} of {tally.rows:,} rows were accepted, fewer than {wanted:,}; "
-                f"leave -n out, or {more}"
+                f"{tally.count:,} of {counted(tally.rows, 'row')} were accepted, fewer than "
+                f"{wanted:,}; leave -n out, or {more}"
             )
     return Summary(tally.rows, tally.count, tally.above, tally.excess, highest)
 

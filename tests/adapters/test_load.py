@@ -1,7 +1,11 @@
+import argparse
 import collections
 import gzip
+import hashlib
+import importlib
 import os
 import pickle
+import re
 import sys
 from pathlib import Path
 
@@ -393,7 +397,8 @@ def said(file):
         with pytest.raises(ValueError) as caught:
             read(file)
         messages.append(str(caught.value))
-    alike = messages[0].replace(CONVERTED["weights"], CONVERTED["samples"])
+    first = re.split(r"\. If these are classes|\. To run its code", messages[0])[0]
+    alike = first.replace(CONVERTED["weights"], CONVERTED["samples"])
     assert alike.replace("weights", "samples") == messages[1]
     assert str(file) in messages[0]
     return messages[0]
@@ -481,7 +486,8 @@ def test_a_file_of_another_kind_than_its_suffix_says_is_named(tmp_path, network)
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
 def test_archives_and_programs_are_named(tmp_path, network):
     np.savez(tmp_path / "x.npz", real=np.zeros(3))
-    assert "but an archive of real.npy; unpack it and name one file" in said(tmp_path / "x.npz")
+    (tmp_path / "x.npz").rename(tmp_path / "x.pt")
+    assert "but an archive of NumPy arrays; name it x.npz" in said(tmp_path / "x.pt")
     (tmp_path / "w.pt.gz").write_bytes(gzip.compress(b"weights"))
     assert "but a gzip archive; unpack it" in said(tmp_path / "w.pt.gz")
     torch.jit.save(torch.jit.script(network), tmp_path / "program.pt")
@@ -509,3 +515,226 @@ def test_arrays_of_no_numbers_are_refused(tmp_path, array, message):
     np.save(tmp_path / "x.npy", array, allow_pickle=True)
     with pytest.raises(ValueError, match=message):
         real_samples(tmp_path / "x.npy")
+
+
+# --- checkpoints
+
+
+@pytest.fixture
+def checkpoint(tmp_path, network):
+    """As training scripts save it: weights, an optimizer, arguments that are left out or not."""
+    optimizer = torch.optim.Adam(network.parameters())
+    network(torch.ones(2, 3)).sum().backward()
+    optimizer.step()
+    network.requires_grad_(False)
+    held = {
+        "g_ema": network.state_dict(),
+        "state": {"model": network.state_dict(), "optimizer": optimizer.state_dict()},
+        "g_optim": optimizer.state_dict(),
+        "iter": 3,
+    }
+    torch.save(held, tmp_path / "c.pt")
+    torch.save({**held, "args": argparse.Namespace(width=4)}, tmp_path / "args.pt")
+    return tmp_path / "c.pt"
+
+
+@pytest.mark.parametrize("key", ["g_ema", "state.model"])
+def test_weights_under_a_key(checkpoint, network, key, capsys):
+    assert same(drs.weights(checkpoint, key=key), network)
+    assert capsys.readouterr().err == ""
+
+
+def test_a_key_that_has_a_dot_itself(tmp_path, network):
+    torch.save({"net.G": network.state_dict()}, tmp_path / "c.pt")
+    assert same(drs.weights(tmp_path / "c.pt", key="net.G"), network)
+
+
+def test_a_missing_key_lists_what_is_there(checkpoint):
+    with pytest.raises(ValueError, match="has no key") as caught:
+        drs.weights(checkpoint, key="gema")
+    assert str(caught.value) == (
+        f"{checkpoint} has no key 'gema'; did you mean g_ema? It holds\n"
+        "  'g_ema': a state dict of 7 tensors\n"
+        "  'state': a dict of 2: 'model', 'optimizer'\n"
+        "  'g_optim': a dict of 2: 'state', 'param_groups'\n"
+        "  'iter': 3"
+    )
+
+
+def test_a_key_in_a_state_dict_is_left_out(tmp_path, network):
+    torch.save(network.state_dict(), tmp_path / "w.pt")
+    message = "has no key 'g_ema': it holds a state dict of 7 tensors; leave key out"
+    with pytest.raises(ValueError, match=message):
+        drs.weights(tmp_path / "w.pt", key="g_ema")
+
+
+@pytest.mark.parametrize("names", [("model_state_dict",), ("netG", "netD")])
+def test_without_a_key_it_is_said_which_hold_state_dicts(tmp_path, network, capsys, names):
+    torch.save({"epoch": 1, **dict.fromkeys(names, network.state_dict())}, tmp_path / "c.pt")
+    assert same(drs.weights(tmp_path / "c.pt")[names[0]], network)
+    there = ", ".join(f"{name!r} (a state dict of 7 tensors)" for name in names)
+    assert capsys.readouterr().err == (
+        f"{tmp_path / 'c.pt'} holds state dicts under {there}; to take one: "
+        f"drs.weights('c.pt', key={names[0]!r})\n"
+    )
+
+
+def test_a_key_of_no_state_dict(checkpoint, capsys):
+    message = r"'iter' of .*c.pt must hold a state dict, got 3; it holds state dicts under 'g_ema'"
+    with pytest.raises(ValueError, match=message):
+        drs.weights(checkpoint, key="iter")
+    drs.weights(checkpoint, key="state")
+    assert "drs.weights('c.pt', key='state.model')" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod."])
+def test_a_prefix_of_all_names(tmp_path, network, prefix, capsys):
+    state = {f"{prefix}{name}": value for name, value in network.state_dict().items()}
+    torch.save({"ema": state}, tmp_path / "c.pt")
+    assert same(drs.weights(tmp_path / "c.pt", key="ema", strip=prefix), network)
+    assert capsys.readouterr().err == ""
+    assert drs.weights(tmp_path / "c.pt", key="ema").keys() == state.keys()
+    assert capsys.readouterr().err == (
+        f"all names in {tmp_path / 'c.pt'} begin with {prefix!r}; if load_state_dict does not "
+        f"know them: drs.weights('c.pt', ..., strip={prefix!r})\n"
+    )
+    with pytest.raises(ValueError, match=r"no name in .* begins with strip='net\.'; .* like '"):
+        drs.weights(tmp_path / "c.pt", key="ema", strip="net.")
+
+
+def test_a_prefix_whose_loss_makes_two_names_one(tmp_path):
+    torch.save({"a.w": torch.zeros(1), "w": torch.zeros(1)}, tmp_path / "c.pt")
+    with pytest.raises(ValueError, match=r"without strip='a\.', two names .* are the same"):
+        drs.weights(tmp_path / "c.pt", strip="a.")
+
+
+def test_a_refused_class_is_named_and_may_be_admitted(checkpoint, network):
+    file = checkpoint.with_name("args.pt")
+    with pytest.raises(ValueError, match=r"such as argparse\.Namespace") as caught:
+        drs.weights(file, key="g_ema")
+    assert "admit them: drs.weights('args.pt', allow=[argparse.Namespace])" in str(caught.value)
+    assert same(drs.weights(file, key="g_ema", allow=[argparse.Namespace]), network)
+    with pytest.raises(ValueError, match=r"such as argparse\.Namespace"):
+        drs.weights(file, key="g_ema")  # admitted for that call alone
+
+
+@pytest.mark.parametrize("how", ["torch", "legacy", "pickle"])
+def test_code_is_run_only_if_the_sha256_of_the_file_is_trusted(tmp_path, network, how):
+    file, state = tmp_path / "live.pkl", {"G_ema": network, "step": 3}
+    if how == "pickle":
+        file.write_bytes(pickle.dumps(state))
+    else:
+        torch.save(state, file, _use_new_zipfile_serialization=how == "torch")
+    sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
+    with pytest.raises(ValueError, match="loading it would run code") as caught:
+        drs.weights(file, key="G_ema")
+    assert f'To run its code all the same: trust_sha256="{sha256}"' in str(caught.value)
+    assert "whatever it carries then runs as you" in str(caught.value)
+    assert same(drs.weights(file, key="G_ema", trust_sha256=sha256), network)
+    live = drs.weights(file, trust_sha256=sha256.upper())["G_ema"]
+    assert isinstance(live, nn.Sequential)
+
+
+def test_another_sha256_runs_nothing(tmp_path):
+    file, marker = tmp_path / "evil.pkl", tmp_path / "marker"
+    file.write_bytes(pickle.dumps(Malicious(marker)))
+    with pytest.raises(ValueError, match="another file than the one that you trust, and nothing"):
+        drs.weights(file, trust_sha256="0" * 64)
+    assert not marker.exists()
+
+
+def test_trusted_code_whose_project_is_away(tmp_path):
+    (tmp_path / "a.pkl").write_bytes(b"cno_such_project_anywhere\nG\n.")
+    sha256 = hashlib.sha256((tmp_path / "a.pkl").read_bytes()).hexdigest()
+    with pytest.raises(ValueError, match=r"No module named .*; put the folder of its project on"):
+        drs.weights(tmp_path / "a.pkl", trust_sha256=sha256)
+
+
+READS = """
+import drs_fast as drs
+
+def make(name="w.pt"):
+    width = drs.weights(name)["0.weight"].shape[1]
+    return drs.GAN(lambda z: z, lambda x: x[:, 0], width)
+"""
+
+
+def test_a_relative_path_is_beside_the_model_or_in_the_current_folder(
+    tmp_path, network, monkeypatch
+):
+    (tmp_path / "project").mkdir()
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    (tmp_path / "project" / "reads_weights.py").write_text(READS)
+    model = f"{tmp_path / 'project' / 'reads_weights.py'}:make"
+    try:
+        with pytest.raises(ValueError, match=f"no weights at {tmp_path / 'here' / 'w.pt'}"):
+            drs.load(model)
+        torch.save(network.state_dict(), tmp_path / "project" / "w.pt")
+        assert drs.load(model).latent_dim == 3
+        assert sys.modules["reads_weights"].make().latent_dim == 3  # called by hand
+        torch.save(nn.Sequential(nn.Linear(5, 1)).state_dict(), tmp_path / "here" / "w.pt")
+        assert drs.load(model).latent_dim == 5
+    finally:
+        sys.modules.pop("reads_weights", None)
+
+
+# --- arguments of the function
+
+TAKES = """
+import drs_fast as drs
+
+def make(path, width=2):
+    return drs.GAN(lambda z: z, lambda x: x[:, 0], width)
+
+GAN = make("")
+"""
+
+
+@pytest.fixture
+def takes(tmp_path):
+    (tmp_path / "takes_arguments.py").write_text(TAKES)
+    yield f"{tmp_path / 'takes_arguments.py'}:"
+    sys.modules.pop("takes_arguments", None)
+
+
+def test_arguments_reach_the_function_and_its_name(takes):
+    gan = drs.load(f"{takes}make", path="/data/ckpt.pt", width=7)
+    assert gan.latent_dim == 7
+    assert gan.name == "takes_arguments.py:make(path='ckpt.pt', width=7)"
+
+
+@pytest.mark.parametrize(
+    ("attribute", "given", "words"),
+    [
+        ("make", {}, r"make takes \(path, width=2\): missing a required argument: 'path'; give"),
+        ("make", {"path": "", "widht": 3}, r"'widht'; did you mean width\?; give arguments as"),
+        ("GAN", {"path": ""}, r"GAN is no function, so it takes no arguments, got \['path'\]"),
+        ("mke", {}, r"has no function 'mke'; did you mean make\?"),
+    ],
+)
+def test_arguments_that_it_does_not_take(takes, attribute, given, words):
+    with pytest.raises(ValueError, match=words):
+        drs.load(takes + attribute, **given)
+
+
+def test_the_zoo_takes_no_arguments():
+    with pytest.raises(ValueError, match="the zoo's digits takes no arguments, got width"):
+        drs.load("digits", width=3)
+    with pytest.raises(ValueError, match=r"got 'digit'; did you mean digits\?"):
+        drs.load("digit")
+
+
+def test_the_line_that_admits_numpy_s_numbers_works(tmp_path):
+    """A pickle names `numpy.dtype`, but what must be admitted are the classes of the dtypes."""
+    torch.save(
+        {"w": torch.ones(2), "mean": np.arange(3.0), "k": np.float32([1])}, tmp_path / "a.pt"
+    )
+    with pytest.raises(ValueError, match=r"Float32DType, numpy\.dtypes\.Float64DType") as error:
+        drs.weights(tmp_path / "a.pt")
+    line = re.search(r"allow=\[(.*?)\]", str(error.value))[1]
+    allow = []
+    for path in line.split(", "):
+        module, _, name = path.rpartition(".")
+        allow.append(getattr(importlib.import_module(module), name))
+    assert drs.weights(tmp_path / "a.pt", allow=allow)["mean"].tolist() == [0.0, 1.0, 2.0]

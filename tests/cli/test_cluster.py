@@ -235,3 +235,21 @@ def test_status_of_a_run_that_lacks_a_shard_and_of_one_that_has_hardly_begun(tmp
     assert cli.main(["status", str(tmp_path / "begun")]) == 7
     (tmp_path / "begun" / "manifest.json.tmp").touch()
     assert cli.main(["status", str(tmp_path / "begun")]) == 75
+
+
+@pytest.mark.parametrize("given", ["-1/2", "0/2", "3/2"])
+def test_a_worker_that_is_none_of_them(given):
+    with pytest.raises(ValueError, match=f"worker must be from 1/2 to 2/2, got {given}"):
+        Worker.parsed(given)
+
+
+def test_a_worker_of_no_workers():
+    with pytest.raises(ValueError, match="the number of workers, after the slash, must be an"):
+        Worker.parsed("1/0")
+
+
+def test_a_task_below_the_first_of_its_array():
+    environment = {"SLURM_ARRAY_TASK_ID": "1", "SLURM_ARRAY_TASK_MIN": "3"}
+    message = "SLURM_ARRAY_TASK_ID=1 is below SLURM_ARRAY_TASK_MIN=3, so it is not known which"
+    with pytest.raises(ValueError, match=message):
+        launcher.worker(None, environment)

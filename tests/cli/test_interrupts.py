@@ -248,7 +248,7 @@ def test_sys_exit_in_a_model_is_no_success(tmp_path, capsys, role, leave):
     out, err = capsys.readouterr()
     assert out == ""
     assert err.startswith("drs-fast: sys.exit(")
-    assert f"{tmp_path}/leaver.py, line 5" in err
+    assert f"({tmp_path}/leaver.py:5, in leave)" in err
     assert err.count("\n") == 1
     sys.modules.pop("leaver", None)
 
@@ -257,7 +257,7 @@ def test_sys_exit_while_a_model_file_loads(tmp_path, capsys):
     (tmp_path / "leaver.py").write_text("import sys\nsys.exit(0)\n")
     words = ["generate", f"{tmp_path}/leaver.py:make", "-n", "9", "--out", str(tmp_path / "run")]
     assert cli.main(words) == 2
-    assert "leaver.py, line 2" in capsys.readouterr().err
+    assert "leaver.py:2, in <module>)" in capsys.readouterr().err
 
 
 # --- signals and threads

@@ -23,7 +23,7 @@ gan, calls = drs.load("25gaussians"), itertools.count()
 
 def generator(z):
     dies = os.environ.get("RANK") == "1" and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0"
-    if dies and "SOUND" not in os.environ and next(calls) == 8:
+    if dies and "SOUND" not in os.environ and next(calls) == 6:
         os.kill(os.getpid(), signal.SIGKILL)
     time.sleep(float(os.environ.get("PAUSE", 0)))
     return gan.generator(z)
@@ -69,7 +69,8 @@ def status(out):
 
 
 def test_a_killed_worker_is_started_again(tmp_path, command, alone):
-    process = start(2, [*command, str(tmp_path)], "--max-restarts", "1", "--monitor-interval=0.1")
+    flags = ("--max-restarts", "1", "--monitor-interval=0.1")
+    process = start(2, [*command, str(tmp_path)], *flags, PAUSE="0.03")  # so that both have work
     said, _ = process.communicate()
     assert process.returncode == 0, said
     assert "exitcode: -9" in said

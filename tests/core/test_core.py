@@ -438,12 +438,12 @@ BAD = {
     ),
     "D returns a dict": (
         lambda: logits_of(lambda x: {"out": x}),
-        r"dict of \['out'\]; wrap",
+        r"a dict of 'out' .*; drs.wrap\(D, output=\"out\", reduce=\"mean\"\)",
     ),
     "D returns (n, C)": (lambda: logits_of(lambda x: x), r"one floating-point .*got \(128, 2\)"),
     "D returns patches": (
         lambda: logits_of(lambda x: x[:, :1, None].expand(-1, 4, 4)),
-        r"got \(128, 4, 4\) float32 with strides .*; average over patches",
+        r"got \(128, 4, 4\) float32 with strides .*; drs.wrap\(D, reduce=.mean.\)",
     ),
     "D returns a mean": (lambda: logits_of(lambda x: x.mean()), r"got \(\) float32"),
     "D returns too few": (lambda: logits_of(lambda x: x[:5, 0]), r"got \(5,\) float32"),
@@ -456,7 +456,10 @@ BAD = {
         r"128 samples .*got \(3, 2\)",
     ),
     "G returns numpy": (lambda: logits_of(generator=lambda z: z.numpy()), "got ndarray"),
-    "G returns a tuple": (lambda: logits_of(generator=lambda z: (z, z)), "got tuple"),
+    "G returns a tuple": (
+        lambda: logits_of(generator=lambda z: (z, z)),
+        r"got a tuple of .*; drs.wrap\(G, output=0\)",
+    ),
     "link to a mean": (lambda: logits_of(link=torch.mean), r"link must .*got \(\)"),
     "link to (n, 2)": (
         lambda: logits_of(link=lambda s: s[:, None].repeat(1, 2)),

@@ -21,7 +21,7 @@ ROOT = Path(drs.__file__).parents[1]
 MAP = ROOT / "drs_fast" / "core" / "rows.py"
 STREAMS = (
     "LATENT", "ACCEPT", "SELECT", "CHAIN", "NOISE", "LABEL", "AUDIT", "FITTING", "REAL", "PROPOSAL",
-    "SHUFFLE",
+    "SHUFFLE", "HIDDEN",
 )  # fmt: skip
 
 
@@ -73,18 +73,19 @@ def test_no_run_comes_to_a_reserved_row():
 
 def test_streams_and_rows_are_what_runs_of_this_version_have():
     assert rows.RNG_VERSION == 1
-    assert [getattr(core, name) for name in STREAMS] == list(range(11))
-    assert {stream for one in RESERVED for stream in one.streams} == set(range(11))
+    assert [getattr(core, name) for name in STREAMS] == list(range(12))
+    assert {stream for one in RESERVED for stream in one.streams} == set(range(12))
     first = {one.name: one.first for one in RESERVED}
     top = 2**62 + 2**61
     assert first == {
         "run": 0, "real samples": 0, "restarts": 2**61, "simulated chains": 2**50,
         "simulated starts": 2**55, "benchmark data": 2**61, "first draws": 0,
-        "zoo training": 2**32, "critics": 2**33, "classifier": 2**34, "weights": 2**60,
+        "zoo training": 2**32, "critics": 2**33, "classifier": 2**34, "styles": 2**35,
+        "weights": 2**60,
         "order": 2**61, "masks": 2**61 + 2**60, "burn-in": 2**62, "flow": 2**62, "zoo data": 2**62,
         "doctor": 2**62 + 2**60, "training": top, "search": top + 2**58, "ratios": top + 2**59,
         "held out": top + 2**60, "probe": top + 2**60 + 2**59,
-        "shuffled samples": 0, "shuffled shards": 2**62,
+        "shuffled samples": 0, "shuffled shards": 2**62, "hidden noise": 0,
     }  # fmt: skip
     wide = [one for one in RESERVED if one.first >= 2**60]
     assert min(one.end - one.first for one in wide) >= 2**58  # more than any of them takes

@@ -1,6 +1,7 @@
 """The examples run as they stand, in a directory of their own."""
 
 import os
+import re
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -62,6 +63,17 @@ def test_data_loader(made):
     assert stored["x"].dtype == np.uint8
     assert len(list((folder / "images").glob("[0-9]/*.png"))) == 3000
     assert len(list((folder / "images" / "3").iterdir())) == (stored["y"] == 3).sum() == 300
+
+
+@pytest.mark.skipif(find_spec("ctgan") is None, reason="needs ctgan")
+def test_tables(made):
+    said, folder = made("tables")
+    found = re.findall(r"^(\w+).* correlation +(\S+), AUC (\S+)$", said, re.MULTILINE)
+    real, before, after = ((float(number), float(auc)) for _, number, auc in found)
+    assert abs(after[0] - real[0]) <= 0.5 * abs(before[0] - real[0])
+    assert after[1] <= before[1] - 0.03
+    assert "dtypes equal: True" in said
+    assert len((folder / "people.csv").read_text().splitlines()) == 1_001
 
 
 @pytest.mark.skipif(find_spec("torchmetrics") is None, reason="needs torchmetrics")

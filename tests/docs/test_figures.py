@@ -73,6 +73,18 @@ def test_quality(name):
             assert cell == "-" if values is None else says(cell, *values), (way, cell, values)
 
 
+def test_ctgan():
+    measured = results("ctgan")["measured"]["30 epochs"]["rows"]
+    rows = table("tables.md", "ctgan")
+    assert [row[0] for row in rows] == list(measured)
+    for way, *cells, calls in rows:
+        found = measured[way]
+        assert found["dtypes"] == [1.0, 0.0]
+        for cell, key in zip(cells, ("auc", "correlation"), strict=True):
+            assert says(cell, *found[key]), (way, cell)
+        assert calls == "-" if way == "real" else says(calls, *found["calls"]), way
+
+
 def test_ops():
     row = results("ops-cpu")["rows"][0]
     ms = {name: value["median"] for name, value in row["ms"].items() if name != "drs_fast, no out"}

@@ -95,7 +95,7 @@ def test_a_block_is_of_a_known_kind(page):
 
 def test_few_blocks_are_not_run():
     titles = [title for page in PAGES for title, _ in blocks(page)]
-    assert sum(title.startswith(NOT_RUN) for title in titles) <= 5
+    assert sum(title.startswith(NOT_RUN) for title in titles) <= 7
     assert sum(title == "" for title in titles) >= 25
 
 

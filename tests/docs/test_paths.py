@@ -15,7 +15,7 @@ from drs_fast.training.fitting import SURE
 QUESTIONS = {  # the link in the README, and what the answer must name
     "the shard format": (
         "`pieces`", "store/tensors.py", "store/writer.py", "store/format.py", "store/samples.py",
-        "store/kinds.py", "store/verify.py", "store/manifest.py", "Older runs", "tests/store/",
+        "store/kinds.py", "store/verifying.py", "store/manifest.py", "Older runs", "tests/store/",
         "core/columns.py", "#a-new-column", "`SHARD`", "`TEMPORARY`", "seconds.json",
     ),
     "a new op": (

@@ -552,3 +552,22 @@ def test_a_folder_of_parquet_files_is_read_as_one_table(tmp_path):
     export(tmp_path / "run", tmp_path / "tables", "parquet", rows_per_file=128)
     read = pytest.importorskip("pyarrow.parquet").read_table(tmp_path / "tables")
     assert sorted(read["ids"].to_pylist()) == run.ids[:].tolist()
+
+
+@pytest.mark.parametrize("name", ["npy", "npz"])
+def test_what_was_not_checked_is_not_gone_on_with_as_checked(tmp_path, name, monkeypatch):
+    drs.generate(drs.load("digits"), drs.samplers.DRS(burn_in=300), 50, out=tmp_path / "run")
+    to = tmp_path / (f"a.{name}" if name == "npz" else "a")
+    export(tmp_path / "run", to, name, check=False)
+    assert export(tmp_path / "run", to, name, check=False).there > 0
+    with pytest.raises(drs.Conflict):
+        export(tmp_path / "run", to, name)
+    if name == "npy":
+        assert json.loads((to / "_export.json").read_text())["checked"] is False
+    other = to.with_name(f"b{to.suffix}")
+    export(tmp_path / "run", other, name)  # checked, and then gone on with unchecked
+    if name == "npy":
+        monkeypatch.setattr(engine.Engine, "skip", None)  # stopped before it has made anything
+        with pytest.raises(TypeError):
+            export(tmp_path / "run", other, name, check=False)
+        assert json.loads((other / "_export.json").read_text())["checked"] is False

@@ -185,7 +185,7 @@ def test_real_samples():
         (None, r"real samples are needed, got none; build GAN\(\.\.\., real="),
         (torch.zeros(0, 2), "must give a tensor of samples"),
         (lambda n: [1, 2], "must give a tensor of samples .*got list"),
-        (np.zeros((3, 2)), "got ndarray; torch.as_tensor converts"),
+        (np.array(["a"]), "of a type that PyTorch has, got an array of <U1"),
         (torch.tensor(1.0), r"must give a tensor of samples .*got \(\) float32"),
         ((torch.zeros(3, 2),), "with labels .* got a tuple of 1"),
         ((torch.zeros(3, 2), 1, 2), "with labels .* got a tuple of 3"),
@@ -329,8 +329,8 @@ def test_a_gan_is_shown_in_words():
     shared = nn.Linear(3, 3)
     gan = GAN(shared, nn.Sequential(shared, nn.Linear(3, 1)), 3, prior=doubled, link=nn.Identity())
     assert repr(gan.labelled(None)) == (
-        "<GAN custom: latent_dim 3, prior doubled, link Identity, cpu, block 4096, fp32, "
-        "16 parameters>"
+        "<GAN Linear and Sequential: latent_dim 3, prior doubled, link Identity, cpu, block 4096, "
+        "fp32, 16 parameters>"
     )
     labelled = GAN(lambda z, y: z, lambda x, y: x[:, 0], 2, labels=5, link="probability")
     assert "link probability, 5 labels, cpu" in repr(labelled.on(precision="bf16"))
@@ -339,3 +339,15 @@ def test_a_gan_is_shown_in_words():
 
 def doubled(normals):
     return 2.0 * normals
+
+
+def test_the_title_of_a_gan_names_what_was_given_not_what_is_around_it():
+    class Critic(torch.nn.Linear):
+        pass
+
+    class Generator(torch.nn.Linear):
+        pass
+
+    given = {"pack": 2, "companions": torch.zeros(9, 2), "noise": "rows"}
+    gan = drs.GAN(drs.wrap(Generator(2, 2)), Critic(2, 1), 2, **given)
+    assert drs.where(gan, lambda x: x[:, 0] > 0).title == "Generator and Critic"

@@ -85,11 +85,17 @@ RETURNED = {
 def test_what_holds_no_numbers_in_memory_is_refused(place):
     given, call = GIVEN[place]
     for kind, (make, said) in REFUSED.items():
-        if place == "label_weights" and kind in ("array", "foreign bytes", "list"):
+        taken = {
+            "label_weights": ("array", "foreign bytes", "list"),
+            "real": ("array", "foreign bytes"),
+            "real, y": ("array",),
+        }
+        if kind in taken.get(place, ()):
             call(make(given))
             continue
         said = "got" if place in ("real", "label_weights") and kind == "dict" else said
-        said = "tensor of samples" if place == "real" and "array" in said else said
+        said = "got 1.0 as number 0" if place == "real" and kind == "list" else said
+        said = "float64" if place == "real, y" and kind == "foreign bytes" else said
         with pytest.raises(ValueError, match=f"must (be|give) .*{said}"):
             call(make(given))
 

@@ -13,7 +13,7 @@ from benchmarks.common import oracle
 from benchmarks.common.metrics import metrics
 from drs_fast.core import BURN_IN_ROW
 from drs_fast.ratio import head
-from drs_fast.training import fitting, frozen
+from drs_fast.training import fitting, frozen, taps
 from drs_fast.training.fitting import Draws
 from drs_fast.zoo import gaussians25
 
@@ -268,8 +268,9 @@ def test_what_the_last_linear_layer_to_run_is_given_counts():
             return self.out(self.first(x))
 
     gan = hinge_gan(Draws(0).build(Shuffled))
-    tap = head.last_linear(gan, frozen.Material(gan, 100, 0))
+    tap, what = taps.found(frozen.Material(gan, 100, 0))
     assert tap.name == "out"
+    assert what == "the input of out, whose output is the score"
 
 
 class Convolutional(nn.Module):
@@ -284,9 +285,9 @@ class Convolutional(nn.Module):
 @pytest.mark.parametrize(
     ("critic", "settings", "message"),
     [
-        (lambda x: x[:, 0], {}, "must be an nn.Module here, got function; pass features"),
+        (lambda x: x[:, 0], {}, "no Linear or Conv layer .* pass features=.* end with no parts"),
         (lambda x: x[:, 0], {"whole": True}, "must be an nn.Module here"),
-        (Convolutional(), {}, "no Linear layer .* parts end with 'pool'"),
+        (Convolutional(), {}, "no Linear or Conv layer .* parts end with 'pool'"),
         (Saturated(), {"features": "lost"}, "no part 'lost'; it has 'last'"),
         (Saturated(), {"features": 3}, "dotted name of a part of the discriminator, got 3"),
         (Saturated(), {"features": "last", "whole": True}, "got features and whole=True; give one"),

@@ -102,7 +102,7 @@ def test_a_run_whose_burn_in_has_not_ended(tmp_path, monkeypatch):
     monkeypatch.setattr(DRS, "init", killed)
     with pytest.raises(KeyboardInterrupt):
         drs.generate(toy(), DRS(), 10, out=tmp_path / "run", images="uint8")
-    text, drawn = report.write(tmp_path / "run")
+    text, drawn, _ = report.write(tmp_path / "run")
     assert "scores: burn-in has not ended" in text
     assert "samples that do not fit 0" in " ".join(text.split())
     assert all(path.exists() for path in drawn)

@@ -3,6 +3,7 @@
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,7 +14,13 @@ import drs_fast as drs
 from benchmarks.common.by_hand import SPEC, tried
 from drs_fast.core import BURN_IN_ROW, Nothing, Sampler
 from drs_fast.core.sampler import Described, Recorded
-from drs_fast.report import demo, pictures, report
+from drs_fast.report import (
+    demo,
+    facts,
+    histograms,
+    pictures,
+    report,
+)
 from drs_fast.samplers.common.rejection import RejectionState
 from drs_fast.samplers.drs import DRS
 from drs_fast.store import Writer
@@ -71,11 +78,16 @@ def test_demo(tmp_path):
     lines: list[str] = []
     paths = demo.run(tmp_path, quiet=True, gaussians=20_000, digits=300, say=lines.append)
     names = ["25gaussians.png", "25gaussians-scores.png", "digits.png", "digits-scores.png"]
-    assert [path.name for path in paths] == names
-    for path in paths:
+    assert [path.name for path in paths] == [*names, "report.html", "report.html"]
+    for path in paths[:4]:
         assert frame_is_white(read(path)), path.name
-    assert len(lines) == 3
-    for line, name, n in zip(lines[1:], ("25gaussians", "digits"), (20_000, 300), strict=True):
+    told = "\n".join(lines)
+    assert told.startswith("Draws 20,000 samples of 25gaussians and 300 of digits")
+    assert "about half a minute" in told
+    assert f"Look at {tmp_path / '25gaussians-report' / 'report.html'}" in told
+    assert "drs-fast doctor mygan.py:make" in told
+    tables = [line for line in lines if line.startswith(("25gaussians", "digits"))]
+    for line, name, n in zip(tables, ("25gaussians", "digits"), (20_000, 300), strict=True):
         run = drs.open(tmp_path / name)
         assert len(run) == n
         cells = line.split()
@@ -86,21 +98,23 @@ def test_demo(tmp_path):
 
 
 def test_demo_again_makes_no_sample_twice(tmp_path, monkeypatch):
-    for name in ("grids", "densities", "scores"):
+    for name in ("grids", "densities"):
         monkeypatch.setattr(pictures, name, lambda path, *rest: path)
+    monkeypatch.setattr(histograms, "scores", lambda path, *rest: path)
+    monkeypatch.setattr(demo.report, "write", lambda path, gan: SimpleNamespace(page=path))
     lines: list[str] = []
     for _ in range(2):
         demo.run(tmp_path, quiet=True, gaussians=500, digits=70, say=lines.append)
-    assert "there already" in lines[-1]
-    assert "there already" in lines[-2]
-    assert "there already" not in lines[1] + lines[2]
+    tables = [line for line in lines if line.startswith(("25gaussians", "digits"))]
+    assert ["there already" in line for line in tables] == [False, False, True, True]
 
 
 def test_demo_shows_the_best_and_the_worst_digits(tmp_path, monkeypatch):
     shown: dict[str, list[pictures.Panel]] = {}
     monkeypatch.setattr(pictures, "grids", lambda path, panels, _: shown.setdefault("p", panels))
     monkeypatch.setattr(pictures, "densities", lambda *rest: None)
-    monkeypatch.setattr(pictures, "scores", lambda *rest: None)
+    monkeypatch.setattr(histograms, "scores", lambda path, *rest: path)
+    monkeypatch.setattr(demo.report, "write", lambda path, gan: SimpleNamespace(page=path))
     demo.run(tmp_path, quiet=True, gaussians=100, digits=400)
     zoo = drs.load("digits")
     with torch.inference_mode():
@@ -120,7 +134,8 @@ def test_demo_draws_raw_accepted_and_real_densities(tmp_path, monkeypatch):
         pictures, "densities", lambda path, panels, square: shown.setdefault("p", panels)
     )
     monkeypatch.setattr(pictures, "grids", lambda *rest: None)
-    monkeypatch.setattr(pictures, "scores", lambda *rest: None)
+    monkeypatch.setattr(histograms, "scores", lambda path, *rest: path)
+    monkeypatch.setattr(demo.report, "write", lambda path, gan: SimpleNamespace(page=path))
     demo.run(tmp_path, quiet=True, gaussians=20_000, digits=70)
     raw, accepted, real = shown["p"]
     bin_area = (5 / demo.GRID.bins) ** 2
@@ -177,7 +192,7 @@ def test_score_at_and_above_the_maximum(tmp_path, eps):
 
 def test_report_has_the_numbers(tmp_path):
     run = drs.open(make(tmp_path / "run", 2, n=3_000))
-    text, paths = report.write(tmp_path / "run")
+    text, paths, _ = report.write(tmp_path / "run")
     facts, state = run.manifest, run.state
     w = state["logits"].double().exp()
     for number in (
@@ -200,7 +215,7 @@ def test_report_has_the_numbers(tmp_path):
     assert lines["invalid logits"] == str(facts["invalid"])
     assert lines["logits above log_m"] == f"{facts['above']:,}"
     assert "not drawn" not in text
-    assert [path.name for path in paths] == ["scores.png", "logits.png", "samples.png"]
+    assert [path.name for path in paths] == ["samples.png", "scores.png", "logits.png"]
     for path in paths:
         assert path.parent == tmp_path / "run-report"
         assert frame_is_white(read(path)), path.name
@@ -212,7 +227,12 @@ def test_report_leaves_the_run_as_it_is(tmp_path):
     report.write(run)
     report.write(f"{run}/", tmp_path / "elsewhere")
     assert files(run) == before
-    assert set(files(tmp_path / "elsewhere")) == {"scores.png", "logits.png", "samples.png"}
+    assert set(files(tmp_path / "elsewhere")) == {
+        "scores.png",
+        "logits.png",
+        "samples.png",
+        "report.html",
+    }
 
 
 @pytest.mark.parametrize("inside", [".", "pictures", "a/b"])
@@ -226,21 +246,21 @@ def test_report_refuses_to_write_into_the_run(tmp_path, inside):
 
 def test_report_of_the_folder_one_stands_in(tmp_path, monkeypatch):
     monkeypatch.chdir(make(tmp_path / "run", 2, n=10))
-    _, paths = report.write(".")
+    _, paths, _ = report.write(".")
     assert {path.parent for path in paths} == {tmp_path / "run-report"}
 
 
 @pytest.mark.parametrize("shape", [(2,), (1, 8, 8), (3, 9, 5), (8, 8), (1, 1, 1), (3, 200, 130)])
 def test_shapes_that_are_drawn(tmp_path, shape):
-    text, paths = report.write(make(tmp_path / "run", *shape, n=40))
+    text, paths, _ = report.write(make(tmp_path / "run", *shape, n=40))
     assert "not drawn" not in text
-    assert paths[-1].name == "samples.png"
-    assert frame_is_white(read(paths[-1]))
+    assert paths[0].name == "samples.png"
+    assert frame_is_white(read(paths[0]))
 
 
 @pytest.mark.parametrize("shape", [(3,), (4, 8, 8), (2, 3, 4, 5), (7,)])
 def test_shapes_that_are_not_drawn(tmp_path, shape):
-    text, paths = report.write(make(tmp_path / "run", *shape, n=40))
+    text, paths, _ = report.write(make(tmp_path / "run", *shape, n=40))
     assert [path.name for path in paths] == ["scores.png", "logits.png"]
     assert f"to draw, got {(40, *shape)}" in text
 
@@ -248,20 +268,20 @@ def test_shapes_that_are_not_drawn(tmp_path, shape):
 @pytest.mark.parametrize(
     ("save", "names", "reason"),
     [
-        (("x",), ["scores.png", "logits.png", "samples.png"], "logit was not saved"),
+        (("x",), ["samples.png", "scores.png", "logits.png"], "logit was not saved"),
         (("logit",), ["scores.png", "logits.png"], "x was not saved"),
         (("z",), ["scores.png", "logits.png"], "x was not saved"),
     ],
 )
 def test_columns_that_were_not_saved(tmp_path, save, names, reason):
-    text, paths = report.write(make(tmp_path / "run", 1, 8, 8, n=70, save=save))
+    text, paths, _ = report.write(make(tmp_path / "run", 1, 8, 8, n=70, save=save))
     assert [path.name for path in paths] == names
     assert reason in text
     assert ("\n    accepted" in text) == ("logit" in save)
 
 
 def test_empty_run(tmp_path):
-    text, paths = report.write(make(tmp_path / "run", 2, n=0))
+    text, paths, _ = report.write(make(tmp_path / "run", 2, n=0))
     assert "0 (complete)" in text
     assert "unknown" in text
     assert "samples: there are none yet" in text
@@ -277,7 +297,7 @@ def test_unfinished_run(tmp_path):
     samples = drs.open(run)
     assert 0 < len(samples) < 90_000
     rows = len(samples.counts) * 2**14
-    text, paths = report.write(run)
+    text, paths, _ = report.write(run)
     assert f"{len(samples):,} (unfinished, of 90,000)" in text
     assert f"{rows:,}\n" in text
     assert f"{len(samples) / rows:.2%} (" in text
@@ -287,7 +307,7 @@ def test_unfinished_run(tmp_path):
 def test_run_that_was_stopped_before_its_burn_in(tmp_path):
     with Writer.open(tmp_path / "run", {**SPEC, "save": ["x"]}, 10):
         pass
-    text, paths = report.write(tmp_path / "run")
+    text, paths, _ = report.write(tmp_path / "run")
     assert paths == []
     assert "0 (unfinished, of 10)" in text
     assert "burn-in has not ended" in text
@@ -301,8 +321,8 @@ def test_state_of_another_sampler(tmp_path):
         columns = {"ids": rows, "x": torch.zeros(40, 2), "logit": torch.full((40,), 1.5)}
         writer.append(0, columns, cut=True, counters=tried(40))
         writer.finish(summary(writer))
-    text, paths = report.write(tmp_path / "run")
-    assert [path.name for path in paths] == ["logits.png", "samples.png"]
+    text, paths, _ = report.write(tmp_path / "run")
+    assert [path.name for path in paths] == ["samples.png", "logits.png"]
     assert "Other(law_version=1)" in text
     assert "scores: the sampler's state does not hold" in text
     assert "effective" not in text
@@ -336,7 +356,7 @@ class Own(DRS):
 
 def test_a_report_draws_a_rejection_sampler_of_ones_own(tmp_path):
     drs.generate(gan(2), Own(burn_in=2_000), 50, out=tmp_path / "run")
-    text, paths = report.write(tmp_path / "run")
+    text, paths, _ = report.write(tmp_path / "run")
     assert "  log_m " in text
     assert "  gamma " in text
     assert "scores.png" in [path.name for path in paths]
@@ -384,8 +404,8 @@ def test_what_samplers_have_drawn_of_them(tmp_path, sampler, limits, logits):
 
 def test_quantiles_of_long_runs_are_of_the_first_samples(tmp_path, monkeypatch):
     run = make(tmp_path / "run", 2, n=300)
-    monkeypatch.setattr(report, "READ", 100)
-    text, _ = report.write(run)
+    monkeypatch.setattr(facts, "READ", 100)
+    text, *_ = report.write(run)
     assert "use the first 100 samples" in text
     assert f"{float(drs.open(run).logit[:100].max()):.3f}" in text
 

@@ -14,6 +14,7 @@ from runs import QUICK, Counted, Usage, columns, conditional, equal, files, toy
 import drs_fast as drs
 from benchmarks.common.by_hand import SPEC
 from drs_fast import store
+from drs_fast.doctor import coupling
 from drs_fast.samplers.drs import DRS
 
 MODELS = {
@@ -319,7 +320,7 @@ def test_calls_and_proposals(tmp_path):
     )
     facts = samples.manifest
     burn_in, probe = 1024, 2 * 128  # padded: twice for the manifest, which tells the shape of a row
-    calls = gan.generator.rows - burn_in - probe
+    calls = gan.generator.rows - burn_in - probe - 2 * coupling.ROWS
     assert facts["proposals"] == int(samples.ids[-1]) + 1
     assert facts["calls_per_sample"] == calls / 777
     assert facts["calls_total"] == calls + 1000
@@ -501,7 +502,7 @@ class Faulty:
 
     def __init__(self, every, bad):
         self.every, self.bad = every, bad
-        self.row = -10_240
+        self.row = -10_240 - 2 * coupling.ROWS
 
     def __call__(self, x):
         logit = x[:, 0].clone()

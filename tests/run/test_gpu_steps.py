@@ -217,7 +217,7 @@ class Noisy(torch.nn.Module):
     ("gan", "reason"),
     [
         (lambda: drs.GAN(lambda z: z, Waits(), 2), "captur"),
-        (lambda: drs.GAN(Noisy(), lambda x: x[:, 0], 2), "other bytes than a call"),
+        (lambda: drs.GAN(Noisy(), lambda x: x[:, 0], 2, noise="own"), "other bytes than a call"),
     ],
 )
 def test_what_cannot_be_captured_is_called(gan, reason):

@@ -10,7 +10,7 @@ import drs_fast as drs
 from drs_fast import store
 from drs_fast.cli.main import main
 from drs_fast.core import OutOfTime
-from drs_fast.core.sampler import DATA, DATA_WITHIN
+from drs_fast.core.laws import DATA, DATA_WITHIN
 from drs_fast.report import report
 from drs_fast.samplers import DRS, OBRS
 from drs_fast.store.format import sealed

@@ -369,9 +369,9 @@ class Style(torch.nn.Module):
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
-def test_a_model_with_noise_has_a_probe(tmp_path):
+def test_a_model_with_noise_of_its_own_has_a_probe(tmp_path):
     def make(k):
-        return drs.GAN(Style(k), lambda x: x[:, 0], 2)
+        return drs.GAN(Style(k), lambda x: x[:, 0], 2, noise="own")
 
     with pytest.warns(UserWarning, match="on a second call") as said:
         drs.generate(make(1), QUICK, 100, out=tmp_path)

@@ -239,7 +239,7 @@ def test_an_empty_run_has_the_dtype(tmp_path):
 
 def test_a_report_says_what_was_done(tmp_path, quiet):
     drs.generate(pixels(), OBRS(burn_in=2048), 300, out=tmp_path / "run", **SETTINGS)
-    text, drawn = report.write(tmp_path / "run")
+    text, drawn, _ = report.write(tmp_path / "run")
     assert "uint8, 0 for -1 and 255 for 1" in text
     assert f"{drs.open(tmp_path / 'run').manifest['outside']:,}" in text.split("do not fit")[1]
     assert text.count("outside") == 0

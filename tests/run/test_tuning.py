@@ -126,17 +126,18 @@ def test_the_flip_rate_is_what_it_says(digits):
 def test_a_bf16_run_can_be_verified_and_reported(digits, tmp_path):
     samples = digits[1]
     assert store.verify(samples.path) == []
-    text, pictures = report.write(samples.path, tmp_path / "report")
+    text, pictures, _ = report.write(samples.path, tmp_path / "report")
     assert "not drawn" not in text
-    assert {picture.name for picture in pictures} == {"scores.png", "logits.png", "samples.png"}
+    names = {"scores", "logits", "samples", "proposals", "interpolation"}
+    assert {picture.stem for picture in pictures} == names
 
 
 def test_a_bf16_run_of_points_can_be_reported(tmp_path):
     gan = drs.load("25gaussians")
     drs.generate(gan, QUICK, 200, precision="bf16", out=tmp_path / "run", batch_size=256)
-    text, pictures = report.write(tmp_path / "run")
+    text, pictures, _ = report.write(tmp_path / "run")
     assert "not drawn" not in text
-    assert len(pictures) == 3
+    assert len(pictures) == 4
 
 
 def test_a_bf16_run_goes_on_without_another_burn_in(tmp_path, monkeypatch):
@@ -205,9 +206,10 @@ def test_channels_last_is_applied(monkeypatch):
     gan = images()
     monkeypatch.setattr(Generator, "forward", spy)
     batch = drs.generate(gan, QUICK, 200, batch_size=256, tune=("channels_last",))
-    assert seen[:4] == [False, True, False, True]  # both run, then both are compared
-    assert len(seen) > 4
-    assert all(seen[4:])
+    # Both run, then both are compared; whether rows are coupled is asked of those given.
+    assert seen[:5] == [False, True, False, False, False]
+    assert len(seen) > 5
+    assert all(seen[5:])
     assert batch.x.is_contiguous()
     same = batch.ids == plain.ids
     assert int(same.sum()) > 150

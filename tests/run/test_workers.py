@@ -163,7 +163,7 @@ def test_a_smaller_n_is_refused_and_a_larger_one_extends(tmp_path, plain):
     with pytest.raises(Conflict, match="a run of 600 samples"):
         generate(tmp_path / "run", 599, worker="2/2")
     generate(tmp_path / "run", N, worker="2/2")
-    with pytest.raises(Conflict, match=f"a run of {N} samples"):
+    with pytest.raises(Conflict, match=f"a run of {N:,} samples"):
         generate(tmp_path / "run", 600, worker="1/2")
     generate(tmp_path / "run", N, worker="1/2")
     assert contents(tmp_path / "run") == plain()
@@ -324,6 +324,18 @@ def test_what_is_no_worker(tmp_path, text):
 def test_a_worker_needs_a_directory():
     with pytest.raises(ValueError, match="worker needs out"):
         drs.generate(toy(), QUICK, 10, worker="1/2")
+
+
+def test_a_new_counter_gives_no_chunk_that_is_still_being_written():
+    class Beside:
+        n, records = 8 * 100, {}  # nothing is recorded yet
+
+        def refresh(self):
+            return 0
+
+    numbers = itertools.chain(range(3), range(8))
+    worker = Worker(1, 1, count=lambda: next(numbers, None), stays=True)
+    assert list(workers.claimed(Beside(), worker, 100.0, lambda n: None)) == list(range(8))
 
 
 def test_thousands_of_chunks_are_skipped_without_a_look_at_the_disk(tmp_path, monkeypatch):

@@ -194,7 +194,7 @@ def test_report_and_progress_say_it(tmp_path, capsys):
     assert main([*command, "--log-m", "1"]) == 0
     said = capsys.readouterr()
     assert "clipped" in said.err
-    text, _ = report.write(run)
+    text, *_ = report.write(run)
     assert "clipped by log_m" in text
     assert "samples above log_m" in text
     assert "excess" not in text

@@ -112,12 +112,12 @@ def test_faults_are_noticed(where, fault, case, monkeypatch):
     assert known.p_value(known.moved(size, count=20)[0]) < CHANCE
 
 
-def clipped(z, velocity, box):
-    return z.clamp(-box, box), velocity
+def clipped(z, velocity, box, centre):
+    return z.clamp(centre - box, centre + box), velocity
 
 
-def not_turned(z, velocity, box):
-    return BOUNCED(z, velocity, box)[0], velocity
+def not_turned(z, velocity, *walls):
+    return BOUNCED(z, velocity, *walls)[0], velocity
 
 
 @pytest.mark.parametrize("fault", [clipped, not_turned])

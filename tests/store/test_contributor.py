@@ -348,7 +348,7 @@ def test_a_reader_loses_nothing_while_records_move_into_one_file(run, monkeypatc
 
 def test_verify_looks_again_if_a_worker_came_and_was_killed(run, monkeypatch):
     """Its shard, which was not recorded yet, was not left behind by an interruption."""
-    verify = sys.modules["drs_fast.store.verify"]
+    verify = sys.modules["drs_fast.store.verifying"]
 
     problems, came = verify._problems, []
 

@@ -28,6 +28,7 @@ from torch import nn
 
 import drs_fast as drs
 from drs_fast import samplers, store
+from drs_fast.run import keeping
 from drs_fast.run.worker import Worker
 from drs_fast.squeeze import bound, search
 from drs_fast.store import appending, folder, writer
@@ -82,11 +83,22 @@ def damage(out):
     os.truncate(state, 100)
 
 
+def kept(command):
+    """The command, which keeps what there is of a shard after every step within it."""
+
+    def run(out):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(keeping, "SECONDS", 0.0)
+            command(out)
+
+    return run
+
+
 TWO = "1/2", "2/2"
 
 
-def worker(which, n=300):
-    return command(toy, PLAIN, n, worker=which)
+def worker(which, n=300, rows=256):
+    return command(toy, PLAIN, n, rows, worker=which)
 
 
 def both(out):
@@ -115,6 +127,9 @@ KINDS = {
     "repaired": Kind([WHOLE, damage], [store.repair, WHOLE]),
     "workers": Kind([], [worker("1/2"), worker("2/2"), WHOLE]),
     "workers at once": Kind([], [both, WHOLE]),
+    "kept": Kind([], [kept(command(toy, PLAIN, 300, rows=1024))]),
+    "kept with labels": Kind([], [kept(command(conditional, WITHIN, 300, rows=1024))]),
+    "kept by workers": Kind([], [kept(worker(which, rows=512)) for which in (*TWO, None)]),
     "workers extended": Kind([], [worker("2/2", 150), worker("1/2", 150), *map(worker, TWO)]),
 }
 

@@ -367,7 +367,7 @@ def test_another_state_for_the_same_shards_is_refused(tmp_path):
 
 def test_finish_refuses_a_run_with_missing_rows(tmp_path):
     start(tmp_path / "out", (0, 2))
-    message = "1 chunks are missing, the first is chunk 1; the shards must hold 250 samples"
+    message = "1 chunk is missing, the first is chunk 1; the shards must hold 250 samples"
     with (
         store.Writer.open(tmp_path / "out", SPEC, 250) as writer,
         pytest.raises(store.Corrupt, match=message),

@@ -52,10 +52,12 @@ class Activations:
 
     def __init__(self, gan: GAN, name: str, z: Tensor, y: Tensor | None) -> None:
         network = part_of(gan, name)
-        seen = gan.made_by(Head(network, name), gan.latent_dim).samples(z, y)
+        seen = gan.made_by(Head(network, name, gan.latent_shape), gan.latent_dim).samples(z, y)
         self.start = seen[:, gan.latent_dim :]
         self._z, self._y = z, y
-        self._tail = gan.made_by(Tail(network, name, gan.latent_dim), seen.shape[1])
+        self._tail = gan.made_by(
+            Tail(network, name, gan.latent_shape, gan.latent_dim), seen.shape[1]
+        )
 
     def climb(self, points: Tensor) -> tuple[Tensor, Tensor]:
         _, logit, slope = self._tail.gradients(self._rows(points), self._y)
@@ -69,11 +71,14 @@ class Activations:
 
 
 class Cut(nn.Module):
-    """A generator in which one part is watched while it runs."""
+    """A generator in which one part is watched while it runs.
 
-    def __init__(self, generator: nn.Module, name: str) -> None:
+    shape: of one latent as the generator takes it; None for a vector.
+    """
+
+    def __init__(self, generator: nn.Module, name: str, shape: tuple[int, ...] | None) -> None:
         super().__init__()
-        self.generator, self.name = generator, name
+        self.generator, self.name, self.shape = generator, name, shape
 
     def run(self, change: Callable[[Tensor], Tensor], z: Tensor, *label: Tensor) -> Any:
         """The generator's output when its part returns change(what it would have returned)."""
@@ -96,7 +101,8 @@ class Cut(nn.Module):
         # Only for this call: a hook that stayed would change the GAN's sha256.
         handle = self.generator.get_submodule(self.name).register_forward_hook(hook)
         try:
-            made = self.generator(z, *label)
+            shaped = z if self.shape is None else z.reshape(len(z), *self.shape)
+            made = self.generator(shaped, *label)
         finally:
             handle.remove()
         if not calls:
@@ -121,8 +127,10 @@ class Head(Cut):
 class Tail(Cut):
     """The rows of Head [, y] -> the generator's samples."""
 
-    def __init__(self, generator: nn.Module, name: str, latent_dim: int) -> None:
-        super().__init__(generator, name)
+    def __init__(
+        self, generator: nn.Module, name: str, shape: tuple[int, ...] | None, latent_dim: int
+    ) -> None:
+        super().__init__(generator, name, shape)
         self.latent_dim = latent_dim
 
     def forward(self, rows: Tensor, *label: Tensor) -> Any:

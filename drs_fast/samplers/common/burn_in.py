@@ -8,10 +8,13 @@ from torch import Tensor
 from drs_fast import ops
 from drs_fast.core import BURN_IN_ROW, BadLogits, Rng, check_invalid
 from drs_fast.gan import GAN, classes
+from drs_fast.gan.where import check_alone, names
 from drs_fast.samplers.common.sigmoid import ends_in_sigmoid
 
 ENOUGH = 100  # logits that look like probabilities, to say that they are
 MOST = 2**61  # rows: where the training rows begin
+NONE = 3.0  # events that may be expected, at 95 %, where none was seen
+GOOD = 100  # logits for good thresholds
 EACH = 1_000  # rows of a class, at least, where classes are looked at one by one
 
 
@@ -31,7 +34,10 @@ def burn_in(gan: GAN, rng: Rng, n: int, *, each: bool = False) -> tuple[Tensor, 
         rows, size = rng.at(BURN_IN_ROW + start), min(gan.block, n - start)
         y = turns_of(gan, start, size) if each else ops.labels(gan, rows, size)
         # Fewer than a block are a large part of what a short run costs.
-        logits.append(gan.logits(ops.latents(gan, rows, size), y, alone=n < gan.block)[1])
+        x, logit = gan.logits(ops.latents(gan, rows, size), y, alone=n < gan.block)
+        if not start and names(gan):
+            check_alone(gan, x, y)
+        logits.append(logit)
         labels.append(y)
     logit = torch.cat(logits)
     check(gan, logit)
@@ -53,8 +59,23 @@ def by_class(gan: GAN, logit: Tensor, y: Tensor | None) -> list[Tensor]:
         if not len(group):
             raise ValueError(f"burn_in={len(logit)} rows have none of class {k}; raise burn_in")
         if not bool(torch.isfinite(group).any()):
-            raise BadLogits(f"none of {len(group):,} logits of class {k} is finite")
+            why = _unsatisfied(gan, len(group), f" of class {k}")
+            raise BadLogits(why or f"none of {len(group):,} logits of class {k} is finite")
     return groups
+
+
+def counted(gan: GAN, logit: Tensor) -> Tensor:
+    """The logits that thresholds are found from: of the samples that satisfy its predicates."""
+    return logit[~torch.isneginf(logit)] if names(gan) else logit
+
+
+def _unsatisfied(gan: GAN, n: int, of: str = "") -> str:
+    """What to say where none of n proposals satisfies the GAN's predicates; "" without them."""
+    return names(gan) and (
+        f"none of {n:,} burn-in proposals{of} satisfies {names(gan)}, so at most {NONE / n:.2g} of "
+        f"them do (at 95 %); thresholds from {GOOD} that do take at least {GOOD * n / NONE:,.0f} "
+        f"proposals: raise burn_in (--burn-in), or check the predicate"
+    )
 
 
 def valid(logit: Tensor) -> Tensor:
@@ -72,8 +93,9 @@ def check(gan: GAN, logit: Tensor) -> None:
     check_invalid(len(logit) - len(good), len(logit))
     if not bool(torch.isfinite(good).any()):
         raise BadLogits(
-            f"none of {len(logit):,} logits is finite: the discriminator rejects everything with "
-            "certainty; check its input range and weights"
+            _unsatisfied(gan, len(logit))
+            or f"none of {len(logit):,} logits is finite: the discriminator rejects everything "
+            "with certainty; check its input range and weights"
         )
     low, high = float(good.min()), float(good.max())
     if gan.link != "logit" or not 0.0 <= low < high <= 1.0:

@@ -30,6 +30,7 @@ UNSEEN = -math.log(0.025)  # most events that may be expected, at 97.5 %, where 
 # Quantile of a standard normal, two-sided 99 %: sums of skewed terms are not quite normal.
 WIDE = 2.5758293035489004
 HIGHEST = 300.0  # nats above log_m; anything higher counts as this
+FEWEST = 100  # rows with a ratio above 0, to promise anything
 TINY = 1e-140  # its square is above 0
 POOLS = 256
 LONGEST = 1e7  # rows of a run, for what weights are worth in it
@@ -97,14 +98,16 @@ class Pilot:
         self.ratio = self.log_ratio.exp()
         self.body = self.ratio.clamp(max=1.0)
         self.n = len(rows)
-        count = min(self.n // 5, math.ceil(3.0 * math.sqrt(self.n)))
+        self.judged = int((self.ratio[:-1] > 0.0).sum())  # rows that are not surely rejected
+        count = min(self.judged // 5, math.ceil(3.0 * math.sqrt(self.judged)))
         least, excess = self.ratio[-count - 2], self.ratio[-count - 1 : -1] - self.ratio[-count - 2]
         self.tail = tail_index(excess)
         self.mean = self._mean(float(least), excess[excess > 0.0])
 
     @property
     def promises(self) -> bool:
-        return self.tail is None or self.tail <= TRUSTED
+        enough = self.judged >= FEWEST
+        return enough and (self.tail is None or self.tail <= TRUSTED)
 
     def _mean(self, least: float, excess: Tensor) -> Range:
         """The mean ratio, where only what lies above ratio 1 is uncertain."""

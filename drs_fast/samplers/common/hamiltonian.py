@@ -48,7 +48,7 @@ def hamiltonian(
     for k in range(leapfrog):
         if k:
             velocity = velocity + size * there.drift
-        z, velocity = moving.bounced(there.z + velocity, velocity, prior.box)
+        z, velocity = moving.bounced(there.z + velocity, velocity, *prior[1:])
         there = point(gan, prior, z, y, scale=scale)
     after = _kinetic(velocity, size / 2, there.drift, size)
     gain = (there.target - after) - (here.target - before)

@@ -56,6 +56,7 @@ class LocalGlobal(Sampler):
 
     energy: ClassVar[bool] = True
     weighs: ClassVar[str] = EQUAL
+    unadjusted: ClassVar[bool] = False
     tallies: ClassVar[tuple[str, ...]] = ("gradients", "offered", "jumps", "accepted_steps")
 
     def __post_init__(self) -> None:

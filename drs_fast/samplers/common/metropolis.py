@@ -57,7 +57,7 @@ def metropolis(
     there = point(gan, prior, z, y, scale=scale)
     gain = there.target - here.target + _log_move(there, here, size) - _log_move(here, there, size)
     here, moved = accepted(gain / noise**2, there, here, rng, step)
-    return here, moved, (z.abs() <= prior.box).all(dim=1)
+    return here, moved, prior.inside(z)
 
 
 def accepted(gain: Tensor, there: Point, here: Point, rng: Rng, step: int) -> tuple[Point, Tensor]:

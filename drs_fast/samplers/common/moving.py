@@ -15,15 +15,21 @@ SPACES = ("latent", "sample")
 
 
 class Prior(NamedTuple):
-    """log p0(z) = -precision |z|^2 / 2 + const where every |z_j| <= box, else -inf."""
+    """log p0(z) = -precision |z|^2 / 2 + const where every |z_j - centre| <= box, else -inf."""
 
     precision: float
     box: float
+    centre: float = 0.0
+
+    def inside(self, z: Tensor) -> Tensor:
+        """Which rows (n, d) lie within the walls, (n,) bool."""
+        return (_from(z, self.centre).abs() <= self.box).all(dim=1)
 
 
 PRIORS = {
     "normal": Prior(1.0, math.inf),
     "uniform": Prior(0.0, 1.0),
+    "uniform01": Prior(0.0, 0.5, 0.5),
     "truncated normal": Prior(1.0, 2.0),
 }
 
@@ -35,35 +41,42 @@ def prior(gan: GAN) -> Prior:
             "the density of the latents is needed, but prior is a callable; make it part of the "
             "generator: GAN(lambda z: G(prior(z)), ..., prior='normal')"
         )
-    return PRIORS[gan.prior]
+    usual, scale = PRIORS[gan.prior], gan.truncation
+    return usual if scale == 1.0 else Prior(usual.precision / scale**2, scale * usual.box)
 
 
-def box(gan: GAN) -> float:
-    """Latents have every |z_j| <= box; infinite if no bound is known."""
-    return PRIORS[gan.prior].box if isinstance(gan.prior, str) else math.inf
+def walls(gan: GAN) -> tuple[float, float]:
+    """Box and centre: latents have every |z_j - centre| <= box, infinite if none is known."""
+    return prior(gan)[1:] if isinstance(gan.prior, str) else (math.inf, 0.0)
+
+
+def _from(z: Tensor, centre: float) -> Tensor:
+    return z - centre if centre else z
 
 
 def log_density(z: Tensor, prior: Prior) -> Tensor:
     """log p0 up to a constant, (n,) float64."""
-    inside = (z.abs() <= prior.box).all(dim=1)
-    return torch.where(inside, -prior.precision / 2 * row_sum(z.double().square()), -torch.inf)
+    return torch.where(
+        prior.inside(z), -prior.precision / 2 * row_sum(z.double().square()), -torch.inf
+    )
 
 
-def reflected(z: Tensor, box: float) -> Tensor:
+def reflected(z: Tensor, box: float, centre: float = 0.0) -> Tensor:
     """Latents folded back into the box at its walls; those inside stay as they are."""
     if math.isinf(box):
         return z
-    way = torch.remainder(z + box, 4 * box)
+    away = _from(z, centre)
+    way = torch.remainder(away + box, 4 * box)
     folded = torch.where(way <= 2 * box, way - box, 3 * box - way).clamp(-box, box)
-    return torch.where(z.abs() <= box, z, folded)
+    return torch.where(away.abs() <= box, z, folded + centre)
 
 
-def bounced(z: Tensor, velocity: Tensor, box: float) -> tuple[Tensor, Tensor]:
+def bounced(z: Tensor, velocity: Tensor, box: float, centre: float = 0.0) -> tuple[Tensor, Tensor]:
     """Latents reflected at the walls, with their velocities turned round at every wall they hit."""
     if math.isinf(box):
         return z, velocity
-    walls = torch.ceil((z.abs() - box) / (2 * box))
-    return reflected(z, box), torch.where(walls % 2 == 1, -velocity, velocity)
+    hit = torch.ceil((_from(z, centre).abs() - box) / (2 * box))
+    return reflected(z, box, centre), torch.where(hit % 2 == 1, -velocity, velocity)
 
 
 def row_sum(values: Tensor) -> Tensor:

@@ -62,7 +62,7 @@ class Moves:
         slope = moving.steady(gan.gradients(z, y)[2])
         size, noise = self.step_size * fade, self.noise * fade
         z = ops.langevin(z, slope, rng, step=step, step_size=size, noise=noise)
-        return moving.reflected(z, moving.box(gan))
+        return moving.reflected(z, *moving.walls(gan))
 
     def _sample(self, gan: GAN, x: Tensor, y: Tensor | None, rng: Rng, step: int) -> Tensor:
         noise = self.noise * (THIRDS[3 * step // self.steps] if self.anneal else 1.0)

@@ -18,7 +18,7 @@ from drs_fast.core.sampler import LOGIT, UNKNOWN, Described, Recorded, Remade, T
 from drs_fast.core.threads import one_thread
 from drs_fast.gan import GAN, classes
 from drs_fast.samplers.common import remade
-from drs_fast.samplers.common.burn_in import burn_in, by_class
+from drs_fast.samplers.common.burn_in import burn_in, by_class, counted
 
 WEIGHTED = "data when weighted; unweighted, "  # begins the law of samples that have weights
 LEAST = 2.0**-60  # least share of a class's proposals that counts as accepted
@@ -138,7 +138,7 @@ def thresholds(gan: GAN, rng: Rng, n: int, within: bool, eps: float, found: Rule
     logit, y = burn_in(gan, rng, n, each=within)
     if within:
         return _of_classes(gan, logit, by_class(gan, logit, y), eps, found)
-    log_m, gamma = found(logit)
+    log_m, gamma = found(counted(gan, logit))
     p = ops.probability(logit, log_m=log_m, gamma=gamma, eps=eps)
     with one_thread():
         acceptance = p.mean()
@@ -156,7 +156,7 @@ def _of_classes(
     log_m, gamma = (logit.new_zeros(len(shares), dtype=torch.float64) for _ in range(2))
     needed = [0.0] * len(shares)  # proposals of each class per sample of any class
     for k, group in zip(classes.occurring(len(shares), shares), groups, strict=True):
-        log_m[k], gamma[k] = found(group)
+        log_m[k], gamma[k] = found(counted(gan, group))
         p = ops.probability(group, log_m=log_m[k], gamma=gamma[k], eps=eps)
         # Correctly rounded, so that labels are the same wherever the logits are.
         needed[k] = shares[k] * len(p) / max(math.fsum(p.tolist()), LEAST)

@@ -20,6 +20,7 @@ from drs_fast.store.format import (
     gaps,
     irregular,
     lines,
+    parts,
     read_records,
     shard_name,
     temporaries,
@@ -82,7 +83,7 @@ def _problems(directory: Path, live: bool) -> list[str]:
         *torn,
         *damaged.values(),
         *(gaps(records, manifest["n"]) if manifest["complete"] else []),  # workers leave gaps
-        *_left(directory, records),
+        *_left(directory, records, manifest),
     ]
 
 
@@ -117,8 +118,10 @@ def repair(path: str | PathLike[str]) -> list[str]:
         damaged = _damaged_shards(folder.path, records, manifest)
         sound = {chunk: record for chunk, record in records.items() if chunk not in damaged}
         missing = gaps(sound, manifest["n"]) if manifest["complete"] else []
-        left = _left(folder.path, records)
+        left = _left(folder.path, records, manifest)
         folder.remove(temporaries(folder.path))
+        if manifest["complete"]:
+            folder.remove(parts(folder.path))
         if state or torn or damaged or missing:
             folder.put(MANIFEST, written(unfinished(manifest, facts)))
             folder.put(RECORDS, lines(sound))
@@ -208,6 +211,8 @@ def _check_shard(
     return shard.rows, max(last, int(groups[-1])) if len(groups) else last
 
 
-def _left(directory: Path, records: Mapping[int, Record]) -> list[str]:
+def _left(directory: Path, records: Mapping[int, Record], manifest: Manifest) -> list[str]:
     names = [*temporaries(directory), *unrecorded(directory, records)]
+    if manifest["complete"]:  # otherwise the next call reads them
+        names += parts(directory)
     return [f"{directory / name} was left behind by an interruption" for name in names]
