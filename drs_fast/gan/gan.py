@@ -121,6 +121,7 @@ class GAN(Variants):
         self.value_range = images.value_range(value_range)
         self.real = real
         self.images: Images | None = None
+        self.tuned: tuple[str, ...] = ()  # names of the variants that `changed` was given
         self.name = name
         self._device = torch.device("cpu")
         self.block = blocks.block_rows(block)
@@ -225,6 +226,11 @@ class GAN(Variants):
         self._check(z, y)
         x, logit = self._blocks(self._logits, z, y, room=self._room if alone else None)
         return x, logit
+
+    def verdicts(self, z: Tensor, y: Tensor | None = None) -> Tensor:
+        """The logits (n,) of G(z) as from `logits`, without keeping the samples."""
+        self._check(z, y)
+        return self._blocks(self._verdicts, z, y)[0]
 
     def row(self, differentiate: bool = False) -> Tensor:
         """One row shaped like x, for its shape and dtype; runs G and D if they have not run yet.

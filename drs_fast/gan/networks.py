@@ -44,6 +44,7 @@ class Networks:
         self._runs: dict[str, Callable[..., Any]] = {}  # what runs in place of G or D
         self._timed: Callable[[str], AbstractContextManager[None]] = _untimed
         self._on_draw: Callable[[Any], None] = _unwatched
+        self._once: dict[str, Any] = {}  # what `once` has made
 
     @property
     def functions(self) -> tuple[Any, ...]:
@@ -81,6 +82,9 @@ class Networks:
         made = self._generate(start, z, *label)
         yield made  # copied before the discriminator runs, which may write to its input
         yield self._judge(made, *label)
+
+    def _verdicts(self, start: int, z: Tensor, *label: Tensor) -> Iterator[Tensor]:
+        yield self._judge(self._generate(start, z, *label), *label)
 
     def _samples(self, start: int, z: Tensor, *label: Tensor) -> Iterator[Tensor]:
         yield self._generate(start, z, *label)

@@ -22,6 +22,7 @@ class Variants(Networks):
     label_weights: tuple[float, ...] | None
     value_range: tuple[float, float]
     images: Images | None
+    tuned: tuple[str, ...]
     _device: torch.device
 
     @property
@@ -43,8 +44,7 @@ class Variants(Networks):
         precision: of G and D: "fp32"; "tf32", on GPUs; "bf16" or "fp16", under autocast. Logits are
             float32 in any case, and "fp32" never is TF32, whatever torch.backends allows.
         """
-        gan = copy.copy(self)
-        gan._row = None
+        gan = self._other()
         if block is not None:
             gan.block = blocks.block_rows(block)
         if device is not None:
@@ -77,8 +77,7 @@ class Variants(Networks):
 
     def changed(self, change: Callable[[Any], Any]) -> Self:
         """This GAN, which from now on runs change(G) and change(D)."""
-        gan = copy.copy(self)
-        gan._row = None
+        gan = self._other()
         gan._runs = {
             role: change(self._runs.get(role, getattr(self, role)))
             for role in ("generator", "discriminator")
@@ -88,8 +87,21 @@ class Variants(Networks):
 
     def unchanged(self) -> Self:
         """This GAN with the G and D that it was made of, whatever `changed` made of them."""
+        gan = self._other()
+        gan._runs, gan.tuned = {}, ()
+        return gan
+
+    def once(self, name: str, make: Callable[[Self], Self]) -> Self:
+        """make(this GAN), called once for it and for copies that run the same G and D."""
+        if name not in self._once:
+            self._once[name] = make(self)
+        made: Self = self._once[name].timed(self._timed)
+        return made
+
+    def _other(self) -> Self:
+        """A copy that is to run G and D in another way."""
         gan = copy.copy(self)
-        gan._row, gan._runs = None, {}
+        gan._row, gan._once = None, {}
         return gan
 
     def undecoded(self) -> Self:
@@ -117,6 +129,7 @@ class Variants(Networks):
     ) -> Self:
         """This GAN with another discriminator (None: the same one) and link."""
         gan = copy.copy(self)
+        gan._once = {}
         if discriminator is not None:
             gan._runs = {role: run for role, run in self._runs.items() if role == "generator"}
         gan._criticised(self.discriminator if discriminator is None else discriminator, link)
@@ -124,8 +137,8 @@ class Variants(Networks):
 
     def made_by(self, generator: Callable[..., Any], latent_dim: int) -> Self:
         """This GAN with another generator, for latents of this width, and its own discriminator."""
-        gan = copy.copy(self)
-        gan._row, gan.latent_shape = None, None
+        gan = self._other()
+        gan.latent_shape = None
         gan._runs = {role: run for role, run in self._runs.items() if role == "discriminator"}
         gan.generator, gan.latent_dim = generator, latent_dim
         return gan

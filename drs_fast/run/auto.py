@@ -18,14 +18,15 @@ from torch import Tensor
 
 from drs_fast import ops
 from drs_fast.core import BURN_IN_ROW, Rng, Sampler
-from drs_fast.gan import GAN, block_rows
+from drs_fast.gan import GAN, block_rows, memory
 from drs_fast.gan.blocks import MOST_ROWS
-from drs_fast.run import clock, memory, tuning
+from drs_fast.run import clock
 from drs_fast.run.graph import captured
 from drs_fast.run.options import Options
 from drs_fast.run.schedule import Run
 from drs_fast.samplers.common.expected import Pilot
 from drs_fast.store import place
+from drs_fast.tune import tuning
 
 LONGEST, SHARE = 60.0, 0.05  # seconds, or this part of the expected run if that is less
 PILOT = 256  # rows that tell how long the run may take

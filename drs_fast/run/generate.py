@@ -13,7 +13,7 @@ from drs_fast.core import BURN_IN_ROW, Batch, OutOfTime, Sampler, Stale, Starvat
 from drs_fast.core.arguments import integer
 from drs_fast.gan import GAN
 from drs_fast.gan.images import OUTSIDE
-from drs_fast.run import auto, clock, pages, tuning, weighed
+from drs_fast.run import auto, clock, pages, weighed
 from drs_fast.run.collected import Collected, Rows
 from drs_fast.run.options import Options, Weights
 from drs_fast.run.progress import Progress
@@ -26,6 +26,7 @@ from drs_fast.run.worker import Worker
 from drs_fast.samplers.common import weights
 from drs_fast.samplers.common.weights import Weighing
 from drs_fast.store import Samples
+from drs_fast.tune import tuning
 
 ENDLESS = ((0, 0, BURN_IN_ROW),)  # one chunk of all rows
 

@@ -16,9 +16,10 @@ from drs_fast.core.sampler import Remade, named
 from drs_fast.core.words import counted
 from drs_fast.gan import GAN
 from drs_fast.gan.precision import nearest
-from drs_fast.run import probe, spec, tuning
+from drs_fast.run import probe, spec
 from drs_fast.squeeze import Squeeze
 from drs_fast.store import Conflict, Corrupt, Samples
+from drs_fast.tune import tuning
 
 CHECKED = 256  # samples whose logits are compared, evenly from all
 # Standard deviations by which logits may differ on other devices: factors of TF32 have 11 bits.

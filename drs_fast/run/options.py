@@ -11,11 +11,11 @@ from drs_fast.core import Rng, Sampler
 from drs_fast.core.arguments import integer, one_of, positive
 from drs_fast.core.columns import SAVEABLE
 from drs_fast.core.sampler import those_that
-from drs_fast.gan import GAN, PRECISIONS, block_rows, classes
+from drs_fast.gan import GAN, PRECISIONS, block_rows, classes, memory
 from drs_fast.gan.calls import NO_CRITIC
 from drs_fast.gan.images import FORMS
-from drs_fast.run import memory, tuning
 from drs_fast.run.worker import Worker
+from drs_fast.tune import tuning
 
 Weights = Sequence[float] | Tensor | None
 

@@ -17,9 +17,9 @@ from drs_fast.core import BURN_IN_ROW, Rng, Sampler
 from drs_fast.core.arguments import flag, integer, told
 from drs_fast.core.sampler import checked
 from drs_fast.core.words import counted
-from drs_fast.gan import GAN
+from drs_fast.gan import GAN, memory
 from drs_fast.gan.precision import AUTOCAST
-from drs_fast.run import memory, own_noise, pages, tuning
+from drs_fast.run import own_noise, pages
 from drs_fast.run.advice import MODEL, calls
 from drs_fast.run.compared import Compared, compare, duration, seconds
 from drs_fast.run.generate import ENDLESS
@@ -28,6 +28,7 @@ from drs_fast.run.progress import Progress
 from drs_fast.run.schedule import Run
 from drs_fast.samplers.common.expected import Expected
 from drs_fast.training.fitting import of_gan
+from drs_fast.tune import tuning
 
 USUAL = Options.batch_size  # of `generate`, unless another is given
 SIZES = (256, 1024, USUAL, 16384, 65536)

@@ -12,9 +12,9 @@ from drs_fast.core.columns import COLUMNS
 from drs_fast.core.sampler import BATCH, checked
 from drs_fast.core.words import counted
 from drs_fast.doctor import coupling
-from drs_fast.gan import GAN, classes
+from drs_fast.gan import GAN, classes, memory
 from drs_fast.gan.precision import AUTOCAST
-from drs_fast.run import flips, lanes, memory, own_noise, starvation, steps, stopwatch, tuning
+from drs_fast.run import flips, lanes, own_noise, starvation, steps, stopwatch
 from drs_fast.run.clock import Limit
 from drs_fast.run.collected import Rows
 from drs_fast.run.counted import Counted
@@ -25,6 +25,7 @@ from drs_fast.run.progress import Progress
 from drs_fast.run.steps import Landed, Lane, Step
 from drs_fast.run.stopwatch import Stopwatch
 from drs_fast.run.worth import watched
+from drs_fast.tune import tuning
 
 LARGEST_STEP = 2**17  # rows, where blocks of G and D do not divide a sampler's groups
 

@@ -17,11 +17,12 @@ from torch.utils.data import IterableDataset, get_worker_info
 from drs_fast.core import BURN_IN_ROW, Batch, Sampler
 from drs_fast.core.arguments import integer
 from drs_fast.gan import GAN
-from drs_fast.run import auto, tuning
+from drs_fast.run import auto
 from drs_fast.run.collected import Rows
 from drs_fast.run.generate import streamed
 from drs_fast.run.options import Options, Weights
 from drs_fast.run.schedule import Run
+from drs_fast.tune import tuning
 
 CHUNK_ROWS = 2**18
 Chunk = tuple[int, int, int]  # number, first row, end

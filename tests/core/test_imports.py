@@ -19,6 +19,7 @@ ROOMS = (
     "gan",
     "backends",
     "ops",
+    "tune",
     "training",
     "samplers",
     "ratio",

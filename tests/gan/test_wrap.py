@@ -383,7 +383,7 @@ def test_what_is_wrapped_works_everywhere(labels, tmp_path):
     z, y = latents(gan, 256)
     for names in (("channels_last",), ("cast",)):
         precision = "bf16" if names == ("cast",) else "fp32"
-        tuned = drs.run.tuning.applied(gan.on(precision=precision), names)
+        tuned = drs.tune.tuning.applied(gan.on(precision=precision), names)
         plain = gan.on(precision=precision).logits(z, y)[1]
         assert torch.allclose(tuned.logits(z, y)[1], plain, atol=0.05)
     drs.generate(gan, QUICK, 30, out=tmp_path / "run", batch_size=256)
@@ -395,7 +395,7 @@ def test_batch_norm_is_folded_inside_a_wrap():
     layers = nn.Sequential(nn.Linear(D, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 6))
     generator = drs.wrap(First(layers), listed=True)
     gan = drs.GAN(generator, drs.wrap(Critic(lambda h, s: (s, h)), output=0), D, block=256)
-    tuned = drs.run.tuning.applied(gan, ("fold",))
+    tuned = drs.tune.tuning.applied(gan, ("fold",))
     z, _ = latents(gan, 256)
     assert torch.allclose(tuned.logits(z)[1], gan.logits(z)[1], atol=1e-5)
 

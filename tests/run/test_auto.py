@@ -14,11 +14,12 @@ from runs import equal, files, toy
 import drs_fast as drs
 from drs_fast import store
 from drs_fast.cli import main as cli
-from drs_fast.run import auto, clock, saving, tuning
+from drs_fast.run import auto, clock, saving
 from drs_fast.run.options import Options
 from drs_fast.run.schedule import Run
 from drs_fast.samplers.drs import DRS
 from drs_fast.samplers.mh import MH
+from drs_fast.tune import tuning
 
 QUICK = DRS(burn_in=512)
 MANY = 10**7  # samples, so that there is time for everything

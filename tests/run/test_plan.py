@@ -12,10 +12,11 @@ from torch import nn
 
 import drs_fast as drs
 from drs_fast.cli import main as cli
-from drs_fast.run import compared, tuning
+from drs_fast.run import compared
 from drs_fast.samplers.common.expected import Expected, Range
 from drs_fast.samplers.drs import DRS
 from drs_fast.samplers.mh import MH
+from drs_fast.tune import tuning
 
 module = importlib.import_module("drs_fast.run.plan")  # drs.plan is the function
 QUICK = DRS(burn_in=512)

@@ -9,7 +9,6 @@ from torch import nn
 
 import drs_fast as drs
 from drs_fast import ops
-from drs_fast.run import tuning
 from drs_fast.samplers.collaborative import Collaborative
 from drs_fast.samplers.common import moving
 from drs_fast.samplers.dcd import DCD
@@ -19,6 +18,7 @@ from drs_fast.samplers.dot import DOT
 from drs_fast.samplers.drs import DRS
 from drs_fast.samplers.ex2mcmc import Ex2MCMC
 from drs_fast.samplers.latent import Latent
+from drs_fast.tune import tuning
 
 WALLS = {"uniform01": ({"prior": "uniform01"}, 0.0, 1.0), "0.3": ({"truncation": 0.3}, -0.6, 0.6)}
 KINDS = ({"kind": "mala"}, {"kind": "ula"}, {"kind": "underdamped"}, {"kind": "hmc", "leapfrog": 2})

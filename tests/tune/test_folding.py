@@ -11,8 +11,8 @@ from torch.nn.utils import parametrizations
 
 import drs_fast as drs
 from drs_fast import ops
-from drs_fast.run import folding, tuning
 from drs_fast.samplers.mh import MH
+from drs_fast.tune import folding, tuning
 
 CONVOLUTIONS = {
     "linear": (nn.Linear(6, 4), nn.BatchNorm1d(4), (5, 6)),

@@ -16,8 +16,9 @@ import drs_fast as drs
 from drs_fast import ops, store
 from drs_fast.cli import main as cli
 from drs_fast.report import report
-from drs_fast.run import flips, forecast, generate, lanes, tuning
+from drs_fast.run import flips, forecast, generate, lanes
 from drs_fast.samplers.drs import DRS
+from drs_fast.tune import tuning
 
 QUICK = DRS(burn_in=1024)
 

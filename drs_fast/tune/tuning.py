@@ -19,7 +19,7 @@ from drs_fast.core import BURN_IN_ROW, Rng
 from drs_fast.gan import GAN
 from drs_fast.gan.precision import AUTOCAST
 from drs_fast.gan.row_noise import ROWS
-from drs_fast.run import folding
+from drs_fast.tune import folding
 
 AUTO = ("auto",)
 # Largest change of a logit or sample by a variant, in standard deviations of all of them. A fold
@@ -169,6 +169,7 @@ def applied(gan: GAN, names: tuple[str, ...]) -> GAN:
     tuned, found = made(gan, names, rows)
     expected = seen(gan, rows)
     check_close(names, moved(expected, found), limit(gan, expected))
+    tuned.tuned = names
     return tuned
 
 

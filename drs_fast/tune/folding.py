@@ -20,7 +20,7 @@ from torch.nn.utils import parametrize
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
-from drs_fast.run.watched import Watched, watched
+from drs_fast.tune.watched import Watched, watched
 
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 # Exactly these: a class derived from them may do something else.

@@ -5,7 +5,7 @@ import torch
 
 import drs_fast as drs
 from drs_fast.cli import main as cli
-from drs_fast.run import memory
+from drs_fast.gan import memory
 
 
 def plane(calls=(), width=2):

@@ -1,4 +1,4 @@
-"""Whether a batch fits into memory, asked before anything is computed or written."""
+"""Whether a batch or more weights fit into memory, asked before anything is computed or written."""
 
 import contextlib
 import os
@@ -7,9 +7,10 @@ from pathlib import Path
 
 import torch
 
-from drs_fast.gan import GAN
+from drs_fast.gan.gan import GAN
 
 CONTAINER = Path("/sys/fs/cgroup/memory.max")  # bytes that a container may use, or "max"
+INFO = Path("/proc/meminfo")
 
 
 def check_batch(gan: GAN, sample_bytes: int = 0) -> None:
@@ -26,6 +27,31 @@ def check_batch(gan: GAN, sample_bytes: int = 0) -> None:
             f"memory, {row:,} bytes a row, and {gan.device} has {there / 2**30:,.1f} GiB; "
             f"at most {there // row:,} rows fit"
         )
+
+
+def check_weights(what: str, needed: int, device: torch.device) -> None:
+    """ValueError if so many bytes of further weights are more than the device has left."""
+    left = _left(device)
+    if left is not None and needed > left:
+        raise ValueError(
+            f"{what} take another {needed / 2**30:,.2f} GiB of memory, and {device} has "
+            f"{left / 2**30:,.2f} GiB left"
+        )
+
+
+def _left(device: torch.device) -> int | None:
+    """Bytes of memory that can still be had; None if unknown."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    total = _total(device)
+    with contextlib.suppress(OSError, ValueError):
+        pages = os.sysconf("SC_AVPHYS_PAGES")
+        free = pages * os.sysconf("SC_PAGE_SIZE")
+        for line in INFO.read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                free = 1024 * int(line.split()[1])
+        return free if total is None else min(free, total)
+    return None
 
 
 def _total(device: torch.device) -> int | None:
