@@ -1,5 +1,6 @@
 """GANs of common sizes with random weights, for speed only."""
 
+import math
 from collections.abc import Callable
 from itertools import pairwise
 
@@ -8,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import drs_fast as drs
+from benchmarks.common import stylegan2 as of_stylegan2
 
 LATENT_DIM = 128
 
@@ -119,7 +121,41 @@ def sagan(width: int = 64) -> drs.GAN:
     return _gan("SAGAN 128x128", 10_000.0, generator, discriminator)
 
 
-def _gan(name: str, scale: float, *networks: Callable[[], nn.Sequential]) -> drs.GAN:
+def stylegan2(width: int = 256, pixels: int = 64) -> drs.GAN:
+    """z (n, 128) -> images (3, pixels, pixels)."""
+    return he(
+        _gan(
+            f"StyleGAN2 {pixels}x{pixels}",
+            1.0,
+            lambda: of_stylegan2.Generator(LATENT_DIM, width, pixels),
+            lambda: of_stylegan2.discriminator(width, pixels),
+        )
+    )
+
+
+def he(gan: drs.GAN, scale: float = 1.0) -> drs.GAN:
+    """The GAN, untrained, with weights that keep the variance of a signal, and no biases.
+
+    As PyTorch makes weights, each layer passes on a sixth of it, so that all logits are nearly
+    equal: those of a SAGAN then differ by less than bf16 rounds them. scale: of the last weights.
+    Source: He et al., arXiv 1502.01852, equation (10).
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        for module in (*gan.generator.modules(), *gan.discriminator.modules()):
+            if not isinstance(module, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)):
+                continue
+            inputs = module.weight[0].numel()
+            if isinstance(module, nn.ConvTranspose2d):  # (inputs, outputs, ...)
+                inputs = module.weight[:, 0].numel() // math.prod(module.stride)
+            module.weight.data.normal_(0.0, math.sqrt(2.0 / inputs))
+            if module.bias is not None:
+                module.bias.data.zero_()
+        gan.discriminator[-1].weight.data.mul_(scale)
+    return gan
+
+
+def _gan(name: str, scale: float, *networks: Callable[[], nn.Module]) -> drs.GAN:
     """scale: a factor that gives the untrained logits a spread of about 1."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)

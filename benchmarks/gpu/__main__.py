@@ -50,7 +50,12 @@ def wrong(report: dict[str, Any]) -> list[str]:
         *failed,
         *report["failed"],
         *(name for row in tables for name in row["wrong"]),
-        *(row["model"] for row in report.get("loop", ()) if "wrong" in row),
+        *(
+            row["model"]
+            for stage in ("loop", "cascade")
+            for row in report.get(stage, ())
+            if "wrong" in row
+        ),
     ]
 
 

@@ -13,7 +13,7 @@ from benchmarks.gpu import checks, ops, other, profile
 from benchmarks.gpu import problems as gpu_ops
 from benchmarks.gpu.clock import Clock
 from benchmarks.gpu.table import judged, show, show_targets
-from benchmarks.speed import disk, host, loop
+from benchmarks.speed import cascade, disk, host, loop
 from drs_fast.backends import cuda
 
 
@@ -97,6 +97,21 @@ def loops(machine: Machine) -> None:
     loop.show_targets(report["loop_targets"])
 
 
+def cascades(machine: Machine) -> None:
+    """Low precision first: every model at p80, then at rarer samples."""
+    machine.report["cascade"] = []
+    models = cascade.STAGE if machine.on_gpu else cascade.QUICK
+    for way in cascade.WAYS if machine.on_gpu else ("p80",):
+        for model in models:
+            if time.monotonic() < machine.until:
+                row = cascade.row_of(model, way, machine.device.type, cascade.BRIEFLY)
+            else:
+                row = {"model": model, "way": way, "skipped": "out of time"}
+            cascade.show(row)
+            machine.report["cascade"].append(row)
+            machine.save()
+
+
 def disks(machine: Machine) -> None:
     """Shards against bare writing, and image runs to disk against the same in memory."""
     machine.report["disk"] = disk.measured(machine.device, quick=not machine.on_gpu, rounds=3)
@@ -132,6 +147,7 @@ STAGES: dict[str, tuple[Callable[[Machine], None], float]] = {
     "host": (hosts, 15.0),
     "ops": (single_ops, 70.0),
     "loop": (loops, 75.0),
+    "cascade": (cascades, 75.0),
     "disk": (disks, 25.0),
     "profile": (profiles, 25.0),
     "tune": (tune, 20.0),

@@ -1,6 +1,7 @@
 """Compares rejection with a bound of the latent to the same rejection without one.
 
-python -m benchmarks.speed.squeeze [--only MODEL ...] [--seconds S] [--json FILE] [--weights FOLDER]
+python -m benchmarks.speed.squeeze [--only MODEL ...] [--by BOUNDS] [--seconds S] [--json FILE]
+                                   [--weights FOLDER]
 
 Every total includes burn-in and search. The rates are of runs of 1,000,000 samples, or of
 their first --seconds.
@@ -12,7 +13,6 @@ import functools
 import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +21,11 @@ from torch import Tensor
 
 import drs_fast as drs
 from benchmarks.common import features, gans, metrics, trained
+from benchmarks.common.runs import Differs, lost, timed
 from benchmarks.common.timing import describe, environment
 from drs_fast.core.rows import BURN_IN_ROW
 from drs_fast.gan import GAN
 from drs_fast.report import balance
-from drs_fast.run import pages
-from drs_fast.run.collected import Collected, Rows
-from drs_fast.run.generate import ENDLESS
-from drs_fast.run.options import Options
-from drs_fast.run.progress import Progress
-from drs_fast.run.schedule import Run
 from drs_fast.samplers import DRS, OBRS
 from drs_fast.squeeze import Squeeze
 from drs_fast.squeeze.proposals import Proposals
@@ -50,19 +45,6 @@ WARM_UP_S = 3.0
 CHECKED = 32_768  # rows for what is lost by class or mode
 
 
-@dataclass(frozen=True)
-class Timed:
-    """A run: seconds before its first row, seconds for its rows, and samples."""
-
-    before: float
-    rows: float
-    samples: Rows
-    run: Run
-
-    def total(self, n: int) -> float:
-        return self.before + self.rows * n / max(1, len(self.samples["ids"]))
-
-
 def likeness_of(gan: GAN) -> float:
     """The correlation of the logits of z and of 0.9 z + sqrt(1 - 0.81) z', another latent."""
     z, other = (drs.ops.latents(gan, drs.Rng(seed, BURN_IN_ROW), 4096) for seed in (0, 1))
@@ -70,36 +52,15 @@ def likeness_of(gan: GAN) -> float:
     return float(torch.corrcoef(torch.stack(logits))[0, 1])
 
 
-@pages.kept()  # as in `generate`
-def timed(gan: GAN, sampler: Any, n: int, seconds: float, state: Any = None) -> Timed:
-    """n samples, or those that are there after so many seconds."""
-    run = Run(gan, sampler, n, Options(batch_size=gan.block, patience=2**62))
-    start = time.perf_counter()
-    if state is None:
-        run.begin()
-    else:
-        run.state = state
-    before = time.perf_counter() - start
-    example = {name: run.example[name] for name in run.names}
-    collected = Collected(example, n, first=SIZES[0])
-    start = time.perf_counter()
-    for landed in run.landed(ENDLESS, run.names, Progress(None, enabled=False)):
-        collected.add(landed.rows)
-        if time.perf_counter() - start > seconds:
-            break
-    return Timed(before, time.perf_counter() - start, collected.tensors(), run)
-
-
 def compared(
     gan: GAN,
-    sampler: Any,
-    tolerance: float,
+    squeeze: Squeeze,
     seconds: float,
     quality: Callable[[Tensor], float] | None,
     group: Callable[[Tensor], Tensor] | None,
 ) -> dict[str, Any]:
-    """Both ways; SystemExit unless squeezed samples are a subset of the others."""
-    squeeze = Squeeze(sampler, tolerance)
+    """Both ways; Differs unless squeezed samples are among the others."""
+    sampler = squeeze.sampler
     timed(gan, sampler, SIZES[-1], WARM_UP_S)
     squeezed = timed(gan, squeeze, SIZES[-1], seconds)
     state = squeezed.run.state
@@ -111,10 +72,7 @@ def compared(
     start = time.perf_counter()
     own = sampler.init(gan, drs.Rng(0))
     burn_in = time.perf_counter() - start
-    both = 1 + min(int(t.samples["ids"][-1]) for t in (squeezed, plain))
-    ours, theirs = (t.samples["ids"][t.samples["ids"] < both] for t in (squeezed, plain))
-    if not bool(torch.isin(ours, theirs).all()):
-        raise SystemExit(f"{gan.name}, {sampler}: a squeezed run has samples of its own")
+    share, of = lost(squeezed, plain, f"{gan.name}, {sampler}")
     found: dict[str, Any] = {
         "used": used,
         "remark": squeeze.remark(state),
@@ -123,8 +81,8 @@ def compared(
         "squeezed_calls": squeezed.run.calls / len(squeezed.samples["ids"]),
         "search_calls": int(state.spent),
         "search_s": squeezed.before,
-        "seen_lost": 1 - len(ours) / len(theirs),
-        "compared": len(theirs),
+        "seen_lost": share,
+        "compared": of,
         "seconds": {n: burn_in + plain.total(n) for n in SIZES},
         "squeezed_seconds": {n: squeezed.total(n) for n in SIZES},
         "measured": [len(plain.samples["ids"]), len(squeezed.samples["ids"])],
@@ -163,15 +121,15 @@ def lost_by_group(
 
 def line(name: str, found: dict[str, Any]) -> str:
     gains = (found["seconds"][n] / found["squeezed_seconds"][n] for n in SIZES)
-    lost = "not used"
+    loss = "not used"
     if found["used"]:
         low, high = found["lost_mass_interval"]
-        lost = f"{found['lost_mass']:.3%} ({low:.3%} to {high:.3%})"
+        loss = f"{found['lost_mass']:.3%} ({low:.3%} to {high:.3%})"
     cells = (
         name,
         f"{found['calls']:.4g}",
         f"{found['squeezed_calls']:.4g}",
-        lost,
+        loss,
         f"{found['search_s']:.1f}",
         *(f"{gain:.3g}" for gain in gains),
         f"{max(found['lost_by_group']['lost']):.2%}" if "lost_by_group" in found else "",
@@ -196,6 +154,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--weights", type=Path, default=Path("weights"), metavar="FOLDER")
     parser.add_argument("--tolerance", type=float, default=Squeeze.tolerance)
+    parser.add_argument("--by", default="latent", metavar="BOUNDS", help="as of drs.Squeeze")
     parser.add_argument("--json", type=Path, metavar="FILE")
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
@@ -220,8 +179,8 @@ def main(arguments: list[str] | None = None) -> int:
     loads["MLP"] = gans.mlp  # random weights: a smooth logit
     here = environment()
     print(describe(here))
-    report: dict[str, Any] = {**here, "tolerance": options.tolerance, "seconds": options.seconds}
-    report["measured"] = {}
+    asked = {name: getattr(options, name) for name in ("tolerance", "by", "seconds")}
+    report: dict[str, Any] = {**here, **asked, "measured": {}}
     for model in options.only or MODELS:
         gan = loads[model]() if model in loads else drs.load(model)
         quality, group = judges.get(model, (None, None))
@@ -230,9 +189,11 @@ def main(arguments: list[str] | None = None) -> int:
         report["measured"][model] = {"likeness": likeness, "rows": rows}
         print(f"\n{model}: logits of z and 0.9 z + 0.44 z' correlate by {likeness:.2f}\n\n{HEADER}")
         for name in options.ways:
-            rows[name] = compared(
-                gan, WAYS[name], options.tolerance, options.seconds, quality, group
-            )
+            squeeze = Squeeze(WAYS[name], options.tolerance, by=options.by)
+            try:
+                rows[name] = compared(gan, squeeze, options.seconds, quality, group)
+            except Differs as error:
+                raise SystemExit(error) from error
             print(line(name, rows[name]), flush=True)
             if options.json:
                 options.json.write_text(json.dumps(report, indent=1) + "\n")

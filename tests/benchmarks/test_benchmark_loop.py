@@ -54,7 +54,12 @@ def test_targets():
 
 @pytest.mark.parametrize(
     ("make", "shape"),
-    [(gans.mlp, (128,)), (gans.dcgan, (3, 32, 32)), (gans.sagan, (3, 128, 128))],
+    [
+        (gans.mlp, (128,)),
+        (gans.dcgan, (3, 32, 32)),
+        (gans.sagan, (3, 128, 128)),
+        (gans.stylegan2, (3, 64, 64)),
+    ],
 )
 def test_shapes(make, shape):
     gan = make(2).on(block=256)
