@@ -35,11 +35,10 @@ class Timed:
 
 
 @pages.kept()  # as in `generate`
-def timed(
-    gan: GAN, sampler: Any, n: int, seconds: float, state: Any = None, **options: Any
-) -> Timed:
-    """n samples, or those that are there after so many seconds; options: of `generate`."""
-    run = Run(gan, sampler, n, Options(batch_size=gan.block, patience=2**62, **options))
+def timed(gan: GAN, sampler: Any, n: int, seconds: float, state: Any = None) -> Timed:
+    """n samples, or those that are there after so many seconds."""
+    options = Options(batch_size=gan.block, precision=gan.precision, patience=2**62)
+    run = Run(gan, sampler, n, options)
     if gan.device.type == "cuda":
         torch.cuda.synchronize(gan.device)  # steps of another run may still be in flight
     start = time.perf_counter()

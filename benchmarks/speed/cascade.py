@@ -12,9 +12,8 @@ import argparse
 import json
 import math
 import sys
-import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +23,26 @@ import drs_fast as drs
 from benchmarks.common import gans
 from benchmarks.common.runs import Differs, Timed, lost, timed
 from benchmarks.common.timing import describe, environment
-from drs_fast.core import fingerprint
+from benchmarks.speed.cascade_ways import (
+    EXACT,
+    LOW,
+    TUNED,
+    WARM_UP_S,
+    Asked,
+    Cascade,
+    N,
+    Way,
+    begun,
+    in_turns,
+    plain_ways,
+    same,
+    tunes,
+)
 from drs_fast.gan import GAN
-from drs_fast.gan.precision import BF16, FP32, TF32
+from drs_fast.gan.precision import FP32
 from drs_fast.samplers import DRS, OBRS
 from drs_fast.squeeze import Squeeze
-from drs_fast.tune import lowered, tuning
+from drs_fast.tune import tuning
 
 WAYS = {"p80": DRS(percentile=80.0), "gamma 0": DRS(gamma=0.0), "OBRS 10 %": OBRS(budget=0.1)}
 MODELS: dict[str, tuple[Callable[[], GAN], int]] = {  # and the batch size
@@ -45,76 +58,14 @@ CPU = ("digits", "DCGAN 32x32", "StyleGAN2 32x32, width 32")
 GPU = ("DCGAN 64x64", "SAGAN 128x128", "StyleGAN2 64x64", "digits", "DCGAN 32x32")
 STAGE = GPU[:3]  # of benchmarks.gpu
 QUICK = ("MLP, width 16",)
-EXACT, TUNED, LOW = "fp32", "fp32, tuned", "bf16, tuned"
-FASTER = ("fold", "channels_last")  # where they apply, the latter to images
-N = 2**40  # samples, more than there is time for
-WARM_UP_S = 2.0
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What figures depend on, besides the model and the sampler."""
-
-    seconds: float  # of one run
-    rounds: int
-    burn_in: int  # rows
-    unseen: float  # as of drs.Squeeze
-    by: tuple[str, ...] = ("bf16", "auto")
-
-
 BRIEFLY = Asked(seconds=0.3, rounds=2, burn_in=1024, unseen=0.05, by=("bf16",))
-
-
-@dataclass(frozen=True)
-class Way:
-    """How samples are made: the sampler, its state, and options of `generate`."""
-
-    sampler: Any
-    state: Any
-    options: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Cascade:
-    """A sampler that squeezes, its state, and the seconds it took to find that."""
-
-    squeeze: Squeeze
-    state: Any
-    before: float
-
-    @property
-    def thresholds(self) -> Any:
-        """The state of the sampler without bounds."""
-        return self.squeeze.sampler.restored(self.state.unbounded)
-
-
-def tunes(gan: GAN) -> tuple[str, ...]:
-    """The variants that apply to G and D in fp32."""
-    kept = []
-    weights = fingerprint.modules(gan.generator, gan.discriminator)
-    images = any(weight.ndim == 4 for module in weights for weight in module.parameters())
-    for name in FASTER if images else FASTER[:1]:
-        try:
-            tuning.applied(gan, (name,))
-        except ValueError:
-            continue
-        kept.append(name)
-    return tuple(kept)
-
-
-def begun(gan: GAN, squeeze: Squeeze, tune: tuple[str, ...]) -> Cascade:
-    """After burn-in and search; ValueError if no bound keeps the limits."""
-    start = time.perf_counter()
-    squeeze = squeeze.settled(tuning.applied(gan, tune))
-    settling = time.perf_counter() - start
-    found = timed(gan, squeeze, N, 0.0, tune=tune)
-    return Cascade(squeeze, found.run.state, settling + found.before)
 
 
 def measured(gan: GAN, sampler: Any, asked: Asked) -> dict[str, Any]:
     """The figures of a sampler; Differs if a cascade has other samples."""
     tune = tunes(gan)
-    first = timed(gan, sampler, N, min(asked.seconds, WARM_UP_S), tune=tune)
+    tuned = tuning.applied(gan, tune)
+    first = timed(tuned, sampler, N, min(asked.seconds, WARM_UP_S))
     rows: dict[str, Any] = {}
     used: dict[str, Cascade] = {}
     for by in asked.by:
@@ -122,7 +73,7 @@ def measured(gan: GAN, sampler: Any, asked: Asked) -> dict[str, Any]:
         forced = None if by == "auto" else True
         squeeze = Squeeze(sampler, unseen=asked.unseen, use_bound=forced, by=by)
         try:
-            one = begun(gan, squeeze, tune)
+            one = begun(tuned, squeeze)
         except ValueError as error:
             rows[name] = {"unused": str(error)}
             continue
@@ -138,13 +89,13 @@ def measured(gan: GAN, sampler: Any, asked: Asked) -> dict[str, Any]:
             used[name] = one
     state = next((one.thresholds for one in used.values()), first.run.state)
     ways = plain_ways(gan, sampler, state, tune)
-    ways |= {name: Way(one.squeeze, one.state, {"tune": tune}) for name, one in used.items()}
-    runs, row_seconds = in_turns(gan, ways, asked)
+    ways |= {name: Way(tuned, one.squeeze, one.state) for name, one in used.items()}
+    runs, row_seconds = in_turns(ways, asked)
     exact = TUNED if TUNED in ways else EXACT
     for name, one in used.items():
         beside = runs[exact]
         if not same(one.thresholds, state):
-            beside = timed(gan, sampler, N, asked.seconds, one.thresholds, tune=tune)
+            beside = timed(tuned, sampler, N, asked.seconds, one.thresholds)
         rows[name] |= compared(one, runs[name], beside, gan.name)
         rows[name] |= gains(rows[name], name, row_seconds, exact, first.before)
     accepted = next((rows[name]["fp32_accepted"] for name in used), share(runs[exact]))
@@ -159,40 +110,6 @@ def measured(gan: GAN, sampler: Any, asked: Asked) -> dict[str, Any]:
         "flips": flips(runs[LOW], runs[exact]),
         "cascades": rows,
     }
-
-
-def plain_ways(gan: GAN, sampler: Any, state: Any, tune: tuple[str, ...]) -> dict[str, Way]:
-    """The same thresholds in every precision."""
-    ways = {EXACT: Way(sampler, state, {})}
-    if tune:
-        ways[TUNED] = Way(sampler, state, {"tune": tune})
-    if TF32 in lowered.lower_than(gan):
-        ways["tf32, tuned"] = Way(sampler, state, {"precision": TF32, "tune": tune})
-    ways[LOW] = Way(sampler, state, {"precision": BF16, "tune": (*tune, tuning.CAST)})
-    return ways
-
-
-def in_turns(
-    gan: GAN, ways: dict[str, Way], asked: Asked
-) -> tuple[dict[str, Timed], dict[str, float]]:
-    """The first run of each way, and the least seconds a row of all its runs.
-
-    Each round starts one way later.
-    """
-    names, runs = list(ways), {}
-    least = dict.fromkeys(names, math.inf)
-    for i in range(asked.rounds):
-        first = i % len(names)
-        for name in names[first:] + names[:first]:
-            way = ways[name]
-            run = timed(gan, way.sampler, N, asked.seconds, way.state, **way.options)
-            least[name] = min(least[name], run.rows / run.run.proposals)
-            runs.setdefault(name, run)
-    return runs, least
-
-
-def same(one: Any, other: Any) -> bool:
-    return torch.equal(one.log_m, other.log_m) and torch.equal(one.gamma, other.gamma)
 
 
 def share(run: Timed) -> float:

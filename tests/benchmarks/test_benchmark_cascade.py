@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional
 
 from benchmarks.common import gans, runs, stylegan2
-from benchmarks.speed import cascade
+from benchmarks.speed import cascade, cascade_ways
 
 QUICK = ["--only", "MLP, width 16", "--ways", "p80", "--seconds", "0.01", "--rounds", "1"]
 QUICK += ["--burn-in", "1024", "--unseen", "0.3", "--by", "bf16"]
@@ -45,7 +45,7 @@ def test_all_of_it(tmp_path, capsys):
 
 
 def test_other_samples_get_no_figure(tmp_path, monkeypatch, capsys):
-    timed = cascade.timed
+    timed = cascade_ways.timed
 
     def wrong(gan, sampler, *rest, **options):
         run = timed(gan, sampler, *rest, **options)
@@ -53,7 +53,7 @@ def test_other_samples_get_no_figure(tmp_path, monkeypatch, capsys):
             run = replace(run, samples=run.samples | {"x": run.samples["x"] + 1.0})
         return run
 
-    monkeypatch.setattr(cascade, "timed", wrong)
+    monkeypatch.setattr(cascade_ways, "timed", wrong)
     file = tmp_path / "cascade.json"
     assert cascade.main([*QUICK, "--json", str(file)]) == 1
     (row,) = json.loads(file.read_text())["rows"]

@@ -64,6 +64,8 @@ def test_all_of_it(tmp_path, capsys):
     assert report["disk"]["shards / bare"]["ratio"] > 0
     (step,) = report["profile"]
     assert "aten::addmm" in [each["name"] for each in step["top"]]
+    (squeezed,) = report["cascade"]
+    assert squeezed["cascades"]["cascade, bf16"]["unused"] == ""
     assert step["busy_us"] > 0
     assert "float32 only" not in narrow["skipped"]
     assert set(narrow["skipped"]) >= {"accept_latents", "torch.compile", "CUB DeviceSelect"}
@@ -266,9 +268,10 @@ def test_the_time_is_shared_out_among_the_stages():
 
 def test_nothing_begins_after_its_time(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(gpu, "SECONDS", 0.0)
-    report = report_of(tmp_path, "--stage", "ops,loop,profile,tune")
+    report = report_of(tmp_path, "--stage", "ops,loop,cascade,profile,tune")
     assert {row["skipped"]["all"] for row in report["rows"]} == {"out of time"}
     assert [row["skipped"] for row in report["loop"]] == ["out of time"]
+    assert [row["skipped"] for row in report["cascade"]] == ["out of time"]
     assert report["profile"] == []
     assert set(report["tune"]["skipped"].values()) == {"out of time"}
 
