@@ -113,7 +113,7 @@ def measured(gan: GAN, sampler: Any, asked: Asked) -> dict[str, Any]:
 
 
 def share(run: Timed) -> float:
-    """Of the rows, how many are accepted."""
+    """How many of the rows are accepted."""
     return max(1, len(run.samples["ids"])) / run.run.proposals
 
 
