@@ -90,7 +90,7 @@ class Trial(NamedTuple):
             bound = known(low.raised(nats, logit))
             return bound if first is None else torch.minimum(first, bound)
 
-        found = self.margin(behind, most=MOST * error if math.isfinite(error) else MOST)
+        found = self.margin(behind, most=MOST * error if math.isfinite(error) else None)
         return Chain((*margins, found.spreads), looked_at, found, behind(found.spreads))
 
     @one_thread()
@@ -98,7 +98,7 @@ class Trial(NamedTuple):
         self,
         bound: Callable[[float], Tensor],
         tolerance: float | None = None,
-        most: float = MOST,
+        most: float | None = None,
     ) -> Margin:
         """The least margin that loses no more, by the upper limit of its loss.
 
@@ -106,7 +106,7 @@ class Trial(NamedTuple):
         """
         total, largest = (self.total, self.largest) if tolerance is None else (1.0, 0.0)
         limit, at = self.tolerance if tolerance is None else tolerance, self._measured(largest)
-        low, high = 0.0, most
+        low, high = 0.0, MOST if most is None else most
         for _ in range(BISECTIONS):
             middle = at((low + high) / 2, bound((low + high) / 2))
             enough = middle.seen <= limit and middle.loss.high <= total

@@ -264,7 +264,7 @@ def test_a_search_that_takes_too_long_is_given_up(burn_in, hurried, monkeypatch)
     before = float(squeezed.sampler.init(hill(), Rng(0)).acceptance)
     monkeypatch.setattr(search.Search, "costs", Costs(1.0, 1e6, 1.0, 1.0))
     enough = search.needed(0.01, 0.0) * 1e6 / before
-    for module in ("search", "sampler"):
+    for module in ("search", "remarks"):
         monkeypatch.setattr(
             f"drs_fast.squeeze.{module}.MOST_WORK", enough * (1.2 if burn_in == 300 else 0.8)
         )
@@ -376,12 +376,13 @@ def test_the_interval_sees_what_only_audits_find(hurried, monkeypatch):
 
     More than 5 of 40 upper ends too low, at 2.5 % each: a chance of 0.04 %. Without audits all are.
     """
-    right = latent.Bound.above
+    right = latent.LatentBound.scores
 
-    def blind(self, margin, z, y):
-        return right(self, margin, z, y).masked_fill(z[:, 3] > 1.0, -60.0)
+    def blind(self, z, y):
+        mean, spread = right(self, z, y)
+        return mean.masked_fill(z[:, 3] > 1.0, -60.0), spread.masked_fill(z[:, 3] > 1.0, 0.0)
 
-    monkeypatch.setattr(latent.Bound, "above", blind)
+    monkeypatch.setattr(latent.LatentBound, "scores", blind)
     gan, squeezed, low = hill(), drs.Squeeze(EXACT), {}
     for audits in (-3.0, -math.inf):
         state = forced(gan, EXACT, cascade=False, margin=3.0, audits=audits)
