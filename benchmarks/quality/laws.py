@@ -28,7 +28,8 @@ from drs_fast import ops
 from drs_fast.core import Sampler
 from drs_fast.core.rows import SIMULATED_ROW, SIMULATED_START_ROW
 from drs_fast.samplers import DDLS, DRS, MH, OBRS, SIR, DGFlow
-from drs_fast.squeeze import Squeeze, search, stages
+from drs_fast.squeeze import Squeeze, search
+from drs_fast.squeeze import state as states
 
 LIMIT = 4.5
 Figure = tuple[str, str, float, float, float]  # case, figure, expected, found, standard error
@@ -193,7 +194,7 @@ def region(searches: int = 5, n: int = 20_000) -> Iterator[Figure]:
             lost, hidden = rare.lost(squeeze, state, share) if used else (0.0, 0.0)
             if used:
                 batch = squeeze.rows(gan, state, rng, int(n / float(state.acceptance)))[1]
-                found, low, high = stages.lost({k: int(v) for k, v in batch.stats.items()}, state)
+                found, low, high = states.lost({k: int(v) for k, v in batch.stats.items()}, state)
                 half = high - found if lost > found else found - low
                 yield case, "lost", lost, found, half / 1.96
             else:

@@ -11,7 +11,9 @@ from torch import Tensor
 
 import drs_fast as drs
 from drs_fast import ops
-from drs_fast.squeeze.stages import SqueezeState, Stages
+from drs_fast.squeeze.bounds.bound import above
+from drs_fast.squeeze.stages import Stages
+from drs_fast.squeeze.state import SqueezeState
 
 CENTRE, STD = 2.5, 0.3
 RARE, NARROW = -1.0, 0.016  # its centre, and its sd over its share
@@ -52,9 +54,9 @@ def lost(squeeze: drs.Squeeze, state: SqueezeState, share: float = 0.01) -> tupl
     weight = steps * torch.exp(-x.square() / 2)
     z, model = x.float()[:, None], gan(share)
     decides = squeeze.sampler.rejection(model, squeeze.sampler.State(*state[:5]))
-    stages = Stages(decides, state)
+    stages = Stages(decides, state, drs.Rng(0))
     pairs = zip(stages.networks, stages.margins, strict=True)
-    bounds = [network.above(margin, z, None) for network, margin in pairs if margin < math.inf]
+    bounds = [above(network, margin, z, None) for network, margin in pairs if margin < math.inf]
     threshold = {"log_m": state.log_m, "gamma": state.gamma, "eps": decides.eps}
     accepted = weight * ops.probability(model.logits(z)[1], **threshold)
     passed = weight * ops.probability(torch.stack(bounds).amin(dim=0), **threshold)

@@ -28,8 +28,10 @@ from drs_fast.gan import GAN
 from drs_fast.report import balance
 from drs_fast.samplers import DRS, OBRS
 from drs_fast.squeeze import Squeeze
+from drs_fast.squeeze.bounds.bound import above
 from drs_fast.squeeze.proposals import Proposals
-from drs_fast.squeeze.stages import SqueezeState, Stages
+from drs_fast.squeeze.stages import Stages
+from drs_fast.squeeze.state import SqueezeState
 from drs_fast.zoo import digits
 
 WAYS = {
@@ -106,10 +108,10 @@ def lost_by_group(
     thresholds = squeeze.sampler.State(*state[:5])
     decides = squeeze.sampler.rejection(gan, thresholds)._replace(free=False)
     proposals = Proposals(decides, drs.Rng(1))
-    stages = Stages(decides, state)
+    stages = Stages(decides, state, drs.Rng(1))
     seen, _ = proposals.found(stages.networks[1], CHECKED)
     bounds = [
-        network.above(margin, seen.z, None)
+        above(network, margin, seen.z, None)
         for network, margin in zip(stages.networks, stages.margins, strict=True)
         if margin < float("inf")
     ]

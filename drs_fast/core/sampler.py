@@ -185,6 +185,18 @@ class Sampler(ABC):
         """What the manifest keeps beside the state; its `remark`, a line, is shown to the user."""
         return {}
 
+    def settled(self, gan: "GAN", recorded: Mapping[str, Any] | None = None) -> "Sampler":
+        """This sampler with by name what time decides, before a run begins.
+
+        recorded: its fields in the manifest of a run that goes on; it then obeys them.
+        """
+        return self
+
+    @property
+    def later(self) -> Mapping[str, Any]:
+        """Fields that a manifest leaves out at these values, because they came later."""
+        return {}
+
     def choice(self, state: Any) -> tuple["Sampler", Any]:
         """Which sampler goes on, with which state; burn-in may have found another to be faster."""
         return self, state
@@ -262,8 +274,15 @@ class Sampler(ABC):
         """What `step` does for n rows whose latents it draws itself. Needed if `draws`."""
         raise NotImplementedError
 
-    def span(self, state: Any) -> float:
-        """How many rows it takes for one that G and D see. Needed if `draws`."""
+    def without_waiting(self, gan: "GAN", state: Any, rng: Rng, n: int) -> tuple[Any, Batch]:
+        """As `rows`, but without waiting for a GPU. Needed if `draws`.
+
+        If stats["beyond"] is above 0, the batch lacks rows and is thrown away; `rows` then waits.
+        """
+        return self.rows(gan, state, rng, n)
+
+    def span(self, gan: "GAN", state: Any, judged: int) -> float:
+        """How many rows to try so that G and D see about `judged`. Needed if `draws`."""
         raise NotImplementedError
 
     # What a run counts, and says of it.

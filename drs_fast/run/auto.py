@@ -7,11 +7,11 @@ the bytes are those of the same run with these names, and a run that goes on obe
 import contextlib
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from os import PathLike
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,8 +24,10 @@ from drs_fast.run import clock
 from drs_fast.run.graph import captured
 from drs_fast.run.options import Options
 from drs_fast.run.schedule import Run
+from drs_fast.run.worker import Worker
 from drs_fast.samplers.common.expected import Pilot
 from drs_fast.store import place
+from drs_fast.store.manifest import Manifest
 from drs_fast.tune import tuning
 
 LONGEST, SHARE = 60.0, 0.05  # seconds, or this part of the expected run if that is less
@@ -69,14 +71,29 @@ def settled(run: Run, out: str | PathLike[str] | None) -> Options:
     Those of the run that `out` holds, if it holds one.
     """
     options = run.options
-    if out is not None and Path(out).is_dir():
-        spec = {"images": options.images}
-        before = place.manifest_before(Path(out).absolute(), spec, run.n or 0)
-        if before is not None:
-            tune = tuple(before.get("tune", ()))
-            return replace(options, tune=tune, batch_size=before["batch_size"])
+    before = None if out is None else _manifest(run, out)
+    if before is not None:
+        tune = tuple(before.get("tune", ()))
+        return replace(options, tune=tune, batch_size=before["batch_size"])
     kept = Search(run).kept()
     return replace(options, tune=kept.tune, batch_size=kept.batch_size)
+
+
+def recorded(run: Run, out: str | PathLike[str]) -> Mapping[str, Any] | None:
+    """The fields of the sampler in the run that `out` holds; None if it holds none."""
+    before = _manifest(run, out)
+    if before is not None:
+        return before["sampler"]
+    worker = run.options.worker
+    alone = worker is None or Worker.parsed(worker).of == 1
+    return None if alone else {}  # several would measure differently
+
+
+def _manifest(run: Run, out: str | PathLike[str]) -> Manifest | None:
+    if not Path(out).is_dir():
+        return None
+    spec = {"images": run.options.images}
+    return place.manifest_before(Path(out).absolute(), spec, run.n or 0)
 
 
 class Search:

@@ -135,11 +135,13 @@ def _run(
     limit: clock.Limit | None = None,
     out: str | PathLike[str] | None = None,
 ) -> Run:
-    """The run that is asked for; tune="auto" is settled first."""
+    """The run that is asked for, with by name what a clock decides."""
     if options.tune == tuning.AUTO:
         plain = Run(gan, sampler, n, replace(options, tune=()), limit)
         options = auto.settled(plain, out)
-    return Run(gan, sampler, n, options, limit)
+    run = Run(gan, sampler, n, options, limit)
+    run.settle(None if out is None else auto.recorded(run, out))
+    return run
 
 
 def _generated(run: Run, n: int) -> Batch:

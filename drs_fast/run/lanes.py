@@ -69,7 +69,7 @@ class Stepping:
         if sampler.draws:
             room = RING_BYTES // (size * sum(row.nbytes for row in example.values()))
             batches = max(1, min(BATCHES, room))
-            rows = batches * size * sampler.span(state)
+            rows = sampler.span(gan, state, batches * size)
             self.most_rows = size * max(1, min(MOST_ROWS, int(rows)) // size)
         if sampler.weighs == BATCH:  # there anyway, and what progress says rests on it
             self._example["weight"] = example["logit"].double()
@@ -78,8 +78,11 @@ class Stepping:
         self.in_flight = self._readings.in_flight
 
     def launch(self, step: Step) -> Callable[[], Landed]:
+        return self._launched(step, waiting=not self._readings.lagging)
+
+    def _launched(self, step: Step, waiting: bool) -> Callable[[], Landed]:
         with self._parts.batch(step.size):
-            self._state, batch = self._stepped(self._rng.at(step.row), step.size)
+            self._state, batch = self._stepped(self._rng.at(step.row), step.size, waiting)
         if self._sampler.weighs == BATCH and batch.weigh is unweighed:
             raise ValueError(
                 f"{type(self._sampler).__name__} has weighs='batch', so step must return batches "
@@ -96,16 +99,17 @@ class Stepping:
                     f"{type(self._sampler).__name__} must return {name} like {describe(like)}, "
                     f"got {describe(given[name])}"
                 )
-        names = ("invalid", "above", *self._tallies)
+        names = ("invalid", "above", "beyond", *self._tallies)
         seen = batch.stats.get("calls", torch.full_like(batch.count, step.size))
         counts = [batch.count, seen, *(batch.stats.get(name) for name in names)]
         words = [torch.zeros_like(batch.count) if count is None else count for count in counts]
-        read = self._readings.take(
-            torch.stack([word.to(batch.ids.device).long() for word in words])
-        )
+        counted = torch.stack([word.to(batch.ids.device).long() for word in words])
+        read = counted.tolist if waiting else self._readings.take(counted)
 
         def land() -> Landed:
-            accepted, calls, invalid, above, *others = read()
+            accepted, calls, invalid, above, beyond, *others = read()
+            if beyond:
+                return self._launched(step, waiting=True)()
             rows = {name: tensor[:accepted] for name, tensor in given.items()}
             named = dict(zip(self._tallies, others, strict=True))
             pieces = [rows] if accepted else []
@@ -113,10 +117,11 @@ class Stepping:
 
         return land
 
-    def _stepped(self, rng: Rng, size: int) -> tuple[Any, Batch]:
+    def _stepped(self, rng: Rng, size: int, waiting: bool) -> tuple[Any, Batch]:
         if self._sampler.draws:
+            rows = self._sampler.rows if waiting else self._sampler.without_waiting
             with self._parts.on(ACCEPT):
-                return self._sampler.rows(self._gan, self._state, rng, size)
+                return rows(self._gan, self._state, rng, size)
         with self._parts.on(DRAW):
             z, y = ops.latents(self._gan, rng, size), ops.labels(self._gan, rng, size)
         with self._parts.on(ACCEPT):

@@ -58,6 +58,12 @@ class Run(Counted):
         self._forecast: Forecast
         self._limit = limit or Limit()
 
+    def settle(self, recorded: Mapping[str, Any] | None = None) -> None:
+        """Decides what a clock decides in the sampler; recorded: as `Sampler.settled` takes it."""
+        with self.watch.on("tuning"):
+            self.sampler = self.sampler.settled(self.gan, recorded)
+        self.anew(self.n)
+
     def begin(self) -> dict[str, Any]:
         """Burn-in; returns what it found apart from the sampler's state."""
 
@@ -65,6 +71,7 @@ class Run(Counted):
             if self.options.progress:
                 sys.stderr.write(f"{line}\n")
 
+        self.settle()
         if self.gan.images is not None or self.gan.decode is not None:
             _ = self.example  # an error for samples that cannot be kept comes before burn-in
         self.check_rows()

@@ -49,7 +49,12 @@ def of_functions(gan: GAN) -> str:
 def _of_sampler(sampler: Sampler, gan: GAN) -> dict[str, Any]:
     """Its name, law and plain fields, and the sha256 of the functions and the data it uses."""
     fields = {field.name: getattr(sampler, field.name) for field in dataclasses.fields(sampler)}
-    plain = {name: value for name, value in fields.items() if not callable(value)}
+    usual = sampler.later
+    plain = {
+        name: value
+        for name, value in fields.items()
+        if not callable(value) and not (name in usual and value == usual[name])
+    }
     functions, named = sampler.functions, {}
     if functions:
         named["functions_sha256"] = called.sha256(functions)

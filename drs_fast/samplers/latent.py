@@ -64,6 +64,7 @@ class Latent(RejectionSampler):
 
     State: ClassVar[Any] = LatentState
     law_version: ClassVar[int] = 2  # 1: with labels, a cap for each class and no quotas
+    by_logit: ClassVar[bool] = False
     energy: ClassVar[bool] = True  # the discriminator has no say
     weighs: ClassVar[str] = UNKNOWN  # the logit does not tell what was accepted
     appends: ClassVar[bool] = False  # samples are made of accepted latents alone

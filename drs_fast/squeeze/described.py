@@ -3,8 +3,9 @@
 from drs_fast.core.sampler import Bounded, Described, Recorded
 from drs_fast.samplers.common import clipped
 from drs_fast.samplers.common.rejection import RejectionSampler
-from drs_fast.squeeze import audit, stages
-from drs_fast.squeeze.stages import SqueezeState
+from drs_fast.squeeze import audit
+from drs_fast.squeeze import state as states
+from drs_fast.squeeze.state import SqueezeState
 
 
 def described(run: Recorded) -> Described:
@@ -22,10 +23,10 @@ def described(run: Recorded) -> Described:
 
 def _losses(run: Recorded, state: SqueezeState) -> dict[str, str]:
     tallies = run.tallies
-    evenly = run.proposals * stages.floor(state.calls) * float(state.acceptance)
+    evenly = run.proposals * states.floor(state.calls) * float(state.acceptance)
     hidden = audit.unseen(float(state.samples) + evenly)
     return {
-        "lost mass": f"{stages.lost(tallies, state)}, 95 % interval",
+        "lost mass": f"{states.lost(tallies, state)}, 95 % interval",
         "lost where rows seen": f"{audit.loss(tallies)}",
         "lost where none seen": f"at most {hidden:.2%} of the samples",
         "audits": f"{tallies['audited'] / tallies['judged']:.2%} of all rows that are judged",

@@ -18,7 +18,7 @@ from drs_fast.samplers.common import expected as without_bound
 from drs_fast.samplers.common.expected import HIGHEST, Expected, Pilot, Range, mean
 from drs_fast.samplers.common.rejection import Rejection, of_rows
 from drs_fast.squeeze.audit import reached
-from drs_fast.squeeze.stages import SqueezeState, floor, score
+from drs_fast.squeeze.state import SqueezeState, floor, score
 
 
 def expected(pilot: Pilot, decides: Rejection, state: SqueezeState) -> Expected:

@@ -4,7 +4,8 @@ import torch
 
 from drs_fast.samplers.common.expected import Expected
 from drs_fast.squeeze.proposals import LEAST
-from drs_fast.squeeze.sampler import NO_TIME, TOO_LITTLE, TOO_LONG, Squeeze
+from drs_fast.squeeze.remarks import NO_TIME, TOO_LITTLE, TOO_LONG
+from drs_fast.squeeze.sampler import Squeeze
 from drs_fast.squeeze.search import HORIZON, LEAST_WORK, MOST_WORK, ROWS, WORTH, needed
 from drs_fast.squeeze.work import Costs, in_the_time_of
 
@@ -15,7 +16,7 @@ def outlook(squeezed: Squeeze, found: Expected, costs: Costs, device: torch.devi
     found: what is expected of the sampler without a bound.
     """
     acceptance = max(found.acceptance, LEAST)
-    without, best = costs.without(acceptance), costs.with_the_best_bound(acceptance)
+    without, best = costs.without(acceptance), costs.with_the_best_network(acceptance)
     least = in_the_time_of(LEAST_WORK, device) + ROWS[0] * costs.call
     checked = needed(squeezed.tolerance, squeezed.unseen) / acceptance * costs.call
     if best >= WORTH * without:

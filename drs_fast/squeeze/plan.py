@@ -9,10 +9,11 @@ from torch import Tensor
 
 from drs_fast.core.threads import one_thread
 from drs_fast.samplers.common.intervals import Share
-from drs_fast.squeeze.bound import Bound
-from drs_fast.squeeze.stages import AUDITED
+from drs_fast.squeeze.bounds.latent import LatentBound
+from drs_fast.squeeze.state import AUDITED
 
 TWICE = 0.7  # two bounds together may cost this share of the large one
+UNUSED = (math.inf, math.inf, math.inf)  # margins
 MORE = 1.1  # most rows that pass both bounds, per row that passes the large one alone
 
 
@@ -25,8 +26,8 @@ class Seen(NamedTuple):
     chosen: Tensor
     y: Tensor | None
 
-    def where(self, keep: Tensor) -> "Seen":
-        """The rows of a mask (n,)."""
+    def where(self, keep: Tensor | slice) -> "Seen":
+        """The rows of a mask (n,) or a slice."""
         return Seen(*(None if column is None else column[keep] for column in self))  # type: ignore[arg-type]
 
     def valid(self) -> "Seen":
@@ -55,14 +56,15 @@ class Margin(NamedTuple):
 class Plan(NamedTuple):
     """Bounds and their margins; inf for a bound that is not used.
 
-    passing: rows for G and D per accepted row. left: the share of rows that reach the large bound.
-    acceptance: without bounds. high, samples, checked, looked: as in the state.
+    margins: of the tiny network, the large one and low precision. passing: rows for G and D per
+    accepted row. looked_at: the share of rows that each bound looks at. acceptance: without bounds.
+    high, samples, checked, looked: as in the state.
     """
 
-    networks: tuple[Bound, ...]
-    margins: tuple[float, float]
+    networks: tuple[LatentBound, ...]
+    margins: tuple[float, float, float]
     passing: float
-    left: float
+    looked_at: tuple[float, float, float]
     acceptance: float
     high: float
     samples: float
@@ -70,11 +72,16 @@ class Plan(NamedTuple):
     looked: Tensor
 
     @staticmethod
-    def none(networks: tuple[Bound, ...], high: float = 0.0, samples: float = 0.0) -> "Plan":
+    def none(networks: tuple[LatentBound, ...], high: float = 0.0, samples: float = 0.0) -> "Plan":
         """A plan without any bound."""
         checked = torch.empty(0, 3, dtype=torch.float32, device="cpu")
         nothing = checked, torch.empty(0, dtype=torch.int64, device="cpu")
-        return Plan(networks, (math.inf, math.inf), 1.0, 1.0, 1.0, high, samples, *nothing)
+        return Plan(networks, UNUSED, 1.0, (0.0, 0.0, 0.0), 1.0, high, samples, *nothing)
+
+
+def used(margins: Sequence[float]) -> bool:
+    """Whether any bound rejects rows."""
+    return any(math.isfinite(margin) for margin in margins)
 
 
 def calls(plan: Plan) -> float:
@@ -82,7 +89,7 @@ def calls(plan: Plan) -> float:
     return min(1.0, (1.0 + AUDITED) * plan.passing * plan.acceptance)
 
 
-def twice_pays(networks: tuple[Bound, ...], left: float, both: float, alone: float) -> bool:
+def twice_pays(networks: tuple[LatentBound, ...], left: float, both: float, alone: float) -> bool:
     """Whether it is cheaper to try the tiny bound before the large one, counted in multiplications.
 
     left: the share of rows that the tiny bound leaves. both, alone: rows that then pass.

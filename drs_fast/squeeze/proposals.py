@@ -1,7 +1,7 @@
 """The rows that G and D see in a search: some chosen by a bound, some drawn evenly."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -13,9 +13,11 @@ from drs_fast.core.rows import SEARCH_ROW
 from drs_fast.core.threads import one_thread
 from drs_fast.samplers.common.burn_in import turns_of
 from drs_fast.samplers.common.rejection import Rejection, of_rows
-from drs_fast.squeeze.bound import SLICE, Bound, drawn, raised, slices
+from drs_fast.squeeze.bounds.bound import above
+from drs_fast.squeeze.bounds.latent import LatentBound
 from drs_fast.squeeze.plan import Seen, joined, level
-from drs_fast.squeeze.stages import FLOOR, score
+from drs_fast.squeeze.slices import SLICE, drawn, slices
+from drs_fast.squeeze.state import FLOOR, score
 
 SCANNED = 64  # rows that a bound looks at for one that G and D see
 MOST_SCANNED = 2**23  # at once
@@ -27,7 +29,7 @@ class Scan(NamedTuple):
     """Rows that a bound has chosen from; a row's chance is the exponential of its shifted score."""
 
     decides: Rejection
-    network: Bound
+    network: LatentBound
     rows: int
     level: float
     floor: float  # so that no region goes unseen
@@ -55,7 +57,7 @@ class Proposals:
         ids = torch.arange(n, device=z.device) + BURN_IN_ROW
         return Seen(ids, z, state.logits, torch.ones_like(state.logits, dtype=torch.float64), y)
 
-    def found(self, network: Bound, n: int) -> tuple[Seen, Scan]:
+    def found(self, network: LatentBound, n: int) -> tuple[Seen, Scan]:
         """About n new rows; the higher its bound, the likelier a row is chosen."""
         judge, scanned = self.decides.judge, min(SCANNED * n, MOST_SCANNED)
         first = self._next(scanned)
@@ -81,16 +83,39 @@ class Proposals:
             if rows > most:
                 return seen, 0
             more = SLICE * math.ceil((rows - n) / SLICE)
-            for own, _, z, y in drawn(self.decides.judge, self._next(more), more):
-                ids = torch.arange(len(z), device=z.device) + own.row
-                logit = self._logits(z, y)
-                parts.append(self._samples(Seen(ids, z, logit, torch.ones_like(logit).double(), y)))
+            parts += [self._samples(each) for each in self._drawn(more)]
             n += more
         drawn_evenly = self._samples(joined(parts))
-        bound = above(scan.network, drawn_evenly)(LOOKED)
+        bound = lifted(scan.network, drawn_evenly)(LOOKED)
         chosen = scan.chance(score(scan.decides, bound, drawn_evenly.y))
         both = joined([seen, drawn_evenly._replace(chosen=chosen)])
         return both._replace(chosen=both.chosen + n / scan.rows * self.accepted(both)), n
+
+    def alone(self, samples: float, most: float) -> tuple[Seen, int]:
+        """About `samples` accepted rows, all of some evenly drawn ones: a row's chance is p.
+
+        Returns them, and how many were drawn: 0 if more than `most` would be needed.
+        """
+        block, n = self.decides.judge.block, 0
+        seen = self.known().where(slice(0))
+        rows = samples / max(float(self.decides.state.acceptance), LEAST)
+        while len(seen.ids) < samples:
+            if rows > most:
+                return seen, 0
+            more = block * max(1, math.ceil((rows - n) / block))
+            parts = [self._samples(each) for each in self._drawn(more)]
+            # Those drawn before too, because log_m may have risen.
+            seen, n = self._samples(joined([seen, *parts])), n + more
+            rows = n * samples / max(len(seen.ids), 1)
+        return seen._replace(chosen=self.accepted(seen)), n
+
+    def _drawn(self, n: int) -> Iterator[Seen]:
+        """The next n rows, in parts."""
+        for own, size, z, y in drawn(self.decides.judge, self._next(n), n):
+            z, y = z[:size], None if y is None else y[:size]
+            ids = torch.arange(size, device=z.device) + own.row
+            logit = self._logits(z, y)
+            yield Seen(ids, z, logit, torch.ones_like(logit).double(), y)
 
     @one_thread()
     def acceptance(self, seen: Seen, scan: Scan) -> float:
@@ -102,10 +127,10 @@ class Proposals:
         judged = seen.logit if bound is None else bound
         return ops.probability(judged, **self._thresholds(seen))
 
-    def scores(self, network: Bound, margin: float, rng: Rng, n: int) -> Tensor:
+    def scores(self, network: LatentBound, margin: float, rng: Rng, n: int) -> Tensor:
         """Scores of n rows."""
         return torch.cat([
-            score(self.decides, network.above(margin, z, y), y)[:size]
+            score(self.decides, above(network, margin, z, y), y)[:size]
             for _, size, z, y in drawn(self.decides.judge, rng, n)
         ])  # fmt: skip
 
@@ -144,7 +169,7 @@ class Proposals:
         self.decides = self.decides._replace(state=state)
 
 
-def above(network: Bound, seen: Seen) -> Callable[[float], Tensor]:
+def lifted(network: LatentBound, seen: Seen) -> Callable[[float], Tensor]:
     """A function from a number of spreads to the bound of these rows, (n,) float32."""
     with torch.inference_mode(), one_thread():
         parts = [
@@ -152,4 +177,4 @@ def above(network: Bound, seen: Seen) -> Callable[[float], Tensor]:
             for own in slices(len(seen.z), SLICE)
         ]
         columns = [torch.cat(column) for column in zip(*parts, strict=True)]
-    return lambda spreads: raised(spreads, *columns)
+    return lambda spreads: network.raised(spreads, *columns)

@@ -1,8 +1,8 @@
 """Exact rejection without paying for the rejected rows.
 
 A row is rejected if u >= p(logit). If bound(z) >= logit, then u >= p(bound) with the same u shows
-this before G and D run. Where the bound is too low, an accepted row is lost. How many are lost is
-estimated throughout the run, from rows that pass and from audited rows.
+this before G and D run in full precision. Where the bound is too low, an accepted row is lost. How
+many are lost is estimated throughout the run, from rows that pass and from audited rows.
 """
 
 import math
@@ -13,7 +13,6 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from drs_fast import ops
 from drs_fast.core import Batch, Found, Rng, Sampler, Stale
 from drs_fast.core.arguments import flag, number
 from drs_fast.core.sampler import (
@@ -27,29 +26,25 @@ from drs_fast.core.sampler import (
     those_that,
 )
 from drs_fast.gan import GAN
-from drs_fast.samplers.common import rejection
 from drs_fast.samplers.common.expected import Expected, Pilot
-from drs_fast.samplers.common.rejection import RejectionSampler, of_rows
-from drs_fast.squeeze import audit
-from drs_fast.squeeze.bound import Slice, drawn, given
+from drs_fast.samplers.common.rejection import RejectionSampler
+from drs_fast.squeeze import audit, remarks
+from drs_fast.squeeze.bounds.precision import PrecisionBound
+from drs_fast.squeeze.by import AUTO, LATENT, Chosen, checked, measured
 from drs_fast.squeeze.described import described
 from drs_fast.squeeze.expected import expected
-from drs_fast.squeeze.search import HORIZON, MOST_WORK, WORTH, Search, needed
-from drs_fast.squeeze.stages import SqueezeState, Stages, lost, typical
-from drs_fast.squeeze.work import in_the_time_of
+from drs_fast.squeeze.rooms import Rooms, expecting
+from drs_fast.squeeze.search import Search
+from drs_fast.squeeze.slices import Slice, drawn, given
+from drs_fast.squeeze.state import SqueezeState, lost, typical
+from drs_fast.squeeze.step import step
 
-# Why no bound is used, in a few words.
-REFUSED = "use_bound=False"
-TOO_LONG = "a search would take too long"
-NONE_FOUND = "no bound is known to lose as little as tolerance says"
-NO_TIME = "too little to gain to pay for a search"
-TOO_LITTLE = "the best bound saves less than 5 % of the work"
 FALSE_ALARMS = 0.025  # share of runs that stop though their bound loses just what it may
 
 
 @dataclass(frozen=True)
 class Squeeze(Sampler):
-    """A rejection sampler that rejects most rows by a bound of the latent, before G and D run.
+    """A rejection sampler that rejects most rows by a cheap bound, before G and D run.
 
     sampler: DRS, OBRS or Latent.
     tolerance: the share of accepted samples that the bound may lose. If it loses more, the run
@@ -60,7 +55,13 @@ class Squeeze(Sampler):
         you need few samples, a larger value is the cheaper assumption.
     use_bound: None: use a bound if it saves work, including the work of the search. True: always;
         an error if no bound keeps the limits. False: never.
-    The bound is found in burn-in, and used if its total loss is within these limits at 98.75 %
+    by: the bounds that may be used, joined by commas: "latent", small networks on the latent; and
+        one of "bf16", "fp16" and "tf32", G and D in this precision. "auto": networks, and the
+        precision that is cheapest on the device, if a timing before the run says that it may pay.
+        The run's manifest then has what was found by name; give it for the same bytes.
+    low_cost: what a row takes in low precision, as a share of the time in full precision, by which
+        the search judges. "auto" measures it; otherwise 0.5.
+    The bounds are found in burn-in, and used if their total loss is within these limits at 98.75 %
     confidence. Work is counted (squeeze/work.py), not timed, so equal runs decide alike. If PyTorch
     cannot count G and D, such as quantized ones, they seem cheaper than they are.
     """
@@ -69,6 +70,8 @@ class Squeeze(Sampler):
     tolerance: float = 2e-3
     unseen: float = 0.0
     use_bound: bool | None = None
+    by: str = AUTO
+    low_cost: float | None = None
 
     State: ClassVar[Any] = SqueezeState
     law_version: ClassVar[int] = 3
@@ -92,6 +95,14 @@ class Squeeze(Sampler):
         object.__setattr__(self, "unseen", number("unseen", self.unseen, 0.0, 1.0))
         if self.use_bound is not None:
             object.__setattr__(self, "use_bound", flag("use_bound", self.use_bound))
+        object.__setattr__(self, "by", checked(self.by))
+        if self._chosen.low and not self.sampler.by_logit:
+            raise ValueError(
+                f"by={self.by!r} needs a sampler that decides by the logit of D, got "
+                f"{type(self.sampler).__name__}; use by='latent'"
+            )
+        if self.low_cost is not None:
+            object.__setattr__(self, "low_cost", number("low_cost", self.low_cost, 0.0, 100.0))
 
     @property
     def law(self) -> str:
@@ -100,7 +111,24 @@ class Squeeze(Sampler):
 
     @property
     def tallies(self) -> tuple[str, ...]:
-        return ("judged", "audited", *audit.UNITS, *self.sampler.tallies)
+        low = audit.LOW if self._chosen.low else ()
+        return ("judged", "audited", *audit.UNITS, *low, *self.sampler.tallies)
+
+    @property
+    def later(self) -> Mapping[str, Any]:
+        return {"by": LATENT, "low_cost": None}
+
+    def settled(self, gan: GAN, recorded: Mapping[str, Any] | None = None) -> "Squeeze":
+        """With by name what a clock decides; recorded: what it decided when the run began."""
+        if self.by != AUTO:
+            return self
+        if recorded is not None:
+            found = {**self.later, **{key: recorded[key] for key in self.later if key in recorded}}
+        elif self.use_bound is False:
+            found = dict(self.later)
+        else:
+            found = measured(gan, self.sampler)._asdict()
+        return replace(self, **found)
 
     @property
     def energy(self) -> bool:
@@ -116,11 +144,17 @@ class Squeeze(Sampler):
     @torch.inference_mode(False)
     def init(self, gan: GAN, rng: Rng) -> SqueezeState:
         decides = self.sampler.rejection(gan, self.sampler.init(gan, rng))
-        state = Search(decides, rng, self.tolerance, self.unseen, self.use_bound).state()
-        if self.use_bound and not _used(state):
+        by, low = self._chosen, None
+        if by.low and self.use_bound is not False:
+            low = PrecisionBound(decides.judge, by.low)
+        state = Search(
+            decides, rng, self.tolerance, self.unseen, self.use_bound,
+            latent=by.latent, low=low, low_cost=by.cost,
+        ).state()  # fmt: skip
+        if self.use_bound and not state.used:
             raise ValueError(
-                f"use_bound=True, but {self._none_found()}; raise tolerance or unseen, or drop "
-                "use_bound"
+                f"use_bound=True, but {remarks.none_found(self.limits)}; raise tolerance or "
+                "unseen, or drop use_bound"
             )
         return state
 
@@ -134,7 +168,7 @@ class Squeeze(Sampler):
 
     def facts(self, state: SqueezeState) -> dict[str, Any]:
         inner = self.sampler.facts(self._inner(state))
-        return {**inner, "remark": self.remark(state), "squeeze_used": _used(state)}
+        return {**inner, "remark": self.remark(state), "squeeze_used": state.used}
 
     @property
     def weighs(self) -> str:
@@ -151,14 +185,14 @@ class Squeeze(Sampler):
 
     def choice(self, state: SqueezeState) -> tuple[Sampler, Any]:
         """The wrapped sampler goes on where a bound does not pay."""
-        return (self, state) if _used(state) else (self.sampler, self._inner(state))
+        return (self, state) if state.used else (self.sampler, self._inner(state))
 
     def step(
         self, gan: GAN, state: SqueezeState, z: Tensor, y: Tensor | None, rng: Rng
     ) -> tuple[SqueezeState, Batch]:
-        if not _used(state) or not len(z):
+        if not state.used or not len(z):
             return state, self.sampler.step(gan, self._inner(state), z, y, rng)[1]
-        return self._step(gan, state, rng, given(z, y, rng))
+        return self._step(gan, state, rng, given(z, y, rng), None)
 
     def remade(
         self,
@@ -174,11 +208,22 @@ class Squeeze(Sampler):
 
     def rows(self, gan: GAN, state: SqueezeState, rng: Rng, n: int) -> tuple[SqueezeState, Batch]:
         """Does what `step` does for n rows, drawing their latents slice by slice."""
-        return self._step(gan, state, rng, drawn(gan, rng, n))
+        return self._step(gan, state, rng, drawn(gan, rng, n), None)
 
-    def span(self, state: SqueezeState) -> float:
-        """Rows tried per row that G and D see."""
-        return 1.0 / float(state.calls)
+    def without_waiting(
+        self, gan: GAN, state: SqueezeState, rng: Rng, n: int
+    ) -> tuple[SqueezeState, Batch]:
+        """As `rows`, without waiting for a GPU; stats["beyond"] counts rows without room."""
+        low = self._low(gan, state)
+        share = float(state.low[1] if low else state.calls)
+        low_block = low.gan.block if low else gan.block
+        rooms = Rooms.of(n, share, float(state.calls), low_block, gan.block)
+        return self._step(gan, state, rng, drawn(gan, rng, n), rooms)
+
+    def span(self, gan: GAN, state: SqueezeState, judged: int) -> float:
+        """Rows to try so that G and D see about so many, or on a GPU hardly ever more."""
+        seen = expecting(judged) if gan.device.type == "cuda" else float(judged)
+        return seen / float(state.calls)
 
     def expected(self, gan: GAN, pilot: Pilot, rng: Rng) -> Expected | None:
         """What the bound that its search finds brings. The search may take minutes."""
@@ -193,54 +238,11 @@ class Squeeze(Sampler):
 
     def unused(self, state: SqueezeState) -> str:
         """Why no bound is used, in a few words; "" if one is."""
-        _, without, squeezed, _ = state.work.tolist()
-        if self.use_bound is False:
-            return REFUSED
-        if float(state.high) == 1.0 and not float(state.samples):
-            return TOO_LONG
-        if float(state.high) > self.tolerance + self.unseen:
-            return NONE_FOUND
-        if not _used(state):
-            return NO_TIME if squeezed < WORTH * without else TOO_LITTLE
-        return ""
+        return remarks.unused(self.limits, state)
 
     def remark(self, state: SqueezeState) -> str:
-        """One line on what the bound brings, or why none is used."""
-        calls, without, squeezed, search = state.work.tolist()
-        why = self.unused(state)
-        if why == REFUSED:
-            return "squeeze: not used, as use_bound=False says"
-        if why == TOO_LONG:
-            most = in_the_time_of(MOST_WORK, state.log_m.device)
-            takes = needed(self.tolerance, self.unseen) * calls
-            enough = 2.0 * audit.UNSEEN * without / most  # a search may find a larger log_m
-            return (
-                f"squeeze: not used, for it takes {takes:,.0f} calls of G and D, more than the "
-                f"{most:.2g} operations that a search may take, to show that a bound loses at most "
-                f"tolerance={self.tolerance:g} of the samples; unseen={min(enough, 1.0):.2g} "
-                "beyond that needs no more, and use_bound=True knows no limit"
-            )
-        if why == NONE_FOUND:
-            return f"squeeze: not used, for {self._none_found()}"
-        if why == NO_TIME:
-            return (
-                f"squeeze: not used, for the best bound could save {without - squeezed:.2g} of "
-                f"{without:.2g} operations a sample, too little to pay for a search within "
-                f"{HORIZON:,} samples"
-            )
-        if why == TOO_LITTLE:
-            return (
-                f"squeeze: not used, for a sample takes {without:.3g} operations without a bound "
-                f"and {squeezed:.3g} with one, which must be at least 5 % less"
-            )
-        fewer = float(state.calls / state.acceptance)
-        pays = "it never pays"
-        if squeezed < without:
-            pays = f"the search pays from n = {math.ceil(search / (without - squeezed)):,} on"
-        return (
-            f"squeeze: a sample takes {fewer:,.2f} calls of G and D instead of {calls:,.2f}, and "
-            f"{squeezed / without:.2g} of the work; {pays}"
-        )
+        """One line on what the bounds bring, or why none is used."""
+        return remarks.remark(self.limits, state)
 
     def measured(self, state: SqueezeState, tallies: Mapping[str, int]) -> dict[str, Any]:
         """What a run's tallies say, those of the wrapped sampler among them."""
@@ -273,40 +275,38 @@ class Squeeze(Sampler):
         """What the bound loses, and the rows of the search that it was compared on."""
         return described(run)
 
-    def _none_found(self) -> str:
-        beyond = f" + unseen={self.unseen:g}" if self.unseen else ""
-        return (
-            "no bound was found that is known to lose at most "
-            f"tolerance={self.tolerance:g}{beyond} of the samples"
-        )
-
     def _inner(self, state: SqueezeState) -> Any:
         return self.sampler.restored(state.unbounded)
 
+    def _low(self, gan: GAN, state: SqueezeState) -> PrecisionBound | None:
+        return PrecisionBound(gan, self._chosen.low) if len(state.low) else None
+
+    @property
+    def limits(self) -> remarks.Limits:
+        """What is asked of a bound."""
+        low = self._chosen
+        return remarks.Limits(self.tolerance, self.unseen, self.use_bound, low.low, low.cost)
+
+    @property
+    def _chosen(self) -> Chosen:
+        return Chosen.of(self.by, self.low_cost)
+
     def _step(
-        self, gan: GAN, state: SqueezeState, rng: Rng, slices: Iterable[Slice]
+        self,
+        gan: GAN,
+        state: SqueezeState,
+        rng: Rng,
+        slices: Iterable[Slice],
+        rooms: Rooms | None,
     ) -> tuple[SqueezeState, Batch]:
         decides = self.sampler.rejection(gan, self._inner(state))
-        stages = Stages(decides, state)
-        parts = [stages.survivors(one) for one in slices]
-        z, ids, passed, chance, audited = (
-            torch.cat(column) for column in zip(*(part[:5] for part in parts), strict=True)
+        return state, step(
+            decides,
+            state,
+            rng,
+            slices,
+            low=self._low(decides.judge, state),
+            rooms=rooms,
+            weighted=self.weighs == BATCH,
+            by_kind=bool(self._chosen.low),
         )
-        y = None if gan.labels is None else torch.cat([p.y for p in parts if p.y is not None])
-        x, logit = decides.judge.logits(z, y)
-        accepted = ops.probability(logit, **of_rows(decides.state, y, decides.eps))
-        weight = None
-        if self.weighs == BATCH:
-            weight = ops.weight(logit, **of_rows(decides.state, y, decides.eps))
-            weight = weight * (accepted / audit.reached(accepted, passed, chance))
-        batch = rejection.compacted(x, logit, decides.state, z, y, rng, decides.eps, ids, weight)
-        judged = torch.full_like(batch.count, len(ids))
-        batch = decides.complete(replace(batch, stats={**batch.stats, "calls": judged}))
-        seen = passed + (1.0 - passed) * chance
-        counts = {"judged": judged, "audited": audited.sum()}
-        sums = audit.tallied(accepted, passed, seen, typical(state))
-        return state, replace(batch, stats={**batch.stats, **counts, **sums})
-
-
-def _used(state: SqueezeState) -> bool:
-    return bool(torch.isfinite(state.margins[1]))

@@ -2,21 +2,28 @@
 
 import functools
 import math
-from collections.abc import Callable
 
 import torch
-from torch import Tensor
 
 from drs_fast.core import Rng
 from drs_fast.core.rows import RATIO_ROW, SEARCH_ROW
-from drs_fast.core.threads import one_thread
-from drs_fast.samplers.common.intervals import Share
 from drs_fast.samplers.common.rejection import Rejection, RejectionState
-from drs_fast.squeeze.audit import UNSEEN, loss, power_of_two, tallied
-from drs_fast.squeeze.bound import LARGE, ROWS_A_STEP, TINY, Bound, build, fit, packed, steps_of_fit
-from drs_fast.squeeze.plan import Margin, Plan, Seen, calls, joined, level, twice_pays
-from drs_fast.squeeze.proposals import LEAST, SCANNED, Proposals, Scan, above
-from drs_fast.squeeze.stages import AUDITED, FLOOR, SqueezeState
+from drs_fast.squeeze.audit import UNSEEN
+from drs_fast.squeeze.bounds.latent import (
+    LARGE,
+    ROWS_A_STEP,
+    TINY,
+    LatentBound,
+    build,
+    fit,
+    packed,
+    steps_of_fit,
+)
+from drs_fast.squeeze.bounds.precision import PrecisionBound
+from drs_fast.squeeze.chains import Chain, Trial
+from drs_fast.squeeze.plan import Plan, Seen, calls, joined, level, used
+from drs_fast.squeeze.proposals import LEAST, SCANNED, Proposals, Scan, lifted
+from drs_fast.squeeze.state import AUDITED, FLOOR, SqueezeState, score
 from drs_fast.squeeze.work import Costs, in_the_time_of
 from drs_fast.training.fitting import Draws
 
@@ -30,14 +37,11 @@ ROWS = (
 )  # that G and D see for a search, round by round
 HORIZON = 300_000  # samples, within which a further round must pay for itself
 LUCK = 0.02  # of the calls: what it may bring though the one before it brought nothing
-LEAST_WORK = 1e12  # about what a search takes, on a CPU
+LEAST_WORK = 1e12  # about what a search for networks takes, on a CPU
 MOST_WORK = 6e13  # for evenly drawn rows, on a CPU: ten minutes of a core
 ALL_ROWS = float(RATIO_ROW - SEARCH_ROW)  # that a search may draw
 A_ROW = 1.5  # calls: what a row of a round costs, with its share of the fit and of the scan
-MOST = 10.0  # spreads
-BISECTIONS = 14
 HIDDEN = 0.75  # share of the tolerance kept for loss that may hide, as less is costly to rule out
-TINY_SHARE = 0.25  # share of the large bound's allowed loss on seen rows that the tiny one may use
 WORTH = 0.95  # share of a sample's cost without bounds that a bound must come below
 
 
@@ -51,6 +55,8 @@ class Search:
 
     tolerance: what they may lose; unseen: and what more, where no row was seen.
     use_bound: whether one is used that is known to lose no more; None: if that is less work.
+    latent: whether networks may be used. low: the bound by low precision, if that may be; low_cost:
+        what it takes, as a share of full precision.
     """
 
     def __init__(
@@ -60,124 +66,152 @@ class Search:
         tolerance: float,
         unseen: float,
         use_bound: bool | None = None,
+        *,
+        latent: bool = True,
+        low: PrecisionBound | None = None,
+        low_cost: float = math.inf,
     ) -> None:
         self.proposals = Proposals(decides, rng)
         self.judge, self.rng, self.before = decides.judge, rng, decides.state
         self.tolerance, self.unseen, self.use_bound = tolerance, unseen, use_bound
+        self.latent, self.low, self.low_cost = latent, low, low_cost
         self.draws = Draws(rng.seed, SEARCH_ROW)
         self._passes = 0  # rows through a large network, forwards and backwards
+        self._low_calls = 0
 
     @functools.cached_property
     def costs(self) -> Costs:
-        return Costs.of(self.judge)
+        return Costs.of(self.judge, self.low_cost)
 
     def state(self) -> SqueezeState:
         """The state for a run."""
         plan = Plan.none(tuple(build(self.judge, w, self.draws) for w in (TINY, LARGE)))
         if self.use_bound is False:
             return self._state(plan, self.before)
-        costs, device = self.costs, self.judge.device
-        worth, least = WORTH, in_the_time_of(LEAST_WORK, device) + ROWS[0] * costs.call
-        most = in_the_time_of(MOST_WORK, device) / costs.call
-        if self.use_bound:
-            worth, least, most = math.inf, -math.inf, ALL_ROWS
         acceptance = max(float(self.before.acceptance), LEAST)
-        without, squeezed = costs.without(acceptance), costs.with_the_best_bound(acceptance)
-        used = squeezed < worth * without and HORIZON * (without - squeezed) > least
-        if used:
-            plan = self._plan(plan, most)
-            acceptance, used = plan.acceptance, False
-            without = costs.without(acceptance)
-            if math.isfinite(plan.margins[1]) and plan.high <= self.tolerance + self.unseen:
-                seen, twice = (1.0 + AUDITED) * plan.passing, math.isfinite(plan.margins[0])
-                squeezed = costs.with_bounds(acceptance, seen, plan.left, twice)
-                used = squeezed < worth * without
-        if used:
+        without = self.costs.without(acceptance)
+        worth = math.inf if self.use_bound else WORTH
+        latent, low, squeezed = self._promising(acceptance, worth)
+        used_here = False
+        if latent or low:
+            plan = self._plan(plan, latent, low)
+            acceptance = plan.acceptance
+            without = self.costs.without(acceptance)
+            if used(plan.margins) and plan.high <= self.tolerance + self.unseen:
+                seen = (1.0 + AUDITED) * plan.passing
+                squeezed = self.costs.with_bounds(acceptance, seen, plan.looked_at)
+                used_here = squeezed < worth * without
+        if used_here:
             state = self._state(plan, self.proposals.decides.state)
         else:
             state = self._state(Plan.none(plan.networks, plan.high, plan.samples), self.before)
         work = 1.0 / acceptance, without, squeezed, self._work()
         return state._replace(work=state.log_m.new_tensor(work))
 
+    def _promising(self, acceptance: float, worth: float) -> tuple[bool, bool, float]:
+        """Whether networks and low precision, without a flaw, would pay; the work of the better."""
+        costs, without = self.costs, self.costs.without(acceptance)
+        least = in_the_time_of(LEAST_WORK, self.judge.device) + ROWS[0] * costs.call
+        least = -math.inf if self.use_bound else least
+        network, low = costs.with_the_best_network(acceptance), costs.with_low_precision(acceptance)
+        network, low = network if self.latent else math.inf, low if self.low else math.inf
+        pays = network < worth * without and HORIZON * (without - network) > least
+        return pays, low < worth * without, min(network, low)
+
     def _work(self) -> float:
         """The work of the search so far."""
-        calls, rows = (
-            self.proposals.spent - len(self.before.logits),
-            self.proposals.row - SEARCH_ROW,
-        )
-        asked = rows * (self.costs.row + self.costs.large) + self._passes * self.costs.large
-        return calls * self.costs.call + asked
+        rows, costs = self.proposals.row - SEARCH_ROW, self.costs
+        own = (self.proposals.spent - len(self.before.logits)) * costs.call
+        if self._passes:
+            own += rows * (costs.row + costs.large) + self._passes * costs.large
+        return own + (self._low_calls * costs.low if self._low_calls else 0.0)
 
     def _state(self, plan: Plan, base: RejectionState) -> SqueezeState:
-        used = math.isfinite(plan.margins[1])
+        bounded, (tiny, large, low) = used(plan.margins), plan.margins
         number = base.log_m.new_tensor
         return SqueezeState(
             log_m=base.log_m,
             gamma=base.gamma,
-            acceptance=number(plan.acceptance) if used else base.acceptance,
+            acceptance=number(plan.acceptance) if bounded else base.acceptance,
             logits=base.logits,
             proposed=base.proposed,
             weights=packed(plan.networks),
-            margins=number(plan.margins),
-            audits=number(self._audits(plan) if used else -math.inf),
-            calls=number(calls(plan) if used else 1.0),
+            margins=number((tiny, large)),
+            audits=number(self._audits(plan) if bounded else -math.inf),
+            calls=number(calls(plan) if bounded else 1.0),
             high=number(plan.high),
             samples=number(plan.samples),
             checked=plan.checked,
             looked=plan.looked,
             spent=torch.tensor(self.proposals.spent, device=base.logits.device),
+            low=number((low, plan.looked_at[2]) if math.isfinite(low) else ()),
         )
 
-    def _plan(self, none: Plan, most: float) -> Plan:
-        """The bounds to use, if at most `most` evenly drawn rows are needed to check them."""
+    def _plan(self, none: Plan, latent: bool, low: bool) -> Plan:
+        """The bounds to use, if not too many evenly drawn rows are needed to check them."""
+        most = in_the_time_of(MOST_WORK, self.judge.device) / self.costs.call
+        most = ALL_ROWS if self.use_bound else most
         acceptance, samples = float(self.before.acceptance), needed(self.tolerance, self.unseen)
         refused = none._replace(high=1.0, acceptance=max(acceptance, LEAST))
         if samples > most * acceptance:
             return refused
-        large, seen, fresh, scan = self.large()
-        tiny, acceptance = self.fitted(TINY, seen), self.proposals.acceptance(fresh, scan)
-        # At least as many as were chosen: they then hardly cost more time.
-        samples = max(samples, acceptance * min(len(fresh.ids), most / 2))
-        fresh, rows = self.proposals.evenly(fresh, scan, samples, most)
-        acceptance = self.proposals.acceptance(fresh, scan)
+        networks: tuple[LatentBound, ...] = ()
+        if latent:
+            large, seen, fresh, scan = self.large()
+            networks = self.fitted(TINY, seen), large
+            acceptance = self.proposals.acceptance(fresh, scan)
+            # At least as many as were chosen: they then hardly cost more time.
+            samples = max(samples, acceptance * min(len(fresh.ids), most / 2))
+            fresh, rows = self.proposals.evenly(fresh, scan, samples, most)
+            acceptance, chosen_from = self.proposals.acceptance(fresh, scan), scan.rows
+        else:
+            fresh, rows = self.proposals.alone(samples, most)
+            acceptance, chosen_from = len(fresh.ids) / max(rows, 1), rows
         if not rows:
             return refused._replace(acceptance=max(acceptance, LEAST))
-        largest, total = scan.rows / rows, self.tolerance + self.unseen
-        of_large, of_tiny = above(large, fresh), above(tiny, fresh)
-        alone = self.margin(fresh, of_large, self.tolerance, total, largest)
-        before = self.margin(fresh, of_tiny, TINY_SHARE * alone.seen)
-        first = of_tiny(before.spreads)
-
-        def twice(spreads: float) -> Tensor:
-            return torch.minimum(first, of_large(spreads))
-
-        both = self.margin(fresh, twice, self.tolerance, total, largest)
-        left, margins = 1.0, (math.inf, alone.spreads)
-        chosen, bound = alone, of_large(alone.spreads)
-        share = before.passing * acceptance
-        cheaper = twice_pays((tiny, large), share, both.passing, alone.passing)
-        if cheaper and both.loss.high <= total:
-            left, margins = share, (before.spreads, both.spreads)
-            chosen, bound = both, twice(both.spreads)
+        trial = Trial(
+            self.proposals, fresh, self.tolerance, self.tolerance + self.unseen, chosen_from / rows
+        )
+        chain = self._best(trial, networks, low, acceptance)
         return Plan(
-            networks=(tiny, large),
-            margins=margins,
-            passing=chosen.passing,
-            left=left,
+            networks=networks or none.networks,
+            margins=chain.margins,
+            passing=chain.found.passing,
+            looked_at=chain.looked_at,
             acceptance=acceptance,
-            high=chosen.loss.high,
+            high=chain.found.loss.high,
             samples=acceptance * rows,
-            checked=torch.stack([fresh.logit, bound, fresh.chosen.float()], dim=1),
+            checked=torch.stack([fresh.logit, chain.bound, fresh.chosen.float()], dim=1),
             looked=fresh.ids,
         )
 
-    def large(self) -> tuple[Bound, Seen, Seen, Scan]:
-        """A bound fitted to more and more rows while this pays; those rows, and unseen ones."""
+    def _best(
+        self, trial: Trial, networks: tuple[LatentBound, ...], low: bool, acceptance: float
+    ) -> Chain:
+        """Of the chains that keep the limits, the one of the least work."""
+        chains = [trial.by_networks(networks, acceptance)] if networks else []
+        if low and self.low is not None:
+            (logit,) = self.low.scores(trial.seen.z, trial.seen.y)
+            self._low_calls += len(logit)
+            if chains:
+                chains.append(trial.by_low(self.low, logit, networks, chains[0], acceptance))
+            chains.append(trial.by_low(self.low, logit))
+
+        def rank(chain: Chain) -> tuple[bool, float]:
+            seen = (1.0 + AUDITED) * chain.found.passing
+            work = self.costs.with_bounds(acceptance, seen, chain.looked_at)
+            return chain.found.loss.high > trial.total, work
+
+        return min(chains, key=rank)
+
+    def large(self) -> tuple[LatentBound, Seen, Seen, Scan]:
+        """A network fitted to more and more rows while this pays; those rows, and unseen ones."""
         seen, before = self.proposals.known(), 1.0
         for n in ROWS:
             network = self.fitted(LARGE, seen)
             fresh, scan = self.proposals.found(network, n)
-            margin = self.margin(fresh, above(network, fresh), self.tolerance)
+            trial = Trial(self.proposals, fresh, self.tolerance)
+            margin = trial.margin(lifted(network, fresh), self.tolerance)
             share = margin.passing * self.proposals.acceptance(fresh, scan)
             if not share:
                 break
@@ -188,50 +222,22 @@ class Search:
             seen = joined([seen, fresh])
         return network, seen, fresh, scan
 
-    def fitted(self, widths: tuple[int, ...], seen: Seen) -> Bound:
-        """A new bound, fitted to these rows."""
+    def fitted(self, widths: tuple[int, ...], seen: Seen) -> LatentBound:
+        """A new network, fitted to these rows."""
         network, seen = build(self.judge, widths, self.draws), seen.valid()
         fit(network, seen.z, seen.y, seen.logit, self.draws)
         self._passes += 3 * ROWS_A_STEP * steps_of_fit(len(seen.z))  # a backward pass costs two
         return network
 
-    @one_thread()
-    def margin(
-        self,
-        seen: Seen,
-        bound: Callable[[float], Tensor],
-        tolerance: float,
-        total: float = 1.0,
-        largest: float = 0.0,
-    ) -> Margin:
-        """The least margin that loses no more, by the upper limit of its loss.
-
-        tolerance: limit of the loss where rows were seen. total: limit of all loss, if no row
-        stands for more than `largest`.
-        """
-        accepted = self.proposals.accepted(seen)
-        mass = float((accepted / seen.chosen).sum())
-        if not mass:
-            return Margin(MOST, Share(0.0, 0.0, 1.0), 1.0, math.inf)
-        typical = power_of_two(mass / len(accepted))
-
-        def at(spreads: float) -> Margin:
-            passed = self.proposals.accepted(seen, bound(spreads))
-            found = tallied(accepted, passed, seen.chosen, typical)
-            sums = {name: int(value) for name, value in found.items()}
-            passing = float((passed / seen.chosen).sum()) / mass
-            return Margin(spreads, loss(sums, largest / typical), loss(sums).high, passing)
-
-        low, high = 0.0, MOST
-        for _ in range(BISECTIONS):
-            middle = at((low + high) / 2)
-            enough = middle.seen <= tolerance and middle.loss.high <= total
-            low, high = (low, middle.spreads) if enough else (middle.spreads, high)
-        return at(high)
-
     def _audits(self, plan: Plan) -> float:
         """The shift of scores at which audits have their share of the calls."""
-        n, first = SCANNED * ROWS[0], 0 if math.isfinite(plan.margins[0]) else 1
-        rng = self.rng.at(self.proposals.row)
-        scores = self.proposals.scores(plan.networks[first], plan.margins[first], rng, n)
+        tiny, large, low = plan.margins
+        if math.isfinite(large):
+            n, first = SCANNED * ROWS[0], 0 if math.isfinite(tiny) else 1
+            rng = self.rng.at(self.proposals.row)
+            scores = self.proposals.scores(plan.networks[first], plan.margins[first], rng, n)
+        else:
+            known = self.proposals.known()
+            scores = score(self.proposals.decides, known.logit + low, known.y).nan_to_num()
+            n = len(scores)
         return level(scores, (1.0 - FLOOR) * AUDITED / (1.0 + AUDITED) * calls(plan) * n)

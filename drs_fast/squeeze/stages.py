@@ -1,144 +1,170 @@
-"""Chooses the rows that G and D see: those that pass the bound with their own u, and audits."""
+"""Chooses the rows that G and D see: those that pass all bounds with their own u, and audits."""
 
 import math
-from collections.abc import Mapping
-from typing import Annotated, Any, NamedTuple
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from drs_fast import ops
-from drs_fast.core import AUDIT
-from drs_fast.core.layout import Layout, Logits, OfClasses, Proposed, Scalar
-from drs_fast.samplers.common.intervals import Share
-from drs_fast.samplers.common.rejection import Rejection, RejectionState, of_rows
-from drs_fast.squeeze.audit import loss, power_of_two
-from drs_fast.squeeze.bound import Bound, Slice, padded, unpacked
+from drs_fast.core import AUDIT, Rng
+from drs_fast.samplers.common.rejection import Rejection, of_rows
+from drs_fast.squeeze.bounds.bound import CERTAIN, above
+from drs_fast.squeeze.bounds.latent import LatentBound, unpacked
+from drs_fast.squeeze.bounds.precision import PrecisionBound
+from drs_fast.squeeze.rooms import Rooms
+from drs_fast.squeeze.slices import Slice, padded
+from drs_fast.squeeze.state import SqueezeState, floor, score
 
-FLOOR = 0.25  # share of audits that are chosen evenly rather than by their bound
-AUDITED = 0.04  # audits, as a share of all calls of G and D
-BLOCK = 2**11  # rows per call of the second bound
-
-
-class SqueezeState(NamedTuple):
-    """What the sampler found, perhaps with a larger log_m, and the bounds; () if not said."""
-
-    log_m: OfClasses
-    gamma: OfClasses
-    acceptance: Scalar  # expected share of accepted rows
-    logits: Logits  # of the burn-in
-    proposed: Proposed  # as in RejectionState
-    weights: Annotated[Tensor, Layout(torch.float32, (("P",),))]  # of the tiny and the large bound
-    # Their spreads above the mean; inf for a bound that is not used.
-    margins: Annotated[Tensor, Layout(torch.float64, ((2,),))]
-    audits: Scalar  # added to a score, whose exponential is then the chance of an audit
-    calls: Scalar  # expected share of rows that G and D see
-    high: Scalar  # the upper limit of the loss, including what no row has shown
-    samples: Scalar  # accepted rows, among evenly drawn ones, that show this
-    # Rows of the last search round: logit, bound, chance of being chosen.
-    checked: Annotated[Tensor, Layout(torch.float32, (("m", 3),))]
-    looked: Annotated[Tensor, Layout(torch.int64, (("m",),))]  # the ids of those rows
-    spent: Annotated[Tensor, Layout(torch.int64)]  # calls of G and D in burn-in and search
-    # Calls of G and D per sample without bounds; then the work (squeeze/work.py) per sample without
-    # and with bounds, and of the search; zeros if nothing was counted.
-    work: Annotated[Tensor, Layout(torch.float64, ((4,),))] = torch.zeros(
-        4, dtype=torch.float64, device="cpu"
-    )
-
-    @property
-    def unbounded(self) -> RejectionState:
-        """What the sampler found, without the bounds."""
-        return RejectionState(*self[: len(RejectionState._fields)])
+BLOCK = 2**11  # rows per call of the second network
 
 
-class Survivors(NamedTuple):
-    """Rows for G and D, (n, ...)."""
+class Rows(NamedTuple):
+    """Rows, (n, ...), and what is known of them. Some may only fill a room, and go nowhere."""
 
     z: Tensor
     ids: Tensor
-    passed: Tensor  # float64, the probability of passing the bound
-    chance: Tensor  # float64, the probability of an audit
-    audited: Tensor  # bool, whether the row is here only as an audit
     y: Tensor | None
+    latent: Tensor  # float32, the least bound by a network
+    low: Tensor  # float32, the bound by low precision
+    chance: Tensor  # float64, the probability of an audit
+    audited: Tensor  # bool, whether the row goes on whatever its bounds say
+    passing: Tensor  # bool, whether it passes them
+
+    @property
+    def bound(self) -> Tensor:
+        """The least bound, (n,) float32."""
+        return torch.minimum(self.latent, self.low)
+
+    @property
+    def on(self) -> Tensor:
+        """Whether each row goes on, (n,) bool."""
+        return self.passing | self.audited
+
+    def left(self, room: int | None) -> "tuple[Rows, Tensor]":
+        """The rows that go on, and how many of them the room was too small for, () int64.
+
+        room: rows to return, whatever number goes on, so that no host must know it. None: all.
+        """
+        on = self.on
+        if room is None:
+            return self._at(on.nonzero().squeeze(1)), on.new_zeros((), dtype=torch.int64)
+        place = on.cumsum(0) - 1
+        count = on.sum()
+        slot = torch.where(on, place, room).clamp(max=room)
+        rows = torch.zeros(room + 1, dtype=torch.int64, device=on.device)
+        rows.scatter_(0, slot, torch.arange(len(on), device=on.device))
+        filled = torch.arange(room, device=on.device) < count
+        left = self._at(rows[:room])
+        left = left._replace(audited=left.audited & filled, passing=left.passing & filled)
+        return left, (count - room).clamp(min=0)
+
+    def _at(self, rows: Tensor) -> "Rows":
+        return Rows(*(None if column is None else column[rows] for column in self))  # type: ignore[arg-type]
+
+
+class Survivors(NamedTuple):
+    """Rows for G and D, and what was counted on the way, () int64 each.
+
+    asked: rows that low precision saw. infinite: those whose logit it did not know. beyond: rows
+    that found no room, so that all must be done again with more.
+    """
+
+    rows: Rows
+    asked: Tensor
+    infinite: Tensor
+    beyond: Tensor
 
 
 class Stages:
-    """Applies the bounds of a state."""
+    """Applies the bounds of a state.
 
-    def __init__(self, decides: Rejection, state: SqueezeState) -> None:
-        self.decides = decides
+    low: the bound by low precision, if the state has a margin for it. rooms: how many rows each
+    stage leaves, so that a GPU need not tell the host; None: as many as there are.
+    """
+
+    def __init__(
+        self,
+        decides: Rejection,
+        state: SqueezeState,
+        rng: Rng,
+        low: PrecisionBound | None = None,
+        rooms: Rooms | None = None,
+    ) -> None:
+        self.decides, self.rng, self.low, self.rooms = decides, rng, low, rooms
         self.networks = unpacked(decides.judge, state.weights)
         self.margins: list[float] = state.margins.tolist()
+        self.latent = state.networks
+        self.low_margin = math.inf if low is None else float(state.low[0])
         self.audits = float(state.audits)
         self.floor = floor(state.calls)
 
-    def survivors(self, rows: Slice) -> Survivors:
-        """The rows of one slice that G and D must see."""
-        rng, size, z, y = rows
+    def survivors(self, slices: Iterable[Slice]) -> Survivors:
+        """The rows of some slices that G and D must see in full precision."""
+        parts, beyond = zip(*(self._by_latent(one) for one in slices), strict=True)
+        columns = zip(*parts, strict=True)
+        rows = Rows(*(None if each[0] is None else torch.cat(each) for each in columns))  # type: ignore[arg-type]
+        missing = torch.stack(beyond).sum()
+        asked = infinite = torch.zeros_like(missing)
+        if self.low is not None:
+            if self.rooms is not None:
+                rows, more = rows.left(self.rooms.low)
+                missing = missing + more
+            rows = rows._replace(low=above(self.low, self.low_margin, rows.z, rows.y))
+            asked, infinite = rows.on.sum(), (rows.on & (rows.low == CERTAIN)).sum()
+            if not self.latent:
+                rows = self._audited(rows, rows.low)
+            rows = self._judged(rows)
+        if self.rooms is not None or self.low is not None:
+            rows, more = rows.left(None if self.rooms is None else self.rooms.full)
+            missing = missing + more
+        return Survivors(rows, asked, infinite, missing)
+
+    def _by_latent(self, one: Slice) -> tuple[Rows, Tensor]:
+        """The rows of a slice that pass the networks."""
+        rng, size, z, y = one
         (tiny, large), (tiny_margin, large_margin) = self.networks, self.margins
+        ids = torch.arange(size, device=z.device) + rng.row
+        certain = z.new_full((size,), CERTAIN, dtype=torch.float32)
+        every = torch.ones_like(certain, dtype=torch.bool)
+        label = None if y is None else y[:size]
+        rows = Rows(z[:size], ids, label, certain, certain, certain.double(), ~every, every)
+        if not self.latent:
+            return rows, torch.zeros((), dtype=torch.int64, device=z.device)
         twice = math.isfinite(tiny_margin)
         first, margin = (tiny, tiny_margin) if twice else (large, large_margin)
-        bound = first.above(margin, z, y)[:size]
-        y = None if y is None else y[:size]
-        chance = (score(self.decides, bound, y) + self.audits).clamp(max=0.0).exp().double()
+        rows = rows._replace(latent=above(first, margin, z, y)[:size])
+        rows = self._judged(self._audited(rows, rows.latent))
+        if twice and self.rooms is None:
+            rows, _ = rows.left(None)
+        if twice:
+            own = _in_blocks(large, large_margin, rows.z, rows.y)
+            rows = self._judged(rows._replace(latent=torch.minimum(rows.latent, own)))
+        return rows.left(None if self.rooms is None else self.rooms.slice)
+
+    def _audited(self, rows: Rows, bound: Tensor) -> Rows:
+        """Chooses audits by a bound."""
+        chance = (score(self.decides, bound, rows.y) + self.audits).clamp(max=0.0).exp().double()
         if self.audits > -math.inf:
             chance = chance.clamp(min=self.floor)
-        audited = ops.uniform(rng, size, stream=AUDIT, device=z.device) < chance
-        passing = ops.accept(bound, rng, **self._threshold(y))
-        rows_left = (passing | audited).nonzero().squeeze(1)
-        ids = rows_left + rng.row
-        z, y, bound, chance, audited, passing = _at(
-            rows_left, z, y, bound, chance, audited, passing
-        )
-        if twice:
-            bound = torch.minimum(bound, _in_blocks(large, large_margin, z, y))
-            passing = ops.accept(bound, rng, ids=ids, **self._threshold(y))
-            rows_left = (passing | audited).nonzero().squeeze(1)
-            z, y, bound, chance, audited, passing, ids = _at(
-                rows_left, z, y, bound, chance, audited, passing, ids
-            )
-        passed = ops.probability(bound, **self._threshold(y))
-        return Survivors(z, ids, passed, chance, audited & ~passing, y)
+        u = ops.uniform(self.rng, len(rows.ids), stream=AUDIT, device=chance.device, ids=rows.ids)
+        return rows._replace(chance=chance, audited=u < chance)
 
-    def _threshold(self, y: Tensor | None) -> dict[str, Any]:
+    def _judged(self, rows: Rows) -> Rows:
+        """Rejects rows by their least bound and their own u."""
+        passing = ops.accept(rows.bound, self.rng, ids=rows.ids, **self.thresholds(rows.y))
+        return rows._replace(passing=rows.passing & passing)
+
+    def thresholds(self, y: Tensor | None) -> dict[str, Any]:
         return of_rows(self.decides.state, y, self.decides.eps)
 
 
-def lost(sums: Mapping[str, int], state: SqueezeState) -> Share:
-    """The loss that a run's sums show, with what may hide; both search and run limit the latter."""
-    return loss(sums, 1.0 / (floor(state.calls) * typical(state))).within(float(state.high))
-
-
-def typical(state: SqueezeState) -> float:
-    """About the mass of a row that G and D see."""
-    return power_of_two(float(state.acceptance / state.calls))
-
-
-def floor(calls: Tensor) -> float:
-    """The least chance of an audit if G and D see this share of the rows."""
-    return FLOOR * AUDITED / (1.0 + AUDITED) * float(calls)
-
-
-def score(decides: Rejection, bound: Tensor, y: Tensor | None) -> Tensor:
-    """Half the log of the approximate acceptance probability, at most 0; (n,) float32.
-
-    Choosing rows in proportion to its exponential gives the best estimate of what a bound loses, if
-    the bound's errors have the same law everywhere.
-    """
-    log_m, gamma = decides.state.log_m, decides.state.gamma
-    top = (log_m + gamma).float()
-    return ((bound - (top[y] if top.ndim else top)) / 2).clamp(max=0.0)
-
-
-def _at(rows: Tensor, *columns: Tensor | None) -> list[Tensor]:
-    return [None if column is None else column[rows] for column in columns]  # type: ignore[misc]
-
-
-def _in_blocks(network: Bound, margin: float, z: Tensor, y: Tensor | None) -> Tensor:
+def _in_blocks(network: LatentBound, margin: float, z: Tensor, y: Tensor | None) -> Tensor:
     """The bound of any number of rows, in zero-padded blocks of one shape."""
     found = [z.new_zeros(0)]
     for start in range(0, len(z), BLOCK):
         own = slice(start, start + BLOCK)
         label = None if y is None else padded(y[own], BLOCK)
-        found.append(network.above(margin, padded(z[own], BLOCK), label)[: len(z[own])])
+        found.append(above(network, margin, padded(z[own], BLOCK), label)[: len(z[own])])
     return torch.cat(found)

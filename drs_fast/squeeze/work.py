@@ -6,6 +6,7 @@ float32 and PyTorch 2.13, least of 15 calls: such an operation takes 0.006 ns (t
 25gaussians and swissroll) to 0.018 ns (the convolutions of digits).
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -17,7 +18,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from drs_fast import ops
 from drs_fast.core import BURN_IN_ROW, Rng
 from drs_fast.gan import GAN
-from drs_fast.squeeze.bound import LARGE, SLICE, TINY, Bound, build, drawn
+from drs_fast.squeeze.bounds.bound import above
+from drs_fast.squeeze.bounds.latent import LARGE, TINY, LatentBound, build
+from drs_fast.squeeze.slices import SLICE, drawn
 from drs_fast.training.fitting import Draws
 
 ELEMENT = 40.0  # an element written by any other operator: 0.35 to 0.5 ns
@@ -81,45 +84,57 @@ def counted(call: Callable[[], object]) -> float:
 
 
 class Costs(NamedTuple):
-    """Work per row: to draw it and decide on it, to call G and D, and to call each bound."""
+    """Work per row: to draw it and decide on it, to call G and D, and to call each bound.
+
+    low: of G and D in low precision, which takes a share of the time of `call`.
+    """
 
     row: float
     call: float
     tiny: float
     large: float
+    low: float = math.inf
 
     @staticmethod
-    def of(judge: GAN) -> "Costs":
-        """Costs of calling G and D with one block, and the bounds with one slice."""
+    def of(judge: GAN, low_cost: float = math.inf) -> "Costs":
+        """Costs of calling G and D with one block, and the networks with one slice."""
         rng = Rng(0, BURN_IN_ROW)
         z, y = ops.latents(judge, rng, judge.block), ops.labels(judge, rng, judge.block)
         _, _, some, label = next(drawn(judge, rng, SLICE))
-        networks = (build(judge, widths, Draws(0)) for widths in (TINY, LARGE))
+        tiny, large = (build(judge, widths, Draws(0)) for widths in (TINY, LARGE))
 
-        def asked(network: Bound) -> float:
-            return counted(lambda: network.above(0.0, some, label)) / SLICE
+        def asked(network: LatentBound) -> float:
+            return counted(lambda: above(network, 0.0, some, label)) / SLICE
 
         row, prior = ROW + NORMAL * judge.latent_dim, judge.prior
         if callable(prior):
             row += counted(lambda: prior(some)) / SLICE
         call = counted(lambda: judge.logits(z, y)) / judge.block
-        return Costs(row, call, *(asked(network) for network in networks))
+        return Costs(row, call, asked(tiny), asked(large), low_cost * call)
 
     def without(self, acceptance: float) -> float:
         """Work per sample without a bound."""
         return (self.row + self.call) / acceptance
 
-    def with_bounds(self, acceptance: float, calls: float, left: float, twice: bool) -> float:
-        """Work per sample with the large bound or both, at `calls` calls of G and D per sample.
+    def with_bounds(
+        self, acceptance: float, calls: float, looked_at: tuple[float, float, float]
+    ) -> float:
+        """Work per sample at `calls` calls of G and D in full precision.
 
-        left: the share of rows that reach the large bound.
+        looked_at: the share of rows that the tiny network looks at, the large one, and low
+            precision.
         """
-        asked = left * self.large + (self.tiny if twice else 0.0)
+        shares = zip(looked_at, (self.tiny, self.large, self.low), strict=True)
+        asked = sum(share * each for share, each in shares if share)
         return (self.row + BOUNDED + asked) / acceptance + calls * self.call
 
-    def with_the_best_bound(self, acceptance: float) -> float:
-        """Work per sample with a tiny bound that passes only accepted rows."""
-        return self.with_bounds(acceptance, calls=1.0, left=0.0, twice=True)
+    def with_the_best_network(self, acceptance: float) -> float:
+        """Work per sample with a tiny network that passes only accepted rows."""
+        return self.with_bounds(acceptance, 1.0, (1.0, 0.0, 0.0))
+
+    def with_low_precision(self, acceptance: float) -> float:
+        """Work per sample with a low precision that passes only accepted rows."""
+        return self.with_bounds(acceptance, 1.0, (0.0, 0.0, 1.0))
 
 
 def in_the_time_of(work: float, device: torch.device) -> float:

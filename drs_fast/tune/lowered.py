@@ -20,7 +20,7 @@ from drs_fast.tune import tuning
 
 FAST = ("fold", tuning.CAST, "channels_last")  # where they apply
 CPU_ROWS = 256  # in a call on a CPU, where more are no faster
-BYTES = {TF32: 4, BF16: 2, FP16: 2}  # of a weight
+BYTES = {FP32: 4, TF32: 4, BF16: 2, FP16: 2}  # of a weight
 ROUNDS, ROUND_SECONDS, MOST_CALLS = 3, 0.02, 1_000
 
 

@@ -7,7 +7,9 @@ import torch
 
 import drs_fast as drs
 from drs_fast import Rng
-from drs_fast.squeeze import bound, search, stages
+from drs_fast.squeeze import search
+from drs_fast.squeeze import state as states
+from drs_fast.squeeze.bounds import latent
 
 
 def forced(gan, sampler, *, cascade, margin=0.5, audits=-4.0, seed=0):
@@ -15,11 +17,11 @@ def forced(gan, sampler, *, cascade, margin=0.5, audits=-4.0, seed=0):
     decides = sampler.rejection(gan, sampler.init(gan, Rng(seed)))._replace(free=False)
     found = search.Search(decides, Rng(seed), 0.5, 0.0)
     seen = found.proposals.known()
-    networks = tuple(found.fitted(widths, seen) for widths in (bound.TINY, bound.LARGE))
+    networks = tuple(found.fitted(widths, seen) for widths in (latent.TINY, latent.LARGE))
     double = seen.chosen.new_tensor
-    return stages.SqueezeState(
+    return states.SqueezeState(
         *decides.state,
-        weights=bound.packed(networks),
+        weights=latent.packed(networks),
         margins=double([margin + 0.5 if cascade else math.inf, margin]),
         audits=double(audits),
         calls=double(0.5),
@@ -36,7 +38,7 @@ def forced(gan, sampler, *, cascade, margin=0.5, audits=-4.0, seed=0):
 class Planted(drs.Squeeze):
     """Uses the bounds of a given state."""
 
-    state: stages.SqueezeState | None = None
+    state: states.SqueezeState | None = None
 
     def init(self, gan, rng):
         return self.state
@@ -47,4 +49,4 @@ def hurry(patch):
     patch.setattr(search, "ROWS", (1024, 2048))
     patch.setattr(search, "WORTH", math.inf)
     patch.setattr(search, "LEAST_WORK", -math.inf)
-    patch.setattr(bound, "EPOCHS", 4)
+    patch.setattr(latent, "EPOCHS", 4)

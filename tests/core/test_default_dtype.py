@@ -19,7 +19,8 @@ from drs_fast.backends import reference
 from drs_fast.gan import classes
 from drs_fast.ratio import calibrate
 from drs_fast.report import report
-from drs_fast.squeeze import bound, search
+from drs_fast.squeeze import search
+from drs_fast.squeeze.bounds import latent
 
 
 @contextlib.contextmanager
@@ -149,8 +150,8 @@ def test_what_is_learnt_and_said_is_the_same(job, setting, monkeypatch):
     monkeypatch.setattr(search, "ROWS", (256, 512))
     monkeypatch.setattr(search, "WORTH", math.inf)
     monkeypatch.setattr(search, "LEAST_WORK", -math.inf)
-    monkeypatch.setattr(bound, "EPOCHS", 1)
-    monkeypatch.setattr(bound, "LEAST_STEPS", 4)
+    monkeypatch.setattr(latent, "EPOCHS", 1)
+    monkeypatch.setattr(latent, "LEAST_STEPS", 4)
     gan, expected = smooth(3), plain_job(job)
     with SETTINGS[setting]():
         found = JOBS[job](gan)

@@ -13,7 +13,7 @@ from drs_fast.core import rows
 from drs_fast.core.rows import RESERVED, Range
 from drs_fast.run.generate import ENDLESS
 from drs_fast.samplers import DDLS, DRS, MH, FlEx2MCMC
-from drs_fast.squeeze import bound
+from drs_fast.squeeze.bounds import latent
 from drs_fast.squeeze.proposals import Proposals
 from drs_fast.training.fitting import Draws
 
@@ -181,7 +181,7 @@ def searched(model):
     """What a search draws in a round."""
     sampler = DRS(gamma=0.0, burn_in=256)
     decides = sampler.rejection(model, sampler.init(model, drs.Rng(5)))
-    network = bound.build(model, bound.TINY, Draws(5, rows.SEARCH_ROW))
+    network = latent.build(model, latent.TINY, Draws(5, rows.SEARCH_ROW))
     proposals = Proposals(decides._replace(free=False), drs.Rng(5))
     proposals.evenly(*proposals.found(network, 2), samples=2.0, most=1e6)
 

@@ -12,7 +12,8 @@ from runs import conditional, files, toy
 import drs_fast as drs
 from drs_fast import samplers, store
 from drs_fast.run import clock
-from drs_fast.squeeze import bound, search
+from drs_fast.squeeze import search
+from drs_fast.squeeze.bounds import latent
 
 PLAIN = samplers.DRS(burn_in=1024)
 RARE = samplers.DRS(target_acceptance=2e-3, burn_in=1024)
@@ -43,8 +44,8 @@ def ticks(monkeypatch):
 def in_a_hurry(monkeypatch):
     """Bounds are fitted in a hurry."""
     monkeypatch.setattr(search, "ROWS", (1024,))
-    monkeypatch.setattr(bound, "EPOCHS", 1)
-    monkeypatch.setattr(bound, "LEAST_STEPS", 20)
+    monkeypatch.setattr(latent, "EPOCHS", 1)
+    monkeypatch.setattr(latent, "LEAST_STEPS", 20)
 
 
 def real():

@@ -19,7 +19,8 @@ from drs_fast.run import plan
 from drs_fast.samplers.drs import DRS
 from drs_fast.samplers.mh import MH
 from drs_fast.samplers.obrs import OBRS
-from drs_fast.squeeze import bound, search
+from drs_fast.squeeze import search
+from drs_fast.squeeze.bounds import latent
 from drs_fast.store import verify
 
 SAMPLER = DRS(burn_in=2048)
@@ -166,7 +167,7 @@ def test_numbers_that_are_none_do_not_fit():
 
 def test_squeezed_samples_are_images(quiet, monkeypatch):
     monkeypatch.setattr(search, "ROWS", (1024, 2048))
-    monkeypatch.setattr(bound, "EPOCHS", 4)
+    monkeypatch.setattr(latent, "EPOCHS", 4)
     exact = DRS(gamma=0.0, burn_in=2048)
     gan, sampler = hill(), drs.Squeeze(exact, tolerance=0.5, use_bound=True)
     raw = drs.generate(gan, sampler, 60)

@@ -17,7 +17,8 @@ from drs_fast.core import Batch, OutOfTime, Sampler
 from drs_fast.core.sampler import Thresholds
 from drs_fast.run import weighed
 from drs_fast.samplers import DRS, OBRS
-from drs_fast.squeeze import bound, search
+from drs_fast.squeeze import search
+from drs_fast.squeeze.bounds import latent
 from drs_fast.store import Conflict, Corrupt
 from drs_fast.store.format import sealed
 
@@ -49,7 +50,7 @@ def test_weights_on_disk_have_the_bits_of_those_in_memory(make, sampler, tmp_pat
 
 def test_weights_of_squeezed_classes_are_kept_where_a_run_goes_on(tmp_path, monkeypatch):
     monkeypatch.setattr(search, "ROWS", (1024, 2048))
-    monkeypatch.setattr(bound, "EPOCHS", 4)
+    monkeypatch.setattr(latent, "EPOCHS", 4)
     gan, sampler = tilted_classes(block=256), drs.Squeeze(WITHIN, tolerance=0.9)
     state = forced(gan, WITHIN, cascade=True, margin=-3.0)
     monkeypatch.setattr(drs.Squeeze, "init", lambda *_: state)

@@ -125,11 +125,12 @@ KINDS = {
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_of_run(tmp_path, plain, kind, monkeypatch):
     if kind == "squeezed":
-        from drs_fast.squeeze import bound, search
+        from drs_fast.squeeze import search
+        from drs_fast.squeeze.bounds import latent
 
         monkeypatch.setattr(search, "ROWS", (1024,))
-        monkeypatch.setattr(bound, "EPOCHS", 1)
-        monkeypatch.setattr(bound, "LEAST_STEPS", 20)
+        monkeypatch.setattr(latent, "EPOCHS", 1)
+        monkeypatch.setattr(latent, "LEAST_STEPS", 20)
     for worker in ("2/2", "1/2"):
         generate(tmp_path / "run", worker=worker, **KINDS[kind])
     assert contents(tmp_path / "run") == plain(**KINDS[kind])

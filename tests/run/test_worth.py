@@ -17,7 +17,8 @@ from drs_fast.run import progress
 from drs_fast.run.worth import Worth
 from drs_fast.samplers import DRS, MH, OBRS
 from drs_fast.samplers.common import weights
-from drs_fast.squeeze import bound, search
+from drs_fast.squeeze import search
+from drs_fast.squeeze.bounds import latent
 
 N = 2000
 WITHIN = DRS(classes="within")
@@ -38,7 +39,7 @@ def poor(make, sampler):
     """A bound that loses much and audits some."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(search, "ROWS", (1024, 2048))
-        patch.setattr(bound, "EPOCHS", 4)
+        patch.setattr(latent, "EPOCHS", 4)
         return forced(make(block=256), sampler, cascade=True, margin=-3.0)
 
 

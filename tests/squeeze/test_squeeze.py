@@ -22,7 +22,10 @@ from drs_fast.core import BURN_IN_ROW
 from drs_fast.report import report
 from drs_fast.samplers.common.intervals import Share
 from drs_fast.samplers.common.rejection import of_rows
-from drs_fast.squeeze import audit, bound, search, stages
+from drs_fast.squeeze import audit, chains, search, slices, stages
+from drs_fast.squeeze import state as states
+from drs_fast.squeeze.bounds import latent
+from drs_fast.squeeze.bounds.bound import above
 from drs_fast.squeeze.proposals import Proposals
 from drs_fast.squeeze.work import Costs
 from drs_fast.training.fitting import Draws
@@ -42,12 +45,12 @@ GANS = {
 
 def exact_probabilities(gan, sampler, state, n, row=0, seed=0):
     """p by the logit and p by the bounds of n rows."""
-    of = stages.Stages(sampler.rejection(gan, sampler.init(gan, Rng(seed))), state)
+    of = stages.Stages(sampler.rejection(gan, sampler.init(gan, Rng(seed))), state, Rng(seed))
     accepted, passed = [], []
-    for _, size, z, y in bound.drawn(gan, Rng(seed, row), n):
+    for _, size, z, y in slices.drawn(gan, Rng(seed, row), n):
         threshold = of_rows(of.decides.state, None if y is None else y[:size], of.decides.eps)
         tops = [
-            network.above(margin, z, y)[:size]
+            above(network, margin, z, y)[:size]
             for network, margin in zip(of.networks, of.margins, strict=True)
             if math.isfinite(margin)
         ]
@@ -171,9 +174,9 @@ def test_few_rows_are_not_learnt_by_heart():
     gan = GAN(lambda z: z, lambda x: 20.0 * (40.0 * x[:, 0]).sin(), 8)  # noise to a small network
     z = ops.latents(gan, Rng(0), 16_384)
     logit = gan.logits(z)[1]
-    network = bound.build(gan, bound.LARGE, Draws(0))
-    bound.fit(network, z[:4096], None, logit[:4096], Draws(1))
-    error = (network.above(0.0, z[4096:], None) - logit[4096:]).square().mean()
+    network = latent.build(gan, latent.LARGE, Draws(0))
+    latent.fit(network, z[:4096], None, logit[:4096], Draws(1))
+    error = (above(network, 0.0, z[4096:], None) - logit[4096:]).square().mean()
     assert float(error / logit[4096:].var()) < 1.25
 
 
@@ -203,10 +206,10 @@ def test_a_mask_does_not_spoil_the_fit():
     gan = GAN(lambda z: z, masked, 4)
     z = ops.latents(gan, Rng(0), 8192)
     logit = gan.logits(z)[1]
-    network = bound.build(gan, bound.LARGE, Draws(0))
-    bound.fit(network, z, None, logit, Draws(1))
+    network = latent.build(gan, latent.LARGE, Draws(0))
+    latent.fit(network, z, None, logit, Draws(1))
     kept = z[:, 2] < 0.0
-    error = network.above(0.0, z, None)[kept] - logit[kept]
+    error = above(network, 0.0, z, None)[kept] - logit[kept]
     assert float(error.square().mean() / logit[kept].var()) < 0.5
 
 
@@ -228,18 +231,19 @@ def test_rows_are_seen_as_often_as_they_say(cascade, labels, hurried):
     """The weights of seen rows add up to n, within 4 standard errors."""
     gan, n = hill(labels), 2**17
     state = forced(gan, EXACT, cascade=cascade, audits=0.0)
-    of = stages.Stages(EXACT.rejection(gan, EXACT.init(gan, Rng(0))), state)
-    parts = [of.survivors(one) for one in bound.drawn(gan, Rng(77), n)]
-    weight = torch.cat([1.0 / (p.passed + (1.0 - p.passed) * p.chance) for p in parts])
+    of = stages.Stages(EXACT.rejection(gan, EXACT.init(gan, Rng(0))), state, Rng(77))
+    rows = of.survivors(slices.drawn(gan, Rng(77), n)).rows
+    passed = ops.probability(rows.bound, **of.thresholds(rows.y))
+    weight = 1.0 / (passed + (1.0 - passed) * rows.chance)
     error = float((weight * (weight - 1.0)).sum()) ** 0.5
     assert abs(float(weight.sum()) - n) < 4.0 * error
-    audited = torch.cat([part.audited for part in parts])
+    audited = rows.audited & ~rows.passing
     assert 0 < int(audited.sum()) < len(audited)
     assert error < 0.02 * n
 
 
 def test_a_bound_that_loses_more_than_allowed_is_not_used(hurried, tmp_path, monkeypatch):
-    monkeypatch.setattr(search, "MOST", 0.01)  # spreads
+    monkeypatch.setattr(chains, "MOST", 0.01)  # spreads
     gan, squeezed = hill(), drs.Squeeze(EXACT, tolerance=0.01)
     found = drs.generate(gan, squeezed, 300, out=tmp_path / "run")
     words = "no bound was found that is known to lose at most tolerance=0.01 of the samples"
@@ -260,7 +264,7 @@ def test_a_search_that_takes_too_long_is_given_up(burn_in, hurried, monkeypatch)
     before = float(squeezed.sampler.init(hill(), Rng(0)).acceptance)
     monkeypatch.setattr(search.Search, "costs", Costs(1.0, 1e6, 1.0, 1.0))
     enough = search.needed(0.01, 0.0) * 1e6 / before
-    for module in ("search", "sampler"):
+    for module in ("search", "remarks"):
         monkeypatch.setattr(
             f"drs_fast.squeeze.{module}.MOST_WORK", enough * (1.2 if burn_in == 300 else 0.8)
         )
@@ -311,7 +315,7 @@ def test_inference_mode_does_not_matter(hurried):
 def test_audits_have_their_share(monkeypatch):
     monkeypatch.setattr(search, "WORTH", math.inf)
     monkeypatch.setattr(search, "LEAST_WORK", -math.inf)
-    monkeypatch.setattr(bound, "EPOCHS", 16)
+    monkeypatch.setattr(latent, "EPOCHS", 16)
     gan, squeezed = hill(), drs.Squeeze(EXACT, tolerance=0.05)
     batch = drs.generate(gan, squeezed, 4000, seed=1)
     share = float(batch.stats["audited"] / batch.stats["calls"])
@@ -361,7 +365,7 @@ def test_the_interval_covers_the_lost_mass(hurried):
     covered = 0
     for seed in range(100):
         batch = squeezed.rows(gan, state, Rng(1000 + seed), 2**14)[1]
-        found = stages.lost({name: int(batch.stats[name]) for name in audit.UNITS}, state)
+        found = states.lost({name: int(batch.stats[name]) for name in audit.UNITS}, state)
         covered += found.low <= truth <= found.high
     assert 0.001 < truth < 0.5
     assert covered >= 88
@@ -372,12 +376,13 @@ def test_the_interval_sees_what_only_audits_find(hurried, monkeypatch):
 
     More than 5 of 40 upper ends too low, at 2.5 % each: a chance of 0.04 %. Without audits all are.
     """
-    right = bound.Bound.above
+    right = latent.LatentBound.scores
 
-    def blind(self, margin, z, y):
-        return right(self, margin, z, y).masked_fill(z[:, 3] > 1.0, -60.0)
+    def blind(self, z, y):
+        mean, spread = right(self, z, y)
+        return mean.masked_fill(z[:, 3] > 1.0, -60.0), spread.masked_fill(z[:, 3] > 1.0, 0.0)
 
-    monkeypatch.setattr(bound.Bound, "above", blind)
+    monkeypatch.setattr(latent.LatentBound, "scores", blind)
     gan, squeezed, low = hill(), drs.Squeeze(EXACT), {}
     for audits in (-3.0, -math.inf):
         state = forced(gan, EXACT, cascade=False, margin=3.0, audits=audits)
@@ -486,18 +491,18 @@ def test_a_score_is_of_its_class(hurried):
     gan, within = hill(3), samplers.DRS(gamma=0.0, classes="within")
     decides = within.rejection(gan, within.init(gan, Rng(0)))
     y = torch.tensor([0, 1, 2, 2])
-    found = stages.score(decides, torch.zeros(4), y)
+    found = states.score(decides, torch.zeros(4), y)
     assert torch.equal(found, -(decides.state.log_m[y].float() / 2))
     assert len(found.unique()) == 3
 
 
 def test_networks_come_back_from_their_weights():
     gan, draws = hill(3), Draws(1)
-    networks = tuple(bound.build(gan, widths, draws) for widths in (bound.TINY, bound.LARGE))
+    networks = tuple(latent.build(gan, widths, draws) for widths in (latent.TINY, latent.LARGE))
     z, y = torch.ones(5, 4), torch.arange(5) % 3
-    for old, new in zip(networks, bound.unpacked(gan, bound.packed(networks)), strict=True):
+    for old, new in zip(networks, latent.unpacked(gan, latent.packed(networks)), strict=True):
         assert isinstance(new, nn.Module)
-        assert torch.equal(old.above(1.5, z, y), new.above(1.5, z, y))
+        assert torch.equal(above(old, 1.5, z, y), above(new, 1.5, z, y))
 
 
 def test_what_a_search_finds_does_not_depend_on_the_threads(hurried):
@@ -510,7 +515,7 @@ def test_what_a_search_finds_does_not_depend_on_the_threads(hurried):
             assert torch.get_num_threads() == n
     finally:
         torch.set_num_threads(threads)
-    for name, one, two in zip(stages.SqueezeState._fields, *found, strict=True):
+    for name, one, two in zip(states.SqueezeState._fields, *found, strict=True):
         assert torch.equal(one, two), name
 
 
@@ -570,7 +575,7 @@ def test_a_prior_with_weights(hurried):
 def test_other_default_dtypes(hurried):
     torch.set_default_dtype(torch.float64)
     try:
-        network = bound.build(hill(), bound.LARGE, Draws(0))
+        network = latent.build(hill(), latent.LARGE, Draws(0))
     finally:
         torch.set_default_dtype(torch.float32)
     assert {parameter.dtype for parameter in network.parameters()} == {torch.float32}
@@ -611,7 +616,7 @@ def test_what_hides_is_within_the_interval_of_a_run(hurried, tmp_path):
     """The bound loses a region of 0.2 % that no audit of 5,000 samples ever sees."""
     gan, squeezed = rare.gan(0.002), drs.Squeeze(EXACT, tolerance=0.02)
     run = drs.generate(gan, squeezed, 5000, out=tmp_path / "run")
-    state = stages.SqueezeState(**run.state)
+    state = states.SqueezeState(**run.state)
     truth, hidden = rare.lost(squeezed, state, 0.002)
     assert hidden > 0.0019
     low, high = run.manifest["lost_mass_interval"]
@@ -635,7 +640,7 @@ def test_evenly_drawn_rows_take_nothing_from_the_estimate(labels, hurried):
     gan = hill(labels)
     decides = EXACT.rejection(gan, EXACT.init(gan, Rng(0)))._replace(free=False)
     proposals = Proposals(decides, Rng(0))
-    network = search.Search(decides, Rng(0), 0.5, 0.0).fitted(bound.LARGE, proposals.known())
+    network = search.Search(decides, Rng(0), 0.5, 0.0).fitted(latent.LARGE, proposals.known())
     seen, scan = proposals.found(network, 4096)
     both, n = proposals.evenly(seen, scan, samples=1000.0, most=math.inf)
     expected = n * proposals.acceptance(seen, scan)
@@ -783,7 +788,7 @@ def test_a_squeezed_run_says_what_log_m_leaves_out(hurried, tmp_path):
 
 
 def state_of(run):
-    return stages.SqueezeState(**run.state)
+    return states.SqueezeState(**run.state)
 
 
 def rarely(seen):
@@ -807,8 +812,8 @@ def test_a_rare_predicate_takes_a_fifth_of_the_calls_or_less():
 def masked_fit(gan, rows=16_384):
     z = ops.latents(gan, Rng(0), rows)
     logit = gan.logits(z)[1]
-    network = bound.build(gan, bound.LARGE, Draws(0))
-    bound.fit(network, z, None, logit, Draws(1))
+    network = latent.build(gan, latent.LARGE, Draws(0))
+    latent.fit(network, z, None, logit, Draws(1))
     return network
 
 
@@ -817,7 +822,7 @@ def test_a_bound_learns_which_rows_are_surely_rejected():
     gan = drs.where(hill(), lambda x: x[:, 0] > 2.0, critic=False)
     network = masked_fit(gan)
     z = ops.latents(gan, Rng(7), 2**16)
-    top = network.above(2.0, z, None)
+    top = above(network, 2.0, z, None)
     right = gan.logits(z)[1] == 0.0
     assert 0.01 < float(right.double().mean()) < 0.05
     passed = ops.probability(top, log_m=0.0)

@@ -15,7 +15,8 @@ from torch import nn
 import drs_fast as drs
 from drs_fast import GAN, Rng, ops, samplers
 from drs_fast.cli import main as cli
-from drs_fast.squeeze import bound, search, work
+from drs_fast.squeeze import chains, search, work
+from drs_fast.squeeze.bounds import latent
 from drs_fast.squeeze.work import ELEMENT, OPERATOR, Costs, counted
 from drs_fast.store.format import SECONDS
 from drs_fast.training.fitting import Draws
@@ -26,8 +27,8 @@ def small(monkeypatch):
     """Small searches that need not pay; bounds still must."""
     monkeypatch.setattr(search, "ROWS", (1024, 2048))
     monkeypatch.setattr(search, "LEAST_WORK", -math.inf)
-    monkeypatch.setattr(bound, "EPOCHS", 2)
-    monkeypatch.setattr(bound, "LEAST_STEPS", 100)
+    monkeypatch.setattr(latent, "EPOCHS", 2)
+    monkeypatch.setattr(latent, "LEAST_STEPS", 100)
 
 
 def network(*widths):
@@ -116,7 +117,7 @@ def test_where_a_search_is_begun(name, gamma, monkeypatch):
     """A search begins where it did when a clock decided."""
     begun = []
     monkeypatch.setattr(
-        search.Search, "_plan", lambda self, none, most: (begun.append(most), none)[1]
+        search.Search, "_plan", lambda self, none, *given: (begun.append(given), none)[1]
     )
     state = drs.Squeeze(samplers.DRS(gamma=gamma)).init(drs.load(name), Rng(0))
     assert bool(begun) == BEGUN[name, gamma]
@@ -139,7 +140,7 @@ def test_a_gpu_may_do_more():
 def test_no_byte_depends_on_the_clock(worth, small, monkeypatch, tmp_path):
     """Every reading of the clock is a different number, in every run."""
     monkeypatch.setattr(search, "WORTH", worth)
-    gan, squeezed, found = dear(), drs.Squeeze(EXACT, tolerance=0.3), []
+    gan, squeezed, found = dear(), drs.Squeeze(EXACT, tolerance=0.3, by="latent"), []
     for run in range(3):
         readings = iter(ops.uniform(Rng(run), 2**16, stream=0).tolist())
         with monkeypatch.context() as clocks:
@@ -204,7 +205,7 @@ def test_no_search_is_too_long_where_a_bound_is_asked_for(small, monkeypatch):
 @pytest.mark.parametrize("level", [None, -200.0])
 def test_a_bound_that_is_asked_for_and_not_found_is_an_error(level, small, monkeypatch):
     """No bound keeps the tolerance, or so few rows are accepted that no search would end."""
-    monkeypatch.setattr(search, "MOST", 0.01)  # spreads
+    monkeypatch.setattr(chains, "MOST", 0.01)  # spreads
     gan, sampler = hill(), EXACT
     if level is not None:
         gan = GAN(lambda z: z, lambda x: x[:, 0] + level, 4, block=256)

@@ -17,7 +17,7 @@ from drs_fast.samplers.common.burn_in import burn_in
 from drs_fast.samplers.common.expected import Expected, Pilot, Range, rejection
 from drs_fast.samplers.drs import DRS
 from drs_fast.samplers.obrs import OBRS
-from drs_fast.squeeze import expected, sampler, search, work
+from drs_fast.squeeze import expected, remarks, search, work
 from drs_fast.squeeze.outlook import outlook
 
 N = 8_000
@@ -108,11 +108,11 @@ def test_weights_of_audited_rows_lower_the_worth(one):
 @pytest.mark.parametrize(
     ("given", "high", "samples", "squeezed", "why"),
     [
-        ({"use_bound": False}, 0.0, 0.0, 0.1, sampler.REFUSED),
-        ({}, 1.0, 0.0, 0.1, sampler.TOO_LONG),
-        ({}, 0.1, 9.0, 0.1, sampler.NONE_FOUND),
-        ({}, 0.0, 0.0, 0.1, sampler.NO_TIME),
-        ({}, 0.0, 9.0, 1.1, sampler.TOO_LITTLE),
+        ({"use_bound": False}, 0.0, 0.0, 0.1, remarks.REFUSED),
+        ({}, 1.0, 0.0, 0.1, remarks.TOO_LONG),
+        ({}, 0.1, 9.0, 0.1, remarks.NONE_FOUND),
+        ({}, 0.0, 0.0, 0.1, remarks.NO_TIME),
+        ({}, 0.0, 9.0, 1.1, remarks.TOO_LITTLE),
     ],
 )
 def test_why_there_is_no_bound(given, high, samples, squeezed, why, one, monkeypatch):
@@ -180,9 +180,9 @@ def test_the_most_that_a_bound_can_bring(monkeypatch):
     assert "squeeze=True" in str(table)
     assert not most.promised
     for changed, acceptance, why in (
-        ({"call": 1e3}, 0.01, sampler.TOO_LITTLE),
-        ({"call": 1e5}, 0.5, sampler.NO_TIME),
-        ({"call": 1e9}, 1e-4, sampler.TOO_LONG),
+        ({"call": 1e3}, 0.01, remarks.TOO_LITTLE),
+        ({"call": 1e5}, 0.5, remarks.NO_TIME),
+        ({"call": 1e9}, 1e-4, remarks.TOO_LONG),
     ):
         given = costs._replace(**changed)
         assert outlook(squeezed, Expected(acceptance), given, torch.device("cpu")).remark == why

@@ -30,7 +30,8 @@ import drs_fast as drs
 from drs_fast import samplers, store
 from drs_fast.run import keeping
 from drs_fast.run.worker import Worker
-from drs_fast.squeeze import bound, search
+from drs_fast.squeeze import search
+from drs_fast.squeeze.bounds import latent
 from drs_fast.store import appending, folder, writer
 from drs_fast.store.format import SHARD
 
@@ -138,8 +139,8 @@ KINDS = {
 def in_a_hurry(monkeypatch):
     """Bounds are fitted in a hurry."""
     monkeypatch.setattr(search, "ROWS", (1024,))
-    monkeypatch.setattr(bound, "EPOCHS", 1)
-    monkeypatch.setattr(bound, "LEAST_STEPS", 20)
+    monkeypatch.setattr(latent, "EPOCHS", 1)
+    monkeypatch.setattr(latent, "LEAST_STEPS", 20)
 
 
 # ends: how many changes there were when each command ended. before, after: what the disk holds.

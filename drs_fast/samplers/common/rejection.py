@@ -52,6 +52,7 @@ class RejectionSampler(Sampler):
     """
 
     State: ClassVar[Any] = RejectionState
+    by_logit: ClassVar[bool] = True  # whether it decides by the logit of D
 
     @abstractmethod
     def rejection(self, gan: GAN, state: Any) -> Rejection:

@@ -1,0 +1,1 @@
+"""Bounds of the logit, one kind a file; what they share is in `bound`."""
