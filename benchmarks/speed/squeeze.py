@@ -66,17 +66,15 @@ def compared(
     timed(gan, sampler, SIZES[-1], WARM_UP_S)
     squeezed = timed(gan, squeeze, SIZES[-1], seconds)
     state = squeezed.run.state
-    thresholds = state[:5]
-    used = bool(torch.isfinite(state.margins[1]))
     plain = dataclasses.replace(squeezed, before=0.0)  # the same code, if no bound is used
-    if used:
-        plain = timed(gan, sampler, SIZES[-1], seconds, sampler.State(*thresholds))
+    if state.used:
+        plain = timed(gan, sampler, SIZES[-1], seconds, sampler.restored(state.unbounded))
     start = time.perf_counter()
     own = sampler.init(gan, drs.Rng(0))
     burn_in = time.perf_counter() - start
     share, of = lost(squeezed, plain, f"{gan.name}, {sampler}")
     found: dict[str, Any] = {
-        "used": used,
+        "used": state.used,
         "remark": squeeze.remark(state),
         "calls": plain.run.calls / len(plain.samples["ids"]),
         "calls_by_own_burn_in": 1.0 / float(own.acceptance),  # it seldom sees the largest logit
@@ -89,9 +87,9 @@ def compared(
         "squeezed_seconds": {n: squeezed.total(n) for n in SIZES},
         "measured": [len(plain.samples["ids"]), len(squeezed.samples["ids"])],
     }
-    if used:
+    if state.used:
         found |= squeeze.measured(state, squeezed.run.tallies)
-    if used and group is not None:
+    if state.networks and not len(state.low) and group is not None:
         found["lost_by_group"] = lost_by_group(gan, squeeze, state, group)
     if quality is not None:
         found["distance"] = [quality(t.samples["x"][:FEATURES]) for t in (plain, squeezed)]
@@ -101,11 +99,11 @@ def compared(
 def lost_by_group(
     gan: GAN, squeeze: Squeeze, state: SqueezeState, group: Callable[[Tensor], Tensor]
 ) -> dict[str, list[float]]:
-    """Shares of the accepted mass by class or mode, and the share of each that the bound loses.
+    """Shares of the accepted mass by class or mode, and the share of each that networks lose.
 
     Estimated from new rows, chosen with known probabilities, as in the search.
     """
-    thresholds = squeeze.sampler.State(*state[:5])
+    thresholds = squeeze.sampler.restored(state.unbounded)
     decides = squeeze.sampler.rejection(gan, thresholds)._replace(free=False)
     proposals = Proposals(decides, drs.Rng(1))
     stages = Stages(decides, state, drs.Rng(1))
