@@ -6,8 +6,9 @@ many are lost is estimated throughout the run, from rows that pass and from audi
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import torch
@@ -30,7 +31,7 @@ from drs_fast.samplers.common.expected import Expected, Pilot
 from drs_fast.samplers.common.rejection import RejectionSampler
 from drs_fast.squeeze import audit, remarks
 from drs_fast.squeeze.bounds.precision import PrecisionBound
-from drs_fast.squeeze.by import AUTO, LATENT, Chosen, checked, measured
+from drs_fast.squeeze.by import AUTO, LATENT, Chosen, checked, memory, settle
 from drs_fast.squeeze.described import described
 from drs_fast.squeeze.expected import expected
 from drs_fast.squeeze.rooms import Rooms, expecting
@@ -75,6 +76,7 @@ class Squeeze(Sampler):
 
     State: ClassVar[Any] = SqueezeState
     law_version: ClassVar[int] = 3
+    later: ClassVar[Mapping[str, Any]] = MappingProxyType({"by": LATENT, "low_cost": None})
     draws: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -114,21 +116,25 @@ class Squeeze(Sampler):
         low = audit.LOW if self._chosen.low else ()
         return ("judged", "audited", *audit.UNITS, *low, *self.sampler.tallies)
 
-    @property
-    def later(self) -> Mapping[str, Any]:
-        return {"by": LATENT, "low_cost": None}
-
-    def settled(self, gan: GAN, recorded: Mapping[str, Any] | None = None) -> "Squeeze":
+    def settled(
+        self,
+        gan: GAN,
+        recorded: Mapping[str, Any] | None = None,
+        say: Callable[[str], None] = lambda line: None,
+    ) -> "Squeeze":
         """With by name what a clock decides; recorded: what it decided when the run began."""
-        if self.by != AUTO:
-            return self
-        if recorded is not None:
-            found = {**self.later, **{key: recorded[key] for key in self.later if key in recorded}}
-        elif self.use_bound is False:
-            found = dict(self.later)
-        else:
-            found = measured(gan, self.sampler)._asdict()
-        return replace(self, **found)
+        if self.by == AUTO and recorded is not None:
+            given = {**self.later, **{key: recorded[key] for key in self.later if key in recorded}}
+            return replace(self, **given)
+        if self.by == AUTO:
+            plain = replace(self, **self.later)
+            if self.use_bound is False:
+                return plain
+            by, low_cost = settle(gan, self.sampler, say)
+            return replace(self, by=by, low_cost=low_cost) if low_cost else plain
+        if self._chosen.low:
+            say(f"squeeze: {memory(gan, self._chosen.low)}")
+        return self
 
     @property
     def energy(self) -> bool:
@@ -250,7 +256,10 @@ class Squeeze(Sampler):
         if not tallies["mass"]:
             return said
         found = lost(tallies, state)
-        return {**said, "lost_mass": found.share, "lost_mass_interval": [found.low, found.high]}
+        said |= {"lost_mass": found.share, "lost_mass_interval": [found.low, found.high]}
+        if self._chosen.low:
+            said |= {f"{name}_mass": tallies[name] / tallies["mass"] for name in audit.LOW_LOST}
+        return said
 
     def note(self, state: SqueezeState, tallies: Mapping[str, int]) -> str:
         """The lost mass, and the wrapped sampler's note."""
