@@ -180,11 +180,14 @@ def test_a_step_without_room_is_done_again(monkeypatch):
     monkeypatch.setattr(
         drs.Squeeze, "rows", lambda self, *given: (steps.append(given), rows(self, *given))[1]
     )
-    few = {"slice": 1, "low": 64, "full": 64}
-    for name, size in few.items():
-        of = rooms.Rooms.of
+    of = rooms.Rooms.of
+
+    def smaller(**few):
+        return lambda *given: of(*given)._replace(**few)
+
+    for few in ({"slice": 1}, {"low": 64}, {"full": 64}):
         with monkeypatch.context() as patch:
-            patch.setattr(rooms.Rooms, "of", lambda *given: of(*given)._replace(**{name: size}))
+            patch.setattr(rooms.Rooms, "of", smaller(**few))
             run = drs.generate(gan, squeeze, 800, batch_size=256)
         assert torch.equal(run.ids, usual.ids)
         assert torch.equal(run.x, usual.x)
