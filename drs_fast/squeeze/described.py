@@ -23,7 +23,7 @@ def described(run: Recorded) -> Described:
 
 def _losses(run: Recorded, state: SqueezeState) -> dict[str, str]:
     tallies = run.tallies
-    evenly = run.proposals * states.floor(state.calls) * float(state.acceptance)
+    evenly = run.proposals * state.numbers.floor * float(state.acceptance)
     hidden = audit.unseen(float(state.samples) + evenly)
     by_kind = {
         f"lost by {kind} alone": f"{tallies[name] / tallies['mass']:.2%}"

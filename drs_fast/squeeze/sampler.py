@@ -37,7 +37,7 @@ from drs_fast.squeeze.expected import expected
 from drs_fast.squeeze.rooms import Rooms, expecting
 from drs_fast.squeeze.search import Search
 from drs_fast.squeeze.slices import Slice, drawn, given
-from drs_fast.squeeze.state import SqueezeState, lost, typical
+from drs_fast.squeeze.state import SqueezeState, lost
 from drs_fast.squeeze.step import step
 
 FALSE_ALARMS = 0.025  # share of runs that stop though their bound loses just what it may
@@ -221,15 +221,16 @@ class Squeeze(Sampler):
     ) -> tuple[SqueezeState, Batch]:
         """As `rows`, without waiting for a GPU; stats["beyond"] counts rows without room."""
         low = self._low(gan, state)
-        share = float(state.low[1] if low else state.calls)
+        known = state.numbers
+        share = known.low[1] if low else known.calls
         low_block = low.gan.block if low else gan.block
-        rooms = Rooms.of(n, share, float(state.calls), low_block, gan.block)
+        rooms = Rooms.of(n, share, known.calls, low_block, gan.block)
         return self._step(gan, state, rng, drawn(gan, rng, n), rooms)
 
     def span(self, gan: GAN, state: SqueezeState, judged: int) -> float:
         """Rows to try so that G and D see about so many, or on a GPU hardly ever more."""
         seen = expecting(judged) if gan.device.type == "cuda" else float(judged)
-        return seen / float(state.calls)
+        return seen / state.numbers.calls
 
     def expected(self, gan: GAN, pilot: Pilot, rng: Rng) -> Expected | None:
         """What the bound that its search finds brings. The search may take minutes."""
@@ -272,7 +273,7 @@ class Squeeze(Sampler):
 
         If it does not, this still happens in at most 2.5 % of runs, though every step checks.
         """
-        if audit.wealth(tallies, self.tolerance, typical(state)) > -math.log(FALSE_ALARMS):
+        if audit.wealth(tallies, self.tolerance, state.numbers.typical) > -math.log(FALSE_ALARMS):
             raise Stale(
                 f"the bound loses {lost(tallies, state)} of the samples, more than tolerance="
                 f"{self.tolerance:g}; start another run with another seed, for which a new bound "
@@ -288,7 +289,7 @@ class Squeeze(Sampler):
         return self.sampler.restored(state.unbounded)
 
     def _low(self, gan: GAN, state: SqueezeState) -> PrecisionBound | None:
-        return PrecisionBound(gan, self._chosen.low) if len(state.low) else None
+        return PrecisionBound(gan, self._chosen.low) if state.numbers.low else None
 
     @property
     def limits(self) -> remarks.Limits:

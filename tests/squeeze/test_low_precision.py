@@ -4,12 +4,14 @@ Statistical tests state their false-positive rate; everything else is exact.
 """
 
 import math
+import traceback
 
 import pytest
 import torch
 from imprecise import imprecise
 from planted_bounds import Planted, forced, hurry
 from runs import contents
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import drs_fast as drs
 from drs_fast import Rng, ops, samplers
@@ -290,3 +292,33 @@ def test_the_command_line(tmp_path):
     spec = drs.open(out).manifest["sampler"]
     assert (spec["by"], spec["low_cost"]) == ("bf16", 0.2)
     assert cli.main(["report", str(out)]) == 0
+
+
+class NothingIsRead(TorchDispatchMode):
+    """Refuses what makes the host wait for a device."""
+
+    WAITS = ("aten::_local_scalar_dense", "aten::nonzero", "aten::masked_select", "aten::equal")
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function.name() in self.WAITS:
+            # Arguments on a CPU are checked by their values, on a GPU they are not.
+            assert any("ops/checks.py" in frame.filename for frame in traceback.extract_stack())
+        return function(*args, **kwargs or {})
+
+
+@pytest.mark.parametrize("networks", [True, False])
+def test_the_host_reads_nothing(networks, found, monkeypatch):
+    """Apart from what it read of the state before."""
+    gan, squeeze, state = imprecise(), squeezed("latent,bf16"), found
+    if networks:
+        state = forced(gan, SAMPLER, cascade=True, margin=2.0)
+        state = state._replace(low=state.log_m.new_tensor([0.3, 0.8]))
+    squeeze.without_waiting(gan, state, Rng(0), 4096)
+    monkeypatch.setattr(torch.Tensor, "tolist", None)
+    monkeypatch.setattr(torch.Tensor, "__bool__", None)
+    with NothingIsRead():
+        batch = squeeze.without_waiting(gan, state, Rng(0), 4096)[1]
+    monkeypatch.undo()
+    assert int(batch.count) > 100
+    with pytest.raises(AssertionError), NothingIsRead():
+        squeeze.rows(gan, state, Rng(0), 4096)
