@@ -8,6 +8,7 @@ from pages import ROOT
 
 from drs_fast.core.errors import MAX_INVALID_SHARE
 from drs_fast.doctor.compared import CHANCE, SLOPES
+from drs_fast.doctor.precisions import OVERFLOW
 from drs_fast.doctor.probes import LAG
 from drs_fast.doctor.symptoms import FLAT
 from drs_fast.training.fitting import SURE
@@ -81,6 +82,7 @@ def test_the_table_of_the_doctor_has_every_finding_once():
         ("invalid-logits", f"{100 * MAX_INVALID_SHARE:g} %"),
         ("flat-logits", f"{FLAT:g}"),
         ("useless", f"{CHANCE:g}"),
+        ("unfit-precision", f"{100 * OVERFLOW:g} %"),
         ("overconfident", f"[{SLOPES[0]:g}, {SLOPES[1]:g}]"),
     ],
 )
