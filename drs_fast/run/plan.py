@@ -196,7 +196,7 @@ def plan(
             compared, drawn = _paced(
                 compared, sampler, drawn, lambda: _draw(Run(gan, typical, MANY, options))
             )
-        decides = precisions.sampler_of(compared, sampler)
+        decides = None if gan.energy else precisions.sampler_of(compared, sampler)
         lower, failed = precisions.of(tuning.applied(gan, best.tune), decides, rng, say)
         refused = (*refused, *failed)
     threads = f" (threads: {torch.get_num_threads()})" if gan.device.type == "cpu" else ""
