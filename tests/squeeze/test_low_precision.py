@@ -322,3 +322,18 @@ def test_the_host_reads_nothing(networks, found, monkeypatch):
     assert int(batch.count) > 100
     with pytest.raises(AssertionError), NothingIsRead():
         squeeze.rows(gan, state, Rng(0), 4096)
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_streams_ask_a_clock_alone(ranks, monkeypatch):
+    """Several ranks would measure differently."""
+    asked, measured = [], timed(0.2)
+    monkeypatch.setattr(lowered, "measured", lambda *given: (asked.append(0), measured(*given))[1])
+    gan, auto = imprecise(), drs.Squeeze(SAMPLER, 0.01)
+    sampled = drs.SampledGenerator(gan, auto, batch_size=256, rank=0, ranks=ranks)
+    named = drs.Squeeze(SAMPLER, 0.01, by="latent,bf16" if ranks == 1 else "latent", low_cost=0.2)
+    expected = drs.SampledGenerator(gan, named, batch_size=256, rank=0, ranks=ranks).rows(300)
+    assert torch.equal(sampled.rows(300)["ids"], expected["ids"])
+    assert len(asked) == (ranks == 1)
+    data = iter(drs.StreamDataset(gan, auto, batch_size=256, rank=0, ranks=ranks))
+    assert [int(next(data)["ids"]) for _ in range(50)] == expected["ids"][:50].tolist()
