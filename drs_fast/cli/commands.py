@@ -107,7 +107,8 @@ def _sampler(options: argparse.Namespace) -> Any:
 
 def run_generate(options: argparse.Namespace) -> int:
     sampler = _sampler(options)
-    given = {name: getattr(options, name) for name in ("tolerance", "unseen", "use_bound")}
+    names = ("tolerance", "unseen", "use_bound", "by", "low_cost")
+    given = {name: getattr(options, name) for name in names}
     given = {name: value for name, value in given.items() if value is not None}
     if options.squeeze:
         if "use_bound" in given:

@@ -72,6 +72,17 @@ def generate(parser: argparse.ArgumentParser, given: list[str]) -> None:
         "--squeeze", action="store_true", help="reject most latents by a cheap bound first"
     )
     parser.add_argument(
+        "--by",
+        help="what may bound: latent (networks), bf16, fp16 or tf32 (G and D in this precision), "
+        "or both as in latent,bf16 (default: what may pay by a timing)",
+    )
+    parser.add_argument(
+        "--low-cost",
+        type=float,
+        help="time of a row in that precision, as a share of full precision (default: as timed, "
+        "or 0.5 if --by names it)",
+    )
+    parser.add_argument(
         "--tolerance",
         type=float,
         help=f"largest share of samples the bound may lose (default: {Squeeze.tolerance})",

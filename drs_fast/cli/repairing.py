@@ -63,5 +63,6 @@ def _sampler(facts: Mapping[str, Any]) -> Sampler | None:
         given.pop(key, None)
     if name == Squeeze.__name__:
         inner = _sampler(given.pop("sampler"))
+        given = {**Squeeze.later, **given}
         return Squeeze(inner, **given) if isinstance(inner, RejectionSampler) else None
     return samplers.get(name.lower())(**given) if name.lower() in samplers.NAMES else None

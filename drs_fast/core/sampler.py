@@ -98,10 +98,12 @@ class Sampler(ABC):
 
     State: the named tuple of tensors that `init` returns; a run on disk keeps it by field name.
     law_version: raised when other samples come out of the same fields.
+    later: fields that came later, with the values at which manifests leave them out.
     """
 
     State: ClassVar[Any] = Nothing
     law_version: ClassVar[int] = 1
+    later: ClassVar[Mapping[str, Any]] = MappingProxyType({})
     __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]  # @dataclass adds it
 
     def __init_subclass__(cls, **named: Any) -> None:
@@ -185,17 +187,18 @@ class Sampler(ABC):
         """What the manifest keeps beside the state; its `remark`, a line, is shown to the user."""
         return {}
 
-    def settled(self, gan: "GAN", recorded: Mapping[str, Any] | None = None) -> "Sampler":
+    def settled(
+        self,
+        gan: "GAN",
+        recorded: Mapping[str, Any] | None = None,
+        say: Callable[[str], None] = lambda line: None,
+    ) -> "Sampler":
         """This sampler with by name what time decides, before a run begins.
 
-        recorded: its fields in the manifest of a run that goes on; it then obeys them.
+        recorded: its fields in the manifest of a run that goes on; it then obeys them. say: told in
+        a line what was found.
         """
         return self
-
-    @property
-    def later(self) -> Mapping[str, Any]:
-        """Fields that a manifest leaves out at these values, because they came later."""
-        return {}
 
     def choice(self, state: Any) -> tuple["Sampler", Any]:
         """Which sampler goes on, with which state; burn-in may have found another to be faster."""

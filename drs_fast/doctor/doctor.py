@@ -12,7 +12,15 @@ from drs_fast import ops
 from drs_fast.core import BURN_IN_ROW, Rng
 from drs_fast.core.arguments import integer, told
 from drs_fast.core.out_of_memory import OutOfMemory
-from drs_fast.doctor import compared, coupling, probes, real_samples, satisfying, symptoms
+from drs_fast.doctor import (
+    compared,
+    coupling,
+    precisions,
+    probes,
+    real_samples,
+    satisfying,
+    symptoms,
+)
 from drs_fast.doctor.probes import BLOCK, Finding
 from drs_fast.doctor.symptoms import Chart, Sampled
 from drs_fast.doctor.words import number
@@ -158,6 +166,7 @@ def _examine(
     chart.findings.extend(probes.calls(record, before))
     chart.findings.extend(probes.functions(gan, z, y, seed))
     chart.findings.extend(probes.spectral_norms(modules))
+    sound = not chart.findings  # so that a row in another precision is the same row
     few = slice(gan.block)
     some = None if y is None else y[few]
     chart.notes.extend(probes.in_place(gan, z[few], sampled.x[few], some))
@@ -169,6 +178,8 @@ def _examine(
     real = real_samples.real_of(gan, n, chart)
     chart.findings.extend(symptoms.of_weights(gan, sampled, real, chart))
     chart.findings.extend(compared.of_real(gan, sampled, real, n, seed, chart))
+    if sound:
+        precisions.examine(gan, sampled, seed, chart)
 
 
 def _sampled(gan: GAN, n: int, seed: int) -> Sampled:

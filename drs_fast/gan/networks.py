@@ -45,6 +45,8 @@ class Networks:
         self._timed: Callable[[str], AbstractContextManager[None]] = _untimed
         self._on_draw: Callable[[Any], None] = _unwatched
         self._once: dict[str, Any] = {}  # what `once` has made
+        self._wrap: Callable[[Callable[..., Any]], Callable[..., Any]] | None = None
+        self._wrapped: dict[str, Callable[..., Any]] = {}  # G and D, as `wrapped` has them
 
     @property
     def functions(self) -> tuple[Any, ...]:
@@ -140,6 +142,10 @@ class Networks:
             # decode as G, whose samples it is given
             own = self.precision if role == "decode" else FP32
             return calls.result(role, function, arguments, calls.ADVICE[role], own)
+        if self._wrap is not None:
+            if role not in self._wrapped:
+                self._wrapped[role] = self._wrap(function)
+            function = self._wrapped[role]
         advice = calls.TUNED if role in self._runs else self.takes
         with self._timed(role):
             return calls.result(role, function, arguments, advice, self.precision)

@@ -98,10 +98,16 @@ class Variants(Networks):
         made: Self = self._once[name].timed(self._timed)
         return made
 
+    def wrapped(self, wrap: Callable[[Callable[..., Any]], Callable[..., Any]]) -> Self:
+        """This GAN, which calls wrap(G) and wrap(D), however they are changed later."""
+        gan = self._other()
+        gan._wrap = wrap
+        return gan
+
     def _other(self) -> Self:
         """A copy that is to run G and D in another way."""
         gan = copy.copy(self)
-        gan._row, gan._once = None, {}
+        gan._row, gan._once, gan._wrapped = None, {}, {}
         return gan
 
     def undecoded(self) -> Self:
@@ -129,7 +135,7 @@ class Variants(Networks):
     ) -> Self:
         """This GAN with another discriminator (None: the same one) and link."""
         gan = copy.copy(self)
-        gan._once = {}
+        gan._once, gan._wrapped = {}, {}
         if discriminator is not None:
             gan._runs = {role: run for role, run in self._runs.items() if role == "generator"}
         gan._criticised(self.discriminator if discriminator is None else discriminator, link)

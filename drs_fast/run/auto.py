@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from os import PathLike
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
@@ -40,6 +41,11 @@ COMPILING = 30.0  # seconds, until one has been timed
 COMPILED = 3  # of the fastest ways, to try compiled
 WARM_UP = 2  # calls before a capture
 ENOUGH_LOGITS = 100  # to expect anything from
+
+
+# In place of what a run has recorded, where a clock is not asked: several processes would measure
+# differently.
+UNASKED: Mapping[str, Any] = MappingProxyType({})
 
 
 class Way(NamedTuple):
@@ -86,7 +92,7 @@ def recorded(run: Run, out: str | PathLike[str]) -> Mapping[str, Any] | None:
         return before["sampler"]
     worker = run.options.worker
     alone = worker is None or Worker.parsed(worker).of == 1
-    return None if alone else {}  # several would measure differently
+    return None if alone else UNASKED
 
 
 def _manifest(run: Run, out: str | PathLike[str]) -> Manifest | None:

@@ -185,6 +185,8 @@ def compare(
         else:
             if isinstance(each, Squeeze):
                 say(f"search for a bound: Squeeze({name(each.sampler)})")
+                settled = each.settled(gan, say=say)
+                each = settled if settled.limits.low else each
             found = each.expected(gan, pilot, rng)
         if found is not None:
             known.append((each, found))

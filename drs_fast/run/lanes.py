@@ -20,6 +20,7 @@ from drs_fast.core.sampler import BATCH
 from drs_fast.gan import GAN, calls
 from drs_fast.run.collected import Rows
 from drs_fast.run.graph import captured
+from drs_fast.run.replayed import Replayed
 from drs_fast.run.steps import Landed, Lane, Readings, Step
 from drs_fast.run.stopwatch import ACCEPT, DRAW, LAUNCH, Stopwatch
 
@@ -46,6 +47,8 @@ def lane(
     """
     if sampler.appends:
         return Appending(gan, sampler, state, rng, size, example, graph, watch)
+    if graph and sampler.draws and gan.device.type == "cuda":
+        gan = gan.wrapped(Replayed)
     return Stepping(gan, sampler, state, rng, size, example, watch)
 
 

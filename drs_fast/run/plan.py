@@ -1,65 +1,35 @@
 """Measures how fast G and D run here, tuned and not, and recommends arguments for a run.
 
-Time is measured here and nowhere else: a plan suggests arguments, and a run obeys its arguments.
+A plan suggests arguments, and a run obeys its arguments.
 """
 
 import math
-import statistics
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
 
-from drs_fast import ops
-from drs_fast.core import BURN_IN_ROW, Rng, Sampler
-from drs_fast.core.arguments import flag, integer, told
+from drs_fast.core import Rng, Sampler
+from drs_fast.core.arguments import flag, integer
 from drs_fast.core.sampler import checked
 from drs_fast.core.words import counted
 from drs_fast.gan import GAN, memory
-from drs_fast.gan.precision import AUTOCAST
-from drs_fast.run import own_noise, pages
+from drs_fast.run import own_noise, pages, precisions, ways
 from drs_fast.run.advice import MODEL, calls
 from drs_fast.run.compared import Compared, compare, duration, seconds
 from drs_fast.run.generate import ENDLESS
 from drs_fast.run.options import Options
+from drs_fast.run.precisions import Precision
 from drs_fast.run.progress import Progress
 from drs_fast.run.schedule import Run
+from drs_fast.run.ways import Way
 from drs_fast.samplers.common.expected import Expected
 from drs_fast.training.fitting import of_gan
 from drs_fast.tune import tuning
 
-USUAL = Options.batch_size  # of `generate`, unless another is given
-SIZES = (256, 1024, USUAL, 16384, 65536)
-LONGEST = 4.0  # seconds per call: larger batches are not tried
-SLICE, ROUNDS = 0.1, 8  # least seconds of timing for each way, in every round
-GAIN, AGAINST = 1.05, 2  # recommend what is this much faster in all but two rounds
 DRAWING, MANY = 3.0, 1_000_000  # seconds of drawing, and samples that are enough for it
-
-
-@dataclass(frozen=True)
-class Way:
-    """One way to run G and D: this batch size with these variants.
-
-    rates: rows per second, one for each round.
-    change: largest change of a finite logit, in standard deviations of the logits.
-    """
-
-    batch_size: int
-    tune: tuple[str, ...]
-    rates: tuple[float, ...]
-    change: float = 0.0
-
-    @property
-    def rate(self) -> float:
-        """Median rows per second."""
-        return statistics.median(self.rates)
-
-    def beats(self, other: "Way") -> bool:
-        """Whether this way is clearly faster, round by round."""
-        gains = sorted(mine / theirs for mine, theirs in zip(self.rates, other.rates, strict=True))
-        return gains[min(AGAINST, len(gains) - 1)] > GAIN
 
 
 @dataclass(frozen=True)
@@ -112,6 +82,7 @@ class Plan:
     sampler: Sampler | None = None
     seed: int = 0
     device: str | None = None  # where not the one that the model is on by itself
+    precisions: tuple[Precision, ...] = ()  # below that of the run
     called: str = MODEL  # the model on the command line, with the flags that change it
 
     def __repr__(self) -> str:
@@ -124,11 +95,12 @@ class Plan:
 
     def __str__(self) -> str:
         lines = [f"{self.model}, {self.precision}", "", f"{'batch':>23}{'rows/s':>12}{'speed':>8}"]
-        lines += [_line(f"{way.batch_size:,}", way, self.sizes[0]) for way in self.sizes]
+        lines += [ways.line(f"{way.batch_size:,}", way, self.sizes[0]) for way in self.sizes]
         lines += ["", f"{'tune':>23}{'rows/s':>12}{'speed':>8}   logits change by up to"]
         for way in self.tunes:
             moved = f"   {way.change:.1g} of their sd" if way.tune else ""
-            lines.append(_line(",".join(way.tune) or "none", way, self.tunes[0]) + moved)
+            lines.append(ways.line(",".join(way.tune) or "none", way, self.tunes[0]) + moved)
+        lines += precisions.table(self.precisions)
         lines += [f"refused: {reason}" for reason in self.refused]
         lines += [] if self.drawn is None else ["", str(self.drawn)]
         if self.drawn is not None and self.n is not None:
@@ -157,10 +129,6 @@ class Plan:
         if self.compared is None or drawn.expected is None or drawn.expected.remark:
             return 3600.0 * drawn.hours(n)
         return self.compared.seconds(drawn.expected, n)
-
-
-def _line(name: str, way: Way, first: Way) -> str:
-    return f"{name:>23}{way.rate:>12,.0f}{way.rate / first.rate:>8.2f}"
 
 
 @of_gan
@@ -208,11 +176,13 @@ def plan(
             sys.stderr.write(f"{line}\n")
 
     with pages.kept():
-        sizes, too_large = _sizes(gan, SIZES if batch_size is None else (gan.block,), say)
-        gan, drawn = gan.on(block=_best(sizes).batch_size), None
-        tunes, refused = _tunes(gan, say)
+        sizes, too_large = ways.of_sizes(
+            gan, ways.SIZES if batch_size is None else (gan.block,), say
+        )
+        gan, drawn = gan.on(block=ways.best(sizes).batch_size), None
+        tunes, refused = ways.of_tunes(gan, say)
         refused = (*too_large, *refused)
-        best = _best(tunes)
+        best = ways.best(tunes)
         rng, rate = Rng(seed), best.rate
         compared = compare(gan, rng, rate, n, time_left, sampler, squeeze=squeeze, say=say)
         options = Options(
@@ -226,90 +196,15 @@ def plan(
             compared, drawn = _paced(
                 compared, sampler, drawn, lambda: _draw(Run(gan, typical, MANY, options))
             )
+        decides = None if gan.energy else precisions.sampler_of(compared, sampler)
+        lower, failed = precisions.of(tuning.applied(gan, best.tune), decides, rng, say)
+        refused = (*refused, *failed)
     threads = f" (threads: {torch.get_num_threads()})" if gan.device.type == "cpu" else ""
     model = f"{gan.name} on {gan.device}{threads}"
     return Plan(
         model, precision, sizes, tunes, refused, best.batch_size, best.tune, drawn, n, compared,
-        images, sampler, seed, None if device is None else str(device),
+        images, sampler, seed, None if device is None else str(device), lower,
     )  # fmt: skip
-
-
-def _sizes(
-    gan: GAN, sizes: Sequence[int], say: Callable[[str], None]
-) -> tuple[tuple[Way, ...], tuple[str, ...]]:
-    """Times G and D untuned at each size that fits them, memory and patience.
-
-    Returns the usual size first; and why G and D refused the next, if they did.
-    """
-    ways: dict[int, GAN] = {}
-    refused: tuple[str, ...] = ()
-    for size in sizes:
-        say(f"batches of {size:,}")
-        one = gan.on(block=size)
-        try:
-            seconds = min(_seconds(one, size) for _ in range(2))
-        except (torch.OutOfMemoryError, MemoryError, ValueError) as error:
-            if not ways:
-                raise
-            refused = (f"batches of {size:,}: {told(error)}",)
-            break
-        ways[size] = one
-        if 4.0 * seconds > LONGEST:  # the next size is four times as large
-            break
-    timed = zip(ways, _rates(ways.values()), strict=True)
-    ordered = sorted(timed, key=lambda one: abs(math.log(one[0] / USUAL)))
-    return tuple(Way(size, (), rates) for size, rates in ordered), refused
-
-
-def _tunes(gan: GAN, say: Callable[[str], None]) -> tuple[tuple[Way, ...], tuple[str, ...]]:
-    """Times G and D untuned and with combinations of variants; and says why some fail."""
-    ways: dict[tuple[str, ...], GAN] = {(): gan}
-    refused: dict[tuple[str, ...], str] = {}
-
-    def try_to_apply(names: tuple[str, ...]) -> None:
-        if names not in ways and not any(set(others) <= set(names) for others in refused):
-            say(f"tune={names!r}")
-            try:
-                ways[names] = tuning.applied(gan, names)
-            except ValueError as error:
-                refused[names] = str(error)
-
-    without = {tuning.COMPILE} if gan.precision in AUTOCAST else {tuning.COMPILE, tuning.CAST}
-    for names in tuning.sets(name for name in tuning.VARIANTS if name not in without):
-        try_to_apply(names)
-    if tuning.COMPILE in tuning.VARIANTS:  # which takes long: alone, and with what is fastest
-        fastest = min(ways, key=lambda names: _seconds(ways[names], gan.block))
-        try_to_apply((tuning.COMPILE,))
-        try_to_apply((*fastest, tuning.COMPILE))
-    timed = zip(ways.items(), _rates(ways.values()), strict=True)
-    found = (
-        Way(gan.block, names, rates, tuning.change(gan, one).logit) for (names, one), rates in timed
-    )
-    return tuple(found), tuple(refused.values())
-
-
-def _best(ways: Sequence[Way]) -> Way:
-    """The first way, or a later one that is clearly faster."""
-    best = ways[0]
-    for way in ways[1:]:
-        best = way if way.beats(best) else best
-    return best
-
-
-def _rates(gans: Iterable[GAN]) -> Iterator[tuple[float, ...]]:
-    """Rows per second of each GAN, one number per round; the GANs take turns."""
-    rows = {gan: gan.block * max(1, round(SLICE / _seconds(gan, gan.block))) for gan in gans}
-    rounds = [[n / _seconds(gan, n) for gan, n in rows.items()] for _ in range(ROUNDS)]
-    return zip(*rounds, strict=True)
-
-
-def _seconds(gan: GAN, rows: int) -> float:
-    rng = Rng(0, BURN_IN_ROW)
-    z, y = ops.latents(gan, rng, rows), ops.labels(gan, rng, rows)
-    float(z[0, 0])  # waits for a GPU
-    start = time.perf_counter()
-    float(gan.logits(z, y)[1][0])
-    return time.perf_counter() - start
 
 
 def _paced(

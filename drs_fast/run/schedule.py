@@ -54,23 +54,24 @@ class Run(Counted):
             # A block of G and D is then not full.
             self.step_rows = sampler.group * max(1, LARGEST_STEP // 2 // sampler.group)
         self.flip_rate: float | None = None
-        self._checked = False
+        self._checked = self._settled = False
         self._forecast: Forecast
         self._limit = limit or Limit()
 
     def settle(self, recorded: Mapping[str, Any] | None = None) -> None:
         """Decides what a clock decides in the sampler; recorded: as `Sampler.settled` takes it."""
-        with self.watch.on("tuning"):
-            self.sampler = self.sampler.settled(self.gan, recorded)
-        self.anew(self.n)
+        if not self._settled:
+            with self.watch.on("tuning"):
+                self.sampler = self.sampler.settled(self.gan, recorded, self._say)
+            self.anew(self.n)
+            self._settled = True
+
+    def _say(self, line: str) -> None:
+        if self.options.progress:
+            sys.stderr.write(f"{line}\n")
 
     def begin(self) -> dict[str, Any]:
         """Burn-in; returns what it found apart from the sampler's state."""
-
-        def say(line: str) -> None:
-            if self.options.progress:
-                sys.stderr.write(f"{line}\n")
-
         self.settle()
         if self.gan.images is not None or self.gan.decode is not None:
             _ = self.example  # an error for samples that cannot be kept comes before burn-in
@@ -86,7 +87,7 @@ class Run(Counted):
         # It is kept with the state, so it may not depend on n, which may grow.
         found = {"tuned": list(self.options.tune), **self.sampler.facts(self.state)}
         if "remark" in found:
-            say(found["remark"])
+            self._say(found["remark"])
         if self.gan.precision in AUTOCAST:
             with self.watch.on("flip rate"):
                 # Weights that were cast once cannot run in fp32.

@@ -52,18 +52,19 @@ class Begun(NamedTuple):
             yield chunk, max(row, chunk * rows), (chunk + 1) * rows
 
 
-def begun(gan: GAN, sampler: Sampler, options: Options) -> Begun:
-    """Does the burn-in of a run without end."""
+def begun(gan: GAN, sampler: Sampler, options: Options, ranks: int) -> Begun:
+    """Does the burn-in of a run without end, as each of so many processes does."""
     run = Run(gan, sampler, None, replace(options, tune=()) if _auto(options) else options)
     if _auto(options):
         options = auto.settled(run, None)
         run = Run(gan, sampler, None, options)
+    run.settle(None if ranks == 1 else auto.UNASKED)
     run.begin()
     calls = run.sampler.found(run.state).calls
     rows = max(CHUNK_ROWS, run.step_rows, 2 * run.gan.block / max(calls, 2.0**-20))
     chunk_rows = run.sampler.group << max(0, math.ceil(math.log2(rows / run.sampler.group)))
     replays = run.sampler.sequential or run.quota is not None
-    return Begun(gan, sampler, options, run.state, chunk_rows, replays)
+    return Begun(gan, run.sampler, options, run.state, chunk_rows, replays)
 
 
 def _auto(options: Options) -> bool:
@@ -136,7 +137,7 @@ class StreamDataset(IterableDataset[Rows]):
             raise ValueError("save must be of x, z, logit (ids always), got weight")
         self._rank, self._ranks = process(rank, ranks)
         self._rows = None if rows_per_item is None else integer("rows_per_item", rows_per_item, 1)
-        self._begun = begun(gan, sampler, options)
+        self._begun = begun(gan, sampler, options, self._ranks)
         y = () if gan.labels is None else ("y",)
         self._columns = ("ids", *options.save, *y)
 
@@ -198,7 +199,7 @@ class SampledGenerator(nn.Module):
         self._process = process(rank, ranks)
         if self._process[1] > 1 and sampler.sequential:
             raise ValueError("adapt='batch' needs all rows in order: use one rank")
-        self._begun = begun(gan, sampler, options)
+        self._begun = begun(gan, sampler, options, self._process[1])
         self._queue: Queue | None = None
         self._at = (0, 0)  # where the queue is
         where = self._begun.options.placed(gan).device

@@ -21,7 +21,8 @@ UNITS = {name: 2.0**-20 if i < 2 else 2.0**-8 for i, name in enumerate(SUMS)} | 
     SMALL + name: 2.0**-36 for name in SUMS[2:]
 }
 # Of runs with low precision: rows it saw, rows it did not know, and what each kind of bound loses.
-LOW = ("low_calls", "low_infinite", "lost_by_latent", "lost_by_low")
+LOW_LOST = ("lost_by_latent", "lost_by_low")
+LOW = ("low_calls", "low_infinite", *LOW_LOST)
 LARGEST = 2.0**24  # most that one row may stand for, in masses of a typical row
 # A 95 % interval: the lower end is wrong in 2.5 % of cases. The upper end may be wrong in another
 # 2.5 %, shared by two limits, one from the search and one from the run after it: 1.25 % each.

@@ -1,6 +1,7 @@
 """Which bounds a search may use: by name, or by what a clock says before the run."""
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -48,29 +49,43 @@ def checked(by: Any) -> str:
     return ",".join(name for name in (AUTO, LATENT, *LOW) if name in names)
 
 
-class Settled(NamedTuple):
-    """The fields of a Squeeze whose bounds a clock has chosen."""
+def settle(
+    gan: GAN, sampler: RejectionSampler, say: Callable[[str], None]
+) -> tuple[str, float | None]:
+    """Networks, and the precision by which a sample is expected to be cheapest, if one may pay.
 
-    by: str
-    low_cost: float | None
-
-
-def measured(gan: GAN, sampler: RejectionSampler) -> Settled:
-    """Networks, and the precision that a sample is expected to be cheapest with, if one may pay."""
-    best, least = Settled(LATENT, None), WORTH
+    Returns `by` and `low_cost`. say: told what was found.
+    """
     if not sampler.by_logit or not lowered.weight_bytes(gan, FP32):
-        return best
+        return LATENT, None
+    found, refused = list[Lower](), list[str]()
     for precision in lowered.lower_than(gan):
         try:
-            found = lowered.measured(gan, precision, PAIRED)
-        except (ValueError, torch.OutOfMemoryError):  # G or D fails in it, or does not fit
-            continue
-        if (share := expected(found)) < least:
-            best, least = Settled(f"{LATENT},{precision}", float(f"{found.cost:.2g}")), share
-    return best
+            found.append(lowered.measured(gan, precision, PAIRED))
+        except (ValueError, torch.OutOfMemoryError) as error:
+            refused.append(f"{precision} cannot be used ({str(error).splitlines()[0]})")
+    best = min(found, key=expected, default=None)
+    if best is None or expected(best) >= WORTH:
+        refused += [
+            f"{each.precision} takes {each.cost:.2f} of the time of {gan.precision} here, and is "
+            f"off by {each.error:.2g} nats"
+            for each in found
+        ]
+        if refused:
+            say(f"squeeze: by={LATENT!r}, because {'; '.join(refused)}")
+        return LATENT, None
+    by, cost = f"{LATENT},{best.precision}", float(f"{best.cost:.2g}")
+    say(f"squeeze: by={by!r}, low_cost={cost:g}; {memory(gan, best.precision)}")
+    return by, cost
 
 
-def expected(low: Lower, acceptance: float = USUAL_ACCEPTANCE) -> float:
+def memory(gan: GAN, precision: str) -> str:
+    """What the second weights take, in words."""
+    needed = lowered.weight_bytes(gan, precision) / 2**30
+    return f"the weights of G and D in {precision} take another {needed:.2g} GiB"
+
+
+def expected(low: Lower) -> float:
     """About the share of a sample's time that remains with low precision as a bound."""
     above = math.exp(min(MARGIN * low.error, 50.0))
-    return low.cost + min(1.0, acceptance * above + low.infinite)
+    return low.cost + min(1.0, USUAL_ACCEPTANCE * above + low.infinite)

@@ -23,11 +23,17 @@ def described(run: Recorded) -> Described:
 
 def _losses(run: Recorded, state: SqueezeState) -> dict[str, str]:
     tallies = run.tallies
-    evenly = run.proposals * states.floor(state.calls) * float(state.acceptance)
+    evenly = run.proposals * state.numbers.floor * float(state.acceptance)
     hidden = audit.unseen(float(state.samples) + evenly)
+    by_kind = {
+        f"lost by {kind} alone": f"{tallies[name] / tallies['mass']:.2%}"
+        for name, kind in zip(audit.LOW_LOST, ("networks", "low precision"), strict=True)
+        if name in tallies
+    }
     return {
         "lost mass": f"{states.lost(tallies, state)}, 95 % interval",
         "lost where rows seen": f"{audit.loss(tallies)}",
         "lost where none seen": f"at most {hidden:.2%} of the samples",
         "audits": f"{tallies['audited'] / tallies['judged']:.2%} of all rows that are judged",
+        **by_kind,
     }

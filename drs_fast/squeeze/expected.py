@@ -18,7 +18,7 @@ from drs_fast.samplers.common import expected as without_bound
 from drs_fast.samplers.common.expected import HIGHEST, Expected, Pilot, Range, mean
 from drs_fast.samplers.common.rejection import Rejection, of_rows
 from drs_fast.squeeze.audit import reached
-from drs_fast.squeeze.state import SqueezeState, floor, score
+from drs_fast.squeeze.state import SqueezeState, score
 
 
 def expected(pilot: Pilot, decides: Rejection, state: SqueezeState) -> Expected:
@@ -67,7 +67,7 @@ def _inflation(decides: Rejection, state: SqueezeState) -> float:
     at = of_rows(decides.state, None, decides.eps)
     accepted = ops.probability(logit, **at)
     chance = (score(decides, bound, None) + float(state.audits)).clamp(max=0.0).exp().double()
-    kept = reached(accepted, ops.probability(bound, **at), chance.clamp(min=floor(state.calls)))
+    kept = reached(accepted, ops.probability(bound, **at), chance.clamp(min=state.numbers.floor))
     log_ratio = (logit.double() - decides.state.log_m).clamp(max=HIGHEST)
     square = torch.where(accepted > 0.0, (2.0 * log_ratio).exp() / chosen, 0.0)
     usual = square / torch.where(accepted > 0.0, accepted, 1.0)

@@ -6,8 +6,9 @@ many are lost is estimated throughout the run, from rows that pass and from audi
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import torch
@@ -30,13 +31,13 @@ from drs_fast.samplers.common.expected import Expected, Pilot
 from drs_fast.samplers.common.rejection import RejectionSampler
 from drs_fast.squeeze import audit, remarks
 from drs_fast.squeeze.bounds.precision import PrecisionBound
-from drs_fast.squeeze.by import AUTO, LATENT, Chosen, checked, measured
+from drs_fast.squeeze.by import AUTO, LATENT, Chosen, checked, memory, settle
 from drs_fast.squeeze.described import described
 from drs_fast.squeeze.expected import expected
 from drs_fast.squeeze.rooms import Rooms, expecting
 from drs_fast.squeeze.search import Search
 from drs_fast.squeeze.slices import Slice, drawn, given
-from drs_fast.squeeze.state import SqueezeState, lost, typical
+from drs_fast.squeeze.state import SqueezeState, lost
 from drs_fast.squeeze.step import step
 
 FALSE_ALARMS = 0.025  # share of runs that stop though their bound loses just what it may
@@ -75,6 +76,7 @@ class Squeeze(Sampler):
 
     State: ClassVar[Any] = SqueezeState
     law_version: ClassVar[int] = 3
+    later: ClassVar[Mapping[str, Any]] = MappingProxyType({"by": LATENT, "low_cost": None})
     draws: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -114,21 +116,25 @@ class Squeeze(Sampler):
         low = audit.LOW if self._chosen.low else ()
         return ("judged", "audited", *audit.UNITS, *low, *self.sampler.tallies)
 
-    @property
-    def later(self) -> Mapping[str, Any]:
-        return {"by": LATENT, "low_cost": None}
-
-    def settled(self, gan: GAN, recorded: Mapping[str, Any] | None = None) -> "Squeeze":
+    def settled(
+        self,
+        gan: GAN,
+        recorded: Mapping[str, Any] | None = None,
+        say: Callable[[str], None] = lambda line: None,
+    ) -> "Squeeze":
         """With by name what a clock decides; recorded: what it decided when the run began."""
-        if self.by != AUTO:
-            return self
-        if recorded is not None:
-            found = {**self.later, **{key: recorded[key] for key in self.later if key in recorded}}
-        elif self.use_bound is False:
-            found = dict(self.later)
-        else:
-            found = measured(gan, self.sampler)._asdict()
-        return replace(self, **found)
+        if self.by == AUTO and recorded is not None:
+            given = {**self.later, **{key: recorded[key] for key in self.later if key in recorded}}
+            return replace(self, **given)
+        if self.by == AUTO:
+            plain = replace(self, **self.later)
+            if self.use_bound is False:
+                return plain
+            by, low_cost = settle(gan, self.sampler, say)
+            return replace(self, by=by, low_cost=low_cost) if low_cost else plain
+        if self._chosen.low:
+            say(f"squeeze: {memory(gan, self._chosen.low)}")
+        return self
 
     @property
     def energy(self) -> bool:
@@ -215,15 +221,16 @@ class Squeeze(Sampler):
     ) -> tuple[SqueezeState, Batch]:
         """As `rows`, without waiting for a GPU; stats["beyond"] counts rows without room."""
         low = self._low(gan, state)
-        share = float(state.low[1] if low else state.calls)
+        known = state.numbers
+        share = known.low[1] if low else known.calls
         low_block = low.gan.block if low else gan.block
-        rooms = Rooms.of(n, share, float(state.calls), low_block, gan.block)
+        rooms = Rooms.of(n, share, known.calls, low_block, gan.block)
         return self._step(gan, state, rng, drawn(gan, rng, n), rooms)
 
     def span(self, gan: GAN, state: SqueezeState, judged: int) -> float:
         """Rows to try so that G and D see about so many, or on a GPU hardly ever more."""
         seen = expecting(judged) if gan.device.type == "cuda" else float(judged)
-        return seen / float(state.calls)
+        return seen / state.numbers.calls
 
     def expected(self, gan: GAN, pilot: Pilot, rng: Rng) -> Expected | None:
         """What the bound that its search finds brings. The search may take minutes."""
@@ -250,7 +257,10 @@ class Squeeze(Sampler):
         if not tallies["mass"]:
             return said
         found = lost(tallies, state)
-        return {**said, "lost_mass": found.share, "lost_mass_interval": [found.low, found.high]}
+        said |= {"lost_mass": found.share, "lost_mass_interval": [found.low, found.high]}
+        if self._chosen.low:
+            said |= {f"{name}_mass": tallies[name] / tallies["mass"] for name in audit.LOW_LOST}
+        return said
 
     def note(self, state: SqueezeState, tallies: Mapping[str, int]) -> str:
         """The lost mass, and the wrapped sampler's note."""
@@ -263,7 +273,7 @@ class Squeeze(Sampler):
 
         If it does not, this still happens in at most 2.5 % of runs, though every step checks.
         """
-        if audit.wealth(tallies, self.tolerance, typical(state)) > -math.log(FALSE_ALARMS):
+        if audit.wealth(tallies, self.tolerance, state.numbers.typical) > -math.log(FALSE_ALARMS):
             raise Stale(
                 f"the bound loses {lost(tallies, state)} of the samples, more than tolerance="
                 f"{self.tolerance:g}; start another run with another seed, for which a new bound "
@@ -279,7 +289,7 @@ class Squeeze(Sampler):
         return self.sampler.restored(state.unbounded)
 
     def _low(self, gan: GAN, state: SqueezeState) -> PrecisionBound | None:
-        return PrecisionBound(gan, self._chosen.low) if len(state.low) else None
+        return PrecisionBound(gan, self._chosen.low) if state.numbers.low else None
 
     @property
     def limits(self) -> remarks.Limits:

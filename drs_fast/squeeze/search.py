@@ -188,7 +188,7 @@ class Search:
     def _best(
         self, trial: Trial, networks: tuple[LatentBound, ...], low: bool, acceptance: float
     ) -> Chain:
-        """Of the chains that keep the limits, the one of the least work."""
+        """The chain of the least work among those that keep the limits."""
         chains = [trial.by_networks(networks, acceptance)] if networks else []
         if low and self.low is not None:
             (logit,) = self.low.scores(trial.seen.z, trial.seen.y)

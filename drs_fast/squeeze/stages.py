@@ -15,7 +15,7 @@ from drs_fast.squeeze.bounds.latent import LatentBound, unpacked
 from drs_fast.squeeze.bounds.precision import PrecisionBound
 from drs_fast.squeeze.rooms import Rooms
 from drs_fast.squeeze.slices import Slice, padded
-from drs_fast.squeeze.state import SqueezeState, floor, score
+from drs_fast.squeeze.state import SqueezeState, score
 
 BLOCK = 2**11  # rows per call of the second network
 
@@ -94,11 +94,10 @@ class Stages:
     ) -> None:
         self.decides, self.rng, self.low, self.rooms = decides, rng, low, rooms
         self.networks = unpacked(decides.judge, state.weights)
-        self.margins: list[float] = state.margins.tolist()
-        self.latent = state.networks
-        self.low_margin = math.inf if low is None else float(state.low[0])
-        self.audits = float(state.audits)
-        self.floor = floor(state.calls)
+        known = state.numbers
+        self.margins, self.latent = known.margins, known.networks
+        self.low_margin = math.inf if low is None else known.low[0]
+        self.audits, self.floor = known.audits, known.floor
 
     def survivors(self, slices: Iterable[Slice]) -> Survivors:
         """The rows of some slices that G and D must see in full precision."""

@@ -14,6 +14,37 @@ from drs_fast.squeeze.audit import loss, power_of_two
 
 FLOOR = 0.25  # share of audits that are chosen evenly rather than by their bound
 AUDITED = 0.04  # audits, as a share of all calls of G and D
+MOST_READ = 16
+
+
+class Numbers(NamedTuple):
+    """What every step needs of a state, as the host has it."""
+
+    margins: tuple[float, float]
+    low: tuple[float, ...]
+    audits: float
+    calls: float
+    acceptance: float
+    high: float
+
+    @property
+    def networks(self) -> bool:
+        """Whether a network rejects rows."""
+        return math.isfinite(self.margins[1])
+
+    @property
+    def typical(self) -> float:
+        """About the mass of a row that G and D see."""
+        return power_of_two(self.acceptance / self.calls)
+
+    @property
+    def floor(self) -> float:
+        """The least chance of an audit."""
+        return floor(self.calls)
+
+
+# Of the last states, with their tensors: reading a number makes the host wait for a GPU.
+_read: dict[tuple[int, ...], tuple[tuple[Tensor, ...], Numbers]] = {}
 
 
 class SqueezeState(NamedTuple):
@@ -46,14 +77,21 @@ class SqueezeState(NamedTuple):
     )
 
     @property
-    def networks(self) -> bool:
-        """Whether a network rejects rows."""
-        return math.isfinite(float(self.margins[1]))
+    def numbers(self) -> Numbers:
+        """The numbers of this state, read once."""
+        tensors = self.margins, self.low, self.audits, self.calls, self.acceptance, self.high
+        key = tuple(map(id, tensors))
+        if key not in _read:
+            if len(_read) >= MOST_READ:
+                _read.clear()
+            (tiny, large), low = self.margins.tolist(), tuple(self.low.tolist())
+            _read[key] = tensors, Numbers((tiny, large), low, *map(float, tensors[2:]))
+        return _read[key][1]
 
     @property
     def used(self) -> bool:
-        """Whether any bound does."""
-        return self.networks or bool(len(self.low))
+        """Whether any bound rejects rows."""
+        return self.numbers.networks or bool(self.numbers.low)
 
     @property
     def unbounded(self) -> RejectionState:
@@ -63,17 +101,13 @@ class SqueezeState(NamedTuple):
 
 def lost(sums: Mapping[str, int], state: SqueezeState) -> Share:
     """The loss that a run's sums show, with what may hide; both search and run limit the latter."""
-    return loss(sums, 1.0 / (floor(state.calls) * typical(state))).within(float(state.high))
+    known = state.numbers
+    return loss(sums, 1.0 / (known.floor * known.typical)).within(known.high)
 
 
-def typical(state: SqueezeState) -> float:
-    """About the mass of a row that G and D see."""
-    return power_of_two(float(state.acceptance / state.calls))
-
-
-def floor(calls: Tensor) -> float:
+def floor(calls: float) -> float:
     """The least chance of an audit if G and D see this share of the rows."""
-    return FLOOR * AUDITED / (1.0 + AUDITED) * float(calls)
+    return FLOOR * AUDITED / (1.0 + AUDITED) * calls
 
 
 def score(decides: Rejection, bound: Tensor, y: Tensor | None) -> Tensor:

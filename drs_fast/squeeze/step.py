@@ -15,7 +15,7 @@ from drs_fast.squeeze.bounds.precision import PrecisionBound
 from drs_fast.squeeze.rooms import Rooms
 from drs_fast.squeeze.slices import Slice
 from drs_fast.squeeze.stages import Stages
-from drs_fast.squeeze.state import SqueezeState, typical
+from drs_fast.squeeze.state import SqueezeState
 
 
 def step(
@@ -53,9 +53,10 @@ def step(
     seen = passed + (1.0 - passed) * rows.chance
     audited = (rows.audited & ~rows.passing).sum()
     counts = {"judged": judged, "audited": audited, "beyond": beyond}
-    sums = audit.tallied(accepted, passed, seen, typical(state))
+    typical = state.numbers.typical
+    sums = audit.tallied(accepted, passed, seen, typical)
     if by_kind:
         bounds = (ops.probability(each, **at) for each in (rows.latent, rows.low))
-        lost = (audit.tallied(accepted, each, seen, typical(state))["lost"] for each in bounds)
+        lost = (audit.tallied(accepted, each, seen, typical)["lost"] for each in bounds)
         sums |= dict(zip(audit.LOW, (asked, infinite, *lost), strict=True))
     return replace(batch, stats={**batch.stats, **counts, **sums})

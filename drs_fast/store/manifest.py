@@ -119,6 +119,8 @@ class Totals(TypedDict):
     above_weight: NotRequired[Annotated[Size, "of samples above log_m, as a share of all weight"]]
     tail_index: NotRequired[Annotated[float | None, kinds.NUMBER.or_null, "of the largest weights"]]
     lost_mass: NotRequired[Annotated[Size, "share of the samples that a bound loses"]]
+    lost_by_latent_mass: NotRequired[Annotated[Size, "share that networks alone would lose"]]
+    lost_by_low_mass: NotRequired[Annotated[Size, "share that low precision alone would lose"]]
     lost_mass_interval: NotRequired[Annotated[Interval, "95 % interval of lost_mass"]]
 
 

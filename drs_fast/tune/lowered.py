@@ -39,6 +39,10 @@ class Lower(NamedTuple):
     spread: float
     infinite: float
 
+    def in_spreads(self, change: float) -> float:
+        """A change of logits, in standard deviations of all of them."""
+        return change / self.spread if self.spread else math.inf
+
 
 def lower_than(gan: GAN) -> tuple[str, ...]:
     """The precisions below the GAN's own that its device has, and that may be faster there."""
@@ -88,14 +92,24 @@ def _lowered(gan: GAN, precision: str) -> GAN:
 def measured(gan: GAN, precision: str, rows: int = 1024) -> Lower:
     """What the precision costs on this machine now, and its error on burn-in rows."""
     low = lowered(gan, precision)
-    calls = gan.call_rows(min(low.block, rows))
-    rows = max(rows, calls)
-    rng = Rng(0, BURN_IN_ROW)
-    z, y = ops.latents(gan, rng, rows), ops.labels(gan, rng, rows)
+    rows = max(rows, gan.call_rows(min(low.block, rows)))
+    z, y = _rows(gan, rows)
     pair = [one.verdicts(z, y).double() for one in (gan, low)]
-    z, y = z[:calls], None if y is None else y[:calls]
-    cost = _ratio(gan, lambda: low.verdicts(z, y), lambda: gan.verdicts(z, y))
-    return Lower(precision, cost, *differences(*pair))
+    return Lower(precision, cost(gan, low, rows), *differences(*pair))
+
+
+def cost(gan: GAN, low: GAN, rows: int = 1024, seconds: float = ROUND_SECONDS) -> float:
+    """The time of a row in the lower precision, as a share of one of the GAN, measured now.
+
+    seconds: about how long a round of calls of the GAN takes.
+    """
+    z, y = _rows(gan, gan.call_rows(min(low.block, rows)))
+    return _ratio(gan, lambda: low.verdicts(z, y), lambda: gan.verdicts(z, y), seconds)
+
+
+def _rows(gan: GAN, n: int) -> tuple[Tensor, Tensor | None]:
+    rng = Rng(0, BURN_IN_ROW)
+    return ops.latents(gan, rng, n), ops.labels(gan, rng, n)
 
 
 def differences(logit: Tensor, low: Tensor) -> tuple[float, float, float, float]:
@@ -110,12 +124,14 @@ def differences(logit: Tensor, low: Tensor) -> tuple[float, float, float, float]
     return float(moved.square().mean().sqrt()), float(moved.abs().max()), spread, infinite
 
 
-def _ratio(gan: GAN, call: Callable[[], object], other: Callable[[], object]) -> float:
+def _ratio(
+    gan: GAN, call: Callable[[], object], other: Callable[[], object], seconds: float
+) -> float:
     """The least time of a call by that of the other; they take turns."""
-    times = max(1, min(MOST_CALLS, int(ROUND_SECONDS / max(_seconds(gan, other, 1), 1e-9))))
+    times = max(1, min(MOST_CALLS, int(seconds / max(_seconds(gan, other, 1), 1e-9))))
     rounds = [(_seconds(gan, call, times), _seconds(gan, other, times)) for _ in range(ROUNDS)]
-    mine: float = min(seconds for seconds, _ in rounds)
-    theirs: float = min(seconds for _, seconds in rounds)
+    mine: float = min(each for each, _ in rounds)
+    theirs: float = min(each for _, each in rounds)
     return mine / max(theirs, sys.float_info.min)
 
 

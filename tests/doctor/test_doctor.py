@@ -16,8 +16,8 @@ from torch.nn.utils import parametrizations, spectral_norm
 
 import drs_fast as drs
 from drs_fast.cli import main as cli
-from drs_fast.core import REAL
-from drs_fast.doctor import compared, doctor, probes, real_samples, symptoms
+from drs_fast.core import BURN_IN_ROW, REAL
+from drs_fast.doctor import compared, doctor, precisions, probes, real_samples, symptoms
 from drs_fast.doctor.doctor import Diagnosis, Finding
 from drs_fast.doctor.neighbours import vote
 from drs_fast.doctor.words import number
@@ -193,6 +193,17 @@ def pictures(activation, change):
     gan = healthy.pictures(0, activation, lambda x: x.clamp(-3.0, 3.0))
     gan.real = change(gan.real)
     return gan
+
+
+class Lifted(Ratio):
+    """Near 2,000 the numbers of bfloat16 are 8 apart."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer.bias.data += 2000.0
+
+    def forward(self, x):
+        return super().forward(x) - 2000.0
 
 
 def untrained(seed):
@@ -452,6 +463,116 @@ def test_the_standard_errors_are_right():
         assert abs(torch.tensor(deviations).std() - 1.0) < 4 * 0.1
 
 
+# --- lower precisions
+
+
+def takes(monkeypatch, share):
+    """A row in a lower precision takes this share of the time of one in fp32."""
+    monkeypatch.setattr(precisions, "cost", lambda *given: share)
+
+
+def test_it_says_how_far_bf16_is_off():
+    """On the burn-in rows of a run, with each row's own uniform."""
+    gan, rng = model(), drs.Rng(3, BURN_IN_ROW)
+    found = doctor.doctor(gan, seed=3)
+    z = drs.ops.latents(gan, rng, 4096)
+    logit, low = (gan.on(precision=name).verdicts(z) for name in ("fp32", "bf16"))
+    off = (low - logit)[:1024].double() / logit[:1024].double().std(correction=0)
+    log_m = drs.ops.largest(logit)
+    at = {"log_m": log_m, "gamma": drs.ops.quantile_gamma(logit, 80.0, log_m=log_m)}
+    mine, theirs = (drs.ops.accept(one[:1024], rng, **at) for one in (logit, low))
+    assert found.figures["bf16_error"] == pytest.approx(float(off.square().mean().sqrt()))
+    assert found.figures["bf16_worst"] == pytest.approx(float(off.abs().max()))
+    assert found.figures["bf16_flipped"] == float((mine ^ theirs).double().mean()) > 0.0
+    assert "bf16_infinite_share" not in found.figures
+
+
+def test_it_says_what_a_cascade_brings(monkeypatch):
+    """With hardly any error, the rows that pass are those that are accepted."""
+    gan = drs.GAN(lambda z: z, lambda x: x[:, 0] - 0.5, 2)
+    takes(monkeypatch, 0.25)
+    (note,) = doctor.doctor(gan).notes
+    usual, exact = map(float, re.findall(r"([\d.]+) times", note))
+    p80, gamma_0 = (doctor.doctor(gan).figures[f"acceptance_{name}"] for name in ("p80", "gamma_0"))
+    assert "a row in bf16 takes 0.25 of the time of one in fp32 here: with drs.Squeeze(" in note
+    assert usual == pytest.approx(1.0 / (0.25 + p80), abs=0.1)
+    assert exact == pytest.approx(1.0 / (0.25 + gamma_0), abs=0.1)
+
+
+def test_it_says_that_a_cascade_brings_nothing(monkeypatch):
+    takes(monkeypatch, 1.1)
+    (note,) = doctor.doctor(model()).notes
+    words = "a row in bf16 takes 1.1 of the time of one in fp32 here, so a cascade brings nothing"
+    assert note == words
+
+
+def test_times_change_no_finding_and_no_figure(monkeypatch):
+    said = []
+    for share in (0.1, 3.0):
+        takes(monkeypatch, share)
+        diagnosis = doctor.doctor(model())
+        said.append((diagnosis.codes, diagnosis.figures, diagnosis.unknown))
+    assert said[0] == said[1]
+
+
+def in_bf16_only(change):
+    """The sound model, changed where autocast is on."""
+
+    class Rounded(Ratio):
+        def forward(self, x):
+            score = super().forward(x)
+            return change(x, score) if torch.is_autocast_enabled("cpu") else score.float()
+
+    return model(discriminator=Rounded())
+
+
+@pytest.mark.parametrize(("least", "unfit"), [(1.0, True), (2.5, False)])
+def test_rows_that_overflow_are_counted(least, unfit):
+    gan = in_bf16_only(lambda x, score: torch.where(x[:, 1] > least, torch.inf, score))
+    diagnosis = doctor.doctor(gan)
+    share = diagnosis.figures["bf16_infinite_share"]
+    assert share == pytest.approx(0.5 * math.erfc(least / math.sqrt(2.0)), abs=0.04)
+    assert diagnosis.codes == ()
+    (note,) = diagnosis.notes
+    assert ("of the rows have no finite logit" in note) == unfit
+    assert ("leave precision='bf16' alone" in note) == unfit
+    assert ("Squeeze" in note or "cascade" in note) != unfit
+
+
+def test_a_level_that_a_precision_cannot_hold():
+    diagnosis = doctor.doctor(model(discriminator=Lifted()))
+    assert diagnosis.codes == ()
+    (note,) = diagnosis.notes
+    assert re.match("in bf16, logits are off by .* of their standard deviations, so leave", note)
+
+
+def test_a_precision_that_cannot_be_tried_is_unknown():
+    def fails(x, score):
+        raise RuntimeError("no kernel")
+
+    diagnosis = doctor.doctor(in_bf16_only(fails))
+    assert diagnosis.findings == ()
+    (unknown,) = diagnosis.unknown
+    assert unknown.startswith("how far bf16 is from fp32: ")
+    assert "no kernel" in unknown
+    assert not any(key.startswith("bf16") for key in diagnosis.figures)
+
+
+def test_rows_that_are_surely_rejected_count_for_no_error():
+    gan = d(lambda score: torch.where(score < -1.5, -torch.inf, score), real=None)
+    figures = doctor.doctor(gan).figures
+    assert figures["minus_infinity_share"] > 0.1
+    assert 0.0 < figures["bf16_error"] < figures["bf16_worst"] < 0.1
+
+
+def test_an_energy_has_no_cascade():
+    diagnosis = doctor.doctor(model(link="hinge", real=None))
+    assert diagnosis.codes == ("no-ratio",)
+    assert "bf16_error" in diagnosis.figures
+    assert "bf16_flipped" not in diagnosis.figures
+    assert diagnosis.notes == ()
+
+
 # --- figures and words
 
 
@@ -633,7 +754,7 @@ def test_one_fact_is_said_once():
     """A slope that is a finding, or that cannot be told, is in no note."""
     flat = doctor.doctor(model(discriminator=Ratio(0.25)))
     assert flat.codes == ("underconfident",)
-    assert flat.notes == ()
+    assert not any("the slope is" in note for note in flat.notes)
     undecided = doctor.doctor(model(discriminator=Ratio(1.9)))
     assert "D's slope: " in "".join(undecided.unknown)
     assert not any("the slope is" in note for note in undecided.notes)
@@ -662,7 +783,9 @@ def test_a_flat_discriminator_with_a_sound_share_of_rejected_rows_is_not_flat():
     assert doctor.doctor(gan).codes == ()
 
 
-def test_the_same_seed_gives_the_same_words():
+def test_the_same_seed_gives_the_same_words(monkeypatch):
+    """Apart from the time of a row."""
+    monkeypatch.setattr(precisions, "cost", lambda *given: 0.5)
     assert str(doctor.doctor(model(), seed=4)) == str(doctor.doctor(model(), seed=4))
     assert str(doctor.doctor(model(), seed=4)) != str(doctor.doctor(model(), seed=5))
 
@@ -745,8 +868,9 @@ def test_the_figures_have_three_digits():
         assert len(re.sub(r"e.*|\D", "", figure).lstrip("0")) <= 3 or figure == "4,096", figure
 
 
-def test_a_diagnosis_as_json(capsys):
+def test_a_diagnosis_as_json(capsys, monkeypatch):
     """The keys are those of as_dict, and stay."""
+    monkeypatch.setattr(precisions, "cost", lambda *given: 0.5)
     diagnosis = doctor.doctor(FAULTS["a clamp"][0]())
     held = diagnosis.as_dict()
     assert list(held) == ["name", "findings", "figures", "notes", "unknown"]

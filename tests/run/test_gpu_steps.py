@@ -200,6 +200,43 @@ def test_no_step_makes_the_host_wait(make, graph):
     assert taken > 0
 
 
+def cascade(by):
+    """A squeezed sampler whose bound is used whatever it brings."""
+    return drs.Squeeze(DRS(burn_in=4096), 0.05, by=by, low_cost=0.3, use_bound=True)
+
+
+@both
+@pytest.mark.parametrize("by", ["bf16", "fp16", "latent,bf16"])
+def test_a_cascade_gives_the_samples_of_full_precision(by):
+    squeeze, gan = cascade(by), network().on(DEVICE, block=1024)
+    state = squeeze.init(gan, drs.Rng(0))
+    inner = DRS(gamma=float(state.gamma), log_m=float(state.log_m))
+    found = drs.generate(gan, squeeze, 20_000, batch_size=1024, device=DEVICE)
+    whole = drs.generate(gan, inner, 21_000, batch_size=1024, device=DEVICE)
+    at = torch.searchsorted(whole.ids, found.ids)
+    for column in ("ids", "x", "logit"):
+        assert torch.equal(getattr(whole, column)[at], getattr(found, column))
+    assert float(found.stats["calls"]) < 0.7 * float(found.stats["proposals"])
+
+
+@both
+@pytest.mark.parametrize("by", ["latent", "bf16", "latent,bf16"])
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode")
+def test_no_step_of_a_cascade_makes_the_host_wait(by):
+    options = Options(batch_size=1024, device=DEVICE, patience=10**9)
+    run = Run(network(), cascade(by), None, options)
+    run.begin()
+    landed = run.landed(ENDLESS, run.names, Progress(None, enabled=False))
+    for _ in range(8):
+        next(landed)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        taken = sum(next(landed).accepted for _ in range(20))
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert taken > 0
+
+
 class Waits(torch.nn.Module):
     """Asks the device for a number, which no graph can hold."""
 

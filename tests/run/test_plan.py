@@ -12,7 +12,7 @@ from torch import nn
 
 import drs_fast as drs
 from drs_fast.cli import main as cli
-from drs_fast.run import compared
+from drs_fast.run import compared, ways
 from drs_fast.samplers.common.expected import Expected, Range
 from drs_fast.samplers.drs import DRS
 from drs_fast.samplers.mh import MH
@@ -35,11 +35,11 @@ def make():
 @pytest.fixture(autouse=True)
 def short(monkeypatch):
     """Two planted variants, and little of everything."""
-    monkeypatch.setattr(module, "SIZES", (256, 1024))
-    monkeypatch.setattr(module, "USUAL", 1024)
-    monkeypatch.setattr(module, "SLICE", 1e-4)
-    monkeypatch.setattr(module, "ROUNDS", 3)
-    monkeypatch.setattr(module, "AGAINST", 1)
+    monkeypatch.setattr(ways, "SIZES", (256, 1024))
+    monkeypatch.setattr(ways, "USUAL", 1024)
+    monkeypatch.setattr(ways, "SLICE", 1e-4)
+    monkeypatch.setattr(ways, "ROUNDS", 3)
+    monkeypatch.setattr(ways, "AGAINST", 1)
     monkeypatch.setattr(module, "DRAWING", 0.02)
     monkeypatch.setattr(compared, "MOST", compared.LEAST)
     same = {"same": lambda gan: gan.changed(lambda f: f), "close": shifted(1e-3)}
@@ -95,9 +95,9 @@ def test_what_a_plan_holds():
 
 
 def test_it_can_be_read():
-    ways = module.Way(512, (), (90.0, 100.0, 120.0)), module.Way(512, ("a", "b"), (150.0,), 2e-6)
+    found = ways.Way(512, (), (90.0, 100.0, 120.0)), ways.Way(512, ("a", "b"), (150.0,), 2e-6)
     drawn = module.Drawn("DRS", burn_in=36.0, seconds=2.0, proposals=400, samples=100)
-    plan = drs.Plan("toy", "fp32", ways[:1], ways, ("no",), 512, ("a", "b"), drawn, 18_000)
+    plan = drs.Plan("toy", "fp32", found[:1], found, ("no",), 512, ("a", "b"), drawn, 18_000)
     assert str(plan).splitlines() == [
         "toy, fp32",
         "",
@@ -116,7 +116,7 @@ def test_it_can_be_read():
         "drs.generate(gan, sampler, 18000, batch_size=512, tune=('a', 'b'))",
     ]
     nothing = module.Drawn("MH", 1.0, 2.0, 400, 0)
-    shown = str(drs.Plan("toy", "bf16", ways[:1], ways[:1], (), 512, (), nothing, 10))
+    shown = str(drs.Plan("toy", "bf16", found[:1], found[:1], (), 512, (), nothing, 10))
     assert "MH: none of 400 rows was accepted\n10 samples: about inf h\n" in shown
     assert shown.endswith(
         "--batch-size 512 --precision bf16\n"
@@ -127,8 +127,8 @@ def test_it_can_be_read():
 def test_one_line_to_paste_has_the_sampler_and_the_options():
     rows = ((DRS(), GOOD), (DRS(gamma=0.0), GOOD._replace(tv=Range(0.0, 0.0, 0.0))))
     table = compared.Compared(rows, 16_384, None, 1000.0, 500, None)
-    ways = (module.Way(4096, (), (100.0,)),)
-    plan = drs.Plan("toy", "fp32", ways, ways, (), 4096, ("a",), None, 500, table, called="toy")
+    found = (ways.Way(4096, (), (100.0,)),)
+    plan = drs.Plan("toy", "fp32", found, found, (), 4096, ("a",), None, 500, table, called="toy")
     assert str(plan).splitlines()[-2:] == [
         "drs-fast generate toy -n 500 --out run --gamma 0.0 --save x,logit,weight --tune a",
         "drs.generate(gan, drs.samplers.DRS(gamma=0.0), 500, tune=('a',))",
@@ -187,11 +187,11 @@ def test_a_slow_batch_size_is_not_recommended(size):
     ],
 )
 def test_a_way_must_be_faster_in_nearly_all_rounds(monkeypatch, mine, beats):
-    first = module.Way(256, (), (100.0,) * 4)
-    monkeypatch.setattr(module, "AGAINST", 0)
-    assert module.Way(256, ("a",), mine).beats(first) is beats
-    monkeypatch.setattr(module, "AGAINST", 1)
-    assert module.Way(256, ("a",), mine).beats(first) is (beats or mine[0] == 500.0)
+    first = ways.Way(256, (), (100.0,) * 4)
+    monkeypatch.setattr(ways, "AGAINST", 0)
+    assert ways.Way(256, ("a",), mine).beats(first) is beats
+    monkeypatch.setattr(ways, "AGAINST", 1)
+    assert ways.Way(256, ("a",), mine).beats(first) is (beats or mine[0] == 500.0)
 
 
 def test_what_changes_logits_is_refused_with_all_that_holds_it(monkeypatch):
@@ -278,7 +278,7 @@ def test_a_batch_that_the_networks_refuse_is_listed():
 
 
 def test_a_batch_that_takes_too_long_is_left_out(monkeypatch):
-    monkeypatch.setattr(module, "LONGEST", 0.0)
+    monkeypatch.setattr(ways, "LONGEST", 0.0)
     assert [way.batch_size for way in drs.plan(toy()).sizes] == [256]
 
 

@@ -15,7 +15,7 @@ from drs_fast.cli.main import main
 from drs_fast.gan.images import Images
 from drs_fast.report import pictures, report
 from drs_fast.report.pictures import Panel
-from drs_fast.run import plan
+from drs_fast.run import plan, ways
 from drs_fast.samplers.drs import DRS
 from drs_fast.samplers.mh import MH
 from drs_fast.samplers.obrs import OBRS
@@ -259,7 +259,7 @@ def test_bytes_are_drawn_from_black_to_white(tmp_path):
 
 def test_a_plan_recommends_the_images_it_was_asked_for(monkeypatch):
     monkeypatch.setattr(plan, "DRAWING", 0.1)
-    monkeypatch.setattr(plan, "SLICE", 0.01)
+    monkeypatch.setattr(ways, "SLICE", 0.01)
     found = drs.plan(pixels(scale=0.1), SAMPLER, n=100, batch_size=256, images="uint8")
     assert "--images uint8" in str(found)
     assert "images='uint8'" in str(found)

@@ -10,7 +10,8 @@ from torch import nn
 import drs_fast as drs
 from drs_fast.core import Sampler
 from drs_fast.exporting.place import Exported
-from drs_fast.run.plan import Plan, Way
+from drs_fast.run.plan import Plan
+from drs_fast.run.ways import Way
 from drs_fast.samplers.drs import DRS
 
 SAMPLER = DRS(burn_in=1_000)
