@@ -109,7 +109,9 @@ class Saving:
             self.resume(writer)
             return
         found = run.begin()
-        tensors = run.state._asdict()
+        later = run.state._field_defaults  # left out where empty, as in states without them
+        held = run.state._asdict().items()
+        tensors = {name: t for name, t in held if name not in later or t.numel()}
         rows = run.options.chunk_rows or _chunk_rows(
             sampler.found(run.state), sampler.group, self.row_bytes(), run.gan.block
         )

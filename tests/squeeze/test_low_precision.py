@@ -220,6 +220,7 @@ def test_a_clock_decides_once_and_by_name(monkeypatch, tmp_path, capsys):
     other = drs.generate(gan, auto, 200, out=tmp_path / "latent", progress=True)
     assert "by='latent', because bf16 takes 0.90 of the time" in capsys.readouterr().err
     assert {"by", "low_cost"}.isdisjoint(other.manifest["sampler"])  # as before there was a choice
+    assert "low" not in other.state
 
 
 def test_several_workers_do_not_ask_a_clock(monkeypatch, tmp_path):
