@@ -11,6 +11,7 @@ are no figures. Weights are random, and thresholds are those that the cascade fo
 import argparse
 import json
 import math
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -51,10 +52,10 @@ MODELS: dict[str, tuple[Callable[[], GAN], int]] = {  # and the batch size
     "DCGAN 64x64": (lambda: gans.he(gans.dcgan(pixels=64), 2.0), 1024),
     "SAGAN 128x128": (lambda: gans.he(gans.sagan()), 256),
     "StyleGAN2 64x64": (gans.stylegan2, 256),
-    "StyleGAN2 32x32, width 32": (lambda: gans.he(gans.stylegan2(32, 32), 0.4), 256),
+    "StyleGAN2 32x32, width 16": (lambda: gans.he(gans.stylegan2(16, 32), 0.4), 256),
     "MLP, width 16": (lambda: gans.mlp(16), 256),
 }
-CPU = ("digits", "DCGAN 32x32", "StyleGAN2 32x32, width 32")
+CPU = ("digits", "DCGAN 32x32", "StyleGAN2 32x32, width 16")
 GPU = ("DCGAN 64x64", "SAGAN 128x128", "StyleGAN2 64x64", "digits", "DCGAN 32x32")
 STAGE = GPU[:3]  # of benchmarks.gpu
 QUICK = ("MLP, width 16",)
@@ -192,7 +193,7 @@ def row_of(model: str, way: str, device: str, asked: Asked) -> dict[str, Any]:
     """All figures of a model and a sampler, or what is wrong."""
     (load, batch), sampler = MODELS[model], replace(WAYS[way], burn_in=asked.burn_in)
     gan = load().on(device, batch, FP32)
-    row = {"model": model, "batch": batch, "way": way}
+    row = {"model": model, "batch": batch, "way": way, "load": os.getloadavg()[0]}
     try:
         return row | measured(gan, sampler, asked)
     except Differs as error:

@@ -57,7 +57,7 @@ def test_other_samples_get_no_figure(tmp_path, monkeypatch, capsys):
     file = tmp_path / "cascade.json"
     assert cascade.main([*QUICK, "--json", str(file)]) == 1
     (row,) = json.loads(file.read_text())["rows"]
-    assert set(row) == {"model", "batch", "way", "wrong"}
+    assert set(row) == {"model", "batch", "way", "load", "wrong"}
     assert "x of the same sample differs" in capsys.readouterr().out
 
 
