@@ -52,7 +52,7 @@ MODELS: dict[str, tuple[Callable[[], GAN], int]] = {  # and the batch size
     "DCGAN 64x64": (lambda: gans.he(gans.dcgan(pixels=64), 2.0), 1024),
     "SAGAN 128x128": (lambda: gans.he(gans.sagan()), 256),
     "StyleGAN2 64x64": (gans.stylegan2, 256),
-    "StyleGAN2 32x32, width 16": (lambda: gans.he(gans.stylegan2(16, 32), 0.4), 256),
+    "StyleGAN2 32x32, width 16": (lambda: gans.he(gans.stylegan2(16, 32), 1.2), 256),
     "MLP, width 16": (lambda: gans.mlp(16), 256),
 }
 CPU = ("digits", "DCGAN 32x32", "StyleGAN2 32x32, width 16")
