@@ -2,6 +2,8 @@
 
 import os
 import sys
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,8 @@ sys.path.append(str(Path(__file__).parents[1]))
 
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # before the kernels are imported
+    if find_spec("triton"):
+        import_module("interpreted").hasten()
 
 pytest.register_assert_rewrite("agreement", "linear_gaussian", "runs")
 

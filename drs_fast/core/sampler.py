@@ -190,13 +190,13 @@ class Sampler(ABC):
     def settled(
         self,
         gan: "GAN",
-        recorded: Mapping[str, Any] | None = None,
+        recorded: Callable[[], Mapping[str, Any] | None] = lambda: None,
         say: Callable[[str], None] = lambda line: None,
     ) -> "Sampler":
         """This sampler with by name what time decides, before a run begins.
 
-        recorded: its fields in the manifest of a run that goes on; it then obeys them. say: told in
-        a line what was found.
+        recorded: gives its fields in the manifest of a run that goes on, which it then obeys. say:
+        told in a line what was found.
         """
         return self
 

@@ -27,7 +27,7 @@ from drs_fast.run.options import Options
 from drs_fast.run.schedule import Run
 from drs_fast.run.worker import Worker
 from drs_fast.samplers.common.expected import Pilot
-from drs_fast.store import place
+from drs_fast.store import Conflict, Corrupt, place
 from drs_fast.store.manifest import Manifest
 from drs_fast.tune import tuning
 
@@ -87,7 +87,10 @@ def settled(run: Run, out: str | PathLike[str] | None) -> Options:
 
 def recorded(run: Run, out: str | PathLike[str]) -> Mapping[str, Any] | None:
     """The fields of the sampler in the run that `out` holds; None if it holds none."""
-    before = _manifest(run, out)
+    try:
+        before = _manifest(run, out)
+    except (Conflict, Corrupt):  # which the run finds, too
+        return UNASKED
     if before is not None:
         return before["sampler"]
     worker = run.options.worker

@@ -140,7 +140,7 @@ def _run(
         plain = Run(gan, sampler, n, replace(options, tune=()), limit)
         options = auto.settled(plain, out)
     run = Run(gan, sampler, n, options, limit)
-    run.settle(None if out is None else auto.recorded(run, out))
+    run.settle(lambda: None if out is None else auto.recorded(run, out))
     return run
 
 

@@ -4,7 +4,7 @@ import functools
 import math
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from drs_fast.core import OutOfTime, Rng, Sampler, Starvation, check_invalid, slow
@@ -58,7 +58,7 @@ class Run(Counted):
         self._forecast: Forecast
         self._limit = limit or Limit()
 
-    def settle(self, recorded: Mapping[str, Any] | None = None) -> None:
+    def settle(self, recorded: Callable[[], Mapping[str, Any] | None] = lambda: None) -> None:
         """Decides what a clock decides in the sampler; recorded: as `Sampler.settled` takes it."""
         if not self._settled:
             with self.watch.on("tuning"):

@@ -58,7 +58,7 @@ def begun(gan: GAN, sampler: Sampler, options: Options, ranks: int) -> Begun:
     if _auto(options):
         options = auto.settled(run, None)
         run = Run(gan, sampler, None, options)
-    run.settle(None if ranks == 1 else auto.UNASKED)
+    run.settle(lambda: None if ranks == 1 else auto.UNASKED)
     run.begin()
     calls = run.sampler.found(run.state).calls
     rows = max(CHUNK_ROWS, run.step_rows, 2 * run.gan.block / max(calls, 2.0**-20))

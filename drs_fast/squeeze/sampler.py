@@ -119,22 +119,21 @@ class Squeeze(Sampler):
     def settled(
         self,
         gan: GAN,
-        recorded: Mapping[str, Any] | None = None,
+        recorded: Callable[[], Mapping[str, Any] | None] = lambda: None,
         say: Callable[[str], None] = lambda line: None,
     ) -> "Squeeze":
         """With by name what a clock decides; recorded: what it decided when the run began."""
-        if self.by == AUTO and recorded is not None:
-            given = {**self.later, **{key: recorded[key] for key in self.later if key in recorded}}
-            return replace(self, **given)
-        if self.by == AUTO:
-            plain = replace(self, **self.later)
-            if self.use_bound is False:
-                return plain
-            by, low_cost = settle(gan, self.sampler, say)
-            return replace(self, by=by, low_cost=low_cost) if low_cost else plain
-        if self._chosen.low:
-            say(f"squeeze: {memory(gan, self._chosen.low)}")
-        return self
+        if self.by != AUTO:
+            if self._chosen.low:
+                say(f"squeeze: {memory(gan, self._chosen.low)}")
+            return self
+        plain = replace(self, **self.later)
+        if (before := recorded()) is not None:
+            return replace(plain, **{key: before[key] for key in self.later if key in before})
+        if self.use_bound is False:
+            return plain
+        by, low_cost = settle(gan, self.sampler, say)
+        return replace(self, by=by, low_cost=low_cost) if low_cost else plain
 
     @property
     def energy(self) -> bool:

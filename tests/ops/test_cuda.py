@@ -1,4 +1,4 @@
-"""The CUDA C++ kernels match the reference bit for bit, on a GPU or as threads of the host."""
+"""The CUDA C++ kernels match the reference bit for bit, on a GPU or compiled for the host."""
 
 import importlib.util
 import shutil
@@ -42,47 +42,53 @@ RNG = Rng(2**64 - 3, 2**32 - 7)
 moved = mover(DEVICE)
 
 
-def compiled(source, *arguments):
+def built(*arguments):
     if shutil.which("g++") is None:
         pytest.skip("needs g++, or a GPU")
-    includes = [f"-I{path}" for path in (ROOT / "tests" / "common" / "emulator", source)]
     subprocess.run(
-        ["g++", "-std=c++20", "-O1", "-ffp-contract=off", "-fPIC", "-w", "-pthread",
+        ["g++", "-std=c++20", "-O1", "-ffp-contract=off", "-fPIC", "-w",
          "-fvisibility=hidden", "-fno-gnu-unique",  # so that several can be loaded
-         *includes, *map(str, arguments)],
+         *map(str, arguments)],
         check=True,
     )  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def bindings(tmp_path_factory):
-    """Compiled once, because compiling takes several times as long as the kernels."""
-    made = tmp_path_factory.mktemp("bindings") / "module.o"
-    if not ON_GPU:
-        python = [sys.executable, "-m", "pybind11", "--includes"]
-        flags = subprocess.run(python, capture_output=True, text=True, check=True).stdout.split()
-        compiled(SOURCES, *flags, "-c", SOURCES / "module.cpp", "-o", made)
+def compiled(source, folder, *flags):
+    made = folder / f"{source.stem}.o"
+    includes = (f"-I{path}" for path in (ROOT / "tests" / "common" / "emulator", source.parent))
+    built(*flags, *includes, "-c", "-x", "c++", source, "-o", made)
     return made
 
 
-def emulation(folder, bindings, source=SOURCES, name="_cuda"):
-    """The CUDA sources compiled for the host; each CUDA thread is a host thread."""
+def linked(objects, folder, name="_cuda"):
+    """A module of this name. Of a function that several objects define, the first counts."""
     made = folder / f"{name}.so"
-    kernels = sorted(source.glob("*.cu"))
     start = [] if name == "_cuda" else [f"-Wl,--defsym=PyInit_{name}=PyInit__cuda"]
-    compiled(source, "-shared", *start, "-x", "c++", *kernels, "-x", "none", bindings, "-o", made)
+    built("-shared", *start, *objects, "-o", made)
     spec = importlib.util.spec_from_file_location(name, made)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
+@pytest.fixture(scope="module")
+def objects(tmp_path_factory):
+    """The CUDA sources compiled for the host, by name."""
+    folder = tmp_path_factory.mktemp("objects")
+    python = [sys.executable, "-m", "pybind11", "--includes"]
+    flags = subprocess.run(python, capture_output=True, text=True, check=True).stdout.split()
+    made = {"module.cpp": compiled(SOURCES / "module.cpp", folder, *flags)}
+    return made | {path.name: compiled(path, folder) for path in sorted(SOURCES.glob("*.cu"))}
+
+
 @pytest.fixture(scope="module", autouse=True)
-def kernels(tmp_path_factory, bindings):
+def kernels(tmp_path_factory, request):
     """The `cuda` backend, run on the host if there is no GPU."""
     with pytest.MonkeyPatch.context() as patch:
         if not ON_GPU:
-            patch.setattr(cuda, "_cuda", emulation(tmp_path_factory.mktemp("emulation"), bindings))
+            objects = request.getfixturevalue("objects")
+            emulation = linked(objects.values(), tmp_path_factory.mktemp("emulation"))
+            patch.setattr(cuda, "_cuda", emulation)
             patch.setattr(cuda, "refuses", lambda device: None)
             patch.setattr(cuda, "_where", lambda tensor: (0, 0))
         ops.dispatch._dispatch.cache_clear()
@@ -440,9 +446,12 @@ MUTANTS = (
 )
 
 
+KERNELS = {"rows.cuh": "compact.cu", "arithmetic.cuh": "elementwise.cu"}  # which a check runs
+
+
 @pytest.mark.skipif(ON_GPU, reason="for the emulation")
 @pytest.mark.parametrize("mutant", MUTANTS)
-def test_a_planted_fault_shows(tmp_path, monkeypatch, bindings, mutant):
+def test_a_planted_fault_shows(tmp_path, monkeypatch, objects, mutant):
     file, right, wrong, check = mutant
     for folder in (SOURCES, SOURCES.parent / "shared"):
         shutil.copytree(folder, tmp_path / folder.name)
@@ -450,8 +459,11 @@ def test_a_planted_fault_shows(tmp_path, monkeypatch, bindings, mutant):
     assert source.count(right) == 1
     (tmp_path / "cuda" / file).write_text(source.replace(right, wrong))
     check()
-    name = f"_cuda{MUTANTS.index(mutant)}"
-    monkeypatch.setattr(cuda, "_cuda", emulation(tmp_path, bindings, tmp_path / "cuda", name))
+    kernels = KERNELS.get(file, file)
+    others = [made for name, made in objects.items() if name != kernels]
+    faulty = compiled(tmp_path / "cuda" / kernels, tmp_path)
+    module = linked([faulty, *others], tmp_path, f"_cuda{MUTANTS.index(mutant)}")
+    monkeypatch.setattr(cuda, "_cuda", module)
     with pytest.raises(AssertionError):
         check()
 

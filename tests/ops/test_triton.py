@@ -257,7 +257,7 @@ KINDS = {
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_rows_of_every_kind(kind):
-    n = 1100
+    n = 400
     logit, row = logits(n), KINDS[kind](n)
     assert_backends_agree(compacted(logit, (row,), Rng(9), n, **decision(n, 0)))
 
@@ -603,8 +603,8 @@ def test_a_limit_below_the_cursor_takes_nothing_back(force, way):
 
 
 def test_launches_share_a_workspace(force, workspace):
-    order = [(5000, 0), (100, 0), (5000, 1), (5000, 0), (1025, 0), (31, 1), (3000, 0), (1, 0)]
-    order += [(8192, 0), (1024, 0), (4097, 1), (4097, 0), (9000, 0), (5000, 0)]
+    order = [(2500, 0), (100, 0), (2500, 1), (2500, 0), (1025, 0), (31, 1), (1500, 0), (1, 0)]
+    order += [(4096, 0), (1024, 0), (2049, 1), (2049, 0), (4500, 0), (2500, 0)]
     for n, way in order:
         force(WAYS[way])
         logit = logits(n, content="nan")

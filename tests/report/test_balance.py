@@ -102,7 +102,7 @@ def test_a_report_says_why(tmp_path, hurried, capsys):
 
 def test_a_stale_run_in_memory_keeps_what_it_has(monkeypatch, hurried):
     gan, squeeze = hill(), drs.Squeeze(EXACT, tolerance=0.9)
-    monkeypatch.setattr(drs.Squeeze, "span", lambda self, state: 1.0)  # small steps
+    monkeypatch.setattr(drs.Squeeze, "span", lambda self, gan, state, judged: judged)  # small steps
 
     def check(self, state, tallies):
         if tallies["judged"] > 3 * gan.block:

@@ -27,7 +27,7 @@ CLASSES = 3
 
 def step(name, gan, n=1, row=0, seed=5):
     """The sampler, its state, and the samples of its first groups, of at least n rows."""
-    sampler = make(name)
+    sampler = quick(name)
     n = max(1, n // sampler.group) * sampler.group
     rng = Rng(seed, row)
     state = sampler.init(gan, rng)
@@ -69,7 +69,7 @@ def test_state_is_found_once_and_only_of_tensors(name):
     assert isinstance(state, samplers.get(name).State)
     assert all(isinstance(value, torch.Tensor) for value in state)
     assert after is state
-    again = make(name).init(gan, Rng(5))
+    again = quick(name).init(gan, Rng(5))
     assert all(torch.equal(a, b) for a, b in zip(state, again, strict=True))
 
 

@@ -1,14 +1,14 @@
-// CUDA's threads as threads of the host, one block after another: enough of CUDA for csrc/cuda.
+// CUDA's threads in turn, each as far as its next barrier, and one block after another: enough of
+// CUDA for csrc/cuda. Threads of the host would spend nearly all their time in waking each other.
 #pragma once
 
+#include <ucontext.h>
+
 #include <atomic>
-#include <barrier>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
-#include <memory>
-#include <thread>
-#include <vector>
+#include <functional>
 
 #include "gpu.hpp"
 
@@ -29,39 +29,74 @@ struct dim3 {
 
 namespace emulated {
 
-constexpr int THREADS = 256, WARP = 32;
+constexpr int THREADS = 256, WARP = 32, STACK = 1 << 16;
 
-struct Block {
-    std::barrier<> threads{THREADS};
-    std::vector<std::unique_ptr<std::barrier<>>> warps;
-    uint32_t lanes[THREADS];
-
-    Block() {
-        for (int i = 0; i < THREADS / WARP; ++i)
-            warps.push_back(std::make_unique<std::barrier<>>(WARP));
-    }
+struct Barrier {
+    int waiting = 0, passed = 0;
 };
 
-inline Block block;
+struct Threads {
+    ucontext_t host, contexts[THREADS];
+    char stacks[THREADS][STACK];
+    std::function<void()> kernel;
+    Barrier block, warps[THREADS / WARP];
+    uint32_t lanes[THREADS];
+    int ended;
+    unsigned current, step = 1;
+};
+
+inline Threads threads;
 
 }  // namespace emulated
 
-inline thread_local dim3 threadIdx, blockIdx;
-inline dim3 blockDim(emulated::THREADS), gridDim;
+inline dim3 threadIdx, blockIdx, blockDim(emulated::THREADS), gridDim;
 
-inline void __syncthreads() { emulated::block.threads.arrive_and_wait(); }
+namespace emulated {
+
+// Goes on with another thread; returns when it is this one's turn again.
+inline void yield() {
+    const unsigned own = threads.current, next = (own + threads.step) % THREADS;
+    const dim3 block = blockIdx;
+    threads.current = next, threadIdx = dim3(next);
+    swapcontext(&threads.contexts[own], &threads.contexts[next]);
+    blockIdx = block;
+}
+
+inline void wait(Barrier& barrier, int size) {
+    if (++barrier.waiting == size) {
+        barrier.waiting = 0;
+        ++barrier.passed;
+    } else {
+        for (const int passed = barrier.passed; barrier.passed == passed;) yield();
+    }
+}
+
+inline void thread() {
+    for (unsigned y = 0; y < gridDim.y; ++y)
+        for (unsigned x = 0; x < gridDim.x; ++x) {
+            blockIdx = dim3(x, y);
+            threads.kernel();
+            wait(threads.block, THREADS);
+        }
+    if (++threads.ended == THREADS) setcontext(&threads.host);
+    for (;;) yield();
+}
+
+}  // namespace emulated
+
+inline void __syncthreads() { emulated::wait(emulated::threads.block, emulated::THREADS); }
 
 // Every lane's value, to every lane of the warp.
 template <class Combine>
 uint32_t exchange(uint32_t value, Combine combine) {
     const int warp = threadIdx.x / emulated::WARP;
-    auto& barrier = *emulated::block.warps[warp];
-    emulated::block.lanes[threadIdx.x] = value;
-    barrier.arrive_and_wait();
+    auto& barrier = emulated::threads.warps[warp];
+    emulated::threads.lanes[threadIdx.x] = value;
+    emulated::wait(barrier, emulated::WARP);
     uint32_t total = 0;
     for (int lane = 0; lane < emulated::WARP; ++lane)
-        total = combine(total, emulated::block.lanes[warp * emulated::WARP + lane], lane);
-    barrier.arrive_and_wait();
+        total = combine(total, emulated::threads.lanes[warp * emulated::WARP + lane], lane);
+    emulated::wait(barrier, emulated::WARP);
     return total;
 }
 
@@ -107,18 +142,20 @@ constexpr int THREADS = emulated::THREADS;
 
 template <class... Parameters, class... Arguments>
 void run(Stream, dim3 grid, void (*kernel)(Parameters...), const Arguments&... arguments) {
+    auto& threads = emulated::threads;
     gridDim = grid;
-    std::vector<std::thread> threads;
-    for (unsigned thread = 0; thread < THREADS; ++thread)
-        threads.emplace_back([&, thread] {
-            for (unsigned y = 0; y < grid.y; ++y)
-                for (unsigned x = 0; x < grid.x; ++x) {
-                    threadIdx = dim3(thread), blockIdx = dim3(x, y);
-                    kernel(arguments...);
-                    __syncthreads();
-                }
-        });
-    for (auto& thread : threads) thread.join();
+    threads.kernel = [&] { kernel(arguments...); };
+    threads.step = threads.step * 3 % THREADS;  // so that each comes before each other at times
+    threads.ended = 0;
+    for (int i = 0; i < THREADS; ++i) {
+        ucontext_t& context = threads.contexts[i];
+        getcontext(&context);
+        context.uc_stack.ss_sp = threads.stacks[i];
+        context.uc_stack.ss_size = emulated::STACK;
+        makecontext(&context, emulated::thread, 0);
+    }
+    threads.current = 0, threadIdx = dim3(0);
+    swapcontext(&threads.host, &threads.contexts[0]);
 }
 
 template <class Call>
