@@ -1,6 +1,7 @@
 """A GAN on another device, with another critic, or otherwise changed: each returns a copy."""
 
 import copy
+import threading
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Self
@@ -13,6 +14,8 @@ from drs_fast.gan import blocks, classes, images, links
 from drs_fast.gan import precision as precisions
 from drs_fast.gan.images import Images
 from drs_fast.gan.networks import Networks
+
+_once = threading.RLock()
 
 
 class Variants(Networks):
@@ -93,8 +96,9 @@ class Variants(Networks):
 
     def once(self, name: str, make: Callable[[Self], Self]) -> Self:
         """make(this GAN), called once for it and for copies that run the same G and D."""
-        if name not in self._once:
-            self._once[name] = make(self)
+        with _once:
+            if name not in self._once:
+                self._once[name] = make(self)
         made: Self = self._once[name].timed(self._timed)
         return made
 

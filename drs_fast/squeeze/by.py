@@ -58,6 +58,7 @@ def settle(
     """
     if not sampler.by_logit or not lowered.weight_bytes(gan, FP32):
         return LATENT, None
+    gan.row()  # so that an error of G or D is not taken for one of low precision
     found, refused = list[Lower](), list[str]()
     for precision in lowered.lower_than(gan):
         try:
@@ -77,6 +78,18 @@ def settle(
     by, cost = f"{LATENT},{best.precision}", float(f"{best.cost:.2g}")
     say(f"squeeze: by={by!r}, low_cost={cost:g}; {memory(gan, best.precision)}")
     return by, cost
+
+
+def ready(gan: GAN, by: str, low: str) -> None:
+    """ValueError where G and D cannot run in this precision, before anything is written."""
+    gan.row()
+    try:
+        lowered.lowered(gan, low)
+    except ValueError as error:
+        reason = str(error).partition("; ")[0]
+        raise ValueError(
+            f"by={by!r} cannot be used here: {reason}; use by='latent', or leave by out"
+        ) from error
 
 
 def memory(gan: GAN, precision: str) -> str:

@@ -21,6 +21,7 @@ from drs_fast.squeeze.state import FLOOR, score
 
 SCANNED = 64  # rows that a bound looks at for one that G and D see
 MOST_SCANNED = 2**23  # at once
+EVENLY = 1024  # rows, or a multiple, that are drawn at once where no network looks at any
 LOOKED = 2.0  # spreads above the mean at which rows for G and D are chosen
 LEAST = 2.0**-60  # least share of accepted rows, to count costs with
 
@@ -96,13 +97,13 @@ class Proposals:
 
         Returns them, and how many were drawn: 0 if more than `most` would be needed.
         """
-        block, n = self.decides.judge.block, 0
+        n = 0
         seen = self.known().where(slice(0))
         rows = samples / max(float(self.decides.state.acceptance), LEAST)
         while len(seen.ids) < samples:
             if rows > most:
                 return seen, 0
-            more = block * max(1, math.ceil((rows - n) / block))
+            more = EVENLY * max(1, math.ceil((rows - n) / EVENLY))
             parts = [self._samples(each) for each in self._drawn(more)]
             # Those drawn before too, because log_m may have risen.
             seen, n = self._samples(joined([seen, *parts])), n + more

@@ -31,7 +31,7 @@ from drs_fast.samplers.common.expected import Expected, Pilot
 from drs_fast.samplers.common.rejection import RejectionSampler
 from drs_fast.squeeze import audit, remarks
 from drs_fast.squeeze.bounds.precision import PrecisionBound
-from drs_fast.squeeze.by import AUTO, LATENT, Chosen, checked, memory, settle
+from drs_fast.squeeze.by import AUTO, LATENT, USUAL_COST, Chosen, checked, memory, ready, settle
 from drs_fast.squeeze.described import described
 from drs_fast.squeeze.expected import expected
 from drs_fast.squeeze.rooms import Rooms, expecting
@@ -98,7 +98,15 @@ class Squeeze(Sampler):
         if self.use_bound is not None:
             object.__setattr__(self, "use_bound", flag("use_bound", self.use_bound))
         object.__setattr__(self, "by", checked(self.by))
-        if self._chosen.low and not self.sampler.by_logit:
+        low = self._chosen.low
+        if self.low_cost is not None and not low:
+            raise ValueError(
+                f"low_cost={self.low_cost:g} needs a precision in by, as in by='bf16', got "
+                f"by={self.by!r}"
+            )
+        if low and self.low_cost is None:
+            object.__setattr__(self, "low_cost", USUAL_COST)
+        if low and not self.sampler.by_logit:
             raise ValueError(
                 f"by={self.by!r} needs a sampler that decides by the logit of D, got "
                 f"{type(self.sampler).__name__}; use by='latent'"
@@ -124,12 +132,14 @@ class Squeeze(Sampler):
     ) -> "Squeeze":
         """With by name what a clock decides; recorded: what it decided when the run began."""
         if self.by != AUTO:
-            if self._chosen.low:
-                say(f"squeeze: {memory(gan, self._chosen.low)}")
+            if low := self._chosen.low:
+                ready(gan, self.by, low)
+                say(f"squeeze: {memory(gan, low)}")
             return self
         plain = replace(self, **self.later)
         if (before := recorded()) is not None:
-            return replace(plain, **{key: before[key] for key in self.later if key in before})
+            found = replace(plain, **{key: before[key] for key in self.later if key in before})
+            return found.settled(gan, say=say)
         if self.use_bound is False:
             return plain
         by, low_cost = settle(gan, self.sampler, say)

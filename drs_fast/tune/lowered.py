@@ -3,6 +3,7 @@
 Nobody needs their bits, so they run in whatever way is fast.
 """
 
+import contextlib
 import math
 import sys
 import time
@@ -18,7 +19,9 @@ from drs_fast.gan import GAN, memory
 from drs_fast.gan.precision import AUTOCAST, BF16, FP16, FP32, TF32, nearest
 from drs_fast.tune import tuning
 
-FAST = ("fold", tuning.CAST, "channels_last")  # where they apply
+# Where they apply. Folding traces modules, which disturbs other threads while it lasts, so it must
+# have been asked for.
+FAST = (tuning.CAST, "channels_last")
 CPU_ROWS = 256  # in a call on a CPU, where more are no faster
 BYTES = {FP32: 4, TF32: 4, BF16: 2, FP16: 2}  # of a weight
 ROUNDS, ROUND_SECONDS, MOST_CALLS = 3, 0.02, 1_000
@@ -57,8 +60,8 @@ def lower_than(gan: GAN) -> tuple[str, ...]:
 def lowered(gan: GAN, precision: str) -> GAN:
     """The GAN in a lower precision, with weights of its own, made once.
 
-    Its weights are folded, cast and laid out with channels innermost, where this works, and its
-    networks are compiled if those of the GAN are. ValueError if the weights do not fit into memory.
+    Its weights are cast and laid out with channels innermost, where this works, beside all that the
+    GAN is tuned by. ValueError if the weights do not fit into memory, or G or D fails.
     """
     return gan.once(precision, lambda own: _lowered(own, precision))
 
@@ -75,17 +78,15 @@ def weight_bytes(gan: GAN, precision: str) -> int:
 
 def _lowered(gan: GAN, precision: str) -> GAN:
     if precision not in lower_than(gan) and gan.precision != FP32:
-        raise ValueError(f"{precision} is no lower precision than the run's, {gan.precision}")
+        raise ValueError(f"{precision} is not below precision={gan.precision!r} of the run")
     needed = weight_bytes(gan, precision)
     memory.check_weights(f"the weights of G and D in {precision}", needed, gan.device)
     block = gan.block if gan.device.type == "cuda" else min(gan.block, CPU_ROWS)
     low = gan.unchanged().on(block=block, precision=precision)
-    compiled = (tuning.COMPILE,) if tuning.COMPILE in gan.tuned else ()
-    for name in (*FAST, *compiled):
-        try:
+    for name in (each for each in tuning.VARIANTS if each in (*FAST, *gan.tuned)):
+        with contextlib.suppress(ValueError):
             low = tuning.made(low, (name,), tuning.LEAST_ROWS)[0]
-        except ValueError:
-            continue
+    low.row()
     return low
 
 

@@ -24,14 +24,15 @@ from drs_fast.samplers.common.rejection import of_rows
 from drs_fast.squeeze import audit, rooms
 from drs_fast.squeeze.bounds.bound import above
 from drs_fast.squeeze.bounds.precision import PrecisionBound
-from drs_fast.tune import lowered
+from drs_fast.tune import lowered, tuning
 from drs_fast.tune.lowered import Lower
 
 SAMPLER = samplers.DRS(percentile=80.0, burn_in=2048)
 
 
 def squeezed(by=BF16, **named):
-    return drs.Squeeze(SAMPLER, **{"tolerance": 0.01, "low_cost": 0.2, **named}, by=by)
+    cost = {} if by == "latent" else {"low_cost": 0.2}
+    return drs.Squeeze(SAMPLER, **{"tolerance": 0.01, **cost, **named}, by=by)
 
 
 def in_full(gan, n, state):
@@ -259,7 +260,11 @@ def test_what_by_may_be():
     with pytest.raises(ValueError, match="decides by the logit of D, got Latent; use by='latent'"):
         drs.Squeeze(samplers.Latent(critic=lambda z: z[:, 0]), by=BF16)
     with pytest.raises(ValueError, match="low_cost must be"):
-        drs.Squeeze(SAMPLER, low_cost=-1.0)
+        drs.Squeeze(SAMPLER, by=BF16, low_cost=-1.0)
+    for by in ("auto", "latent"):
+        with pytest.raises(ValueError, match=f"low_cost=0.3 needs a precision in by, .*by='{by}'"):
+            drs.Squeeze(SAMPLER, by=by, low_cost=0.3)
+    assert drs.Squeeze(SAMPLER, by=BF16) == drs.Squeeze(SAMPLER, by=BF16, low_cost=0.5)
 
 
 def test_weights_that_do_not_fit_are_refused(monkeypatch):
@@ -274,14 +279,59 @@ def test_which_precisions_are_lower(own, lower):
     assert lowered.lower_than(imprecise().on(precision=own)) == lower
 
 
-@pytest.mark.parametrize("precision", [FP16, TF32])
-def test_a_precision_that_the_device_lacks(precision):
-    squeeze = squeezed(precision)
-    if precision == TF32:
-        with pytest.raises(ValueError, match="precision='tf32' needs an NVIDIA GPU"):
-            squeeze.init(imprecise(), Rng(0))
-    else:
-        assert squeeze.init(imprecise(), Rng(0)).used
+class Fails(torch.nn.Linear):
+    def forward(self, x):
+        if torch.is_autocast_enabled("cpu"):
+            raise RuntimeError("no kernel")
+        return super().forward(x)
+
+
+@pytest.mark.parametrize("why", ["no such device", "fails", "not lower"])
+def test_what_cannot_run_in_low_precision_is_refused_before_anything_is_written(why, tmp_path):
+    gan, precision, by, words = {
+        "no such device": (imprecise(), "fp32", TF32, "'tf32' needs an NVIDIA GPU"),
+        "fails": (drs.GAN(torch.nn.Identity(), Fails(4, 1), 4), "fp32", BF16, "no kernel"),
+        "not lower": (imprecise(), "bf16", FP16, "fp16 is not below precision='bf16'"),
+    }[why]
+    remedy = "; use by='latent', or leave by out"
+    with pytest.raises(ValueError, match=f"by='{by}' cannot be used here: .*{words}.*{remedy}"):
+        drs.generate(gan, squeezed(by), 50, out=tmp_path / "run", precision=precision)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_cpu_has_fp16_too():
+    assert squeezed(FP16).init(imprecise(), Rng(0)).used
+
+
+class Noisy(torch.nn.Linear):
+    def forward(self, z):
+        return super().forward(z) + torch.randn(len(z), 4)
+
+
+@pytest.mark.parametrize("by", ["auto", BF16])
+def test_random_numbers_of_their_own_are_refused_as_ever(by):
+    gan = drs.GAN(Noisy(4, 4), torch.nn.Linear(4, 1), 4)
+    with pytest.raises(ValueError, match="G or D draws random numbers of its own"):
+        drs.generate(gan, drs.Squeeze(SAMPLER, 0.05, by=by), 100)
+
+
+@pytest.mark.parametrize("tune", [(), ("fold",)])
+def test_folding_must_be_asked_for(tune, monkeypatch):
+    """It traces modules, which disturbs other threads."""
+    asked, fold = [], tuning.VARIANTS["fold"]
+    monkeypatch.setitem(tuning.VARIANTS, "fold", lambda gan: (asked.append(0), fold(gan))[1])
+    network = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.BatchNorm1d(8))
+    gan = tuning.applied(drs.GAN(network, torch.nn.Linear(8, 1), 4), tune)
+    asked.clear()
+    lowered.lowered(gan, BF16)
+    assert len(asked) == len(tune)
+
+
+def test_the_search_does_not_depend_on_the_batch_size():
+    squeeze = squeezed(use_bound=True)
+    states = [squeeze.init(imprecise(0.3).on(block=size), Rng(2)) for size in (256, 4096)]
+    for name, one, other in zip(states[0]._fields, *states, strict=True):
+        assert name == "work" or torch.equal(one, other), name
 
 
 def test_the_command_line(tmp_path):
@@ -332,7 +382,9 @@ def test_streams_ask_a_clock_alone(ranks, monkeypatch):
     monkeypatch.setattr(lowered, "measured", lambda *given: (asked.append(0), measured(*given))[1])
     gan, auto = imprecise(), drs.Squeeze(SAMPLER, 0.01)
     sampled = drs.SampledGenerator(gan, auto, batch_size=256, rank=0, ranks=ranks)
-    named = drs.Squeeze(SAMPLER, 0.01, by="latent,bf16" if ranks == 1 else "latent", low_cost=0.2)
+    named = drs.Squeeze(SAMPLER, 0.01, by="latent")
+    if ranks == 1:
+        named = drs.Squeeze(SAMPLER, 0.01, by="latent,bf16", low_cost=0.2)
     expected = drs.SampledGenerator(gan, named, batch_size=256, rank=0, ranks=ranks).rows(300)
     assert torch.equal(sampled.rows(300)["ids"], expected["ids"])
     assert len(asked) == (ranks == 1)
