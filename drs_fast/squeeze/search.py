@@ -216,6 +216,8 @@ class Search:
             if not share:
                 break
             saving = HORIZON * margin.passing * max(LUCK, 1.0 - share / before)  # as last time
+            if self.low is not None:  # whose calls alone are saved
+                saving *= min(1.0, self.low_cost) if share < WORTH else 0.0
             if n == ROWS[-1] or saving < A_ROW * 2 * n:
                 break
             before = share
