@@ -178,6 +178,26 @@ def test_squeeze_of_law_version_2():
             assert says(cell, *values), (rule, cell, values)
 
 
+def test_cascades():
+    rows = {f"{row['model']}, {row['way']}": row for row in results("cascade-cpu")["rows"]}
+    shown = list(table("squeeze.md", "cascade"))
+    assert [title for title, *_ in shown] == list(rows)
+    for title, *cells in shown:
+        row = rows[title]
+        own = row["cascades"]["cascade, bf16"]
+        ours = own["ratios"]
+        pays = own["pays_from"]
+        expected = (
+            f"{row['accepted']:.1%}",
+            f"{row['ratios']['fp32 / bf16, tuned']:.2f}",
+            f"{row['flips']:.1%}",
+            f"{ours['fp32 / it']:.2f}",
+            f"{ours['fp32, tuned / it']:.2f}",
+            "never" if pays is None else f"{pays:,}",
+        )
+        assert [cell.replace(" %", "%") for cell in cells] == list(expected), title
+
+
 def test_the_headlines_of_the_readme():
     text = (ROOT / "README.md").read_text()
     ops, laws = results("ops-cpu")["rows"][0], results("laws")["laws"]
@@ -185,6 +205,9 @@ def test_the_headlines_of_the_readme():
     digits = results("digits")["measured"]["digits"]["rows"]
     squeezed = results("squeeze-version-2")["measured"]["digits, plain"]["rows"]["gamma 0"]
     eager = ops["ratios"]["x eager"]
+    cascade = results("cascade-cpu")["rows"][1]
+    assert (cascade["model"], cascade["way"]) == ("DCGAN 32x32", "gamma 0")
+    cascade = cascade["cascades"]["cascade, bf16"]["ratios"]
     ways = ("raw", "DRS p80", "DRS gamma 0")
     ways_on_gpu = ("accept_compact, CUDA C++", "torch.compile", "CUB DeviceSelect")
     million = gpu_ops()[1_000_000]
@@ -210,6 +233,8 @@ def test_the_headlines_of_the_readme():
         f"{squeezed['squeezed_calls']:.2f} instead of {squeezed['calls']:,.0f}; "
         f"{faster(squeezed)[1][0]:.0f} times as fast at 1,000,000 samples; "
         f"{squeezed['lost_mass']:.2%} of the samples lost".replace("%", " %"),
+        f"{cascade['fp32 / it']:.2f} times as fast as float32, "
+        f"{cascade['fp32, tuned / it']:.2f} times as tuned float32; the same samples",
         f"{len(laws)} figures",
     ):
         assert line in text, line
