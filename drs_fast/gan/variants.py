@@ -106,6 +106,7 @@ class Variants(Networks):
         """This GAN, which calls wrap(G) and wrap(D), however they are changed later."""
         gan = self._other()
         gan._wrap = wrap
+        gan._once = {name: made.wrapped(wrap) for name, made in self._once.items()}
         return gan
 
     def _other(self) -> Self:

@@ -7,6 +7,7 @@ from imprecise import imprecise
 import drs_fast as drs
 from drs_fast.run import graph, replayed
 from drs_fast.run.replayed import Replayed
+from drs_fast.tune import lowered
 
 
 @pytest.fixture
@@ -78,7 +79,8 @@ def test_both_stages_are_replayed_and_give_the_same(captures):
     squeeze = drs.Squeeze(drs.samplers.DRS(burn_in=2048), 0.01, by="bf16", low_cost=0.2)
     state, rng = squeeze.init(gan, drs.Rng(0)), drs.Rng(0)
     usual = squeeze.without_waiting(gan, state, rng, 4096)[1]
-    wrapped = gan.wrapped(Replayed)
+    wrapped, low = gan.wrapped(Replayed), lowered.lowered(gan, "bf16")
+    assert lowered.lowered(wrapped, "bf16")._runs is low._runs  # no third copy of the weights
     for _ in range(2):
         batch = squeeze.without_waiting(wrapped, state, rng, 4096)[1]
     count = int(usual.count)
