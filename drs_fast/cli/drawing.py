@@ -74,7 +74,8 @@ def generate(parser: argparse.ArgumentParser, given: list[str]) -> None:
     parser.add_argument(
         "--by",
         help="what may bound: latent (networks), bf16, fp16 or tf32 (G and D in this precision), "
-        "or both as in latent,bf16 (default: what may pay by a timing)",
+        "or latent and a precision: latent,bf16 (default: auto, which is latent, with the "
+        "precision that a timing here says may pay)",
     )
     parser.add_argument(
         "--low-cost",

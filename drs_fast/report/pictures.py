@@ -145,7 +145,7 @@ def bounds(path: Path, logit: Tensor, bound: Tensor, chance: Tensor, heading: st
     ends = [float(logit.min()), float(logit.max())]
     axis.plot(ends, ends, color=INK, linewidth=1.0)
     axis.set_xlabel("logit, in nats")
-    axis.set_ylabel("bound that is found without G and D, in nats")
+    axis.set_ylabel("least bound, in nats")
     share = float(weight[below].sum() / weight.sum())
     style(axis, f"{share:.3%} of all rows have a bound below their logit (red)")
     return save(drawn, path)

@@ -68,8 +68,9 @@ def settle(
     best = min(found, key=expected, default=None)
     if best is None or expected(best) >= WORTH:
         refused += [
-            f"{each.precision} takes {each.cost:.2f} of the time of {gan.precision} here, and is "
-            f"off by {each.error:.2g} nats"
+            f"{each.precision} takes {each.cost:.2f} of the time of {gan.precision} here and is "
+            f"off by {each.error:.2g} nats, so that a sample may take {expected(each):.2f} of its time "
+            f"(at most {WORTH} is worth a search)"
             for each in found
         ]
         if refused:
@@ -94,8 +95,8 @@ def ready(gan: GAN, by: str, low: str) -> None:
 
 def memory(gan: GAN, precision: str) -> str:
     """What the second weights take, in words."""
-    needed = lowered.weight_bytes(gan, precision) / 2**30
-    return f"the weights of G and D in {precision} take another {needed:.2g} GiB"
+    needed = lowered.weight_bytes(gan, precision) / 2**20
+    return f"the weights of G and D in {precision} take another {needed:,.3g} MiB"
 
 
 def expected(low: Lower) -> float:

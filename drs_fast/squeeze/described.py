@@ -26,10 +26,14 @@ def _losses(run: Recorded, state: SqueezeState) -> dict[str, str]:
     evenly = run.proposals * state.numbers.floor * float(state.acceptance)
     hidden = audit.unseen(float(state.samples) + evenly)
     by_kind = {
-        f"lost by {kind} alone": f"{tallies[name] / tallies['mass']:.2%}"
-        for name, kind in zip(audit.LOW_LOST, ("networks", "low precision"), strict=True)
+        f"lost by {kind}": f"{tallies[name] / tallies['mass']:.2%} alone"
+        for name, kind in zip(audit.LOW_LOST, ("networks", "precision"), strict=True)
         if name in tallies
     }
+    if "low_calls" in tallies:
+        by_kind["low precision"] = (
+            f"{tallies['low_calls']:,} rows, {tallies['low_infinite']:,} without a finite logit"
+        )
     return {
         "lost mass": f"{states.lost(tallies, state)}, 95 % interval",
         "lost where rows seen": f"{audit.loss(tallies)}",

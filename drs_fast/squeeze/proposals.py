@@ -95,14 +95,14 @@ class Proposals:
     def alone(self, samples: float, most: float) -> tuple[Seen, int]:
         """About `samples` accepted rows, all of some evenly drawn ones: a row's chance is p.
 
-        Returns them, and how many were drawn: 0 if more than `most` would be needed.
+        Returns them, and how many were drawn; fewer samples if more than `most` would be needed.
         """
         n = 0
         seen = self.known().where(slice(0))
         rows = samples / max(float(self.decides.state.acceptance), LEAST)
         while len(seen.ids) < samples:
             if rows > most:
-                return seen, 0
+                break
             more = EVENLY * max(1, math.ceil((rows - n) / EVENLY))
             parts = [self._samples(each) for each in self._drawn(more)]
             # Those drawn before too, because log_m may have risen.

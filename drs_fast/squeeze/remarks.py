@@ -92,9 +92,9 @@ def _by_low(limits: Limits, state: SqueezeState) -> str:
     if not len(state.low):
         return ""
     share, left = float(state.low[1]), float(state.calls)
-    networks = f"networks leave {share:.3g} of the rows, " if state.numbers.networks else ""
+    networks = f"networks pass on {share:.3g} of the rows, " if state.numbers.networks else ""
     of = "those" if networks else "the rows"
     return (
-        f" ({networks}{limits.low}, at {limits.low_cost:.2g} of a call, leaves "
+        f" ({networks}{limits.low}, at {limits.low_cost:.2g} of a call, passes on "
         f"{min(1.0, left / share):.3g} of {of})"
     )

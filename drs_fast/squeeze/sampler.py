@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from drs_fast.core import Batch, Found, Rng, Sampler, Stale
-from drs_fast.core.arguments import flag, number
+from drs_fast.core.arguments import flag, number, positive
 from drs_fast.core.sampler import (
     BATCH,
     LOGIT,
@@ -112,7 +112,7 @@ class Squeeze(Sampler):
                 f"{type(self.sampler).__name__}; use by='latent'"
             )
         if self.low_cost is not None:
-            object.__setattr__(self, "low_cost", number("low_cost", self.low_cost, 0.0, 100.0))
+            object.__setattr__(self, "low_cost", positive("low_cost", self.low_cost, 1.0))
 
     @property
     def law(self) -> str:

@@ -166,7 +166,8 @@ class Search:
             acceptance, chosen_from = self.proposals.acceptance(fresh, scan), scan.rows
         else:
             fresh, rows = self.proposals.alone(samples, most)
-            acceptance, chosen_from = len(fresh.ids) / max(rows, 1), rows
+            acceptance, chosen_from = len(fresh.ids) / rows if rows else acceptance, rows
+            rows = rows if len(fresh.ids) >= samples else 0
         if not rows:
             return refused._replace(acceptance=max(acceptance, LEAST))
         trial = Trial(

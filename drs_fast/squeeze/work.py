@@ -22,6 +22,7 @@ from drs_fast.squeeze.bounds.bound import above
 from drs_fast.squeeze.bounds.latent import LARGE, TINY, LatentBound, build
 from drs_fast.squeeze.slices import SLICE, drawn
 from drs_fast.training.fitting import Draws
+from drs_fast.tune.tuning import COMPILE
 
 ELEMENT = 40.0  # an element written by any other operator: 0.35 to 0.5 ns
 OPERATOR = 200_000.0  # a call of an operator: 2 us
@@ -98,6 +99,8 @@ class Costs(NamedTuple):
     @staticmethod
     def of(judge: GAN, low_cost: float = math.inf) -> "Costs":
         """Costs of calling G and D with one block, and the networks with one slice."""
+        if COMPILE in judge.tuned:
+            judge = judge.unchanged()  # compiled code cannot be counted
         rng = Rng(0, BURN_IN_ROW)
         z, y = ops.latents(judge, rng, judge.block), ops.labels(judge, rng, judge.block)
         _, _, some, label = next(drawn(judge, rng, SLICE))

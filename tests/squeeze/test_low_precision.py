@@ -4,6 +4,7 @@ Statistical tests state their false-positive rate; everything else is exact.
 """
 
 import math
+import re
 import traceback
 
 import pytest
@@ -21,9 +22,11 @@ from drs_fast.gan import memory
 from drs_fast.gan.precision import BF16, FP16, TF32
 from drs_fast.run import lanes
 from drs_fast.samplers.common.rejection import of_rows
-from drs_fast.squeeze import audit, rooms
+from drs_fast.squeeze import audit, rooms, search
 from drs_fast.squeeze.bounds.bound import above
 from drs_fast.squeeze.bounds.precision import PrecisionBound
+from drs_fast.squeeze.proposals import Proposals
+from drs_fast.squeeze.work import Costs
 from drs_fast.tune import lowered, tuning
 from drs_fast.tune.lowered import Lower
 
@@ -260,7 +263,7 @@ def test_what_by_may_be():
     with pytest.raises(ValueError, match="decides by the logit of D, got Latent; use by='latent'"):
         drs.Squeeze(samplers.Latent(critic=lambda z: z[:, 0]), by=BF16)
     with pytest.raises(ValueError, match="low_cost must be"):
-        drs.Squeeze(SAMPLER, by=BF16, low_cost=-1.0)
+        drs.Squeeze(SAMPLER, by=BF16, low_cost=0.0)
     for by in ("auto", "latent"):
         with pytest.raises(ValueError, match=f"low_cost=0.3 needs a precision in by, .*by='{by}'"):
             drs.Squeeze(SAMPLER, by=by, low_cost=0.3)
@@ -286,12 +289,13 @@ class Fails(torch.nn.Linear):
         return super().forward(x)
 
 
-@pytest.mark.parametrize("why", ["no such device", "fails", "not lower"])
+@pytest.mark.parametrize("why", ["no such device", "fails", "not lower", "slow on a CPU"])
 def test_what_cannot_run_in_low_precision_is_refused_before_anything_is_written(why, tmp_path):
     gan, precision, by, words = {
         "no such device": (imprecise(), "fp32", TF32, "'tf32' needs an NVIDIA GPU"),
         "fails": (drs.GAN(torch.nn.Identity(), Fails(4, 1), 4), "fp32", BF16, "no kernel"),
-        "not lower": (imprecise(), "bf16", FP16, "fp16 is not below precision='bf16'"),
+        "not lower": (imprecise(), "bf16", FP16, "fp16 is not known to be faster"),
+        "slow on a CPU": (imprecise(), "fp32", FP16, "fp16 is not known to be faster"),
     }[why]
     remedy = "; use by='latent', or leave by out"
     with pytest.raises(ValueError, match=f"by='{by}' cannot be used here: .*{words}.*{remedy}"):
@@ -299,8 +303,29 @@ def test_what_cannot_run_in_low_precision_is_refused_before_anything_is_written(
     assert not (tmp_path / "run").exists()
 
 
-def test_a_cpu_has_fp16_too():
-    assert squeezed(FP16).init(imprecise(), Rng(0)).used
+def test_the_work_of_compiled_networks_is_that_of_what_was_compiled():
+    """A compiled network refuses to be counted."""
+
+    def refuses(*given):
+        raise RuntimeError("torch.compile with fullgraph=True found no compiled frames")
+
+    gan = imprecise()
+    compiled = gan.changed(lambda function: refuses)
+    compiled.tuned = ("compile",)
+    assert Costs.of(compiled) == Costs.of(gan)
+
+
+def test_a_search_for_low_precision_that_takes_too_long_says_how_long(monkeypatch):
+    alone = Proposals.alone
+    monkeypatch.setattr(
+        Proposals, "alone", lambda self, samples, most: alone(self, samples, 1500.0)
+    )
+    squeeze = squeezed(use_bound=None)
+    state = squeeze.init(imprecise(), Rng(0))
+    assert not state.used
+    takes = re.search(r"for it takes ([\d,]+) calls", squeeze.remark(state))
+    rows = search.needed(0.01, 0.0) / float(state.acceptance)
+    assert 0.7 * rows < int(takes.group(1).replace(",", "")) < 1.4 * rows
 
 
 class Noisy(torch.nn.Linear):
