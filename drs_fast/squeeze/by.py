@@ -69,7 +69,7 @@ def settle(
     if best is None or expected(best) >= WORTH:
         refused += [
             f"{each.precision} takes {each.cost:.2f} of the time of {gan.precision} here and is "
-            f"off by {each.error:.2g} nats, so that a sample may take {expected(each):.2f} of its time "
+            f"off by {each.error:.2g} nats, so a sample may take {expected(each):.2f} of its time "
             f"(at most {WORTH} is worth a search)"
             for each in found
         ]
