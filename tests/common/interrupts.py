@@ -67,19 +67,23 @@ def reached(out, records):
 def trial(out, want, chance):
     """Two interrupts, and a rerun that cannot wait. The number of faults; {out}.txt names them."""
     records, seconds = chance.randint(0, 2), chance.uniform(0.05, 0.3)
-    said = Path(f"{out}.said")
+    said, again = Path(f"{out}.said"), Path(f"{out}.again")
     first = forked(lambda: interrupted(out, seconds), said)
     end = time.monotonic() + SECONDS
     while not reached(out, records) and time.monotonic() < end:
         time.sleep(0.001)
-    second = forked(lambda: rerun(out))
+    second = forked(lambda: rerun(out), again)
     time.sleep(chance.uniform(0.0, 3 * seconds))
     os.kill(first, signal.SIGINT)
     time.sleep(chance.uniform(0.005, 0.1))
     os.kill(first, signal.SIGINT)
     codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in (first, second)]
     # A signal in the last moment, when Python has put back the handlers, ends the process as it is.
-    wrong = [] if codes in ([130, 0], [-signal.SIGINT, 0]) else [f"the exit codes are {codes}"]
+    wrong = []
+    if codes not in ([130, 0], [-signal.SIGINT, 0]):
+        wrong.append(
+            f"the exit codes are {codes}, and the rerun said {again.read_text()[-2000:]!r}"
+        )
     wrong += ["it said more than a line"] if said.read_text().count("\n") > 1 else []
     made = files(out)
     names = sorted({**made, **want})
