@@ -28,6 +28,8 @@ def forked(process, said=os.devnull):
     """The id of a child that ends as process() does, by way of Python's own end; what it said."""
     pid = os.fork()
     if pid == 0:
+        # PyTorch makes its pool of threads anew in a child, and a second thread may find none.
+        torch.set_num_threads(1)
         signal.signal(signal.SIGINT, signal.default_int_handler)
         file = os.open(said, os.O_WRONLY | os.O_CREAT)
         os.dup2(file, 1)
