@@ -27,6 +27,7 @@ from drs_fast.run.stopwatch import ACCEPT, DRAW, LAUNCH, Stopwatch
 WARM_UP = 2  # batches before the capture: they compile kernels and choose algorithms
 BATCHES = 8  # most batches in a step, which share the host's work for that step
 RING_BYTES = 2**28  # of samples; if they are large, a step has fewer batches
+MOST_LACKING = 2  # steps that lack room, before all others wait for the device instead
 MOST_ROWS = 2**24  # in a step of a sampler that draws latents itself
 CALL_BYTES = 2**20  # of rows per decision on a CPU: small batches wait in its caches
 
@@ -77,11 +78,13 @@ class Stepping:
         if sampler.weighs == BATCH:  # there anyway, and what progress says rests on it
             self._example["weight"] = example["logit"].double()
         self._tallies = sampler.tallies
+        self._lacking = 0  # steps that lacked room, and were done again
         self._readings = Readings(gan.device, watch)
         self.in_flight = self._readings.in_flight
 
     def launch(self, step: Step) -> Callable[[], Landed]:
-        return self._launched(step, waiting=not self._readings.lagging)
+        waiting = not self._readings.lagging or self._lacking >= MOST_LACKING
+        return self._launched(step, waiting)
 
     def _launched(self, step: Step, waiting: bool) -> Callable[[], Landed]:
         with self._parts.batch(step.size):
@@ -112,6 +115,7 @@ class Stepping:
         def land() -> Landed:
             accepted, calls, invalid, above, beyond, *others = read()
             if beyond:
+                self._lacking += 1
                 return self._launched(step, waiting=True)()
             rows = {name: tensor[:accepted] for name, tensor in given.items()}
             named = dict(zip(self._tallies, others, strict=True))

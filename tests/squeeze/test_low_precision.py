@@ -180,9 +180,20 @@ def test_a_step_without_room_is_done_again(monkeypatch):
     squeeze = Planted(SAMPLER, 0.5, by="latent,bf16", state=state)
     usual = drs.generate(gan, squeeze, 800, batch_size=256)
     rows, launched = drs.Squeeze.rows, lanes.Stepping._launched
-    monkeypatch.setattr(
-        lanes.Stepping, "launch", lambda self, step: launched(self, step, waiting=False)
-    )
+    launches, waits = lanes.Stepping.launch, []
+
+    def launch(self, step):
+        """As on a GPU."""
+        monkeypatch.setattr(self._readings, "lagging", True, raising=False)
+        return launches(self, step)
+
+    def tell(self, step, waiting):
+        waits.append(waiting)
+        return launched(self, step, waiting)
+
+    monkeypatch.setattr(lanes.Stepping, "launch", launch)
+    monkeypatch.setattr(lanes.Stepping, "_launched", tell)
+    monkeypatch.setattr(lanes.Readings, "take", lambda self, words: words.tolist)
     monkeypatch.setattr(
         drs.Squeeze, "rows", lambda self, *given: (steps.append(given), rows(self, *given))[1]
     )
@@ -198,7 +209,10 @@ def test_a_step_without_room_is_done_again(monkeypatch):
         assert torch.equal(run.ids, usual.ids)
         assert torch.equal(run.x, usual.x)
         assert steps
+        assert waits[:3] == [False, True, False]  # and from the third on, no step is done twice
+        assert all(waits[4:])
         steps.clear()
+        waits.clear()
     assert torch.equal(drs.generate(gan, squeeze, 800, batch_size=256).ids, usual.ids)
     assert not steps
 
