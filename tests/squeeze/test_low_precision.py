@@ -178,7 +178,7 @@ def test_a_step_without_room_is_done_again(monkeypatch):
     state = forced(gan, SAMPLER, cascade=False, margin=2.0)
     state = state._replace(low=state.log_m.new_tensor([0.3, 0.8]))
     squeeze = Planted(SAMPLER, 0.5, by="latent,bf16", state=state)
-    usual = drs.generate(gan, squeeze, 800, batch_size=256)
+    usual = drs.generate(gan, squeeze, 8000, batch_size=256)
     rows, launched = drs.Squeeze.rows, lanes.Stepping._launched
     launches, waits = lanes.Stepping.launch, []
 
@@ -205,15 +205,16 @@ def test_a_step_without_room_is_done_again(monkeypatch):
     for few in ({"slice": 1}, {"low": 64}, {"full": 64}):
         with monkeypatch.context() as patch:
             patch.setattr(rooms.Rooms, "of", smaller(**few))
-            run = drs.generate(gan, squeeze, 800, batch_size=256)
+            run = drs.generate(gan, squeeze, 8000, batch_size=256)
         assert torch.equal(run.ids, usual.ids)
         assert torch.equal(run.x, usual.x)
         assert steps
         assert waits[:3] == [False, True, False]  # and from the third on, no step is done twice
+        assert len(waits) > 5
         assert all(waits[4:])
         steps.clear()
         waits.clear()
-    assert torch.equal(drs.generate(gan, squeeze, 800, batch_size=256).ids, usual.ids)
+    assert torch.equal(drs.generate(gan, squeeze, 8000, batch_size=256).ids, usual.ids)
     assert not steps
 
 
